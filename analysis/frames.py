@@ -1,0 +1,44 @@
+"""Four small typed doors to a pandas table, so that the rest deals with rows, arrays and plain values."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+
+def rows_where(table: pd.DataFrame, **equal: object) -> pd.DataFrame:
+    """Return the rows whose columns have these values.
+
+    >>> len(rows_where(pd.DataFrame({"role": ["SB", "LB", "SB"], "seed": [0, 0, 1]}), role="SB", seed=1))
+    1
+    """
+    mask = np.ones(len(table), dtype=bool)
+    for name, value in equal.items():
+        mask &= np.asarray(table[name] == value, dtype=bool)
+    return cast(pd.DataFrame, table.loc[mask])
+
+
+def floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Return a column as floats, NaN where it is empty."""
+    return np.asarray(table[name], dtype=float)
+
+
+def groups(table: pd.DataFrame, name: str) -> list[tuple[Any, pd.DataFrame]]:
+    """Return each value of a column, sorted, with its rows."""
+    return [(value, rows_where(table, **{name: value})) for value in sorted(set(table[name].dropna()))]
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as dictionaries, with ``None`` for what is empty.
+
+    >>> records(pd.DataFrame({"value": [1.5, float("nan")]}))
+    [{'value': 1.5}, {'value': None}]
+    """
+    return [{str(k): _none_if_empty(v) for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def _none_if_empty(value: Any) -> Any:
+    return value if isinstance(value, dict | str) or not pd.isna(value) else None

@@ -1,0 +1,123 @@
+"""Statistics over seeds and runs: pure functions of arrays, each stating its n and why a number cannot be given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 5000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation over ``n`` values; ``None`` where n is too small."""
+
+    mean: float | None
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval over ``n`` pairs or runs; what is ``None`` is explained by ``reason``."""
+
+    value: float | None
+    lower: float | None
+    upper: float | None
+    n: int
+    reason: str | None = None
+
+
+def summarise(values: ArrayLike) -> Summary:
+    """Return the mean and the sample standard deviation (ddof 1) of the finite values.
+
+    >>> summarise([1.0, 2.0, 3.0])
+    Summary(mean=2.0, std=1.0, n=3)
+    >>> summarise([5.0])
+    Summary(mean=5.0, std=None, n=1)
+    """
+    x = np.asarray(values, dtype=float)
+    x = x[np.isfinite(x)]
+    std = float(np.std(x, ddof=1)) if len(x) > 1 else None
+    return Summary(float(np.mean(x)) if len(x) else None, std, len(x))
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
+    """Return the mean of second - first over the pairs finite in both, with its Student t interval.
+
+    mean(d) +- t_{0.975, n-1} std(d) / sqrt(n), d_i = second_i - first_i
+
+    >>> paired_difference([1.0, 2.0], [2.0, 3.0])
+    Interval(value=1.0, lower=1.0, upper=1.0, n=2, reason=None)
+    """
+    a, b = _finite_pairs(first, second)
+    return _student(b - a)
+
+
+def paired_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
+    """Return the geometric mean of second / first over the pairs, with a Student t interval of the logarithms.
+
+    exp(mean(l) +- t_{0.975, n-1} std(l) / sqrt(n)), l_i = log(second_i / first_i); only when every value is positive.
+
+    >>> paired_ratio([1.0, 0.0], [2.0, 3.0]).reason
+    'a value is not positive'
+    """
+    a, b = _finite_pairs(first, second)
+    if np.any(a <= 0) or np.any(b <= 0):
+        return Interval(None, None, None, len(a), "a value is not positive")
+    logs = _student(np.log(b) - np.log(a))
+    value, lower, upper = (None if x is None else float(np.exp(x)) for x in (logs.value, logs.lower, logs.upper))
+    return Interval(value, lower, upper, logs.n, logs.reason)
+
+
+def kendall_tau(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> Interval:
+    """Return Kendall's tau-b of the pairs finite in both, with a percentile bootstrap interval over the runs.
+
+    tau_b = sum_{i<j} sign(x_i - x_j) sign(y_i - y_j) / sqrt(untied pairs in x * untied pairs in y) (Kendall, Biometrika
+    33, 1945). Resamples in which a series is constant have no tau and are left out. Runs are resampled one by one.
+
+    >>> kendall_tau([1, 2, 3, 4], [1, 3, 2, 4]).value
+    0.666...
+    >>> kendall_tau([1, 2], [1, 2]).reason
+    'needs at least 3 runs'
+    """
+    a, b = _finite_pairs(x, y)
+    n = len(a)
+    if n < 3:
+        return Interval(None, None, None, n, "needs at least 3 runs")
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return Interval(None, None, None, n, "one series is constant")
+    signs_a, signs_b = (np.sign(s[:, None] - s[None, :]).astype(np.int8) for s in (a, b))
+    draws = np.random.default_rng(seed).integers(n, size=(NUM_RESAMPLES, n))
+    pairs = draws[:, :, None], draws[:, None, :]
+    taus = _tau_b(signs_a[pairs], signs_b[pairs])
+    tail = 100 * (1 - CONFIDENCE) / 2
+    lower, upper = np.percentile(taus[np.isfinite(taus)], [tail, 100 - tail])
+    return Interval(float(_tau_b(signs_a[None], signs_b[None])[0]), float(lower), float(upper), n)
+
+
+def _tau_b(signs_a: NDArray[np.int8], signs_b: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Return tau-b from stacked sign matrices, (resamples, n, n) -> (resamples,); NaN where a series is constant."""
+    concordance = np.sum(signs_a * signs_b, axis=(1, 2), dtype=float)
+    untied = np.sum(np.abs(signs_a), axis=(1, 2), dtype=float) * np.sum(np.abs(signs_b), axis=(1, 2), dtype=float)
+    return np.divide(concordance, np.sqrt(untied), out=np.full(len(untied), np.nan), where=untied > 0)
+
+
+def _finite_pairs(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    both = np.isfinite(a) & np.isfinite(b)
+    return a[both], b[both]
+
+
+def _student(values: NDArray[np.float64]) -> Interval:
+    summary = summarise(values)
+    if summary.mean is None:
+        return Interval(None, None, None, 0, "no seed has both")
+    if summary.std is None:
+        return Interval(summary.mean, None, None, summary.n, "an interval needs at least 2 seeds")
+    half = float(stdtrit(summary.n - 1, (1 + CONFIDENCE) / 2)) * summary.std / np.sqrt(summary.n)
+    return Interval(summary.mean, float(summary.mean - half), float(summary.mean + half), summary.n)

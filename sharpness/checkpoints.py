@@ -1,0 +1,47 @@
+"""From a run folder to the network it holds and the loss it was trained on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sharpness.config import RunConfig
+from sharpness.data import Batches, Dataset, Split
+from sharpness.errors import RunError
+from sharpness.loss import Loss
+from sharpness.models import build_model
+from sharpness.modes import batch_norms
+from sharpness.runs import RunFolder
+from sharpness.vectors import flatten
+
+
+def load_network(run: RunFolder, checkpoint: str, dataset: Dataset, device: torch.device) -> nn.Module:
+    """Return the run's network with the weights of one of its checkpoints, such as ``x0``.
+
+    Raises :class:`RunError` when names or shapes of the file are not those of the network, or a weight is not finite.
+    """
+    config = run.config()
+    model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.training.seed)
+    state = run.load_weights(checkpoint)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise RunError(f"{run.path}/{checkpoint}: expected the weights of {config.model.name}, got others: {first}") from None
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if bad:
+        raise RunError(f"{run.path}/{checkpoint}: expected finite weights, got NaN or infinity in {', '.join(bad[:3])}")
+    return model.to(device)
+
+
+def load_weights(run: RunFolder, checkpoint: str, dataset: Dataset, device: torch.device) -> Tensor:
+    """Return the trainable parameters of one of the run's checkpoints as a flat vector, shape ``(n,)``."""
+    return flatten(load_network(run, checkpoint, dataset, device))
+
+
+def network_loss(model: nn.Module, config: RunConfig, split: Split) -> Loss:
+    """Return the mean cross-entropy (nats) over a split in evaluation batches, BatchNorm as the network was built."""
+    batch_statistics = any(module.running_mean is None for module in batch_norms(model))
+    batches = Batches(split, config.data.evaluation_batch_size)
+    return Loss(model, cross_entropy, batches, norm="batch" if batch_statistics else "frozen")

@@ -1,0 +1,117 @@
+"""Datasets by name: one embedded, the others found on this machine or downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sharpness.data.cifar import CIFAR10, CIFAR100, SHAPE, CifarLayout, read_cifar
+from sharpness.data.dataset import Batches, Dataset, Split, hash_splits, normalise, random_subset
+from sharpness.data.download import (
+    CIFAR10_HOME,
+    CIFAR100_HOME,
+    FASHION_MNIST_HOME,
+    IDX_NAMES,
+    MNIST_HOME,
+    Home,
+    find_files,
+)
+from sharpness.data.idx import read_idx_split
+from sharpness.errors import InputError, unknown_name
+
+__all__ = ["DATASETS", "Batches", "Dataset", "DatasetInfo", "Split", "load_dataset", "normalise", "random_subset"]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset is, before any file is opened: shape is channels, height, width."""
+
+    description: str
+    num_train: int
+    num_test: int
+    shape: tuple[int, int, int]
+    num_classes: int
+    home: Home | None
+    """Where its files are looked for; ``None`` when they are part of this package."""
+    cifar: CifarLayout | None = None
+    """Its layout in the CIFAR binary format; ``None`` when it is in the IDX format."""
+
+
+DATASETS: dict[str, DatasetInfo] = {
+    "fashion_mnist_10k": DatasetInfo(
+        "first 10,000 training images and the whole test set of Fashion-MNIST, part of this package (no download)",
+        *(10000, 10000, (1, 28, 28), 10),
+        home=None,
+    ),
+    "fashion_mnist": DatasetInfo(
+        "Fashion-MNIST: 28 x 28 grey images of 10 kinds of clothing (Xiao, Rasul, Vollgraf 2017)",
+        *(60000, 10000, (1, 28, 28), 10),
+        home=FASHION_MNIST_HOME,
+    ),
+    "mnist": DatasetInfo(
+        "MNIST: 28 x 28 grey images of the 10 digits (LeCun, Cortes, Burges 1998)",
+        *(60000, 10000, (1, 28, 28), 10),
+        home=MNIST_HOME,
+    ),
+    "cifar10": DatasetInfo(
+        "CIFAR-10: 32 x 32 colour photographs of 10 classes (Krizhevsky 2009)",
+        *(50000, 10000, SHAPE, 10),
+        home=CIFAR10_HOME,
+        cifar=CIFAR10,
+    ),
+    "cifar100": DatasetInfo(
+        "CIFAR-100: 32 x 32 colour photographs of 100 classes, fine labels (Krizhevsky 2009)",
+        *(50000, 10000, SHAPE, 100),
+        home=CIFAR100_HOME,
+        cifar=CIFAR100,
+    ),
+}
+
+
+def load_dataset(
+    name: str, *, data_dir: Path | None = None, num_train: int | None = None, num_test: int | None = None
+) -> Dataset:
+    """Load a dataset of :data:`DATASETS`, or the first ``num_train`` and ``num_test`` examples of it, on the CPU.
+
+    ``data_dir`` is the folder looked at before all others; the embedded dataset needs none and ignores it. Environment:
+    ``SHARPNESS_CACHE`` moves the download cache, ``SHARPNESS_OFFLINE=1`` forbids the network. Raises
+    :class:`InputError` for an unknown name, a number of examples below 1 or above what there is, files found nowhere,
+    and damaged files.
+
+    >>> data = load_dataset("fashion_mnist_10k", num_train=1000)
+    >>> len(data.train), len(data.test), data.input_shape, data.source
+    (1000, 10000, (1, 28, 28), 'embedded')
+    """
+    if name not in DATASETS:
+        raise unknown_name("dataset", name, DATASETS)
+    info = DATASETS[name]
+    # Before any file is opened or downloaded: a bad number must not cost a download first.
+    _check_number(name, "num_train", num_train, info.num_train)
+    _check_number(name, "num_test", num_test, info.num_test)
+    if info.home is None:
+        folder = Path(__file__).parent / name
+        paths, source = [folder / f"{file}.gz" for file in IDX_NAMES], "embedded"
+    else:
+        paths, source = find_files(name, info.home, data_dir)
+    train, test = _read(info, paths)
+    train, test = train.first(num_train), test.first(num_test)
+    return Dataset(name, train, test, info.num_classes, hash_splits(train, test), source)
+
+
+def _read(info: DatasetInfo, paths: Sequence[Path]) -> tuple[Split, Split]:
+    if info.cifar is not None:
+        return read_cifar(paths, info.cifar, info.num_train, info.num_test, info.num_classes)
+    train_images, train_labels, test_images, test_labels = paths
+    return (
+        read_idx_split(train_images, train_labels, info.num_train, info.shape, info.num_classes),
+        read_idx_split(test_images, test_labels, info.num_test, info.shape, info.num_classes),
+    )
+
+
+def _check_number(name: str, option: str, number: int | None, available: int) -> None:
+    if number is not None and not 1 <= number <= available:
+        raise InputError(
+            f"expected {option} from 1 to {available} for {name}, got {number}: "
+            "give a number in that range or leave it out"
+        )

@@ -1,0 +1,185 @@
+"""Images and labels as tensors, and the fixed ordered batches that losses and probes average over."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from sharpness.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples in a fixed order: ``inputs`` of N x C x H x W bytes (0 to 255), ``targets`` of N class numbers (int64).
+
+    Raises :class:`InputError` when the shapes or types are others.
+
+    >>> len(Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0])))
+    3
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        inputs, targets = self.inputs, self.targets
+        if inputs.dtype != torch.uint8 or inputs.dim() != 4:
+            raise InputError(
+                f"expected inputs of N x C x H x W bytes (uint8), got {tuple(inputs.shape)} of {inputs.dtype}"
+            )
+        if targets.dtype != torch.int64 or targets.shape != inputs.shape[:1]:
+            raise InputError(
+                f"expected {len(inputs)} targets (int64), one for each input, "
+                f"got {tuple(targets.shape)} of {targets.dtype}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return the split with both tensors on ``device``."""
+        return Split(self.inputs.to(device), self.targets.to(device))
+
+    def first(self, n: int | None) -> Split:
+        """Return the first ``n`` examples, all of them for ``None``; :class:`InputError` unless 1 <= n <= N."""
+        return self if n is None else Split(self.inputs[: _checked_size(n, self)], self.targets[:n])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split with the SHA-256 of the arrays really used and the place they came from.
+
+    ``sha256`` covers the bytes of train inputs, train targets, test inputs and test targets (int64, little-endian), in
+    this order; ``source`` is ``embedded``, or ``data-dir``, ``cache``, ``system folder`` or ``download`` with its path.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+    sha256: str
+    source: str
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one input."""
+        channels, height, width = self.train.inputs.shape[1:]
+        return channels, height, width
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return the dataset with all tensors on ``device``, still as bytes."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+
+def hash_splits(train: Split, test: Split) -> str:
+    """Return the SHA-256 (hexadecimal) of the four arrays of two splits, as :class:`Dataset` defines it."""
+    digest = hashlib.sha256()
+    for split in (train, test):
+        digest.update(split.inputs.cpu().contiguous().numpy().data)
+        digest.update(split.targets.cpu().numpy().astype("<i8").data)
+    return digest.hexdigest()
+
+
+def normalise(inputs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return bytes as numbers in [0, 1], ``inputs / 255``: all the preprocessing in the code of Keskar et al. (2017).
+
+    The shape stays. Raises :class:`InputError` for a ``dtype`` that is not floating point.
+
+    >>> normalise(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    tensor([0.0000, 0.2000, 1.0000])
+    """
+    if not dtype.is_floating_point:
+        raise InputError(f"expected a floating-point dtype such as torch.float32, got {dtype}")
+    return inputs.to(dtype) / 255
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Sequence[tuple[Tensor, Tensor]]):
+    """A split cut into batches in its own order, the last one smaller when the size does not divide N.
+
+    ``batches[i]`` is the pair of normalised inputs (B x C x H x W, of ``dtype``) and targets (B). The data stay bytes
+    on their device; a batch is normalised there when it is asked for, so only that batch is held as floating point.
+    Raises :class:`InputError` for an empty split, a batch size below 1 or a ``dtype`` that is not floating point.
+
+    >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
+    >>> Batches(split, 2).batch_sizes
+    (2, 2, 1)
+    """
+
+    split: Split
+    batch_size: int
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if len(self.split) == 0:
+            raise InputError("expected at least one example to make batches of, got an empty split")
+        if self.batch_size < 1:
+            raise InputError(f"expected a batch size of at least 1, got {self.batch_size}")
+        normalise(self.split.inputs[:0], self.dtype)
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples in all batches together."""
+        return len(self.split)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Number of examples in each batch."""
+        return tuple(min(self.batch_size, self.num_examples - i * self.batch_size) for i in range(len(self)))
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_examples / self.batch_size)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Tensor, Tensor]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[Tensor, Tensor] | list[tuple[Tensor, Tensor]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        start = range(len(self))[index] * self.batch_size
+        rows = slice(start, start + self.batch_size)
+        return normalise(self.split.inputs[rows], self.dtype), self.split.targets[rows]
+
+
+def random_subset(split: Split, n: int, seed: int) -> Split:
+    """Return ``n`` different examples drawn uniformly with a generator of their own, in the order of the split.
+
+    The global random state is neither read nor changed. Raises :class:`InputError` unless 1 <= n <= N.
+
+    >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
+    >>> len(random_subset(split, 3, seed=0))
+    3
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(split), generator=generator)[: _checked_size(n, split)].sort().values
+    chosen = chosen.to(split.targets.device)
+    return Split(split.inputs[chosen], split.targets[chosen])
+
+
+def check_labels(targets: Tensor, num_classes: int, path: str | os.PathLike[str]) -> None:
+    """Raise :class:`InputError` naming the file when a label is not a class number.
+
+    Checked here because on a GPU such a label aborts the process long after the file is forgotten.
+    """
+    if int(targets.max()) >= num_classes:
+        row = int((targets >= num_classes).nonzero()[0])
+        raise InputError(
+            f"{path}: expected labels from 0 to {num_classes - 1}, got {int(targets[row])} in row {row}: "
+            "use the labels that belong to this dataset"
+        )
+
+
+def _checked_size(n: int, split: Split) -> int:
+    if not 1 <= n <= len(split):
+        raise InputError(
+            f"expected a number of examples from 1 to {len(split)}, got {n}: ask for that many or leave it out"
+        )
+    return n

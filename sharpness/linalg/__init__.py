@@ -1,0 +1,1 @@
+"""Spectral algorithms that know a matrix only through its product with vectors."""

@@ -1,0 +1,237 @@
+"""The loss of a network over a fixed data set as a function of one flat vector; the only place that averages over data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sharpness import modes
+from sharpness.batches import Batch, averaged_count, batch_length, cast, correct_predictions, data_sha256, logits_of, targets_of
+from sharpness.errors import InputError, RunError, unknown_name
+from sharpness.vectors import Layout, flatten
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss (nats for cross-entropy) and accuracy (share in [0, 1]; ``None`` if this is no classifier) at one point."""
+
+    loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class GradientGraph:
+    """The gradient of one batch at one point, with the graph that its products with the Hessian need."""
+
+    w: Tensor
+    gradient: Tensor
+    num_bytes: int
+
+    def product(self, v: Tensor, keep: bool) -> Tensor:
+        """Return this batch's ``H v``; the graph is freed unless ``keep``. A loss linear in ``w`` gives zeros."""
+        if not self.gradient.requires_grad:
+            return torch.zeros_like(v)
+        (hv,) = torch.autograd.grad(self.gradient, self.w, v, retain_graph=keep, materialize_grads=True)
+        return hv
+
+
+class Loss:
+    """The mean loss L(w) over all the batches, as a function of the flat vector of trainable parameters.
+
+    ``L(w) = sum_b c_b l_b(w) / sum_b c_b`` with ``l_b`` the criterion's mean over batch b and ``c_b`` the number of
+    things it averaged over, so any split of the data gives the same number to rounding. ``criterion(output, target)``
+    must return a mean; ``None`` means that batches are dicts and ``model(**batch).loss`` is the loss. ``batches`` is
+    anything that yields the same batches in the same order each time.
+
+    ``norm`` says what BatchNorm does: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of each
+    given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
+    each point from ``calibration`` (by default the batches themselves), for values only.
+
+    The module is never changed: parameters and buffers go in by ``torch.func.functional_call``, and train flags and
+    random state are put back, also after an exception. Raises :class:`InputError` for an unknown ``norm``, a criterion
+    that does not average, a model without the running statistics that ``norm`` needs, and empty data.
+
+    >>> loss = Loss(nn.Linear(2, 3), nn.functional.cross_entropy, [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))])
+    >>> loss.num_examples, loss.grad(loss.weights).shape
+    (4, torch.Size([9]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[[Any, Any], Tensor] | None,
+        batches: Iterable[Batch],
+        *,
+        norm: str = "frozen",
+        calibration: Iterable[Batch] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model, self.criterion, self.batches, self.norm, self.dtype = model, criterion, batches, norm, dtype
+        self.calibration = batches if calibration is None else calibration
+        self._norms = modes.batch_norms(model)
+        self._check_arguments()
+        self.layout = Layout.of(model)
+        start = flatten(model, self.layout)
+        self.device = start.device
+        self.weights = self.point(start)
+        selected = set(self.layout.names)
+        fixed = {name: p.detach() for name, p in model.named_parameters() if name not in selected}
+        self._fixed = cast(fixed, self.device, dtype)
+        self._buffers = {name: cast(b.detach().clone(), self.device, dtype) for name, b in model.named_buffers()}
+        sizes = [(averaged_count(criterion, batch), batch_length(batch)) for batch in batches]
+        self._total = sum(count for count, _ in sizes)
+        self._counts, self.batch_sizes = [count for count, _ in sizes], tuple(length for _, length in sizes)
+        if self._total <= 0:
+            raise InputError("expected at least one batch with an example to average over, got none: check the data")
+
+    def _check_arguments(self) -> None:
+        if self.norm not in modes.NORM_MODES:
+            raise unknown_name("norm", self.norm, modes.NORM_MODES)
+        if (reduction := getattr(self.criterion, "reduction", "mean")) != "mean":
+            raise InputError(f"expected a criterion that averages, got reduction={reduction!r}: use reduction='mean'")
+        if self.norm != "batch" and any(module.running_mean is None for module in self._norms):
+            raise InputError(f"expected running statistics for norm={self.norm!r}, but the model keeps none: use norm='batch'")
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples in all batches together."""
+        return sum(self.batch_sizes)
+
+    def data_sha256(self) -> str:
+        """Return the SHA-256 of the data in order, whatever the split into batches."""
+        return data_sha256(self.batches)
+
+    def point(self, w: Tensor) -> Tensor:
+        """Return ``w`` in the dtype and on the device of this loss, detached."""
+        return w.detach().to(device=self.device, dtype=self.dtype)
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """Return the context in which the network is evaluated: see :func:`sharpness.modes.measuring`."""
+        return modes.measuring(self.model, self.device, batch_statistics=self.norm == "batch")
+
+    def value(self, w: Tensor) -> float:
+        """Return L(w), accumulated in float64 over the batches."""
+        return self.evaluate(w).loss
+
+    def evaluate(self, w: Tensor) -> Evaluation:
+        """Return loss and accuracy at ``w`` in one pass over the data."""
+        total, correct, judged = 0.0, 0, 0
+        with self._evaluating(w) as forward:
+            for batch, share in self.weighted_batches():
+                output = forward(batch)
+                total += share * float(self._criterion(output, batch))
+                if (right := correct_predictions(output, batch)) is not None:
+                    correct, judged = correct + right, judged + batch_length(batch)
+        return Evaluation(total, correct / judged if judged else None)
+
+    def outputs(self, w: Tensor) -> Tensor:
+        """Return the network's outputs on all examples in order, shape ``(N, ...)``."""
+        with self._evaluating(w) as forward:
+            return torch.cat([logits_of(forward(batch)) for batch, _ in self.weighted_batches()])
+
+    def value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
+        """Return L(w) and its gradient, shape ``(n,)``; parameters that the loss does not use get zeros."""
+        self._check_differentiable()
+        leaf = self.point(w).requires_grad_()
+        total, gradient = 0.0, torch.zeros_like(leaf, requires_grad=False)
+        with self.measuring(), torch.enable_grad():
+            for batch, share in self.weighted_batches():
+                value = self._criterion(self.forward(leaf, batch), batch)
+                total += share * float(value.detach())
+                if value.requires_grad:
+                    gradient.add_(torch.autograd.grad(value, leaf, materialize_grads=True)[0], alpha=share)
+        return total, gradient
+
+    def grad(self, w: Tensor) -> Tensor:
+        """Return the gradient of L at ``w``, shape ``(n,)``."""
+        return self.value_and_grad(w)[1]
+
+    def hvp(self, w: Tensor, v: Tensor) -> Tensor:
+        """Return the product of the Hessian of L at ``w`` with ``v``, shape ``(n,)``, by reverse over reverse."""
+        total = torch.zeros_like(self.weights)
+        with self.measuring():
+            for batch, share in self.weighted_batches():
+                total.add_(self.gradient_graph(w, batch).product(self.point(v), keep=False), alpha=share)
+        return total
+
+    def gradient_graph(self, w: Tensor, batch: Batch) -> GradientGraph:
+        """Return one batch's gradient at ``w`` with its graph and the bytes this keeps alive; call it while ``measuring``.
+
+        The bytes are those of every distinct tensor storage that autograd saves. Raises :class:`RunError` where an
+        operation has no second derivative.
+        """
+        self._check_differentiable()
+        leaf = self.point(w).requires_grad_()
+        saved_bytes = {leaf.untyped_storage().data_ptr(): leaf.nbytes}
+
+        def count(saved: Tensor) -> Tensor:
+            storage = saved.untyped_storage()
+            saved_bytes.setdefault(storage.data_ptr(), storage.nbytes())
+            return saved
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
+            value = self._criterion(self.forward(leaf, batch), batch)
+            if not value.requires_grad:
+                return GradientGraph(leaf, torch.zeros_like(leaf, requires_grad=False), 0)
+            try:
+                (gradient,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
+            except RuntimeError as error:
+                raise RunError(f"expected operations with a second derivative, got: {str(error).splitlines()[0]}") from error
+        return GradientGraph(leaf, gradient, sum(saved_bytes.values()) + gradient.nbytes)
+
+    def weighted_batches(self) -> Iterator[tuple[Batch, float]]:
+        """Yield each batch on the device in the loss's dtype, with its share of the mean; other batches than before raise."""
+        number = 0
+        for number, batch in enumerate(self.batches, 1):
+            if number > len(self._counts) or batch_length(batch) != self.batch_sizes[number - 1]:
+                break
+            yield cast(batch, self.device, self.dtype), self._counts[number - 1] / self._total
+        else:
+            if number == len(self._counts):
+                return
+        raise InputError(
+            f"expected the same {len(self._counts)} batches at every pass, got others: pass a list or an unshuffled loader"
+        )
+
+    def _check_differentiable(self) -> None:
+        if self.norm == "recalibrate":
+            raise InputError("norm='recalibrate' defines values only: use norm='frozen' or 'batch' for derivatives")
+
+    @contextmanager
+    def _evaluating(self, w: Tensor) -> Iterator[Callable[[Batch], Any]]:
+        """Hold the network ready at ``w`` without a graph, and give the function from a batch to its output."""
+        with torch.no_grad(), self.measuring():
+            w = self.point(w)
+            buffers = self._recalibrated(w) if self.norm == "recalibrate" else None
+            yield lambda batch: self.forward(w, batch, buffers)
+
+    def forward(self, w: Tensor, batch: Batch, buffers: dict[str, Tensor] | None = None) -> Any:
+        """Return the network's output on one batch of this loss's dtype at ``w``; call it while ``measuring``."""
+        # Buffers are cloned for each pass because BatchNorm in training mode writes to the ones it is given.
+        state = self.layout.unflatten(w) | self._fixed
+        state |= {name: b.clone() for name, b in self._buffers.items()} if buffers is None else buffers
+        if isinstance(batch, Mapping):
+            return functional_call(self.model, state, (), dict(batch))
+        return functional_call(self.model, state, (batch[0],))
+
+    def _criterion(self, output: Any, batch: Batch) -> Tensor:
+        value = output.loss if self.criterion is None else self.criterion(output, targets_of(batch))
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"expected the criterion to return one mean loss, got {got}: use a mean reduction")
+        return value
+
+    def _recalibrated(self, w: Tensor) -> dict[str, Tensor]:
+        """Return the buffers after one pass over the calibration data: the example-weighted mean of batch statistics."""
+        buffers, seen = {name: b.clone() for name, b in self._buffers.items()}, 0
+        for batch in self.calibration:
+            seen += batch_length(batch)
+            with modes.averaging_statistics(self._norms, share=batch_length(batch) / seen):
+                self.forward(w, cast(batch, self.device, self.dtype), buffers)
+        return buffers

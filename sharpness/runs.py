@@ -1,0 +1,166 @@
+"""The run folder: a config, the weights at the start and the end, the log, the records, and a manifest that closes it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from sharpness.config import RunConfig, differences, from_toml, to_toml
+from sharpness.errors import InputError, RunError
+from sharpness.records import ProbeRecord, append_jsonl, read_jsonl, write_atomically
+
+LOCK_SECONDS = 5.0
+"""A killed command's child processes take up to a second to notice and let go of a run."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk.
+
+    ``config.toml`` (resolved), ``x0.safetensors`` and ``checkpoint-<step>.safetensors`` (each with a ``.json`` beside),
+    ``train.jsonl`` (one row per epoch), ``probes.jsonl`` (one :class:`ProbeRecord` per line), ``resume.pt`` while the
+    run is unfinished, and ``manifest.json``, whose appearance means that training is over.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+        """Make the folder, or take the existing one if it holds the same config.
+
+        Raises :class:`InputError` with the differences when the folder belongs to another config.
+        """
+        run = cls(path)
+        if (path / "config.toml").exists():
+            if changed := differences(run.config(), config):
+                raise InputError(
+                    f"{path} holds a run of another config ({'; '.join(changed)}): choose another --out or restore the config"
+                )
+            return run
+        if path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
+            raise InputError(f"expected a run folder or an empty one at {path}, got other files: choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "config.toml", to_toml(config).encode())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Return an existing run folder; :class:`InputError` if there is none at ``path``."""
+        if not (path / "config.toml").is_file():
+            raise InputError(f"expected a run folder at {path}, found no config.toml there: give the --out of a training run")
+        return cls(path)
+
+    def config(self) -> RunConfig:
+        """Return the resolved config that the folder was made for."""
+        return from_toml(self.path / "config.toml")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against other processes; :class:`RunError` if another keeps it. A killed holder's lock is free."""
+        try:
+            with FileLock(self.path / ".lock", timeout=LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise RunError(f"another process is working on {self.path}: wait for it or stop it, then run this again") from None
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, or ``None`` while training is not over."""
+        path = self.path / "manifest.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write_manifest(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Close the run: hash every file that will not change any more, write the manifest, drop the resume state."""
+        names = sorted(p.name for p in self.path.iterdir() if p.suffix in {".safetensors", ".json", ".toml"})
+        files = {name: sha256_file(self.path / name) for name in [*names, "train.jsonl"]}
+        manifest = {"schema": 1, "run_id": self.config().run_id, **facts, "files": files}
+        content = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / "manifest.json", content.encode())
+        (self.path / "resume.pt").unlink(missing_ok=True)
+        return manifest
+
+    def save_weights(self, name: str, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write ``<name>.json`` and then ``<name>.safetensors``, each whole or not at all."""
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        write_atomically(self.path / f"{name}.json", (json.dumps(facts, allow_nan=False) + "\n").encode())
+        write_atomically(self.path / f"{name}.safetensors", safetensors.torch.save(tensors))
+
+    def load_weights(self, name: str) -> dict[str, Tensor]:
+        """Read weights after checking their SHA-256 against the manifest; :class:`RunError` if they were changed."""
+        path = self.path / f"{name}.safetensors"
+        recorded = (self.manifest() or {}).get("files", {}).get(path.name)
+        try:
+            content = path.read_bytes()
+            if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
+                raise RunError(f"{path} is damaged (its SHA-256 is not the manifest's): delete the run folder and train again")
+            return safetensors.torch.load(content)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise RunError(f"expected weights in {path}, got: {error}: delete the run folder and train again") from error
+
+    def final_checkpoint(self) -> str:
+        """Return the name of the final checkpoint; :class:`InputError` if the run is unfinished or diverged."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise InputError(f"expected a finished run at {self.path}, got an unfinished one: train it first")
+        if manifest["status"] != "finished":
+            raise InputError(f"expected a finished run at {self.path}, got a {manifest['status']} one: it has no final weights")
+        return f"checkpoint-{manifest['step']}"
+
+    def save_resume_state(self, state: Mapping[str, Any]) -> None:
+        """Write the state that training continues from, replacing the previous one in one move."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_atomically(self.path / "resume.pt", buffer.getvalue())
+
+    def load_resume_state(self) -> dict[str, Any] | None:
+        """Return the state to continue from, or ``None`` at the very start."""
+        path = self.path / "resume.pt"
+        return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the rows of ``train.jsonl``."""
+        return read_jsonl(self.path / "train.jsonl")
+
+    def append_log(self, row: Mapping[str, Any]) -> None:
+        """Append one row to ``train.jsonl``."""
+        append_jsonl(self.path / "train.jsonl", row)
+
+    def truncate_log(self, num_rows: int) -> None:
+        """Keep the first rows of ``train.jsonl``: those the resume state knows of."""
+        rows = self.log()
+        if len(rows) > num_rows:
+            content = "".join(json.dumps(row, allow_nan=False, sort_keys=True) + "\n" for row in rows[:num_rows])
+            write_atomically(self.path / "train.jsonl", content.encode())
+
+    def records(self) -> list[ProbeRecord]:
+        """Return the records of ``probes.jsonl``."""
+        return [ProbeRecord.from_dict(row) for row in read_jsonl(self.path / "probes.jsonl")]
+
+    def append_record(self, record: ProbeRecord) -> None:
+        """Append one record to ``probes.jsonl``."""
+        append_jsonl(self.path / "probes.jsonl", record.to_dict())
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed process left in a run folder; call it while holding the lock."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,0 +1,536 @@
+"""Synthetic run folders with planted numbers: does the analysis count, compute, draw and say what is in them?"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from scipy import stats
+
+from analysis import drawn, figures, keskar2017, style
+from analysis.frames import records, rows_where
+from analysis.keskar2017 import Rendered, describe, render
+from analysis.load import Cell, Study, load_study
+from analysis.statistics import kendall_tau, paired_difference, paired_ratio, summarise
+from analysis.tables import comparison_table, to_csv, to_latex, to_markdown
+from sharpness.errors import InputError
+from sharpness.records import ProbeRecord, append_jsonl
+
+NUM_EPOCHS = 30
+FIGURES = ("training_curves", "linear_interpolation", "gap_vs_sharpness")
+TABLES = ("table.md", "table.csv", "table.tex", "table.json")
+LOOKS = {
+    "SB": {"batch": 64, "test_accuracy": 0.854, "test_loss": 0.64, "train_loss": 0.02, "rate": 0.25},
+    "LB": {"batch": 1000, "test_accuracy": 0.855, "test_loss": 0.78, "train_loss": 4e-4, "rate": 0.35},
+}
+EIGENVALUES = {"SB": (1.59, 1.87, 1.7, 2.2, 1.4), "LB": (9.3, 16.2, 11.0, 14.1, 8.5)}
+PHIS = {"SB": (0.35, 0.63, 0.9, 0.4, 1.2), "LB": (7.9, 120.0, 33.0, 376.0, 61.0)}
+
+
+def make_run(root: Path, role: str, seed: int, *, status: str = "finished", probes: bool = True) -> Cell:
+    """Write a run folder like those of the study; seeds 0 to 4 differ, the numbers are those planted above."""
+    folder = root / f"{role}-{seed}"
+    folder.mkdir(parents=True)
+    look = LOOKS[role]
+    (folder / "config.toml").write_text(f"[training]\nbatch_size = {look['batch']}\nseed = {seed}\n")
+    for row in epoch_rows(role, seed, status):
+        append_jsonl(folder / "train.jsonl", row)
+    manifest: dict[str, Any] = {"schema": 1, "run_id": f"f1-b{look['batch']}-s{seed}", "status": status, "step": 300}
+    manifest |= {"epochs_done": NUM_EPOCHS, "git_commit": "c0ffee", "device": "cpu", "threads": 2, "seconds": 26.0}
+    manifest |= {"versions": {"torch": "2.10"}, "data_sha256": "da7a", "config_sha256": f"cf{seed}"}
+    manifest |= {"files": {"checkpoint-0.safetensors": "start", "checkpoint-300.safetensors": checkpoint(role, seed)}}
+    if status == "diverged":
+        manifest["reason"] = "the training loss is not finite at step 120"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    if probes:
+        for record in probe_records(role, seed):
+            append_jsonl(folder / "probes.jsonl", record.to_dict())
+    return Cell(role, seed, folder)
+
+
+def checkpoint(role: str, seed: int) -> str:
+    return f"{role}{seed}weights"
+
+
+def epoch_rows(role: str, seed: int, status: str) -> list[dict[str, Any]]:
+    look, noise = LOOKS[role], np.random.default_rng(seed + 10 * (role == "LB"))
+    rows = []
+    for epoch in range(NUM_EPOCHS + 1):
+        done = float(np.exp(-look["rate"] * epoch))
+        row: dict[str, Any] = {"epoch": epoch, "step": 10 * epoch, "seconds": 0.9 * epoch}
+        row["train_loss"] = look["train_loss"] + 2.3 * done * float(np.exp(0.2 * noise.normal()))
+        row["test_loss"] = look["test_loss"] * (1 - 0.4 * np.exp(-0.05 * epoch)) + 1.9 * done
+        row["train_accuracy"] = 1 - 0.9 * done * float(np.exp(0.1 * noise.normal() - 0.1))
+        row["test_accuracy"] = look["test_accuracy"] - 0.75 * done + 0.004 * noise.normal()
+        rows.append({key: float(value) for key, value in row.items()} | {"epoch": epoch, "step": 10 * epoch})
+    if status == "diverged":
+        rows = [*rows[:12], rows[12] | dict.fromkeys(("train_loss", "test_loss"))]
+    return rows
+
+
+def probe_records(role: str, seed: int) -> list[ProbeRecord]:
+    shared: dict[str, Any] = {"checkpoint_sha256": checkpoint(role, seed), "num_examples": 10_000}
+    top, phi = EIGENVALUES[role][seed], PHIS[role][seed]
+    eigenvalue: dict[str, Any] = {"lower": top, "upper": 1.02 * top, "confidence": 0.99, "residual": 2e-3}
+    keskar = {"epsilon": 1e-3, "start": "random"}
+    result = [
+        ProbeRecord(probe="eigenvalues", quantity="top_eigenvalue", value=top, **eigenvalue, **shared),
+        ProbeRecord(probe="keskar", quantity="keskar_sharpness", value=phi, details=keskar, **shared),
+        ProbeRecord(probe="distance", quantity="distance_from_start", value=9.0 + seed + (role == "LB"), **shared),
+    ]
+    if role == "SB":
+        line = interpolation(seed) | {"other_checkpoint_sha256": checkpoint("LB", seed)}
+        result.append(ProbeRecord(probe="interpolation", quantity="loss_barrier", value=2.0, details=line, **shared))
+    if seed == 0:
+        cross = {"ours": top, "ours_lower": top, "ours_upper": 1.02 * top, "agree": role == "SB"}
+        name = "top_eigenvalue_pyhessian"
+        result.append(ProbeRecord(probe="pyhessian", quantity=name, value=1.001 * top, details=cross, **shared))
+    return result
+
+
+def interpolation(seed: int) -> dict[str, Any]:
+    alpha = np.linspace(-1, 2, 25)
+    flat, sharp = np.minimum(abs(alpha) * 2.2, 3), np.minimum(abs(alpha - 1) * 6, 5)
+    shape = np.minimum(flat, sharp) + 2 * np.maximum(alpha - 1, 0) + 1.5 * np.maximum(-alpha, 0)
+    train = 0.01 + 0.9 * shape * (1 + 0.1 * seed)
+    test = 0.62 + 1.1 * shape * (1 + 0.1 * seed) + 0.1 * (alpha > 0.5)
+    train_accuracy, test_accuracy = 0.1 + 0.9 * np.exp(-0.8 * train), 0.1 + 0.754 * np.exp(-0.6 * (test - 0.6))
+    lists = {"train_loss": train, "test_loss": test, "train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
+    details: dict[str, Any] = {name: [float(x) for x in values] for name, values in lists.items()}
+    details["train_loss"][24] = None
+    return details | {"alphas": [float(a) for a in alpha]}
+
+
+def make_cells(root: Path, num_seeds: int) -> list[Cell]:
+    return [make_run(root, role, seed) for role in LOOKS for seed in range(num_seeds)]
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], Path, Rendered]:
+    """Five seeds of both roles, rendered once."""
+    root = tmp_path_factory.mktemp("five")
+    cells, out = make_cells(root / "runs", 5), root / "out"
+    return cells, out, render(cells, out)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+# --- statistics ---
+
+
+def test_difference_and_ratio_agree_with_scipy() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.lognormal(size=7), rng.lognormal(1, size=7)
+    for ours, first, second, back in (
+        (paired_difference(a, b), a, b, lambda x: x),
+        (paired_ratio(a, b), np.log(a), np.log(b), np.exp),
+    ):
+        theirs = stats.ttest_rel(second, first).confidence_interval(0.95)
+        expected = [back(np.mean(second - first)), back(theirs.low), back(theirs.high)]
+        assert [ours.value, ours.lower, ours.upper] == pytest.approx(expected, rel=1e-10)
+        assert ours.n == 7
+
+
+def test_intervals_cover_the_planted_value_at_their_rate() -> None:
+    rng, hits = np.random.default_rng(2), 0
+    for _ in range(600):
+        first = rng.normal(size=4)
+        interval = paired_difference(first, first + 0.3 + rng.normal(size=4))
+        assert interval.lower is not None
+        assert interval.upper is not None
+        hits += interval.lower <= 0.3 <= interval.upper
+    # Three standard errors of a share of .95 over 600 trials; normal instead of t quantiles would give about .85.
+    assert abs(hits / 600 - 0.95) < 0.027
+
+
+def test_unpaired_and_few_values_are_left_out_with_a_reason() -> None:
+    nan = float("nan")
+    assert paired_difference([1, nan, 3], [2, 5, nan]).n == 1
+    assert paired_difference([1, nan], [2, 5]).lower is None
+    assert paired_difference([nan], [1]).reason == "no seed has both"
+    assert paired_ratio([1, -1], [2, 2]).value is None
+    assert summarise([nan, 4.0]).std is None
+    assert summarise([1.0, 2.0, 4.0]).std == pytest.approx(np.std([1, 2, 4], ddof=1))
+
+
+def scipy_tau(x: np.ndarray, y: np.ndarray) -> float:
+    result: Any = stats.kendalltau(x, y)
+    return result.statistic
+
+
+def test_kendall_agrees_with_scipy_with_ties_and_is_repeatable() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(0, 5, size=12), rng.integers(0, 4, size=12)
+    tau = kendall_tau(x, y)
+    assert tau.value == pytest.approx(scipy_tau(x, y))
+    assert tau == kendall_tau(x, y)
+    assert tau.n == 12
+    resamples = [scipy_tau(x[i], y[i]) for i in rng.integers(12, size=(1500, 12))]
+    assert [tau.lower, tau.upper] == pytest.approx(np.nanpercentile(resamples, [2.5, 97.5]), abs=0.06)
+
+
+def test_kendall_says_why_it_is_not_given() -> None:
+    assert kendall_tau([1, 2], [1, 2]).reason == "needs at least 3 runs"
+    constant = kendall_tau([1, 1, 1], [1, 2, 3])
+    assert (constant.value, constant.reason, constant.n) == (None, "one series is constant", 3)
+    assert kendall_tau([1, 2, 3, float("nan")], [3, 2, 1, 0]).n == 3
+
+
+# --- loading ---
+
+
+def test_every_cell_is_counted(tmp_path: Path) -> None:
+    cells = [make_run(tmp_path, "SB", 0), make_run(tmp_path, "LB", 0), make_run(tmp_path, "SB", 1)]
+    cells += [make_run(tmp_path, "LB", 1, status="diverged"), Cell("LB", 2, tmp_path / "none")]
+    cells.append(make_run(tmp_path, "SB", 2))
+    (cells[-1].folder / "manifest.json").unlink()
+    study = load_study(cells)
+    statuses = {(run["role"], run["seed"]): run["status"] for run in records(study.runs)}
+    assert statuses == {
+        **{("SB", 0): "finished", ("LB", 0): "finished", ("SB", 1): "finished"},
+        **{("LB", 1): "diverged", ("LB", 2): "missing", ("SB", 2): "missing"},
+    }
+    assert set(zip(study.values["role"], study.values["seed"], strict=True)) == {("SB", 0), ("LB", 0), ("SB", 1)}
+    out = tmp_path / "out"
+    texts = render(cells, out).sentences
+    line = "2 of 3 SB runs (batch 64) finished, 1 missing (seed 2); "
+    line += "1 of 3 LB runs (batch 1000) finished, 1 diverged (seed 1), 1 missing (seed 2)."
+    assert texts[0] == line
+    assert line in (out / "table.md").read_text()
+    assert "LB seed 1 diverged: the training loss is not finite at step 120." in texts
+    assert "LB seed 2 missing: there is no run folder." in texts
+    assert "SB seed 1: loss_barrier was not measured (value: there is no finished LB run of this seed)." in texts
+    runs = json.loads((out / "training_curves.json").read_text())["runs"]
+    assert [run["status"] for run in runs].count("missing") == 2
+    assert "diverged" in {row["status"] for row in read_csv(out / "training_curves.csv")}
+
+
+def test_the_last_record_of_the_final_weights_counts(tmp_path: Path) -> None:
+    cell = make_run(tmp_path, "LB", 0)
+    top: dict[str, Any] = {"probe": "eigenvalues", "quantity": "top_eigenvalue"}
+    append_jsonl(cell.folder / "probes.jsonl", ProbeRecord(**top, value=7.5).to_dict())
+    other = ProbeRecord(**top, value=999.0, checkpoint_sha256="other weights")
+    append_jsonl(cell.folder / "probes.jsonl", other.to_dict())
+    study = load_study([cell])
+    assert records(rows_where(study.probes, quantity="top_eigenvalue"))[0]["value"] == 7.5
+    stranger = make_run(tmp_path, "LB", 1, probes=False)
+    append_jsonl(stranger.folder / "probes.jsonl", other.to_dict())
+    (row,) = records(load_study([stranger]).probes)
+    assert row["value"] is None
+    assert "other weights" in row["reason"]
+
+
+def test_inconsistent_cells_are_refused(tmp_path: Path) -> None:
+    cell = make_run(tmp_path, "SB", 0)
+    with pytest.raises(InputError, match="each role and seed once"):
+        load_study([cell, cell])
+    with pytest.raises(InputError, match="SB or LB"):
+        load_study([Cell("sb", 0, cell.folder)])
+    with pytest.raises(InputError, match="expected a run of seed 4, got seed 0"):
+        load_study([Cell("SB", 4, cell.folder)])
+    (cell.folder / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="expected JSON"):
+        load_study([cell])
+
+
+def test_different_epsilons_are_not_averaged(tmp_path: Path) -> None:
+    cells = make_cells(tmp_path, 1)
+    details = {"epsilon": 5e-4, "start": "random"}
+    record = ProbeRecord(probe="keskar", quantity="keskar_sharpness", value=1.0, details=details)
+    append_jsonl(cells[0].folder / "probes.jsonl", record.to_dict())
+    with pytest.raises(InputError, match="one epsilon and start"):
+        comparison_table(load_study(cells))
+
+
+# --- tables ---
+
+
+def test_table_holds_the_planted_numbers(five: tuple[list[Cell], Path, Rendered]) -> None:
+    rows = {row["quantity"]: row for row in records(five[2].table)}
+    top, small, large = rows["top_eigenvalue"], np.array(EIGENVALUES["SB"]), np.array(EIGENVALUES["LB"])
+    assert top["SB_mean"] == pytest.approx(small.mean())
+    assert top["LB_std"] == pytest.approx(large.std(ddof=1))
+    assert top["difference"] == pytest.approx((large - small).mean())
+    assert top["ratio"] == pytest.approx(stats.gmean(large / small))
+    assert (top["SB_n"], top["LB_n"], top["pairs"]) == (5, 5, 5)
+    gap, train, test = (rows[k] for k in ("generalisation_gap", "train_accuracy", "test_accuracy"))
+    assert gap["LB_mean"] == pytest.approx(train["LB_mean"] - test["LB_mean"])
+    last = [epoch_rows("LB", seed, "finished")[-1]["test_accuracy"] for seed in range(5)]
+    assert test["LB_mean"] == pytest.approx(100 * np.mean(last))
+    assert test["ratio"] is None
+    assert "ε = 0.001, start: random" in rows["keskar_sharpness"]["label"]
+
+
+def test_table_texts(five: tuple[list[Cell], Path, Rendered]) -> None:
+    table = five[2].table
+    markdown, latex = to_markdown(table, "5 % & more"), to_latex(table, "5 % & more")
+    assert "| λ_max [nats] | 1.75 ± 0.30 | 11.8 ± 3.3 | +10 [+6, +14] | 6.6 [5.5, 8.0] | 5 |" in markdown
+    assert markdown.endswith("\n5 % & more\n")
+    assert r"$\lambda_{\max}$ [nats] & 1.75 $\pm$ 0.30 & 11.8 $\pm$ 3.3 &" in latex
+    assert r"5 \% \& more" in latex
+    assert [latex.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body.strip().splitlines()} == {5}
+    assert latex.isascii()
+    assert f"{np.mean(EIGENVALUES['LB'])}" in to_csv(table)
+
+
+# --- what is written ---
+
+
+def test_all_files_are_written_and_complete(five: tuple[list[Cell], Path, Rendered]) -> None:
+    cells, out, rendered = five
+    names = {f"{name}{suffix}" for name in FIGURES for suffix in (".pdf", ".png", ".csv", ".json")} | set(TABLES)
+    assert {path.name for path in out.iterdir()} == {path.name for path in rendered.files} == names
+    for name in (*FIGURES, "table"):
+        text = (out / f"{name}.json").read_text()
+        content = json.loads(text, parse_constant=pytest.fail)  # NaN is a constant to the parser.
+        assert content["csv_sha256"] == hashlib.sha256((out / f"{name}.csv").read_bytes()).hexdigest()
+        assert content["n"] == {"SB": 5, "LB": 5}
+        assert content["seeds"] == [0, 1, 2, 3, 4]
+        assert {run["checkpoint_sha256"] for run in content["runs"]} == {checkpoint(c.role, c.seed) for c in cells}
+        assert {run["data_sha256"] for run in content["runs"]} == {"da7a"}
+        assert str(out.parent) not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("training_curves", (6.75, 4.0)), ("linear_interpolation", (3.25, 2.5)), (FIGURES[2], (6.75, 2.7))],
+)
+def test_png_has_300_dpi_and_its_size(five: tuple[list[Cell], Path, Rendered], name: str, size: tuple) -> None:
+    content = (five[1] / f"{name}.png").read_bytes()
+    pixels = struct.unpack(">II", content[16:24])
+    assert pixels == tuple(round(300 * inches) for inches in size)
+    start = content.index(b"pHYs") + 4
+    per_metre = struct.unpack(">I", content[start : start + 4])[0]
+    assert per_metre * 0.0254 == pytest.approx(300, abs=0.1)
+
+
+def test_second_render_gives_the_same_bytes(five: tuple[list[Cell], Path, Rendered], tmp_path: Path) -> None:
+    cells, out, _ = five
+    # Another process with another hash seed: the order of sets must not reach the files.
+    code = "import sys; from pathlib import Path; from analysis.keskar2017 import Cell, render; "
+    code += "render([Cell(*a.split(':')[:1], int(a.split(':')[1]), Path(a.split(':', 2)[2])) for a in sys.argv[2:]], "
+    code += "Path(sys.argv[1]))"
+    arguments = [f"{cell.role}:{cell.seed}:{cell.folder}" for cell in reversed(cells)]
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), *arguments], check=True, env=environment)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {p.name: p.read_bytes() for p in out.iterdir()}
+
+
+def pdf_fonts(figure: Figure, **settings: Any) -> set[bytes]:
+    stream = io.BytesIO()
+    rc: dict[Any, Any] = {**style.STYLE, "pdf.compression": 0, **settings}
+    with mpl.rc_context(rc):
+        figure.savefig(stream, format="pdf")
+    return set(re.findall(rb"/Subtype /(Type3|Type0|CIDFontType2|TrueType)", stream.getvalue()))
+
+
+def test_pdf_has_no_type_3_font(five: tuple[list[Cell], Path, Rendered]) -> None:
+    plain = Figure()
+    plain.text(0.5, 0.5, "text")
+    assert pdf_fonts(plain, **{"pdf.fonttype": 3}) == {b"Type3"}  # The search would find one.
+    for figure in all_drawings(five[2].study):
+        assert pdf_fonts(figure) == {b"Type0", b"CIDFontType2"}
+
+
+def test_csv_holds_the_numbers_drawn(five: tuple[list[Cell], Path, Rendered]) -> None:
+    rows = read_csv(five[1] / "gap_vs_sharpness.csv")
+    assert len(rows) == 10
+    assert {float(row["top_eigenvalue"]) for row in rows} == {*EIGENVALUES["SB"], *EIGENVALUES["LB"]}
+    curves = read_csv(five[1] / "training_curves.csv")
+    last = [float(r["train_loss"]) for r in curves if (r["role"], r["epoch"], r["line"]) == ("SB", "30", "run")]
+    (mean,) = [float(r["train_loss"]) for r in curves if (r["role"], r["epoch"], r["line"]) == ("SB", "30", "mean")]
+    assert mean == pytest.approx(stats.gmean(last))
+    assert sum(row["train_loss"] == "" for row in read_csv(five[1] / "linear_interpolation.csv")) == 5
+
+
+def test_captions_say_n_and_what_is_drawn(five: tuple[list[Cell], Path, Rendered]) -> None:
+    captions = {name: json.loads((five[1] / f"{name}.json").read_text())["caption"] for name in (*FIGURES, "table")}
+    assert "SB n = 5, LB n = 5" in captions["training_curves"]
+    assert "no band" in captions["training_curves"]
+    assert "n = 5 pairs, 25 values of alpha" in captions["linear_interpolation"]
+    assert (
+        "Bold: the pair of seed 0; faint: the pairs of the other seeds (1, 2, 3, 4)" in captions["linear_interpolation"]
+    )
+    assert "Values that could not be measured leave gaps (5)." in captions["linear_interpolation"]
+    assert "n = 10" in captions["gap_vs_sharpness"]
+    assert "Bars on the left: 99 % interval" in captions["gap_vs_sharpness"]
+    assert "bootstrap interval" in captions["gap_vs_sharpness"]
+    assert "sample standard deviation" in captions["table"]
+
+
+def test_sentences_are_honest_in_both_directions(five: tuple[list[Cell], Path, Rendered]) -> None:
+    text = "\n".join(five[2].sentences)
+    assert "λ_max: larger for LB in 5 of 5 seeds, LB / SB = 6.6 [5.5, 8.0]: higher for LB." in text
+    assert re.search(r"test accuracy: larger for LB in \d of 5 seeds, LB - SB = .* pp: no difference resolved\.", text)
+    assert re.search(r"train loss: larger for LB in 0 of 5 seeds, .*: lower for LB\.", text)
+    assert re.search(r"against lambda_max: Kendall tau-b = .*, n = 10: no association resolved\.", text)
+    assert "PyHessian, SB seed 0: top eigenvalue 1.5916 against 1.59 in [1.59, 1.6218]" in text
+    assert text.count("DISAGREEMENT") == 1
+    assert "larger at LB than at SB in 5 of 5 pairs" in text
+    assert "Caution" not in text
+
+
+# --- what is missing ---
+
+
+def test_two_seeds_bring_a_caution(tmp_path: Path) -> None:
+    texts = describe(load_study(make_cells(tmp_path, 2)))
+    assert "Caution: 2 seeds with both runs; intervals from fewer than 5 seeds mean little." in texts
+
+
+def test_values_that_are_not_positive_are_counted(tmp_path: Path) -> None:
+    cells = make_cells(tmp_path, 2)
+    record = ProbeRecord(probe="eigenvalues", quantity="top_eigenvalue", value=-0.5, lower=-0.5, upper=0.1)
+    append_jsonl(cells[0].folder / "probes.jsonl", record.to_dict())
+    study = load_study(cells)
+    texts, drawing = describe(study), keskar2017.drawings(study)["gap_vs_sharpness"]
+    assert "1 of 4 runs have lambda_max <= 0 and are not on the log axis." in texts
+    assert any("λ_max" in text and "LB - SB" in text for text in texts)
+    assert isinstance(drawing, keskar2017.Drawing)
+    assert "1 with lambda_max <= 0" in drawing.caption
+
+
+def test_a_value_that_was_not_measured_is_named(tmp_path: Path) -> None:
+    cells = make_cells(tmp_path, 1)
+    record = ProbeRecord(probe="keskar", quantity="keskar_sharpness", value=None, reasons={"value": "overflow"})
+    append_jsonl(cells[1].folder / "probes.jsonl", record.to_dict())
+    texts = describe(load_study(cells))
+    assert "LB seed 0: keskar_sharpness was not measured (value: overflow)." in texts
+
+
+def test_figures_without_data_are_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("linear_interpolation.png", "linear_interpolation.json", "gap_vs_sharpness.pdf", "notes.txt"):
+        (out / name).write_text("older")
+    cells = [make_run(tmp_path / "new", "SB", 0, probes=False), Cell("LB", 0, tmp_path / "none")]
+    texts = render(cells, out).sentences
+    assert sorted(path.stem for path in out.glob("*.png")) == ["training_curves"]
+    assert not list(out.glob("linear_interpolation.*")) + list(out.glob("gap_vs_sharpness.*"))
+    assert (out / "notes.txt").exists()
+    assert "linear_interpolation was not drawn: no pair of finished runs was interpolated." in texts
+    assert any(text.startswith("gap_vs_sharpness was not drawn") for text in texts)
+    assert "λ_max: not compared, no seed has it in both runs." in texts
+
+
+@pytest.mark.parametrize("roles", [("SB",), ("LB",), ()])
+def test_a_role_without_finished_runs(tmp_path: Path, roles: tuple[str, ...]) -> None:
+    cells = [
+        make_run(tmp_path, role, seed) if role in roles else Cell(role, seed, tmp_path / "none")
+        for role in LOOKS
+        for seed in range(2)
+    ]
+    study = load_study(cells)
+    made = keskar2017.drawings(study)
+    assert {name for name, drawing in made.items() if not isinstance(drawing, str)} == (
+        {"training_curves", "gap_vs_sharpness"} if roles else set()
+    )
+    texts = describe(study)
+    assert sum("missing: there is no run folder" in text for text in texts) == 4 - 2 * len(roles)
+    assert "Caution: 0 seeds with both runs; intervals from fewer than 5 seeds mean little." in texts
+    assert to_markdown(comparison_table(study), "").count("| – | – |") == 8
+
+
+# --- how the figures look ---
+
+
+def all_drawings(study: Study) -> list[Figure]:
+    made = keskar2017.drawings(study).values()
+    return [drawing.figure for drawing in made if not isinstance(drawing, str)]
+
+
+def visible_texts(figure: Figure) -> list[Text]:
+    """Return the texts that are drawn: no empty ones, and no tick labels outside the limits of their axis."""
+    hidden = set()
+    for ax in figure.axes:
+        for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            outside = [tick for tick in ticks if not low <= tick.get_loc() <= high]
+            hidden |= {label for tick in outside for label in (tick.label1, tick.label2)}
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and text not in hidden]
+    return [text for text in texts if text.get_visible() and text.get_text().strip()]
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2, 5])
+def test_every_axis_is_labelled_and_no_text_overlaps(tmp_path: Path, num_seeds: int) -> None:
+    with mpl.rc_context(style.STYLE):
+        shown = all_drawings(load_study(make_cells(tmp_path, num_seeds)))
+        assert [len(figure.axes) for figure in shown] == [4, 2, 2]
+        for figure in shown:
+            FigureCanvasAgg(figure).draw()
+            assert all(ax.get_ylabel() for ax in figure.axes)
+            # The right axis of a pair shares the x axis of the left one and does not draw it twice.
+            assert all(ax.get_xlabel() or not ax.xaxis.get_visible() for ax in figure.axes)
+            texts = visible_texts(figure)
+            assert min(float(text.get_fontsize()) for text in texts) >= 6
+            boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+            assert [(a, b) for (a, box), (b, other) in combinations(boxes, 2) if box.overlaps(other)] == []
+            frame = figure.bbox
+            assert [
+                t for t, b in boxes if b.x0 < frame.x0 or b.x1 > frame.x1 or b.y0 < frame.y0 or b.y1 > frame.y1
+            ] == []
+            assert [
+                ax for ax in figure.axes if figure.legends[0].get_window_extent().overlaps(ax.get_window_extent())
+            ] == []
+
+
+def test_the_overlap_check_sees_an_overlap() -> None:
+    figure, axes = style.new_figure(3.25, 2.0)
+    axes[0, 0].text(0.5, 0.5, "one")
+    axes[0, 0].text(0.5, 0.5, "two")
+    FigureCanvasAgg(figure).draw()
+    boxes = [text.get_window_extent() for text in visible_texts(figure)]
+    assert sum(a.overlaps(b) for a, b in combinations(boxes, 2)) == 1
+
+
+def test_interpolation_has_the_layout_of_the_paper(five: tuple[list[Cell], Path, Rendered]) -> None:
+    figure, axes = style.new_figure(3.25, 2.5)
+    left, right = figures.linear_interpolation(drawn.interpolation_table(five[2].study), axes[0, 0])
+    assert (left.get_xlim(), left.get_yscale(), right.get_yscale()) == ((-1, 2), "log", "linear")
+    assert left.yaxis.label.get_color() == left.lines[0].get_color()
+    assert right.yaxis.label.get_color() == right.lines[0].get_color() != left.lines[0].get_color()
+    assert [line.get_linestyle() for line in right.lines[:2]] == ["-", "--"]
+    assert right.lines[0].get_linewidth() > right.lines[2].get_linewidth()
+    assert {(text.get_text(), text.get_position()[0]) for text in left.texts} == {("SB", 0), ("LB", 1)}
+    assert np.isnan(np.asarray(left.lines[0].get_ydata(), dtype=float)).sum() == 1
+    assert len(figure.axes) == 2
+
+
+def test_roles_differ_in_grey_and_use_the_colour_blind_palette() -> None:
+    import seaborn as sns
+
+    palette = [tuple(round(255 * c) for c in color) for color in sns.color_palette("colorblind")]
+    small, large = style.ROLE["SB"], style.ROLE["LB"]
+    for look in (small, large):
+        assert tuple(round(255 * c) for c in to_rgb(look.color)) in palette
+    assert small.marker != large.marker
+    assert small.linestyle != large.linestyle
+    assert "small batch" in small.label
+    assert "large batch" in large.label
+
+
+def test_importing_the_analysis_does_not_load_torch() -> None:
+    code = "import sys, analysis.keskar2017; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
