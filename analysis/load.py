@@ -110,8 +110,8 @@ def _run_row(cell: Cell) -> dict[str, Any]:
     row["run_id"] = manifest.get("run_id", cell.folder.name)
     row["batch_size"] = config.get("training", {}).get("batch_size")
     row["checkpoint_sha256"] = _final_checkpoint(manifest.get("files", {}))
-    if status == "finished" and (epochs := read_jsonl(cell.folder / "train.jsonl")):
-        row |= {key: epochs[-1].get(key) for key in FINAL}
+    if status == "finished":
+        row |= {key: manifest["final"][key] for key in FINAL}
         if None not in (row["train_accuracy"], row["test_accuracy"]):
             row["generalisation_gap"] = row["train_accuracy"] - row["test_accuracy"]
     return row

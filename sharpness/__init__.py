@@ -1,1 +1,54 @@
-"""How flat or sharp is a minimum, and does that go with how well the network generalises?"""
+"""How flat or sharp is the minimum a network sits in, and does that go with how well it generalises?
+
+>>> import sharpness as sh
+>>> sh.TopEigenvalues(k=1, rtol=1e-2, confidence=0.99).k
+1
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharpness.data import Batches as Batches
+    from sharpness.data import load_dataset as load_dataset
+    from sharpness.errors import InputError as InputError
+    from sharpness.errors import RunError as RunError
+    from sharpness.loss import Loss as Loss
+    from sharpness.operators import FunctionOperator as FunctionOperator
+    from sharpness.operators import HessianOperator as HessianOperator
+    from sharpness.probes import DistanceFromStart as DistanceFromStart
+    from sharpness.probes import KeskarSharpness as KeskarSharpness
+    from sharpness.probes import LinearInterpolation as LinearInterpolation
+    from sharpness.probes import PyHessianCheck as PyHessianCheck
+    from sharpness.probes import TopEigenvalues as TopEigenvalues
+    from sharpness.vectors import flatten as flatten
+
+# Loaded at first use, so that reading records does not load torch.
+_HOMES = {
+    "Batches": "data",
+    "DistanceFromStart": "probes",
+    "FunctionOperator": "operators",
+    "HessianOperator": "operators",
+    "InputError": "errors",
+    "KeskarSharpness": "probes",
+    "LinearInterpolation": "probes",
+    "Loss": "loss",
+    "PyHessianCheck": "probes",
+    "RunError": "errors",
+    "TopEigenvalues": "probes",
+    "flatten": "vectors",
+    "load_dataset": "data",
+}
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sharpness' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sharpness.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

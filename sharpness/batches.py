@@ -28,7 +28,7 @@ def logits_of(output: Any) -> Tensor:
 
 
 def averaged_count(criterion: Any, batch: Batch) -> float:
-    """Return what the criterion divides by in this batch: class targets not ignored, summed by class weight, else examples.
+    """Return what the criterion divides by: the class targets not ignored, summed by class weight, or the examples.
 
     ``ignore_index`` and ``weight`` are those of ``torch.nn.CrossEntropyLoss``; without a criterion labels of -100 are
     not counted, as in Hugging Face models.

@@ -28,7 +28,9 @@ def load_network(run: RunFolder, checkpoint: str, dataset: Dataset, device: torc
         model.load_state_dict(state)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
-        raise RunError(f"{run.path}/{checkpoint}: expected the weights of {config.model.name}, got others: {first}") from None
+        raise RunError(
+            f"{run.path}/{checkpoint}: expected the weights of {config.model.name}, got others: {first}"
+        ) from None
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if bad:
         raise RunError(f"{run.path}/{checkpoint}: expected finite weights, got NaN or infinity in {', '.join(bad[:3])}")

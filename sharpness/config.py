@@ -29,8 +29,8 @@ class DataConfig:
     """Use the first so many training examples; all of them when left out."""
     num_test: int | None = None
     """Use the first so many test examples; all of them when left out."""
-    evaluation_batch_size: int = 5000
-    """Examples per forward pass of evaluations and probes. With batch-statistics norm it is part of what is measured."""
+    evaluation_batch_size: int = 1000
+    """Examples per forward pass of evaluations and probes; with batch-statistics norm part of what is measured."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ModelConfig:
     name: str = "f1"
     """A name of ``sharpness models``."""
     norm: str = "batch"
-    """``batch``: BatchNorm always uses the statistics of the batch it sees; ``running``: running statistics in evaluation."""
+    """``batch``: BatchNorm uses the statistics of the batch it sees; ``running``: running ones in evaluation."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides the weights of one run; device and threads are facts of the machine and stand in its manifest."""
+    """Everything that decides the weights of one run; device and threads stand in its manifest."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -76,7 +76,7 @@ class RunConfig:
 
 
 def to_toml(config: Any) -> str:
-    """Return the TOML text of a config dataclass; fields that are ``None`` are left out, which is how they are read back."""
+    """Return the TOML text of a config; fields that are ``None`` are left out, which is how they are read back."""
     return tomli_w.dumps(_without_none(asdict(config)))
 
 
@@ -114,10 +114,12 @@ def from_dict(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    """Return ``value`` as the annotated type (an int is accepted for a float), or raise the error that names the field."""
+    """Return ``value`` as the annotated type (an int will do for a float), or raise the error that names the field."""
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise InputError(f"{where}: expected a table, got {value!r}: write [{where.rsplit(': ')[-1]}] and its keys below")
+            raise InputError(
+                f"{where}: expected a table, got {value!r}: write [{where.rsplit(': ')[-1]}] and its keys below"
+            )
         return from_dict(typing.cast(type, hint), value, where)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in options and isinstance(value, int) and not isinstance(value, bool):

@@ -19,11 +19,15 @@ def check_deterministic(loss: Loss) -> None:
         raise InputError("expected all the data, but the loader has drop_last=True: set drop_last=False")
     first, second = ([data_sha256([batch]) for batch in loss.batches] for _ in range(2))
     if not first:
-        raise InputError("expected batches that can be read again, got none the second time: pass a list, not a generator")
+        raise InputError(
+            "expected batches that can be read again, got none the second time: pass a list, not a generator"
+        )
     if type(getattr(loss.batches, "sampler", None)).__name__ == "RandomSampler" or (
         first != second and sorted(first) == sorted(second)
     ):
-        raise InputError("expected the same order at every pass, but the loader shuffles: set shuffle=False or pass a list")
+        raise InputError(
+            "expected the same order at every pass, but the loader shuffles: set shuffle=False or pass a list"
+        )
     if first != second:
         raise InputError("expected the same inputs at every pass, got others: switch off augmentation or pass a list")
     batch = cast(next(iter(loss.batches)), loss.device, loss.dtype)

@@ -1,8 +1,8 @@
-"""The loss of a network over a fixed data set as a function of one flat vector; the only place that averages over data."""
+"""The loss of a network over fixed data as a function of one flat vector; the only place that averages over data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +12,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sharpness import modes
-from sharpness.batches import Batch, averaged_count, batch_length, cast, correct_predictions, data_sha256, logits_of, targets_of
+from sharpness.batches import (
+    Batch,
+    averaged_count,
+    batch_length,
+    cast,
+    correct_predictions,
+    data_sha256,
+    logits_of,
+    targets_of,
+)
 from sharpness.errors import InputError, RunError, unknown_name
 from sharpness.vectors import Layout, flatten
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss (nats for cross-entropy) and accuracy (share in [0, 1]; ``None`` if this is no classifier) at one point."""
+    """Mean loss (nats for cross-entropy) and accuracy (in [0, 1]; ``None`` if this is no classifier) at one point."""
 
     loss: float
     accuracy: float | None
@@ -27,18 +36,43 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class GradientGraph:
-    """The gradient of one batch at one point, with the graph that its products with the Hessian need."""
+    """The gradient of one batch at one point, piece by piece, with the graph that its products with the Hessian need.
 
-    w: Tensor
-    gradient: Tensor
+    The pieces are the parameters: differentiating with respect to one flat leaf would copy a full-length vector for
+    every batch.
+    """
+
+    leaves: tuple[Tensor, ...]
+    gradients: tuple[Tensor, ...]
     num_bytes: int
 
-    def product(self, v: Tensor, keep: bool) -> Tensor:
-        """Return this batch's ``H v``; the graph is freed unless ``keep``. A loss linear in ``w`` gives zeros."""
-        if not self.gradient.requires_grad:
-            return torch.zeros_like(v)
-        (hv,) = torch.autograd.grad(self.gradient, self.w, v, retain_graph=keep, materialize_grads=True)
-        return hv
+    def add_product(self, total: Sequence[Tensor], v: Sequence[Tensor], share: float, keep: bool) -> None:
+        """Add ``share * H v`` of this batch to ``total``, both in pieces; the graph is freed unless ``keep``."""
+        varying = [(g, piece) for g, piece in zip(self.gradients, v, strict=True) if g.requires_grad]
+        if not varying:
+            return  # a loss linear in the weights
+        outputs, vectors = zip(*varying, strict=True)
+        with _needing_second_derivatives():
+            products = torch.autograd.grad(outputs, self.leaves, vectors, retain_graph=keep, materialize_grads=True)
+        add_pieces(total, products, share)
+
+
+@contextmanager
+def _needing_second_derivatives() -> Iterator[None]:
+    """Turn autograd's complaint about a missing second derivative, and no other error, into :class:`RunError`."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        first = str(error).partition("\n")[0]
+        if "derivative for" not in first and "double backward" not in first:
+            raise
+        raise RunError(f"expected operations with a second derivative in the network, got: {first}") from error
+
+
+def add_pieces(total: Sequence[Tensor], pieces: Sequence[Tensor], share: float) -> None:
+    """Add ``share`` times each piece to the matching view of a flat vector, in place."""
+    for view, piece in zip(total, pieces, strict=True):
+        view.add_(piece.detach(), alpha=share)
 
 
 class Loss:
@@ -96,7 +130,9 @@ class Loss:
         if (reduction := getattr(self.criterion, "reduction", "mean")) != "mean":
             raise InputError(f"expected a criterion that averages, got reduction={reduction!r}: use reduction='mean'")
         if self.norm != "batch" and any(module.running_mean is None for module in self._norms):
-            raise InputError(f"expected running statistics for norm={self.norm!r}, but the model keeps none: use norm='batch'")
+            raise InputError(
+                f"expected running statistics for norm={self.norm!r}, but the model keeps none: use norm='batch'"
+            )
 
     @property
     def num_examples(self) -> int:
@@ -138,14 +174,15 @@ class Loss:
     def value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
         """Return L(w) and its gradient, shape ``(n,)``; parameters that the loss does not use get zeros."""
         self._check_differentiable()
-        leaf = self.point(w).requires_grad_()
-        total, gradient = 0.0, torch.zeros_like(leaf, requires_grad=False)
+        leaves = self._leaves(w)
+        total, gradient = 0.0, torch.zeros_like(self.weights)
+        pieces = self.pieces(gradient)
         with self.measuring(), torch.enable_grad():
             for batch, share in self.weighted_batches():
-                value = self._criterion(self.forward(leaf, batch), batch)
+                value = self._criterion(self._forward_pieces(leaves, batch), batch)
                 total += share * float(value.detach())
                 if value.requires_grad:
-                    gradient.add_(torch.autograd.grad(value, leaf, materialize_grads=True)[0], alpha=share)
+                    add_pieces(pieces, torch.autograd.grad(value, leaves, materialize_grads=True), share)
         return total, gradient
 
     def grad(self, w: Tensor) -> Tensor:
@@ -157,36 +194,43 @@ class Loss:
         total = torch.zeros_like(self.weights)
         with self.measuring():
             for batch, share in self.weighted_batches():
-                total.add_(self.gradient_graph(w, batch).product(self.point(v), keep=False), alpha=share)
+                graph = self.gradient_graph(w, batch)
+                graph.add_product(self.pieces(total), self.pieces(self.point(v)), share, keep=False)
         return total
 
     def gradient_graph(self, w: Tensor, batch: Batch) -> GradientGraph:
-        """Return one batch's gradient at ``w`` with its graph and the bytes this keeps alive; call it while ``measuring``.
+        """Return one batch's gradient at ``w`` with its graph and the bytes it holds; call it while ``measuring``.
 
         The bytes are those of every distinct tensor storage that autograd saves. Raises :class:`RunError` where an
         operation has no second derivative.
         """
         self._check_differentiable()
-        leaf = self.point(w).requires_grad_()
-        saved_bytes = {leaf.untyped_storage().data_ptr(): leaf.nbytes}
+        leaves = self._leaves(w)
+        saved_bytes = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes() for leaf in leaves}
 
         def count(saved: Tensor) -> Tensor:
             storage = saved.untyped_storage()
             saved_bytes.setdefault(storage.data_ptr(), storage.nbytes())
-            return saved
+            # Detached, because a node that keeps its own output would keep itself alive; autograd attaches it again.
+            return saved.detach()
 
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
-            value = self._criterion(self.forward(leaf, batch), batch)
+            value = self._criterion(self._forward_pieces(leaves, batch), batch)
             if not value.requires_grad:
-                return GradientGraph(leaf, torch.zeros_like(leaf, requires_grad=False), 0)
-            try:
-                (gradient,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
-            except RuntimeError as error:
-                raise RunError(f"expected operations with a second derivative, got: {str(error).splitlines()[0]}") from error
-        return GradientGraph(leaf, gradient, sum(saved_bytes.values()) + gradient.nbytes)
+                return GradientGraph(leaves, tuple(leaf.detach() for leaf in leaves), 0)
+            with _needing_second_derivatives():
+                gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+        return GradientGraph(leaves, gradients, sum(saved_bytes.values()) + sum(g.nbytes for g in gradients))
+
+    def pieces(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """Return the views of a flat vector that belong to the parameters, in their order."""
+        return tuple(self.layout.unflatten(vector).values())
+
+    def _leaves(self, w: Tensor) -> tuple[Tensor, ...]:
+        return tuple(piece.detach().requires_grad_() for piece in self.pieces(self.point(w)))
 
     def weighted_batches(self) -> Iterator[tuple[Batch, float]]:
-        """Yield each batch on the device in the loss's dtype, with its share of the mean; other batches than before raise."""
+        """Yield each batch on the device in the loss's dtype, with its share of the mean; refuse other batches."""
         number = 0
         for number, batch in enumerate(self.batches, 1):
             if number > len(self._counts) or batch_length(batch) != self.batch_sizes[number - 1]:
@@ -196,7 +240,7 @@ class Loss:
             if number == len(self._counts):
                 return
         raise InputError(
-            f"expected the same {len(self._counts)} batches at every pass, got others: pass a list or an unshuffled loader"
+            f"expected the same {len(self._counts)} batches at every pass, got others: pass a list or shuffle=False"
         )
 
     def _check_differentiable(self) -> None:
@@ -213,8 +257,11 @@ class Loss:
 
     def forward(self, w: Tensor, batch: Batch, buffers: dict[str, Tensor] | None = None) -> Any:
         """Return the network's output on one batch of this loss's dtype at ``w``; call it while ``measuring``."""
+        return self._forward_pieces(self.pieces(w), batch, buffers)
+
+    def _forward_pieces(self, pieces: Sequence[Tensor], batch: Batch, buffers: dict[str, Tensor] | None = None) -> Any:
         # Buffers are cloned for each pass because BatchNorm in training mode writes to the ones it is given.
-        state = self.layout.unflatten(w) | self._fixed
+        state = dict(zip(self.layout.names, pieces, strict=True)) | self._fixed
         state |= {name: b.clone() for name, b in self._buffers.items()} if buffers is None else buffers
         if isinstance(batch, Mapping):
             return functional_call(self.model, state, (), dict(batch))
@@ -228,7 +275,7 @@ class Loss:
         return value
 
     def _recalibrated(self, w: Tensor) -> dict[str, Tensor]:
-        """Return the buffers after one pass over the calibration data: the example-weighted mean of batch statistics."""
+        """Return the buffers after a pass over the calibration data: the example-weighted mean of batch statistics."""
         buffers, seen = {name: b.clone() for name, b in self._buffers.items()}, 0
         for batch in self.calibration:
             seen += batch_length(batch)

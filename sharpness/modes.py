@@ -20,7 +20,7 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 @contextlib.contextmanager
 def measuring(model: nn.Module, device: torch.device, batch_statistics: bool) -> Iterator[None]:
-    """Hold a model in evaluation mode while something is measured, and put train flags and random state back afterwards.
+    """Hold a model in evaluation mode while it is measured, and put train flags and random state back afterwards.
 
     BatchNorm uses the statistics of each batch when ``batch_statistics``, else its running ones. Autocast is off, and
     fused attention, which has no second derivative, gives way to the plain kernel.

@@ -73,11 +73,12 @@ class HessianOperator:
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return ``H v`` for ``v`` of shape ``(n,)``, as the mean over all the data."""
-        total, v = torch.zeros_like(self.w), self.loss.point(v)
+        total = torch.zeros_like(self.w)
+        pieces, v_pieces = self.loss.pieces(total), self.loss.pieces(self.loss.point(v))
         with self.loss.measuring():
             for index, (batch, share) in enumerate(self.loss.weighted_batches()):
                 graph = self._graph(index, batch)
-                total.add_(graph.product(v, keep=index in self._kept), alpha=share)
+                graph.add_product(pieces, v_pieces, share, keep=index in self._kept)
         return total
 
     def _graph(self, index: int, batch: Batch) -> GradientGraph:

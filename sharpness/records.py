@@ -17,7 +17,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRecord:
-    """One number and everything needed to judge it: interval, residual, costs, seed, dtype and the hashes of its inputs.
+    """One number and everything needed to judge it: interval, residual, costs, seed, dtype, hashes of its inputs.
 
     A field that could not be measured is ``None`` and ``reasons`` says why under the field's name; a record never
     holds NaN or infinity. Losses are in nats, shares and accuracies in [0, 1], times in seconds, memory in bytes.
@@ -72,7 +72,7 @@ class ProbeRecord:
         """Rebuild a record from a line of ``probes.jsonl``; a newer schema is refused with :class:`InputError`."""
         if row.get("schema", 0) > SCHEMA:
             raise InputError(
-                f"expected a record of schema {SCHEMA} or older, got schema {row['schema']}: update the package to read it"
+                f"expected a record of schema {SCHEMA} or older, got {row['schema']}: update the package to read it"
             )
         names = {f.name for f in fields(cls)}
         known = {key: value for key, value in row.items() if key in names}
@@ -141,7 +141,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves the old content or the new, never a part: temporary file, fsync, ``os.replace``."""
+    """Write a file so that a kill leaves the old content or the new: temporary file, fsync, ``os.replace``."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as stream:

@@ -1,4 +1,4 @@
-"""The run folder: a config, the weights at the start and the end, the log, the records, and a manifest that closes it."""
+"""The run folder: config, weights at the start and the end, log, records, and a manifest that closes it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RunFolder:
         if (path / "config.toml").exists():
             if changed := differences(run.config(), config):
                 raise InputError(
-                    f"{path} holds a run of another config ({'; '.join(changed)}): choose another --out or restore the config"
+                    f"{path} holds a run of another config ({'; '.join(changed)}): choose another --out or that config"
                 )
             return run
         if path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
@@ -60,7 +60,9 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """Return an existing run folder; :class:`InputError` if there is none at ``path``."""
         if not (path / "config.toml").is_file():
-            raise InputError(f"expected a run folder at {path}, found no config.toml there: give the --out of a training run")
+            raise InputError(
+                f"expected a run folder at {path}, found no config.toml there: give the --out of a training run"
+            )
         return cls(path)
 
     def config(self) -> RunConfig:
@@ -69,12 +71,14 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against other processes; :class:`RunError` if another keeps it. A killed holder's lock is free."""
+        """Hold the folder against other processes; :class:`RunError` if one keeps it. A killed one's lock is free."""
         try:
             with FileLock(self.path / ".lock", timeout=LOCK_SECONDS):
                 yield
         except Timeout:
-            raise RunError(f"another process is working on {self.path}: wait for it or stop it, then run this again") from None
+            raise RunError(
+                f"another process is working on {self.path}: wait for it or stop it, then run this again"
+            ) from None
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or ``None`` while training is not over."""
@@ -104,10 +108,14 @@ class RunFolder:
         try:
             content = path.read_bytes()
             if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
-                raise RunError(f"{path} is damaged (its SHA-256 is not the manifest's): delete the run folder and train again")
+                raise RunError(
+                    f"{path} is damaged (its SHA-256 is not the manifest's): delete the run folder and train again"
+                )
             return safetensors.torch.load(content)
         except (OSError, safetensors.SafetensorError) as error:
-            raise RunError(f"expected weights in {path}, got: {error}: delete the run folder and train again") from error
+            raise RunError(
+                f"expected weights in {path}, got: {error}: delete the run folder and train again"
+            ) from error
 
     def final_checkpoint(self) -> str:
         """Return the name of the final checkpoint; :class:`InputError` if the run is unfinished or diverged."""
@@ -115,7 +123,9 @@ class RunFolder:
         if manifest is None:
             raise InputError(f"expected a finished run at {self.path}, got an unfinished one: train it first")
         if manifest["status"] != "finished":
-            raise InputError(f"expected a finished run at {self.path}, got a {manifest['status']} one: it has no final weights")
+            raise InputError(
+                f"expected a finished run at {self.path}, got a {manifest['status']} one: it has no final weights"
+            )
         return f"checkpoint-{manifest['step']}"
 
     def save_resume_state(self, state: Mapping[str, Any]) -> None:

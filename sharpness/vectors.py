@@ -12,7 +12,7 @@ from sharpness.errors import InputError
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each trainable parameter lies in the flat vector ``w``: names and shapes in the order of ``named_parameters``.
+    """Where each trainable parameter lies in the flat vector ``w``: names and shapes, as ``named_parameters`` has them.
 
     A tensor that several modules share (tied weights) is one entry, as ``named_parameters`` lists it once.
 
@@ -29,7 +29,9 @@ class Layout:
         """Return the layout of the parameters with ``requires_grad``; none of them is an :class:`InputError`."""
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
-            raise InputError("expected a model with trainable parameters, got none: set requires_grad on those to measure")
+            raise InputError(
+                "expected a model with trainable parameters, got none: set requires_grad on those to measure"
+            )
         return cls(tuple(trainable), tuple(p.shape for p in trainable.values()))
 
     @property
@@ -43,13 +45,11 @@ class Layout:
         return sum(self.numels)
 
     def unflatten(self, w: Tensor) -> dict[str, Tensor]:
-        """Return named views of ``w`` (shape ``(n,)``); gradients flow back to ``w``.
-
-        One ``split`` is used, whose backward is one concatenation: slicing each parameter by itself would cost
-        one full-length vector per parameter in the backward pass.
-        """
+        """Return named views of ``w`` (shape ``(n,)``); :class:`InputError` for a vector of another shape."""
         if w.shape != (self.size,):
-            raise InputError(f"expected a flat vector of shape ({self.size},), got {tuple(w.shape)}: use flatten(model)")
+            raise InputError(
+                f"expected a flat vector of shape ({self.size},), got {tuple(w.shape)}: use flatten(model)"
+            )
         pieces = torch.split(w, self.numels)
         return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
 
@@ -74,7 +74,7 @@ def assign(model: nn.Module, w: Tensor) -> None:
 
 
 def random_unit_vector(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a vector uniform on the unit sphere of R^size, the same for a seed on every device and in every dtype to rounding.
+    """Return a vector uniform on the unit sphere of R^size, for a seed the same on every device and in every dtype.
 
     >>> float(random_unit_vector(100, 0, torch.float64, torch.device("cpu")).norm().round(decimals=12))
     1.0

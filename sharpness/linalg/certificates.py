@@ -1,4 +1,4 @@
-"""How large the largest eigenvalue can still be after k steps of Lanczos from a random start: a bound with a probability."""
+"""How large the largest eigenvalue can be after k steps of Lanczos from a random start: a bound with a probability."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sharpness.errors import InputError
 
 
 def start_overlap(size: int, confidence: float) -> float:
-    """Return the delta that ``|<v_1, u>|`` exceeds with probability ``confidence``, for v_1 uniform on the sphere of R^size.
+    """Return the delta that ``|<v_1, u>|`` exceeds with probability ``confidence``, v_1 uniform on the unit sphere.
 
     For a fixed unit vector u the squared overlap follows Beta(1/2, (size - 1) / 2); for large sizes delta is about
     ``(1 - confidence) sqrt(pi / (2 size))``. Raises :class:`InputError` unless 0 < confidence < 1.

@@ -51,10 +51,10 @@ class Eigenpairs:
 
 
 def lanczos_steps(operator: SymmetricOperator, start: Tensor) -> Iterator[Krylov]:
-    """Yield the growing Krylov decomposition after each product, every new vector orthogonalised twice against all others.
+    """Yield the growing Krylov decomposition after each product, each vector orthogonalised twice against all others.
 
     ``start`` has shape ``(n,)`` and any positive length. When the Krylov space is invariant beta is exactly 0 and the
-    next vector is a random one orthogonal to the space, so multiple eigenvalues come out too; after n steps it ends.
+    next vector is a random one orthogonal to the space, so that the iteration goes on; it ends after n steps.
     Scalars are float64 whatever the operator's dtype. Raises :class:`RunError` where a product is not finite.
     """
     krylov, q = Krylov(), start / start.norm()
@@ -64,7 +64,9 @@ def lanczos_steps(operator: SymmetricOperator, start: Tensor) -> Iterator[Krylov
         residual = operator.matvec(q)
         length = _norm(residual)
         if not np.isfinite(length):
-            raise RunError(f"expected finite Hessian products, got {length} at product {step + 1}: check weights and data")
+            raise RunError(
+                f"expected finite Hessian products, got {length} at product {step + 1}: check weights and data"
+            )
         residual = residual.clone()
         first, second = _orthogonalise(residual, krylov.basis), _orthogonalise(residual, krylov.basis)
         alpha, couplings = first[-1] + second[-1], (first + second)[:-1]

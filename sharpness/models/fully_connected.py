@@ -24,6 +24,10 @@ def f1(input_shape: tuple[int, ...], num_classes: int, norm: str) -> nn.Sequenti
     layers: list[nn.Module] = [nn.Flatten()]
     width = math.prod(input_shape)
     for _ in range(5):
-        layers += [nn.Linear(width, 512), nn.BatchNorm1d(512, track_running_stats=norm == "running"), nn.ReLU()]
+        layers += [
+            nn.Linear(width, 512),
+            nn.BatchNorm1d(512, track_running_stats=norm == "running"),
+            nn.ReLU(inplace=True),
+        ]
         width = 512
     return nn.Sequential(*layers, nn.Linear(width, num_classes))

@@ -1,4 +1,4 @@
-"""Train one network as its config says, logging every epoch, so that a kill at any point loses a few seconds at most."""
+"""Train one network as its config says, logging every epoch, so that a kill loses a few seconds at most."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sharpness.config import RunConfig
 from sharpness.data import DATASETS, Dataset, Split, normalise
 from sharpness.environment import derived_seed, deterministic, git_commit, versions
 from sharpness.errors import InputError, unknown_name
+from sharpness.loss import Evaluation
 from sharpness.models import build_model, check_model
 from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training.optimizers import OPTIMIZERS
@@ -25,19 +26,23 @@ from sharpness.training.optimizers import OPTIMIZERS
 Progress = Callable[[int, int], None]
 """Called with the number of epochs done and the number asked for."""
 
-RESUME_SECONDS = 3.0
+RESUME_SECONDS = 5.0
 """The resume state is written at the end of an epoch, but not more often than this."""
 
 
 def check_config(config: RunConfig) -> None:
-    """Raise :class:`InputError` for a config that cannot be trained, before any data are read or anything is written."""
+    """Raise :class:`InputError` for a config that cannot be trained, before data are read or anything is written."""
     data, training = config.data, config.training
     if data.name not in DATASETS:
         raise unknown_name("dataset", data.name, DATASETS)
     check_model(config.model)
     if training.optimizer not in OPTIMIZERS:
         raise unknown_name("optimizer", training.optimizer, OPTIMIZERS)
-    sizes = {"num_train": data.num_train, "num_test": data.num_test, "evaluation_batch_size": data.evaluation_batch_size}
+    sizes = {
+        "num_train": data.num_train,
+        "num_test": data.num_test,
+        "evaluation_batch_size": data.evaluation_batch_size,
+    }
     for name, value in sizes.items() | {("batch_size", training.batch_size), ("epochs", training.epochs)}:
         if value is not None and value < 1:
             raise InputError(f"expected {name} of at least 1, got {value}")
@@ -50,8 +55,8 @@ def check_config(config: RunConfig) -> None:
         )
     if training.batch_size == 1 or examples % training.batch_size == 1:
         raise InputError(
-            f"expected batches of at least 2 examples for BatchNorm, got a batch of 1 ({examples} examples in batches of "
-            f"{training.batch_size}): choose another batch_size"
+            f"expected batches of at least 2 examples for BatchNorm, got a batch of 1 ({examples} examples in "
+            f"batches of {training.batch_size}): choose another batch_size"
         )
 
 
@@ -93,8 +98,8 @@ def _train(
     begun = saved = time.perf_counter() - at.seconds
     outcome: dict[str, Any] = {"status": "finished"}
     for epoch in range(at.epoch + 1, config.training.epochs + 1):
-        losses = _train_epoch(model, optimizer, dataset.train, config, epoch)
-        row = _log_row(model, config, dataset, epoch, at.step, losses)
+        steps = _train_epoch(model, optimizer, dataset.train, config, epoch)
+        row = _log_row(epoch, at.step, steps, _evaluate(model, config, dataset.test))
         now = time.perf_counter()
         at = _Position(epoch, row["step"], now - begun)
         run.append_log(row | {"seconds": at.seconds})
@@ -107,6 +112,7 @@ def _train(
         if progress is not None:
             progress(epoch, config.training.epochs)
     if outcome["status"] == "finished":
+        outcome["final"] = _final(model, config, dataset)
         run.save_weights(f"checkpoint-{at.step}", model.state_dict(), {"step": at.step, "epoch": at.epoch})
     position = {"step": at.step, "epochs_done": at.epoch, "seconds": at.seconds}
     return run.write_manifest(outcome | position | _facts(dataset, device))
@@ -124,7 +130,7 @@ def _restore(
         return _Position(state["epoch"], state["step"], state["seconds"])
     run.truncate_log(0)
     run.save_weights("x0", model.state_dict(), {"step": 0, "epoch": 0})
-    run.append_log({"epoch": 0, "step": 0} | _evaluate(model, config, dataset) | {"seconds": 0.0})
+    run.append_log({"epoch": 0, "step": 0} | _final(model, config, dataset) | {"seconds": 0.0})
     return _Position(0, 0, 0.0)
 
 
@@ -132,45 +138,65 @@ def _save(run: RunFolder, model: nn.Module, optimizer: torch.optim.Optimizer, at
     run.save_resume_state({"model": model.state_dict(), "optimizer": optimizer.state_dict()} | asdict(at))
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """Loss and number of right answers of each step of one epoch, and how many examples each step saw."""
+
+    losses: Tensor
+    right: Tensor
+    examples: Tensor
+
+
 def _train_epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, split: Split, config: RunConfig, epoch: int
-) -> Tensor:
-    """Make one pass over the examples in this epoch's order and return the loss of each step, on the device."""
+) -> _Steps:
+    """Make one pass over the examples in this epoch's order."""
     seed = derived_seed(config.training.seed, "epoch", epoch)
+    losses, right, examples = [], [], []
     with torch.random.fork_rng(devices=[split.inputs.device] if split.inputs.is_cuda else []):
-        torch.manual_seed(seed)  # what the network itself draws, such as dropout
+        torch.manual_seed(seed)  # for what the network itself draws, such as dropout
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)).to(split.inputs.device)
         model.train()
-        losses = []
         for rows in order.split(config.training.batch_size):
-            loss = cross_entropy(model(normalise(split.inputs[rows])), split.targets[rows])
+            targets = split.targets[rows]
+            logits = model(normalise(split.inputs[rows]))
+            loss = cross_entropy(logits, targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-    return torch.stack(losses)
+            right.append((logits.argmax(1) == targets).sum())
+            examples.append(len(rows))
+    return _Steps(torch.stack(losses).double().cpu(), torch.stack(right).cpu(), torch.tensor(examples))
 
 
-def _log_row(
-    model: nn.Module, config: RunConfig, dataset: Dataset, epoch: int, step: int, losses: Tensor
-) -> dict[str, Any]:
-    """Return this epoch's row of the log; where a loss is not finite, its numbers are ``None`` and it says at which step."""
-    finite = torch.isfinite(losses)
-    evaluation = _evaluate(model, config, dataset)
-    if finite.all() and math.isfinite(evaluation["train_loss"]) and math.isfinite(evaluation["test_loss"]):
-        return {"epoch": epoch, "step": step + len(losses)} | evaluation
-    step += len(losses) if finite.all() else int(finite.int().argmin()) + 1
-    return {"epoch": epoch, "step": step} | dict.fromkeys(evaluation) | {"reason": f"the loss was not finite at step {step}"}
+def _log_row(epoch: int, step: int, steps: _Steps, test: Evaluation) -> dict[str, Any]:
+    """Return this epoch's row: training numbers over its own steps, test numbers at its end.
+
+    Where a loss is not finite the numbers are ``None`` and ``reason`` says at which step.
+    """
+    finite = torch.isfinite(steps.losses)
+    names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    if finite.all() and math.isfinite(test.loss):
+        share = steps.examples / steps.examples.sum()
+        train = (float(share @ steps.losses.to(share)), int(steps.right.sum()) / int(steps.examples.sum()))
+        values = (*train, test.loss, test.accuracy)
+        return {"epoch": epoch, "step": step + len(finite)} | dict(zip(names, values, strict=True))
+    step += len(finite) if finite.all() else int(finite.int().argmin()) + 1
+    return {"epoch": epoch, "step": step} | dict.fromkeys(names) | {"reason": f"the loss was not finite at step {step}"}
 
 
-def _evaluate(model: nn.Module, config: RunConfig, dataset: Dataset) -> dict[str, float | None]:
-    """Return loss and accuracy over the whole training and test set in evaluation mode."""
-    row = {}
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
-        loss = network_loss(model, config, split)
-        result = loss.evaluate(loss.weights)
-        row |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
-    return row
+def _evaluate(model: nn.Module, config: RunConfig, split: Split) -> Evaluation:
+    loss = network_loss(model, config, split)
+    return loss.evaluate(loss.weights)
+
+
+def _final(model: nn.Module, config: RunConfig, dataset: Dataset) -> dict[str, float | None]:
+    """Return loss and accuracy of these weights over the whole training and test set, in evaluation mode."""
+    train, test = _evaluate(model, config, dataset.train), _evaluate(model, config, dataset.test)
+    return {f"train_{key}": value for key, value in asdict(train).items()} | {
+        f"test_{key}": value for key, value in asdict(test).items()
+    }
 
 
 def _facts(dataset: Dataset, device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,229 @@
+"""Small batch against large batch: Keskar et al. 2017 (arXiv 1609.04836) in small.
+
+Trains pairs of networks that differ in the batch size alone, measures how sharp their minima are and what lies between
+them, and renders the figures and the table. Every stage skips what is already there, so the same command goes on
+after a stop of any kind.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from study import Job, Workers, available_cores
+
+from analysis.keskar2017 import Cell, Rendered, render
+from analysis.tables import HEADER, text_rows
+from sharpness.cli import run_command
+from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from sharpness.data import load_dataset
+from sharpness.environment import choose_device
+from sharpness.errors import InputError, unknown_name
+from sharpness.probes import DistanceFromStart, KeskarSharpness, LinearInterpolation, PyHessianCheck, TopEigenvalues
+from sharpness.probes.runner import missing_probes, probe_run
+from sharpness.runs import RunFolder
+from sharpness.training import check_config, train
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of the study: the run that all cells share, and the two batch sizes."""
+
+    base: RunConfig
+    small_batch: int
+    large_batch: int
+    seeds: int
+    check_examples: int
+    interpolation: LinearInterpolation
+
+
+PRESETS = {
+    # The authors' F1 and optimiser on a sixth of Fashion-MNIST; the large batch is 10 % of the data, as in the paper.
+    "cpu": Preset(RunConfig(), 64, 1000, 2, 2000, LinearInterpolation()),
+    # F1 on MNIST with the paper's batch sizes and number of trials; trained for 100 epochs where the paper trains until
+    # the loss ceases to improve. Needs the MNIST files and, to finish in an hour, a GPU. It has not been run.
+    "paper": Preset(
+        RunConfig(
+            data=DataConfig(name="mnist", evaluation_batch_size=6000),
+            model=ModelConfig(name="f1"),
+            training=TrainingConfig(epochs=100),
+        ),
+        *(256, 6000, 5, 2000),
+        LinearInterpolation(),
+    ),
+    # A minute's worth, to see that everything works; its numbers mean nothing.
+    "smoke": Preset(
+        RunConfig(
+            data=DataConfig(num_train=600, num_test=400, evaluation_batch_size=300), training=TrainingConfig(epochs=2)
+        ),
+        *(50, 300, 2, 200),
+        LinearInterpolation(num_points=7),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Reproduce Keskar et al. 2017 in small: train, probe, render."""
+
+    preset: str = "cpu"
+    """cpu: 10,000 Fashion-MNIST images, batches 64, 1000. paper: MNIST, 256, 6000 (never run). smoke: a trial."""
+    seeds: int | None = None
+    """Number of pairs of networks; by default the preset's own. Five give error bars that mean something."""
+    stage: Literal["train", "probe", "render", "all"] = "all"
+    """What to do; every stage needs those before it."""
+    runs: Path = Path("runs/keskar2017")
+    """Folder of the run folders."""
+    figures: Path = Path("figures/keskar2017")
+    """Folder for the figures; they go to <preset>-<seeds>-seeds inside it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    data_dir: Path | None = None
+    """A folder that holds the data files, looked at first."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Number of processes; by default one per CPU core, or one in all on a GPU."""
+
+
+def cells_of(preset: Preset, seeds: int, runs: Path) -> list[tuple[Cell, RunConfig]]:
+    """Return the cells of the study, small batches first because they take longest."""
+    cells = []
+    for role, batch_size in (("SB", preset.small_batch), ("LB", preset.large_batch)):
+        for seed in range(seeds):
+            training = replace(preset.base.training, batch_size=batch_size, seed=seed)
+            config = replace(preset.base, training=training)
+            cells.append((Cell(role, seed, runs / config.run_id), config))
+    return cells
+
+
+def train_cell(config: RunConfig, folder: Path, device: str, data_dir: Path | None, progress: Any) -> None:
+    """Train one cell (in a worker)."""
+    data = config.data
+    dataset = load_dataset(data.name, data_dir=data_dir, num_train=data.num_train, num_test=data.num_test)
+    train(config, dataset, RunFolder.create(folder, config), choose_device(device), progress)
+
+
+def probe_cell(
+    folder: Path,
+    probes: dict[str, Any],
+    other: Path | None,
+    num_examples: int | None,
+    device: str,
+    data_dir: Path | None,
+    progress: Any,
+) -> None:
+    """Measure one cell, or what lies between it and another (in a worker)."""
+    probe_run(
+        RunFolder.open(folder),
+        probes,
+        device=choose_device(device),
+        other=None if other is None else RunFolder.open(other),
+        num_examples=num_examples,
+        data_dir=data_dir,
+        progress=progress,
+    )
+
+
+def train_jobs(cells: list[tuple[Cell, RunConfig]], options: Options) -> list[Job]:
+    """Return a job for each cell that is not trained yet, after checking every config and folder."""
+    jobs = []
+    for cell, config in cells:
+        check_config(config)
+        if RunFolder.create(cell.folder, config).manifest() is None:
+            label = f"{cell.role} seed {cell.seed} (batch {config.training.batch_size})"
+            jobs.append(Job(label, train_cell, (config, cell.folder, options.device, options.data_dir)))
+    return jobs
+
+
+def probe_jobs(cells: list[tuple[Cell, RunConfig]], preset: Preset, options: Options) -> list[Job]:
+    """Return a job for each measurement that is missing on the runs that finished."""
+    finished = {(cell.role, cell.seed): cell for cell, _ in cells if _finished(cell)}
+    spectrum = {"eigenvalues": TopEigenvalues()}
+    others = {"keskar": KeskarSharpness(), "distance": DistanceFromStart()}
+    wanted = [(f"eigenvalue, {c.role} seed {c.seed}", c, spectrum, None, None) for c in finished.values()]
+    wanted += [(f"Keskar sharpness, {c.role} seed {c.seed}", c, others, None, None) for c in finished.values()]
+    for (role, seed), cell in finished.items():
+        if role == "SB" and ("LB", seed) in finished:
+            line = {"interpolation": preset.interpolation}
+            wanted.append((f"line SB to LB, seed {seed}", cell, line, finished["LB", seed].folder, None))
+        if seed == 0:
+            check = {"pyhessian": PyHessianCheck()}
+            wanted.append((f"PyHessian check, {role} seed 0", cell, check, None, preset.check_examples))
+    jobs = []
+    for label, cell, probes, other, num_examples in wanted:
+        second = None if other is None else RunFolder.open(other)
+        if missing := missing_probes(RunFolder.open(cell.folder), probes, second, num_examples):
+            arguments = (cell.folder, missing, other, num_examples, options.device, options.data_dir)
+            jobs.append(Job(label, probe_cell, arguments))
+    return jobs
+
+
+def _finished(cell: Cell) -> bool:
+    manifest = RunFolder(cell.folder).manifest()
+    return manifest is not None and manifest["status"] == "finished"
+
+
+def show(console: Console, rendered: Rendered) -> None:
+    """Print the table, what the figures show, and where they lie."""
+    table = Table(title="Small batch (SB) against large batch (LB)", title_justify="left")
+    for number, column in enumerate(HEADER):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in text_rows(rendered.table):
+        table.add_row(*row)
+    console.print(table)
+    for sentence in rendered.sentences:
+        console.print(f"- {sentence}", highlight=False)
+    console.print("\nFigures (PDF, PNG, CSV, provenance JSON):", highlight=False)
+    for path in rendered.files:
+        if path.suffix in {".pdf", ".md"}:
+            console.print(f"  {path}", highlight=False)
+
+
+def main() -> None:
+    """Run the stages that the options ask for and say how long each took."""
+    options = tyro.cli(Options, description=__doc__)
+    if options.preset not in PRESETS:
+        raise unknown_name("preset", options.preset, PRESETS)
+    preset = PRESETS[options.preset]
+    seeds = preset.seeds if options.seeds is None else options.seeds
+    if seeds < 1:
+        raise InputError(f"expected at least 1 seed, got {seeds}: five give error bars that mean something")
+    console = Console()
+    device = choose_device(options.device)
+    cells = cells_of(preset, seeds, options.runs)
+    console.print(
+        f"Keskar et al. 2017, preset {options.preset}: {preset.base.model.name} on {preset.base.data.name}, "
+        f"batches {preset.small_batch} and {preset.large_batch}, {seeds} seeds, device {device}",
+        highlight=False,
+    )
+    default = 1 if device.type != "cpu" else min(available_cores(), len(cells))
+    workers = Workers(options.workers or default, console)
+    stages = {"train": lambda: train_jobs(cells, options), "probe": lambda: probe_jobs(cells, preset, options)}
+    spent = {}
+    try:
+        for name, jobs in stages.items():
+            if options.stage in (name, "all"):
+                started = time.perf_counter()
+                workers.run(name, jobs())
+                spent[name] = time.perf_counter() - started
+    finally:
+        workers.close()
+    if options.stage in ("render", "all"):
+        started = time.perf_counter()
+        rendered = render([cell for cell, _ in cells], options.figures / f"{options.preset}-{seeds}-seeds")
+        show(console, rendered)
+        spent["render"] = time.perf_counter() - started
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
+    console.print(f"\n{times}; {sum(spent.values()):.0f} s in all", highlight=False)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,117 @@
+"""What lies between two minima? Loss and accuracy on the straight line through two checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolationResult(ProbeResult):
+    """The curves; ``value`` is the barrier: the largest rise of the loss above the chord between the end points."""
+
+    alphas: list[float]
+    train_loss: list[float]
+    train_accuracy: list[float | None]
+    test_loss: list[float] | None
+    test_accuracy: list[float | None] | None
+    length: float
+
+    def details(self) -> dict[str, Any]:
+        """Return the curves, one entry per alpha, and the distance of the two checkpoints."""
+        names = ("alphas", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "length")
+        return {name: getattr(self, name) for name in names}
+
+    def __str__(self) -> str:
+        barrier = "unknown" if self.value is None else f"{self.value:.4g}"
+        return f"barrier {barrier} over {len(self.alphas)} points, distance {self.length:.4g}, {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class LinearInterpolation:
+    """Loss and accuracy at ``w(alpha) = (1 - alpha) w_0 + alpha w_1`` on an even grid of alpha.
+
+    Figure 3 of Keskar et al. 2017 has 25 points on [-1, 2], w_0 the small-batch and w_1 the large-batch solution. At
+    alpha 0 and 1 the weights are the checkpoints' own, bit for bit. What BatchNorm does between them is the ``norm``
+    mode of the loss. The barrier is ``max over grid points in [0, 1] of L(alpha) - ((1 - alpha) L(0) + alpha L(1))``,
+    the chord form of Frankle et al. 2020; it needs 0 and 1 on the grid.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> loss = Loss(model, torch.nn.functional.mse_loss, [(torch.ones(1, 1), torch.zeros(1, 1))])
+    >>> LinearInterpolation(num_points=4)(loss, torch.tensor([0.0]), torch.tensor([1.0])).train_loss
+    [1.0, 0.0, 1.0, 4.0]
+    """
+
+    num_points: int = 25
+    start: float = -1.0
+    stop: float = 2.0
+
+    def __call__(
+        self,
+        loss: Loss,
+        w_0: Tensor,
+        w_1: Tensor,
+        *,
+        test_loss: Loss | None = None,
+        progress: Progress | None = None,
+    ) -> InterpolationResult:
+        """Measure on ``loss`` and any ``test_loss``; :class:`InputError` for unequal shapes or a bad grid."""
+        started = time.perf_counter()
+        if w_0.shape != w_1.shape:
+            raise InputError(f"expected two points of one shape, got {tuple(w_0.shape)} and {tuple(w_1.shape)}")
+        if self.num_points < 2 or not self.start < self.stop:
+            raise InputError(
+                f"expected at least 2 points on a growing range, got {self.num_points} on [{self.start}, {self.stop}]"
+            )
+        alphas = np.linspace(self.start, self.stop, self.num_points).tolist()
+        w_0, w_1 = loss.point(w_0), loss.point(w_1)
+        train, test = [], []
+        for number, alpha in enumerate(alphas, 1):
+            w = (1 - alpha) * w_0 + alpha * w_1
+            train.append(loss.evaluate(w))
+            if test_loss is not None:
+                test.append(test_loss.evaluate(w))
+            if progress is not None:
+                progress(number, self.num_points)
+        train_loss = [point.loss for point in train]
+        value = barrier(alphas, train_loss)
+        return InterpolationResult(
+            probe="interpolation",
+            quantity="loss_barrier",
+            knobs=asdict(self),
+            value=value,
+            reasons={} if value is not None else {"value": "the grid has no finite loss at alpha = 0 and 1"},
+            num_forwards=self.num_points * (1 if test_loss is None else 2),
+            evidence=Evidence.collect(loss, started),
+            alphas=alphas,
+            train_loss=train_loss,
+            train_accuracy=[point.accuracy for point in train],
+            test_loss=[point.loss for point in test] or None,
+            test_accuracy=[point.accuracy for point in test] or None,
+            length=float((w_1 - w_0).double().norm()),
+        )
+
+
+def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Return the largest rise above the chord on [0, 1], ``None`` if an end point is missing or not finite.
+
+    >>> barrier([0.0, 0.5, 1.0], [1.0, 5.0, 3.0])
+    3.0
+    """
+    at = dict(zip(alphas, losses, strict=True))
+    first, last = at.get(0.0, math.nan), at.get(1.0, math.nan)
+    if not (math.isfinite(first) and math.isfinite(last)):
+        return None
+    inside = [value - ((1 - a) * first + a * last) for a, value in at.items() if 0 <= a <= 1]
+    return max(inside)

@@ -1,0 +1,36 @@
+"""Shared set-up: one CPU thread per test process, and files that several tests read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+torch.set_num_threads(1)
+
+
+def run_python(*arguments: str, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run this environment's Python from the root of the project, with the network forbidden to the data loader."""
+    variables = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"} | environment
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Keskar study in its smoke form, run once: a folder with ``runs``, ``figures`` and ``output.txt``."""
+    folder = tmp_path_factory.mktemp("smoke")
+    result = run_python(
+        "scripts/keskar2017.py", "--preset", "smoke", "--seeds", "1",
+        "--runs", str(folder / "runs"), "--figures", str(folder / "figures"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (folder / "output.txt").write_text(result.stdout)
+    return folder

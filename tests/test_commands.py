@@ -1,0 +1,171 @@
+"""The command line and the study as a user runs them: in processes of their own, with good and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sharpness.records import read_jsonl
+from tests.conftest import ROOT, run_python
+
+RUN = """[data]
+num_train = 120
+num_test = 40
+evaluation_batch_size = 60
+[training]
+batch_size = 40
+epochs = 2
+"""
+
+
+def sharpness(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run_python("-c", "from sharpness.cli import main; main()", *arguments, **environment)
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2 and one line on stderr that holds the words."""
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_train_then_probe_then_again(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(RUN)
+    out = tmp_path / "runs" / "sb"
+    first = sharpness("train", str(tmp_path / "run.toml"), "--out", str(out))
+    assert first.returncode == 0 and "test loss" in first.stdout, first.stderr
+    probe = sharpness("probe", str(out), "--probes", "eigenvalues,distance")
+    assert probe.returncode == 0 and "top_eigenvalue" in probe.stdout, probe.stderr
+    records = read_jsonl(out / "probes.jsonl")
+    assert [record["probe"] for record in records] == ["eigenvalues", "distance"]
+    assert (
+        records[0]["checkpoint_sha256"]
+        == json.loads((out / "manifest.json").read_text())["files"]["checkpoint-6.safetensors"]
+    )
+    again = sharpness("probe", str(out), "--probes", "eigenvalues,distance")
+    assert again.stdout.count("in probes.jsonl already") == 2 and read_jsonl(out / "probes.jsonl") == records
+    with_other = sharpness("probe", str(out), "--probes", "interpolation", "--other", str(out))
+    assert with_other.returncode == 0, with_other.stderr
+    details = read_jsonl(out / "probes.jsonl")[-1]["details"]
+    assert len(details["alphas"]) == 25 and details["other_checkpoint_sha256"] == records[0]["checkpoint_sha256"]
+    assert_refused(sharpness("probe", str(out), "--probes", "interpolation"), "second run")
+    assert_refused(sharpness("probe", str(out), "--probes", "eigenvalue"), "expected one of eigenvalues")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[training]\nbatch_sise = 3\n", ["batch_sise", "batch_size"]),
+        ("[training]\nepochs = 'ten'\n", ["expected int", "'ten'"]),
+        ("[training]\nbatch_size = 20000\n", ["10000 training examples", "20000"]),
+        ("[data]\nname = 'fashion'\n", ["unknown dataset 'fashion'", "fashion_mnist"]),
+        ("[data]\nname = 'cifar10'\n", ["cifar10"]),
+    ],
+)
+def test_a_bad_config_is_one_line_and_nothing_is_written(tmp_path: Path, text: str, words: list[str]) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    result = sharpness(
+        "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out"), SHARPNESS_CACHE=str(tmp_path / "cache")
+    )
+    assert_refused(result, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_bad_input_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(RUN)
+    assert_refused(sharpness("train", "none.toml", "--out", str(tmp_path / "out")), "none.toml")
+    assert_refused(
+        sharpness("train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out"), "--device", "gpu"), "device"
+    )
+    assert_refused(sharpness("probe", str(tmp_path)), "no config.toml")
+    assert_refused(run_python("scripts/keskar2017.py", "--preset", "gpu"), "unknown preset", "cpu")
+    assert_refused(run_python("scripts/keskar2017.py", "--seeds", "0"), "at least 1 seed")
+
+
+@pytest.mark.parametrize(("command", "names"), [("probes", "eigenvalues"), ("models", "f1"), ("datasets", "cifar100")])
+def test_lists(command: str, names: str) -> None:
+    result = sharpness(command)
+    assert result.returncode == 0 and re.search(rf"^{names}\s+\S", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["probe"]])
+def test_help_is_there_for_every_command(arguments: list[str]) -> None:
+    result = sharpness(*arguments, "--help")
+    assert result.returncode == 0 and "usage: sharpness" in result.stdout
+    assert sharpness("trian").returncode == 2
+
+
+def test_the_study_runs_from_end_to_end(smoke: Path) -> None:
+    figures = smoke / "figures" / "smoke-1-seeds"
+    names = {path.name for path in figures.iterdir()}
+    for stem in ("training_curves", "linear_interpolation", "gap_vs_sharpness"):
+        assert {f"{stem}.{suffix}" for suffix in ("pdf", "png", "csv", "json")} <= names
+    assert {"table.md", "table.csv", "table.tex"} <= names
+    output = (smoke / "output.txt").read_text()
+    assert "λ_max" in output and "PyHessian" in output and "agreement" in output
+    assert re.search(r"train \d+ s, probe \d+ s, render \d+ s; \d+ s in all\s*$", output)
+    runs = sorted((smoke / "runs").iterdir())
+    assert len(runs) == 2
+    probes = [[record["probe"] for record in read_jsonl(run / "probes.jsonl")] for run in runs]
+    assert sorted(probes[0] + probes[1]) == sorted(
+        2 * ["eigenvalues", "keskar", "distance", "pyhessian"] + ["interpolation"]
+    )
+
+
+def test_the_study_again_does_nothing_twice(smoke: Path) -> None:
+    arguments = [
+        "--preset",
+        "smoke",
+        "--seeds",
+        "1",
+        "--runs",
+        str(smoke / "runs"),
+        "--figures",
+        str(smoke / "figures"),
+    ]
+    before = {path: path.read_bytes() for path in smoke.rglob("*") if path.is_file() and path.name != ".lock"}
+    result = run_python("scripts/keskar2017.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "train: " not in result.stdout and "probe: " not in result.stdout
+    after = {path: path.read_bytes() for path in before}
+    assert {path for path in before if before[path] != after[path]} == set()
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_ends_with_the_same_records(smoke: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "scripts/keskar2017.py", "--preset", "smoke", "--seeds", "1", "--workers", "2",
+               "--runs", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    code: int | None = None
+    for seconds in (5, 7, 9, 12, 15, 18, 25, 200):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            process.communicate(timeout=seconds)
+            code = process.returncode
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            time.sleep(0.2)
+    assert code == 0
+    volatile = {"seconds", "peak_memory", "threads"}
+    for run in sorted((smoke / "runs").iterdir()):
+        ours = {r["probe"]: r for r in read_jsonl(tmp_path / "runs" / run.name / "probes.jsonl")}
+        theirs = {r["probe"]: r for r in read_jsonl(run / "probes.jsonl")}
+        assert len(ours) == len(read_jsonl(tmp_path / "runs" / run.name / "probes.jsonl"))  # none doubled
+        assert ours.keys() == theirs.keys()
+        for name, record in ours.items():
+            assert {k: v for k, v in record.items() if k not in volatile} == {
+                k: v for k, v in theirs[name].items() if k not in volatile
+            }

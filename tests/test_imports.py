@@ -1,0 +1,84 @@
+"""Imports point one way: config -> data -> model -> loss -> run folder -> trainer or probe -> command; never back."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Each module may import from the lines above its own. Modules of one line do not import each other.
+LADDER = (
+    ("errors",),
+    ("records", "config"),
+    ("vectors", "batches", "modes", "environment"),
+    ("data", "models", "operators"),
+    ("loss", "linalg"),
+    ("determinism", "runs"),
+    ("checkpoints",),
+    ("training", "probes"),  # these two meet in the run folder only
+    ("cli",),
+)
+RANK = {name: rank for rank, names in enumerate(LADDER) for name in names}
+LIBRARY = sorted(
+    path
+    for path in (ROOT / "sharpness").rglob("*.py")
+    if path.parent != ROOT / "sharpness" or path.name != "__init__.py"
+)
+
+
+def imported(path: Path) -> set[str]:
+    """Return the modules that a file imports when it runs, wherever in it; those for type checkers do not count."""
+    tree, names = ast.parse(path.read_text()), set()
+    for node in list(ast.walk(tree)):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def parts_of(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("sharpness.")} & RANK.keys()
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down_the_ladder(path: Path) -> None:
+    own = path.relative_to(ROOT / "sharpness").parts[0].removesuffix(".py")
+    wrong = {part for part in parts_of(imported(path)) - {own} if RANK[part] >= RANK[own]}
+    assert not wrong, f"{own} must not import {wrong}"
+    assert not {name for name in imported(path) if name.split(".")[0] in {"analysis", "scripts", "tests"}}
+
+
+def test_every_module_has_its_place_on_the_ladder() -> None:
+    modules = {
+        p.name.removesuffix(".py")
+        for p in (ROOT / "sharpness").iterdir()
+        if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
+    assert modules - {"__init__"} == set(RANK)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "analysis").glob("*.py")), ids=lambda path: path.name)
+def test_analysis_reads_records_and_nothing_else_of_the_library(path: Path) -> None:
+    assert parts_of(imported(path)) <= {"records", "errors"}
+    assert not {name for name in imported(path) if name.split(".")[0] == "torch"}
+
+
+def test_records_and_analysis_load_without_torch() -> None:
+    code = "import sharpness.records, analysis.keskar2017, sys; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+def test_only_the_loss_averages_over_data() -> None:
+    # Whoever wants a mean over batches asks the Loss: no other module may walk over a loss's batches with weights.
+    users = [p.name for p in LIBRARY if "weighted_batches" in p.read_text()]
+    assert sorted(users) == ["loss.py", "operators.py"]

@@ -1,0 +1,287 @@
+"""The loss as a function of a flat vector: its mean, its derivatives, its norm modes, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from sharpness.determinism import check_deterministic
+from sharpness.errors import InputError, RunError
+from sharpness.loss import Loss
+from sharpness.operators import FunctionOperator, HessianOperator, matmat, to_dense
+from sharpness.vectors import assign, flatten
+from tests.cases import CASES, Case, mlp, with_norm
+from tests.oracles import dense_hessian, merged, whole_loss
+
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def build(case: Case) -> tuple[Loss, nn.Module, list[Any]]:
+    model, batches = case.build()
+    return Loss(model, case.criterion, batches, norm=case.norm, dtype=torch.float64), model, batches
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradient_are_those_of_one_whole_batch(name: str) -> None:
+    case = CASES[name]
+    loss, model, batches = build(case)
+    oracle, w = whole_loss(case, model, batches), loss.weights.clone().requires_grad_()
+    expected = oracle(w)
+    (gradient,) = torch.autograd.grad(expected, w, materialize_grads=True)
+    value, ours = loss.value_and_grad(loss.weights)
+    assert value == pytest.approx(float(expected.detach()), rel=1e-12)
+    assert loss.value(loss.weights) == pytest.approx(value, rel=1e-12)
+    torch.testing.assert_close(ours, gradient, **EXACT)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
+def test_hessian_products_are_those_of_the_dense_hessian(name: str, cache_bytes: int) -> None:
+    case = CASES[name]
+    loss, model, batches = build(case)
+    H = HessianOperator(loss, cache_bytes=cache_bytes)
+    ours = to_dense(H)
+    again = to_dense(H)  # from kept graphs, where they are kept
+    expected = dense_hessian(case, model, batches, loss.weights)
+    torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(again, ours, **EXACT)
+    v = torch.randn(loss.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(loss.hvp(loss.weights, v), expected @ v, rtol=1e-8, atol=1e-10)
+
+
+def test_a_partly_kept_cache_gives_the_same_products() -> None:
+    loss, _, _ = build(CASES["mlp"])
+    whole = HessianOperator(loss)
+    expected = to_dense(whole)
+    first = whole._kept[0].num_bytes
+    partly = HessianOperator(loss, cache_bytes=first + 1)
+    torch.testing.assert_close(to_dense(partly), expected, **EXACT)
+    assert 0 < len(partly._kept) < len(whole._kept) == 3
+
+
+@pytest.mark.parametrize("name", ["mlp", "norm, batch statistics", "own loss over tokens"])
+def test_gradient_and_hessian_agree_with_finite_differences(name: str) -> None:
+    # An error in autograd itself would be in the dense oracle too; differences of values would show it.
+    loss, _, _ = build(CASES[name])
+    w, h = loss.weights, 1e-5
+    v = torch.randn(loss.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    slope = (loss.value(w + h * v) - loss.value(w - h * v)) / (2 * h)
+    assert float(loss.grad(w) @ v) == pytest.approx(slope, rel=1e-6, abs=1e-9)
+    bend = (loss.grad(w + h * v) - loss.grad(w - h * v)) / (2 * h)
+    torch.testing.assert_close(loss.hvp(w, v), bend, rtol=1e-5, atol=1e-7)
+
+
+def test_any_split_of_the_data_gives_the_same_numbers() -> None:
+    case = CASES["own loss over tokens"]
+    model, batches = case.build()
+    whole = merged(batches)
+    losses = []
+    for sizes in ([9], [5, 3, 1], [1, 8], [2, 2, 2, 2, 1]):
+        parts = zip(*(tensor.split(sizes) for tensor in whole.values()), strict=True)
+        loss = Loss(model, None, [dict(zip(whole, part, strict=True)) for part in parts], dtype=torch.float64)
+        losses.append((loss.value(loss.weights), loss.grad(loss.weights), loss.data_sha256()))
+    for value, gradient, digest in losses[1:]:
+        assert value == pytest.approx(losses[0][0], rel=1e-12)
+        torch.testing.assert_close(gradient, losses[0][1], **EXACT)
+        assert digest == losses[0][2]
+
+
+def test_accuracy_and_outputs_are_in_the_order_of_the_data() -> None:
+    loss, model, batches = build(CASES["mlp"])
+    x, y = merged(batches)
+    outputs = model(x).detach()
+    torch.testing.assert_close(loss.outputs(loss.weights), outputs)
+    assert loss.evaluate(loss.weights).accuracy == pytest.approx(float((outputs.argmax(1) == y).double().mean()))
+    regression, _, _ = build(CASES["mlp, mean squared error"])
+    assert regression.evaluate(regression.weights).accuracy is None
+
+
+def test_recalibrated_norm_uses_the_statistics_of_the_data_at_each_point() -> None:
+    model, batches = Case(lambda: with_norm(True), F.cross_entropy).build()
+    x, _ = batches[0]
+    loss = Loss(model, F.cross_entropy, batches[:1], norm="recalibrate", dtype=torch.float64)
+    w = loss.weights * 1.5
+    other = copy.deepcopy(model)
+    assign(other, w)
+    hidden = other[0](x)  # one batch: its own mean and unbiased variance are the recalibrated statistics
+    other[1].running_mean, other[1].running_var = hidden.mean(0).detach(), hidden.var(0).detach()
+    other.eval()
+    expected = F.cross_entropy(other(x), batches[0][1])
+    assert loss.value(w) == pytest.approx(float(expected.detach()), rel=1e-12)
+    with pytest.raises(InputError, match="values only"):
+        loss.grad(w)
+
+
+def test_recalibration_weights_uneven_batches_by_their_size() -> None:
+    model, batches = Case(lambda: with_norm(True), F.cross_entropy, norm="batch").build()
+    loss = Loss(model, F.cross_entropy, batches, norm="recalibrate", dtype=torch.float64)
+    with torch.no_grad(), loss.measuring():
+        buffers = loss._recalibrated(loss.weights)
+    mean = torch.cat([x for x, _ in batches]) @ model[0].weight.T + model[0].bias
+    torch.testing.assert_close(buffers["1.running_mean"], mean.mean(0).detach())
+
+
+def fingerprint(model: nn.Module) -> tuple[Any, ...]:
+    """Everything a probe must leave as it was, copied."""
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    return state, flags, [p.requires_grad for p in model.parameters()], grads, torch.get_rng_state()
+
+
+def assert_unchanged(before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(old, new, rtol=0, atol=0)
+
+
+class Interrupting:
+    """A criterion that raises at its third call."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.calls = error, 0
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 3:
+            raise self.error
+        return F.cross_entropy(output, target)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "recalibrate"])
+@pytest.mark.parametrize("error", [None, ValueError("stop"), KeyboardInterrupt()])
+def test_the_model_is_bit_identical_afterwards(norm: str, error: BaseException | None) -> None:
+    model, batches = Case(
+        lambda: nn.Sequential(*with_norm(True), nn.Dropout(0.5)), F.cross_entropy, norm="batch"
+    ).build()
+    model.train()
+    model[1].eval()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    before = fingerprint(model)
+    criterion = F.cross_entropy if error is None else Interrupting(error)
+    loss = Loss(model, criterion, batches, norm=norm, dtype=torch.float64)
+    calls = (
+        [loss.evaluate, loss.outputs]
+        if norm == "recalibrate"
+        else [loss.evaluate, loss.grad, HessianOperator(loss).matvec]
+    )
+    raised = 0
+    for call in calls:
+        try:
+            call(loss.weights)
+        except (ValueError, KeyboardInterrupt):
+            raised += 1
+            assert_unchanged(before, fingerprint(model))  # while the traceback is still alive
+    assert raised == (error is not None)
+    assert_unchanged(before, fingerprint(model))
+
+
+class RandomForward(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.dropout(input, 0.5, training=True))
+
+
+def noisy(generator: torch.Generator) -> Any:
+    class Augmented(list[Any]):
+        def __iter__(self) -> Any:
+            return iter([(torch.randn(4, 4, generator=generator), torch.arange(4) % 3)])
+
+    return Augmented()
+
+
+PAIRS = TensorDataset(torch.randn(10, 4), torch.arange(10) % 3)
+CULPRITS: dict[str, tuple[Any, nn.Module, str]] = {
+    "dropped batches": (DataLoader(PAIRS, batch_size=3, drop_last=True), mlp(), "drop_last"),
+    "shuffling": (DataLoader(PAIRS, batch_size=5, shuffle=True), mlp(), "shuffle"),
+    "augmentation": (noisy(torch.Generator().manual_seed(0)), mlp(), "augmentation"),
+    "random network": (DataLoader(PAIRS, batch_size=5), RandomForward(4, 3), "dropout"),
+}
+
+
+@pytest.mark.parametrize("name", CULPRITS)
+def test_a_loss_that_is_not_one_function_is_refused(name: str) -> None:
+    batches, model, culprit = CULPRITS[name]
+    with pytest.raises(InputError, match=culprit):
+        check_deterministic(Loss(model, F.cross_entropy, batches))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_honest_losses_are_accepted(name: str) -> None:
+    check_deterministic(build(CASES[name])[0])
+
+
+def test_a_generator_is_refused_at_its_second_pass() -> None:
+    loss = Loss(mlp(), F.cross_entropy, ((x, y) for x, y in [(torch.randn(4, 4), torch.arange(4) % 3)]))
+    with pytest.raises(InputError, match="pass a list"):
+        loss.value(loss.weights)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((mlp(), F.cross_entropy, []), {}, "at least one batch"),
+        ((mlp(), F.cross_entropy, [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))]), {}, "at least one batch"),
+        ((mlp(), nn.CrossEntropyLoss(reduction="sum"), []), {}, "reduction='sum'"),
+        ((mlp(), F.cross_entropy, []), {"norm": "frosen"}, "frozen"),
+        ((with_norm(False), F.cross_entropy, []), {}, "norm='batch'"),
+        ((nn.Sequential(nn.ReLU()), F.cross_entropy, []), {}, "trainable parameters"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(
+    arguments: tuple[Any, ...], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Loss(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_criterion_without_a_mean_is_refused() -> None:
+    loss = Loss(mlp(), lambda output, target: F.cross_entropy(output, target, reduction="none"), [PAIRS[:]])
+    with pytest.raises(InputError, match="one mean loss"):
+        loss.value(loss.weights)
+
+
+def test_an_operation_without_second_derivative_is_named_in_one_line() -> None:
+    loss = Loss(nn.Sequential(nn.Linear(4, 3), nn.Hardsigmoid()), F.cross_entropy, [PAIRS[:]])
+    with pytest.raises(RunError, match="second derivative") as caught:
+        loss.hvp(loss.weights, loss.weights)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_linear_in_the_weights_has_a_zero_hessian() -> None:
+    loss = Loss(nn.Linear(4, 3), lambda output, target: output.mean(), [PAIRS[:]])
+    assert not to_dense(HessianOperator(loss)).any()
+    constant = Loss(nn.Linear(4, 3), lambda output, target: torch.tensor(1.0), [PAIRS[:]])
+    assert not to_dense(HessianOperator(constant)).any() and not constant.grad(constant.weights).any()
+
+
+def test_parameters_that_the_loss_does_not_use_are_zero_rows() -> None:
+    loss, _, _ = build(CASES["unused and frozen"])
+    rows = to_dense(HessianOperator(loss)).abs().sum(0)
+    unused = [name.startswith("unused") for name in loss.layout.names]
+    spans = zip(unused, rows.split(loss.layout.numels), strict=True)
+    assert "frozen.weight" not in loss.layout.names
+    assert all(bool((span == 0).all()) == is_unused for is_unused, span in spans)
+
+
+def test_flat_vectors_round_trip_and_tied_weights_count_once() -> None:
+    model, _ = CASES["tied weights"].build()
+    w = flatten(model)
+    assert len(w) == 4 * 4 + 4 + 4 * 3 + 3
+    assign(model, 2 * w)
+    torch.testing.assert_close(flatten(model), 2 * w)
+    loss, _, _ = build(CASES["mlp"])
+    with pytest.raises(InputError, match="flat vector of shape"):
+        loss.value(torch.zeros(3))
+
+
+def test_dense_forms_are_for_small_operators_only() -> None:
+    A = FunctionOperator(lambda v: v, size=20_000)
+    with pytest.raises(InputError, match="at most"):
+        to_dense(A)
+    assert matmat(A, torch.ones(20_000, 2)).shape == (20_000, 2)
