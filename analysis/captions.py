@@ -35,7 +35,8 @@ def training_caption(study: Study) -> str:
     counts = ", ".join(f"{role} n = {len(rows_where(study.runs, role=role, status='finished'))}" for role in ROLES)
     diverged = " A diverged run ends in a cross." if len(rows_where(study.runs, status="diverged")) else ""
     return (
-        "Loss (log axis) and accuracy on the training set (left) and the test set (right) after each epoch. "
+        "Loss (log axis) and accuracy. Left: training, mean over the epoch's own steps while the weights move "
+        "(epoch 0: the whole training set). Right: the whole test set at the end of each epoch. "
         "Thin lines: one per seed, which sets the initial weights and the order of the examples. "
         f"Thick lines with marks: mean over the finished runs ({counts}), geometric for the loss; no band is drawn. "
         f"The accuracy axes start above epoch 0 (before training).{diverged} {status_line(study)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from study import Job, Workers, available_cores
@@ -143,26 +145,44 @@ def train_jobs(cells: list[tuple[Cell, RunConfig]], options: Options) -> list[Jo
     return jobs
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """Probes of one cell, of the line from it to another, or of a subset of the examples."""
+
+    label: str
+    cell: Cell
+    probes: dict[str, Any]
+    other: Path | None = None
+    num_examples: int | None = None
+
+
+def measurements(cells: list[Cell], preset: Preset) -> Iterator[Measurement]:
+    """Yield what the study measures on the cells that finished."""
+    large = {cell.seed: cell for cell in cells if cell.role == "LB"}
+    for cell in cells:
+        yield Measurement(f"eigenvalue, {cell.role} seed {cell.seed}", cell, {"eigenvalues": TopEigenvalues()})
+    for cell in cells:
+        probes = {"keskar": KeskarSharpness(), "distance": DistanceFromStart()}
+        yield Measurement(f"Keskar sharpness, {cell.role} seed {cell.seed}", cell, probes)
+    for cell in cells:
+        if cell.role == "SB" and cell.seed in large:
+            probes = {"interpolation": preset.interpolation}
+            yield Measurement(f"line SB to LB, seed {cell.seed}", cell, probes, other=large[cell.seed].folder)
+    for cell in cells:
+        if cell.seed == 0:
+            label, probes = f"PyHessian check, {cell.role} seed 0", {"pyhessian": PyHessianCheck()}
+            yield Measurement(label, cell, probes, num_examples=preset.check_examples)
+
+
 def probe_jobs(cells: list[tuple[Cell, RunConfig]], preset: Preset, options: Options) -> list[Job]:
     """Return a job for each measurement that is missing on the runs that finished."""
-    finished = {(cell.role, cell.seed): cell for cell, _ in cells if _finished(cell)}
-    spectrum = {"eigenvalues": TopEigenvalues()}
-    others = {"keskar": KeskarSharpness(), "distance": DistanceFromStart()}
-    wanted = [(f"eigenvalue, {c.role} seed {c.seed}", c, spectrum, None, None) for c in finished.values()]
-    wanted += [(f"Keskar sharpness, {c.role} seed {c.seed}", c, others, None, None) for c in finished.values()]
-    for (role, seed), cell in finished.items():
-        if role == "SB" and ("LB", seed) in finished:
-            line = {"interpolation": preset.interpolation}
-            wanted.append((f"line SB to LB, seed {seed}", cell, line, finished["LB", seed].folder, None))
-        if seed == 0:
-            check = {"pyhessian": PyHessianCheck()}
-            wanted.append((f"PyHessian check, {role} seed 0", cell, check, None, preset.check_examples))
     jobs = []
-    for label, cell, probes, other, num_examples in wanted:
-        second = None if other is None else RunFolder.open(other)
-        if missing := missing_probes(RunFolder.open(cell.folder), probes, second, num_examples):
-            arguments = (cell.folder, missing, other, num_examples, options.device, options.data_dir)
-            jobs.append(Job(label, probe_cell, arguments))
+    for each in measurements([cell for cell, _ in cells if _finished(cell)], preset):
+        other = None if each.other is None else RunFolder.open(each.other)
+        missing = missing_probes(RunFolder.open(each.cell.folder), each.probes, other, each.num_examples)
+        if missing:
+            arguments = (each.cell.folder, missing, each.other, each.num_examples, options.device, options.data_dir)
+            jobs.append(Job(each.label, probe_cell, arguments))
     return jobs
 
 
@@ -173,18 +193,20 @@ def _finished(cell: Cell) -> bool:
 
 def show(console: Console, rendered: Rendered) -> None:
     """Print the table, what the figures show, and where they lie."""
-    table = Table(title="Small batch (SB) against large batch (LB)", title_justify="left")
+    table = Table(
+        title="Small batch (SB) against large batch (LB)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
     for number, column in enumerate(HEADER):
         table.add_column(column, justify="left" if number == 0 else "right")
     for row in text_rows(rendered.table):
         table.add_row(*row)
     console.print(table)
     for sentence in rendered.sentences:
-        console.print(f"- {sentence}", highlight=False)
+        console.print(f"- {sentence}", highlight=False, soft_wrap=True)
     console.print("\nFigures (PDF, PNG, CSV, provenance JSON):", highlight=False)
     for path in rendered.files:
         if path.suffix in {".pdf", ".md"}:
-            console.print(f"  {path}", highlight=False)
+            console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -196,7 +218,7 @@ def main() -> None:
     seeds = preset.seeds if options.seeds is None else options.seeds
     if seeds < 1:
         raise InputError(f"expected at least 1 seed, got {seeds}: five give error bars that mean something")
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=110)
     device = choose_device(options.device)
     cells = cells_of(preset, seeds, options.runs)
     console.print(

@@ -82,5 +82,5 @@ def data_sha256(batches: Iterable[Batch]) -> str:
     return hashlib.sha256("".join(f"{key}{h.hexdigest()}" for key, h in sorted(hashers.items())).encode()).hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -69,7 +69,7 @@ class RunConfig:
         """A readable name that ends in the first 8 digits of the SHA-256 of the resolved config.
 
         >>> RunConfig().run_id
-        'f1-fashion_mnist_10k-b64-s0-dca8c2be'
+        'f1-fashion_mnist_10k-b64-s0-5ac936c3'
         """
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"{self.model.name}-{self.data.name}-b{self.training.batch_size}-s{self.training.seed}-{digest[:8]}"

@@ -89,7 +89,8 @@ class RunFolder:
         """Close the run: hash every file that will not change any more, write the manifest, drop the resume state."""
         names = sorted(p.name for p in self.path.iterdir() if p.suffix in {".safetensors", ".json", ".toml"})
         files = {name: sha256_file(self.path / name) for name in [*names, "train.jsonl"]}
-        manifest = {"schema": 1, "run_id": self.config().run_id, **facts, "files": files}
+        identity = {"schema": 1, "run_id": self.config().run_id, "config_sha256": files["config.toml"]}
+        manifest = identity | dict(facts) | {"files": files}
         content = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / "manifest.json", content.encode())
         (self.path / "resume.pt").unlink(missing_ok=True)

@@ -73,7 +73,7 @@ class Case:
     norm: str = "frozen"
     targets: str = "classes"
 
-    def build(self, seed: int = 0) -> tuple[nn.Module, list[Any]]:
+    def build(self, seed: int = 0) -> tuple[Any, list[Any]]:
         """Return model and batches of 5, 3 and 1 examples (5, 3 and 2 where batch statistics are taken), float64."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -14,9 +14,11 @@ ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
 
 
-def run_python(*arguments: str, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str, timeout: float = 200, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run this environment's Python from the root of the project, with the network forbidden to the data loader."""
-    variables = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"} | environment
+    variables = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"} | (environment or {})
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, check=False

@@ -56,6 +56,9 @@ def make_run(root: Path, role: str, seed: int, *, status: str = "finished", prob
     manifest |= {"epochs_done": NUM_EPOCHS, "git_commit": "c0ffee", "device": "cpu", "threads": 2, "seconds": 26.0}
     manifest |= {"versions": {"torch": "2.10"}, "data_sha256": "da7a", "config_sha256": f"cf{seed}"}
     manifest |= {"files": {"checkpoint-0.safetensors": "start", "checkpoint-300.safetensors": checkpoint(role, seed)}}
+    if status == "finished":
+        last = epoch_rows(role, seed, status)[-1]
+        manifest["final"] = {key: last[key] for key in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")}
     if status == "diverged":
         manifest["reason"] = "the training loss is not finite at step 120"
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -26,8 +26,8 @@ epochs = 2
 """
 
 
-def sharpness(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run_python("-c", "from sharpness.cli import main; main()", *arguments, **environment)
+def sharpness(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return run_python("-c", "from sharpness.cli import main; main()", *arguments, environment=environment)
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -74,7 +74,11 @@ def test_train_then_probe_then_again(tmp_path: Path) -> None:
 def test_a_bad_config_is_one_line_and_nothing_is_written(tmp_path: Path, text: str, words: list[str]) -> None:
     (tmp_path / "run.toml").write_text(text)
     result = sharpness(
-        "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out"), SHARPNESS_CACHE=str(tmp_path / "cache")
+        "train",
+        str(tmp_path / "run.toml"),
+        "--out",
+        str(tmp_path / "out"),
+        environment={"SHARPNESS_CACHE": str(tmp_path / "cache")},
     )
     assert_refused(result, *words)
     assert not (tmp_path / "out").exists()

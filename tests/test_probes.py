@@ -160,6 +160,8 @@ def test_top_eigenvalues_result_carries_its_evidence() -> None:
     loss = quadratic(H, torch.zeros(6, dtype=torch.float64))
     result = TopEigenvalues(k=2, rtol=1e-9)(loss)
     np.testing.assert_allclose(result.eigenvalues, [4.0, 3.0], rtol=1e-9)
+    assert result.lower is not None
+    assert result.upper is not None
     assert result.converged and result.lower <= 4.0 <= result.upper
     record = result.to_record("abc")
     assert ProbeRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == ProbeRecord.from_dict(record.to_dict())

@@ -99,15 +99,11 @@ class PyHessianCheck:
         assign(model, w)
         batches = [cast(batch, loss.device, loss.dtype) for batch in loss.batches]
         data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
-        with modes_kept(loss), warnings.catch_warnings():
+        devices = [loss.device] if loss.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
             torch.manual_seed(self.seed)
             values, _ = hessian(model, loss.criterion, **data, cuda=loss.device.type == "cuda").eigenvalues(
                 maxIter=self.max_iterations, tol=self.tol, top_n=1
             )
         return float(values[0])
-
-
-def modes_kept(loss: Loss) -> torch.random.fork_rng:
-    """Return the context that puts the random state back, which PyHessian draws its start vector from."""
-    return torch.random.fork_rng(devices=[loss.device] if loss.device.type == "cuda" else [])
