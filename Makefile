@@ -9,7 +9,7 @@ BIN := .venv/bin
 .PHONY: reproduce test lint clean
 
 reproduce: .venv/installed
-	$(BIN)/python scripts/keskar2017.py --preset cpu $(ARGS)
+	$(BIN)/python scripts/keskar2017.py $(ARGS)
 
 test: .venv/installed-test
 	$(BIN)/ruff check .

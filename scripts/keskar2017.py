@@ -21,6 +21,7 @@ import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from study import Job, Workers, available_cores
 
 from analysis.keskar2017 import Cell, Rendered, render
@@ -135,11 +136,11 @@ def probe_cell(
 
 
 def train_jobs(cells: list[tuple[Cell, RunConfig]], options: Options) -> list[Job]:
-    """Return a job for each cell that is not trained yet, after checking every config and folder."""
+    """Return a job for each cell that is not trained yet, after checking every config."""
     jobs = []
     for cell, config in cells:
         check_config(config)
-        if RunFolder.create(cell.folder, config).manifest() is None:
+        if RunFolder(cell.folder).manifest() is None:
             label = f"{cell.role} seed {cell.seed} (batch {config.training.batch_size})"
             jobs.append(Job(label, train_cell, (config, cell.folder, options.device, options.data_dir)))
     return jobs
@@ -199,7 +200,7 @@ def show(console: Console, rendered: Rendered) -> None:
     for number, column in enumerate(HEADER):
         table.add_column(column, justify="left" if number == 0 else "right")
     for row in text_rows(rendered.table):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # as they are: [pp] is no markup here
     console.print(table)
     for sentence in rendered.sentences:
         console.print(f"- {sentence}", highlight=False, soft_wrap=True)
@@ -218,7 +219,7 @@ def main() -> None:
     seeds = preset.seeds if options.seeds is None else options.seeds
     if seeds < 1:
         raise InputError(f"expected at least 1 seed, got {seeds}: five give error bars that mean something")
-    console = Console() if sys.stdout.isatty() else Console(width=110)
+    console = Console() if sys.stdout.isatty() else Console(width=130)
     device = choose_device(options.device)
     cells = cells_of(preset, seeds, options.runs)
     console.print(
@@ -227,17 +228,14 @@ def main() -> None:
         highlight=False,
     )
     default = 1 if device.type != "cpu" else min(available_cores(), len(cells))
-    workers = Workers(options.workers or default, console)
     stages = {"train": lambda: train_jobs(cells, options), "probe": lambda: probe_jobs(cells, preset, options)}
     spent = {}
-    try:
+    with Workers(default if options.workers is None else options.workers, console) as workers:
         for name, jobs in stages.items():
             if options.stage in (name, "all"):
                 started = time.perf_counter()
                 workers.run(name, jobs())
                 spent[name] = time.perf_counter() - started
-    finally:
-        workers.close()
     if options.stage in ("render", "all"):
         started = time.perf_counter()
         rendered = render([cell for cell, _ in cells], options.figures / f"{options.preset}-{seeds}-seeds")

@@ -6,11 +6,13 @@ import ctypes
 import multiprocessing
 import os
 import queue
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sharpness.errors import InputError, RunError
+
 PLAIN_SECONDS = 10.0
 """Without a terminal each job prints a line at its start and end, and at most one per this many seconds between."""
 
@@ -40,58 +44,69 @@ class Job:
 
 
 class Workers:
-    """A pool of processes with one share of the CPU threads each; they end when this process does, however it ends."""
+    """A pool of processes with one share of the CPU threads each; they end when this process does, however it ends.
+
+    Used as a context: left normally it waits for nothing, as every :meth:`run` has waited; left by an exception it
+    ends the running jobs, which continue from their run folders the next time.
+    """
 
     def __init__(self, num_workers: int, console: Console) -> None:
+        if num_workers < 1:
+            raise InputError(f"expected at least 1 worker, got {num_workers}")
         context = multiprocessing.get_context("spawn")
         self._console = console
         self._reports = context.Queue()
         threads = max(1, available_cores() // num_workers)
-        # torch then keeps large CPU blocks on huge pages: a Hessian product on two cores took 15 to 20 % less time.
+        # torch then puts large CPU tensors on huge pages: fewer page faults, so faster products.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         self._pool = ProcessPoolExecutor(
             num_workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), threads, self._reports)
         )
 
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            for child in multiprocessing.active_children():
+                child.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
     def run(self, title: str, jobs: Sequence[Job]) -> None:
-        """Run the jobs in their order as workers become free; the first failure stops the rest and is raised."""
-        if not jobs:
-            return
+        """Run the jobs in their order as workers become free; the first failure is raised at once.
+
+        Raises :class:`RunError` when a worker process was killed, for instance for want of memory.
+        """
         futures = [self._pool.submit(_call, job.label, job.function, job.arguments) for job in jobs]
         display = _bars if self._console.is_terminal else _lines
-        try:
-            with display(self._console, title, [job.label for job in jobs]) as show:
-                while not all(future.done() for future in futures):
-                    self._drain(show, wait=0.2)
-                    if any(future.done() and future.exception() for future in futures):
-                        break
-                self._drain(show, wait=0.0)
-            for future in futures:
-                if future.done() and not future.cancelled():
-                    future.result()
-        finally:
-            _cancel(futures)
+        with display(self._console, title, [job.label for job in jobs]) as show:
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2)
+                self._show_reports(show)
+                for future in done:
+                    _raise_failure(future)
 
-    def _drain(self, show: Callable[[str, int, int], None], wait: float) -> None:
+    def _show_reports(self, show: Callable[[str, int, int], None]) -> None:
         while True:
             try:
-                show(*self._reports.get(timeout=wait) if wait else self._reports.get_nowait())
+                show(*self._reports.get_nowait())
             except queue.Empty:
                 return
 
-    def close(self) -> None:
-        """Let the running jobs finish and end the processes."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+
+def _raise_failure(future: Future[None]) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process was killed, perhaps for want of memory: try --workers 1, it goes on"
+        ) from error
 
 
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cancel(futures: Sequence[Future[None]]) -> None:
-    for future in futures:
-        future.cancel()
 
 
 _reports: Any = None
@@ -100,6 +115,7 @@ _reports: Any = None
 def _start_worker(parent: int, threads: int, reports: Any) -> None:
     global _reports
     _reports = reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends its workers
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     import torch
 

@@ -93,6 +93,17 @@ def test_other_bad_input_is_one_line(tmp_path: Path) -> None:
     assert_refused(sharpness("probe", str(tmp_path)), "no config.toml")
     assert_refused(run_python("scripts/keskar2017.py", "--preset", "gpu"), "unknown preset", "cpu")
     assert_refused(run_python("scripts/keskar2017.py", "--seeds", "0"), "at least 1 seed")
+    assert_refused(run_python("scripts/keskar2017.py", "--workers", "0", "--runs", str(tmp_path / "runs")), "1 worker")
+
+
+def test_data_that_are_nowhere_end_the_study_in_one_line(tmp_path: Path) -> None:
+    # The error comes from a worker process; `paper` needs MNIST, which is neither in the empty cache nor to be had.
+    paths = ["--runs", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]
+    cache = {"SHARPNESS_CACHE": str(tmp_path / "cache")}
+    result = run_python("scripts/keskar2017.py", "--preset", "paper", *paths, environment=cache)
+    assert_refused(result, "four places", "--data-dir", "system folder", "SHARPNESS_OFFLINE")
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "figures").exists()
 
 
 @pytest.mark.parametrize(("command", "names"), [("probes", "eigenvalues"), ("models", "f1"), ("datasets", "cifar100")])

@@ -1,0 +1,76 @@
+"""What the documentation shows is run: every command and every snippet of the README, the example of CONTRIBUTING."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, run_python
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line.strip() for block in blocks(README, "bash") for line in block.splitlines()]
+
+
+def test_the_python_snippet_runs_as_it_stands() -> None:
+    (snippet,) = blocks(README, "python")
+    result = run_python("-W", "error", "-c", snippet)
+    assert result.returncode == 0, result.stderr
+    eigenvalue, keskar = result.stdout.splitlines()
+    assert re.fullmatch(r"[\d.]+ in \[[\d.]+, [\d.]+\] at 99 %, residual \S+, \d+ HVPs, [\d.]+ s", eigenvalue)
+    assert keskar.startswith("phi >= ")
+
+
+def test_the_commands_of_a_run_of_your_own(tmp_path: Path) -> None:
+    (config,) = blocks(README, "toml")
+    (tmp_path / "run.toml").write_text(config)
+    ran = 0
+    for command in commands():
+        if command.startswith("sharpness "):
+            code = f"import os; os.chdir({str(tmp_path)!r}); from sharpness.cli import main; main()"
+            result = run_python("-c", code, *shlex.split(command)[1:])
+            assert result.returncode == 0 and result.stdout, f"{command}: {result.stderr}"
+            ran += 1
+    assert ran == 5
+    assert (tmp_path / "runs" / "small-batch" / "probes.jsonl").exists()
+
+
+def test_the_two_commands_are_targets_that_the_tests_run(smoke: Path) -> None:
+    # `make test` runs this file; `make reproduce` is how the smoke study is run, with a smaller preset.
+    makes = [command for command in commands() if command.startswith("make")]
+    assert makes == ["make reproduce", "make test"]
+    assert set(commands()) == {*makes, *(c for c in commands() if c.startswith("sharpness "))}
+    assert (smoke / "command.txt").read_text().startswith("make")
+
+
+def test_the_worked_example_of_contributing_runs() -> None:
+    snippets = blocks((ROOT / "CONTRIBUTING.md").read_text(), "python")
+    assert len(snippets) == 2
+    result = run_python("-W", "error", "-c", "\n".join(snippets))
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_and_paths_exist(name: str) -> None:
+    text = (ROOT / name).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    paths = re.findall(r"`((?:sharpness|analysis|tests|scripts|figures)/[\w./-]+)`", text)
+    missing = [path for path in [*links, *paths] if "<" not in path and not (ROOT / path).exists()]
+    assert set(missing) <= {"sharpness/probes/gradient_norm.py", "figures/keskar2017/cpu-2-seeds/"}
+
+
+def test_the_file_tree_is_the_one_on_disk() -> None:
+    tree = next(block for block in blocks(README, "") if block.startswith("sharpness/"))
+    shown = set(re.findall(r"^  (\w+(?:\.py|/))", tree, re.MULTILINE))
+    there = {p.name + ("/" if p.is_dir() else "") for p in (ROOT / "sharpness").iterdir()}
+    assert shown == {name for name in there if not name.startswith("__")}
