@@ -15,7 +15,8 @@ README = (ROOT / "README.md").read_text()
 
 def blocks(text: str, language: str) -> list[str]:
     """Return the fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [content for name, content in fences if name == language]
 
 
 def commands() -> list[str]:
