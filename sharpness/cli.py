@@ -128,6 +128,7 @@ def _train(command: Train, console: Console) -> None:
         f"train loss {final['train_loss']:.4f}, accuracy {100 * final['train_accuracy']:.2f} %; "
         f"test loss {final['test_loss']:.4f}, accuracy {100 * final['test_accuracy']:.2f} %",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -50,7 +50,9 @@ class RunFolder:
                     f"{path} holds a run of another config ({'; '.join(changed)}): choose another --out or that config"
                 )
             return run
-        if path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
+        if path.exists() and (
+            not path.is_dir() or any(not p.match(".*.tmp") and p.name != ".lock" for p in path.iterdir())
+        ):
             raise InputError(f"expected a run folder or an empty one at {path}, got other files: choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.toml", to_toml(config).encode())

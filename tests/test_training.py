@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,32 +151,42 @@ def test_resume_without_the_optimizer_state_is_noticed(
     assert outcome(run) != whole
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path, dataset: Dataset) -> None:
-    whole = outcome(trained(tmp_path / "whole", dataset, replace(CONFIG, training=replace(CONFIG.training, epochs=12))))
+DEADLY = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+from sharpness.training import loop
+loop.RESUME_SECONDS = 0.0
+calls, (at, before) = 0, map(int, sys.argv[1:3])
+def deadly(real):
+    def call(*arguments):
+        global calls
+        calls += 1
+        if calls == at and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*arguments)
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return call
+os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)
+sys.argv = ["sharpness", "train", sys.argv[3], "--out", sys.argv[4], "--device", "cpu"]
+from sharpness.cli import main
+main()
+"""
+
+
+def test_killed_at_its_writes_it_ends_with_the_same_bits(tmp_path: Path, dataset: Dataset) -> None:
+    whole = outcome(trained(tmp_path / "whole", dataset))
     config, out = tmp_path / "run.toml", tmp_path / "killed"
-    config.write_text(to_toml(replace(CONFIG, training=replace(CONFIG.training, epochs=12))))
-    code = (
-        "import torch; torch.set_num_threads(1); from sharpness.training import loop; loop.RESUME_SECONDS = 0.0; "
-        f"import sys; sys.argv = ['sharpness', 'train', {str(config)!r}, '--out', {str(out)!r}, '--device', 'cpu']; "
-        "from sharpness.cli import main; main()"
-    )
-    moments, kills, code_of_last = random.Random(0), 0, None
-    for _ in range(40):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while process.poll() is None and not (out / "config.toml").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        started = (out / "resume.pt").exists()
-        time.sleep(moments.uniform(3.0, 5.0) if started else moments.uniform(0.0, 2.0))
-        if (code_of_last := process.poll()) is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert code_of_last == 0
-    assert kills >= 1
+    config.write_text(to_toml(CONFIG))
+    # SIGKILL just before or just after the n-th fsync or replace: of the config, x0, log, resume state, final weights.
+    for at, before in ((1, 1), (2, 0), (5, 1), (9, 0), (13, 1), (14, 0), (7, 1)):
+        command = [sys.executable, "-c", DEADLY, str(at), str(before), str(config), str(out)]
+        killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    last = [sys.executable, "-c", DEADLY, "0", "0", str(config), str(out)]
+    assert subprocess.run(last, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode == 0
     assert outcome(RunFolder.open(out)) == whole
     assert not list(out.glob(".*.tmp"))
 
