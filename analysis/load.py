@@ -191,6 +191,8 @@ def _fault(record: ProbeRecord, run: Mapping[str, Any], large: Mapping[str, Any]
     """Say why a record does not describe the run's final weights (or, of a pair, those of the LB run), if so."""
     if _differ(record.checkpoint_sha256, run["checkpoint_sha256"]):
         return "measured on other weights than the run's final checkpoint"
+    if record.details.get("subset") is not None and record.probe != "pyhessian":
+        return "measured on a subset of the examples"
     if record.quantity != "loss_barrier":
         return None
     if large is None:

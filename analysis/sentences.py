@@ -115,7 +115,7 @@ def interpolation(study: Study) -> list[str]:
 
 def _beside(rows: pd.DataFrame) -> tuple[float, float, float] | None:
     """Return the mean train loss one grid step off alpha = 0, that off alpha = 1, and the step; None with a gap."""
-    # Rounded, because a grid such as linspace(-1, 2, 25) meets 0 and 1 only up to rounding.
+    # Rounded, because the sum of an end point and a step meets the grid only up to rounding.
     alphas = [round(float(alpha), 9) for alpha in rows["alpha"]]
     loss = dict(zip(alphas, floats(rows, "train_loss"), strict=True))
     step = min((alpha for alpha in alphas if alpha > 0), default=0.0)

@@ -177,6 +177,8 @@ def measurements(cells: list[Cell], preset: Preset) -> Iterator[Measurement]:
 
 def probe_jobs(cells: list[tuple[Cell, RunConfig]], preset: Preset, options: Options) -> list[Job]:
     """Return a job for each measurement that is missing on the runs that finished."""
+    if not any(RunFolder(cell.folder).manifest() for cell, _ in cells):
+        raise InputError(f"expected trained runs in {options.runs}, got none: run --stage train first")
     jobs = []
     for each in measurements([cell for cell, _ in cells if _finished(cell)], preset):
         other = None if each.other is None else RunFolder.open(each.other)
@@ -219,6 +221,8 @@ def main() -> None:
     seeds = preset.seeds if options.seeds is None else options.seeds
     if seeds < 1:
         raise InputError(f"expected at least 1 seed, got {seeds}: five give error bars that mean something")
+    if options.figures.exists() and not options.figures.is_dir():
+        raise InputError(f"expected a folder for the figures, got the file {options.figures}: choose another --figures")
     console = Console() if sys.stdout.isatty() else Console(width=130)
     device = choose_device(options.device)
     cells = cells_of(preset, seeds, options.runs)

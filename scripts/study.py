@@ -131,7 +131,12 @@ def _leave_with(parent: int) -> None:
 
 def _call(label: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     _reports.put((label, 0, 0))
-    function(*arguments, progress=lambda done, total: _reports.put((label, done, total)))
+    try:
+        function(*arguments, progress=lambda done, total: _reports.put((label, done, total)))
+    except (InputError, RunError, OSError):
+        raise
+    except Exception as error:  # not every exception survives the way to the parent; its text does
+        raise RunError(f"{label} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     _give_memory_back()
     _reports.put((label, -1, 0))
 

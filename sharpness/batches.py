@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Batch = Any
 
@@ -30,8 +31,9 @@ def logits_of(output: Any) -> Tensor:
 def averaged_count(criterion: Any, batch: Batch) -> float:
     """Return what the criterion divides by: the class targets not ignored, summed by class weight, or the examples.
 
-    ``ignore_index`` and ``weight`` are those of ``torch.nn.CrossEntropyLoss``; without a criterion labels of -100 are
-    not counted, as in Hugging Face models.
+    ``ignore_index`` and ``weight`` are read from a ``CrossEntropyLoss``, an ``NLLLoss`` or a ``functools.partial``;
+    without a criterion labels of -100 are not counted. What it cannot see, such as the shift of labels inside a causal
+    language model or an ``ignore_index`` inside a lambda, the ``count`` of :class:`sharpness.loss.Loss` can say.
 
     >>> averaged_count(torch.nn.CrossEntropyLoss(), (torch.zeros(2, 5, 3), torch.tensor([[1, -100, 0], [4, 4, -100]])))
     4.0
@@ -39,18 +41,29 @@ def averaged_count(criterion: Any, batch: Batch) -> float:
     targets = targets_of(batch)
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         return float(batch_length(batch))
-    counted = targets[targets != getattr(criterion, "ignore_index", -100)]
-    weight = getattr(criterion, "weight", None)
+    counted = targets[targets != _ignored(criterion)]
+    weight = _keywords(criterion).get("weight")
     return float(counted.numel() if weight is None else weight[counted.to(weight.device)].sum())
 
 
-def correct_predictions(output: Any, batch: Batch) -> int | None:
-    """Return how many class predictions are right, or ``None`` where this is not the output of a classifier."""
-    targets = targets_of(batch)
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != 1:
-        return None
-    logits = logits_of(output)
-    return int((logits.argmax(1) == targets).sum()) if logits.ndim == 2 else None
+def correct_predictions(criterion: Any, output: Any, batch: Batch) -> tuple[int, int]:
+    """Return how many class predictions are right and how many there are; (0, 0) if this is no classifier."""
+    targets, logits = targets_of(batch), logits_of(output)
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != 1 or logits.ndim != 2:
+        return 0, 0
+    judged = targets != _ignored(criterion)
+    return int((logits.argmax(1) == targets)[judged].sum()), int(judged.sum())
+
+
+def _ignored(criterion: Any) -> int:
+    return _keywords(criterion).get("ignore_index", -100)
+
+
+def _keywords(criterion: Any) -> Mapping[str, Any]:
+    """Return the keywords of a cross-entropy given as a module or as a partial function."""
+    if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss):
+        return {"ignore_index": criterion.ignore_index, "weight": criterion.weight}
+    return criterion.keywords if isinstance(criterion, partial) else {}
 
 
 def cast(thing: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -63,7 +76,12 @@ def cast(thing: Any, device: torch.device, dtype: torch.dtype) -> Any:
         return thing.to(device, dtype) if thing.is_floating_point() else thing.to(device)
     if isinstance(thing, Mapping):
         return {key: cast(value, device, dtype) for key, value in thing.items()}
-    return type(thing)(cast(item, device, dtype) for item in thing) if isinstance(thing, list | tuple) else thing
+    if isinstance(thing, list | tuple):
+        items = [cast(item, device, dtype) for item in thing]
+        return (
+            type(thing)(*items) if hasattr(thing, "_fields") else type(thing)(items)
+        )  # a named tuple takes them singly
+    return thing
 
 
 def data_sha256(batches: Iterable[Batch]) -> str:

@@ -42,8 +42,16 @@ def load_weights(run: RunFolder, checkpoint: str, dataset: Dataset, device: torc
     return flatten(load_network(run, checkpoint, dataset, device))
 
 
-def network_loss(model: nn.Module, config: RunConfig, split: Split) -> Loss:
-    """Return the mean cross-entropy (nats) over a split in evaluation batches, BatchNorm as the network was built."""
-    batch_statistics = any(module.running_mean is None for module in batch_norms(model))
-    batches = Batches(split, config.data.evaluation_batch_size)
-    return Loss(model, cross_entropy, batches, norm="batch" if batch_statistics else "frozen")
+def network_loss(model: nn.Module, config: RunConfig, split: Split, calibration: Split | None = None) -> Loss:
+    """Return the mean cross-entropy (nats) over a split in evaluation batches, BatchNorm as the network was built.
+
+    With ``calibration`` the running statistics, of a network that has them, are recomputed on that split at each point:
+    those of the checkpoint belong to its own weights only.
+    """
+    norms = batch_norms(model)
+    norm = "batch" if any(module.running_mean is None for module in norms) else "frozen"
+    if calibration is not None and norms and norm == "frozen":
+        norm = "recalibrate"
+    size = config.data.evaluation_batch_size
+    statistics = None if calibration is None else Batches(calibration, size)
+    return Loss(model, cross_entropy, Batches(split, size), norm=norm, calibration=statistics)

@@ -86,6 +86,9 @@ def run_command(command: Callable[[], None]) -> None:
         _leave(str(error), 2)
     except RunError as error:
         _leave(str(error), 1)
+    except OSError as error:
+        bad_path = (NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError, PermissionError)
+        _leave(f"{error.filename or ''}: {error.strerror or error}", 2 if isinstance(error, bad_path) else 1)
     except KeyboardInterrupt:
         _leave("stopped; what is done is kept, and the same command goes on from there", 130)
 

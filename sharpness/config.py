@@ -122,7 +122,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
             )
         return from_dict(typing.cast(type, hint), value, where)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in options and isinstance(value, int) and not isinstance(value, bool):
+    if float in options and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         return float(value)
     if type(value) in options:
         return value

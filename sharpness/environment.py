@@ -87,8 +87,9 @@ def git_commit() -> str | None:
     """Return the commit of the checkout this package runs from, ``+changes`` if files differ; ``None`` outside one."""
     folder = Path(__file__).parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)  # else this is a copy inside another checkout
         commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--", ".") else "")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

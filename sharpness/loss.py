@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,6 +58,17 @@ class GradientGraph:
         add_pieces(total, products, share)
 
 
+def _unchanged(packed: tuple[Tensor, int]) -> Tensor:
+    """Return a saved tensor, refusing one that was changed in place: with hooks autograd leaves that check to us."""
+    saved, version = packed
+    if saved._version != version:
+        raise RunError(
+            "expected operations that leave the tensors that gradients need as they are, got one that changes such a "
+            "tensor in place: write x = x + y instead of x.add_(y) in its forward()"
+        )
+    return saved
+
+
 @contextmanager
 def _needing_second_derivatives() -> Iterator[None]:
     """Turn autograd's complaint about a missing second derivative, and no other error, into :class:`RunError`."""
@@ -85,7 +97,8 @@ class Loss:
 
     ``norm`` says what BatchNorm does: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of each
     given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
-    each point from ``calibration`` (by default the batches themselves), for values only.
+    each point from ``calibration`` (by default the batches themselves), for values only. ``count(batch)`` says what the
+    criterion's mean divides by where :func:`sharpness.batches.averaged_count` cannot know it.
 
     The module is never changed: parameters and buffers go in by ``torch.func.functional_call``, and train flags and
     random state are put back, also after an exception. Raises :class:`InputError` for an unknown ``norm``, a criterion
@@ -104,6 +117,7 @@ class Loss:
         *,
         norm: str = "frozen",
         calibration: Iterable[Batch] | None = None,
+        count: Callable[[Batch], float] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model, self.criterion, self.batches, self.norm, self.dtype = model, criterion, batches, norm, dtype
@@ -116,11 +130,12 @@ class Loss:
         self.weights = self.point(start)
         selected = set(self.layout.names)
         fixed = {name: p.detach() for name, p in model.named_parameters() if name not in selected}
-        self._fixed = cast(fixed, self.device, dtype)
+        self._fixed = {name: cast(p.clone(), self.device, dtype) for name, p in fixed.items()}
         self._buffers = {name: cast(b.detach().clone(), self.device, dtype) for name, b in model.named_buffers()}
-        sizes = [(averaged_count(criterion, batch), batch_length(batch)) for batch in batches]
-        self._total = sum(count for count, _ in sizes)
-        self._counts, self.batch_sizes = [count for count, _ in sizes], tuple(length for _, length in sizes)
+        count = count or partial(averaged_count, criterion)
+        sizes = [(float(count(batch)), batch_length(batch)) for batch in batches]
+        self._total = sum(number for number, _ in sizes)
+        self._counts, self.batch_sizes = [number for number, _ in sizes], tuple(length for _, length in sizes)
         if self._total <= 0:
             raise InputError("expected at least one batch with an example to average over, got none: check the data")
 
@@ -162,8 +177,8 @@ class Loss:
             for batch, share in self.weighted_batches():
                 output = forward(batch)
                 total += share * float(self._criterion(output, batch))
-                if (right := correct_predictions(output, batch)) is not None:
-                    correct, judged = correct + right, judged + batch_length(batch)
+                right, seen = correct_predictions(self.criterion, output, batch)
+                correct, judged = correct + right, judged + seen
         return Evaluation(total, correct / judged if judged else None)
 
     def outputs(self, w: Tensor) -> Tensor:
@@ -208,13 +223,13 @@ class Loss:
         leaves = self._leaves(w)
         saved_bytes = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes() for leaf in leaves}
 
-        def count(saved: Tensor) -> Tensor:
+        def pack(saved: Tensor) -> tuple[Tensor, int]:
             storage = saved.untyped_storage()
             saved_bytes.setdefault(storage.data_ptr(), storage.nbytes())
             # Detached, because a node that keeps its own output would keep itself alive; autograd attaches it again.
-            return saved.detach()
+            return saved.detach(), saved._version
 
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, _unchanged):
             value = self._criterion(self._forward_pieces(leaves, batch), batch)
             if not value.requires_grad:
                 return GradientGraph(leaves, tuple(leaf.detach() for leaf in leaves), 0)
@@ -235,7 +250,8 @@ class Loss:
         for number, batch in enumerate(self.batches, 1):
             if number > len(self._counts) or batch_length(batch) != self.batch_sizes[number - 1]:
                 break
-            yield cast(batch, self.device, self.dtype), self._counts[number - 1] / self._total
+            if self._counts[number - 1] > 0:  # the mean over nothing is not a number
+                yield cast(batch, self.device, self.dtype), self._counts[number - 1] / self._total
         else:
             if number == len(self._counts):
                 return

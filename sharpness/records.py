@@ -19,9 +19,11 @@ SCHEMA = 1
 class ProbeRecord:
     """One number and everything needed to judge it: interval, residual, costs, seed, dtype, hashes of its inputs.
 
-    A field that could not be measured is ``None`` and ``reasons`` says why under the field's name; a record never
-    holds NaN or infinity. Losses are in nats, shares and accuracies in [0, 1], times in seconds, memory in bytes.
-    ``checkpoint_sha256`` is the hash of the weights file that was probed; ``details`` holds what only this probe has.
+    ``data_sha256`` is the hash of the data as the loss saw them; ``peak_memory`` is the peak of the process so far (on
+    CUDA, of what it allocated there). A field that could not be measured is ``None`` and ``reasons`` says why under the
+    field's name; a record never holds NaN or infinity. Losses are in nats, shares and accuracies in [0, 1], times in
+    seconds, memory in bytes. ``checkpoint_sha256`` is the hash of the weights file that was probed; ``details`` holds
+    what only this probe has.
 
     >>> ProbeRecord(probe="distance", quantity="distance_from_start", value=3.0).value
     3.0
@@ -75,6 +77,10 @@ class ProbeRecord:
                 f"expected a record of schema {SCHEMA} or older, got {row['schema']}: update the package to read it"
             )
         names = {f.name for f in fields(cls)}
+        if missing := {"probe", "quantity", "value"} - row.keys():
+            raise InputError(
+                f"expected a probe record, got a line without {', '.join(sorted(missing))}: remove that line"
+            )
         known = {key: value for key, value in row.items() if key in names}
         if known.get("batch_sizes") is not None:
             known["batch_sizes"] = tuple(known["batch_sizes"])
@@ -105,7 +111,8 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     try:
         os.ftruncate(descriptor, _complete_length(descriptor))
         os.lseek(descriptor, 0, os.SEEK_END)
-        os.write(descriptor, line)
+        if os.write(descriptor, line) < len(line):
+            raise OSError(f"{path}: only part of a line could be written: is the disk full?")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -133,6 +140,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
+            if not isinstance(rows[-1], dict):
+                raise ValueError("not an object")
         except ValueError as error:
             raise InputError(
                 f"{path}:{number}: expected one JSON object per line, got {line[:40]!r}: remove that line ({error})"

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors
 import safetensors.torch
@@ -85,7 +85,21 @@ class RunFolder:
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or ``None`` while training is not over."""
         path = self.path / "manifest.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            manifest = json.loads(path.read_text())
+            return (
+                manifest
+                if {"status", "step", "files"} <= manifest.keys()
+                else self._damaged_manifest("keys are missing")
+            )
+        except (ValueError, AttributeError) as error:
+            return self._damaged_manifest(str(error))
+
+    def _damaged_manifest(self, reason: str) -> NoReturn:
+        path = self.path / "manifest.json"
+        raise RunError(f"{path} is damaged ({reason}): delete it, and training goes on or starts again")
 
     def write_manifest(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Close the run: hash every file that will not change any more, write the manifest, drop the resume state."""
@@ -95,7 +109,6 @@ class RunFolder:
         manifest = identity | dict(facts) | {"files": files}
         content = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / "manifest.json", content.encode())
-        (self.path / "resume.pt").unlink(missing_ok=True)
         return manifest
 
     def save_weights(self, name: str, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -140,7 +153,12 @@ class RunFolder:
     def load_resume_state(self) -> dict[str, Any] | None:
         """Return the state to continue from, or ``None`` at the very start."""
         path = self.path / "resume.pt"
-        return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+        try:
+            return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise RunError(
+                f"{path} is damaged ({type(error).__name__}): delete it, and training starts again"
+            ) from error
 
     def log(self) -> list[dict[str, Any]]:
         """Return the rows of ``train.jsonl``."""
@@ -172,8 +190,9 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed process left in a run folder; call it while holding the lock."""
-    for path in folder.glob(".*.tmp"):
+def remove_leftovers(run: RunFolder) -> None:
+    """Delete what a killed process left behind, and the resume state of a closed run; call it under the lock."""
+    closed = [run.path / "resume.pt"] if run.manifest() is not None else []
+    for path in [*run.path.glob(".*.tmp"), *closed]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

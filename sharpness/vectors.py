@@ -73,6 +73,16 @@ def assign(model: nn.Module, w: Tensor) -> None:
             parameters[name].copy_(value)
 
 
+def norm(v: Tensor) -> float:
+    """Return the Euclidean norm of a tensor, accumulated in float64.
+
+    >>> norm(torch.tensor([3.0, 4.0]))
+    5.0
+    """
+    v = v.cpu() if v.device.type == "mps" else v  # MPS has no float64
+    return float(torch.linalg.vector_norm(v, dtype=torch.float64))
+
+
 def random_unit_vector(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a vector uniform on the unit sphere of R^size, for a seed the same on every device and in every dtype.
 

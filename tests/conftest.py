@@ -27,7 +27,7 @@ def run_python(
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Keskar study in its smoke form, run once: ``runs``, ``figures``, ``output.txt`` and ``command.txt``."""
+    """The Keskar study in its smoke form, run once: a folder with ``runs``, ``figures`` and ``output.txt``."""
     folder = tmp_path_factory.mktemp("smoke")
     arguments = f"--preset smoke --seeds 1 --runs {folder / 'runs'} --figures {folder / 'figures'}"
     # The README's command in this environment: -o says that the set-up of .venv is not to be made again.
@@ -35,5 +35,4 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stderr
     (folder / "output.txt").write_text(result.stdout)
-    (folder / "command.txt").write_text(" ".join(command))
     return folder

@@ -69,6 +69,9 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     [
         ("training", {"batch_size": 10_001}, "at most the 10000 training examples, got 10001"),
         ("training", {"batch_size": 9_999}, "batch of 1"),
+        ("training", {"seed": -1}, "seed from 0"),
+        ("data", {"num_train": 1001, "evaluation_batch_size": 500}, "another evaluation_batch_size"),
+        ("data", {"num_test": 101, "evaluation_batch_size": 50}, "another evaluation_batch_size"),
         ("training", {"batch_size": 0}, "batch_size of at least 1"),
         ("training", {"learning_rate": 0.0}, "positive learning_rate"),
         ("training", {"learning_rate": float("nan")}, "positive learning_rate"),

@@ -51,7 +51,8 @@ def test_the_two_commands_are_targets_that_the_tests_run(smoke: Path) -> None:
     makes = [command for command in commands() if command.startswith("make")]
     assert makes == ["make reproduce", "make test"]
     assert set(commands()) == {*makes, *(c for c in commands() if c.startswith("sharpness "))}
-    assert (smoke / "command.txt").read_text().startswith("make")
+    assert "scripts/keskar2017.py --preset smoke" in (smoke / "output.txt").read_text()  # make shows what it runs
+    assert "@@" not in README
 
 
 def test_the_worked_example_of_contributing_runs() -> None:

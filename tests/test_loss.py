@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -253,6 +254,60 @@ def test_an_operation_without_second_derivative_is_named_in_one_line() -> None:
     with pytest.raises(RunError, match="second derivative") as caught:
         loss.hvp(loss.weights, loss.weights)
     assert "\n" not in str(caught.value)
+
+
+class ChangesInPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x))
+        hidden.add_(1)  # the gradient of tanh needs what was there
+        return self.last(hidden)
+
+
+def test_a_network_that_changes_saved_tensors_in_place_is_refused() -> None:
+    loss = Loss(ChangesInPlace(), F.cross_entropy, [PAIRS[:]])
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.grad(loss.weights)
+    with pytest.raises(RunError, match="in place"):
+        HessianOperator(loss).matvec(loss.weights)
+
+
+def test_a_batch_without_a_counted_target_adds_nothing() -> None:
+    x, y = torch.randn(6, 4), torch.tensor([0, 1, 2, -100, -100, -100])
+    batches = [(x[:3], y[:3]), (x[3:], y[3:])]
+    loss, first = Loss(mlp(), F.cross_entropy, batches), None
+    first = Loss(loss.model, F.cross_entropy, batches[:1])
+    assert loss.evaluate(loss.weights) == first.evaluate(first.weights)  # accuracy too is over the counted ones
+    torch.testing.assert_close(loss.grad(loss.weights), first.grad(first.weights))
+
+
+def test_what_the_criterion_divides_by_is_read_or_given() -> None:
+    x, y = torch.randn(6, 4), torch.tensor([0, 0, 0, 0, 1, 2])
+    split, whole = [(x[:4], y[:4]), (x[4:], y[4:])], [(x, y)]
+    ignoring = partial(F.cross_entropy, ignore_index=0)
+    hidden = lambda output, target: F.cross_entropy(output, target, ignore_index=0)  # noqa: E731
+    margin = nn.MultiMarginLoss(weight=torch.tensor([0.1, 1.0, 5.0]))  # divides by N in spite of the weights
+    model = mlp()
+    for criterion, count in (
+        (ignoring, None),
+        (hidden, lambda batch: float((batch[1] != 0).sum())),
+        (margin, None),
+    ):
+        one, two = (Loss(model, criterion, batches, count=count) for batches in (whole, split))
+        assert one.value(one.weights) == pytest.approx(two.value(two.weights), rel=1e-5)
+
+
+def test_later_training_does_not_change_a_loss() -> None:
+    case = CASES["unused and frozen"]
+    loss, model, _ = build(case)
+    before = loss.value(loss.weights)
+    with torch.no_grad():
+        model.frozen.weight.mul_(3)
+        model.used.weight.mul_(3)
+    assert loss.value(loss.weights) == before
 
 
 def test_a_loss_linear_in_the_weights_has_a_zero_hessian() -> None:

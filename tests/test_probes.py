@@ -16,7 +16,9 @@ from sharpness.loss import Loss
 from sharpness.probes import DistanceFromStart, KeskarSharpness, LinearInterpolation, PyHessianCheck, TopEigenvalues
 from sharpness.probes.interpolation import barrier
 from sharpness.records import ProbeRecord
+from sharpness.vectors import flatten
 from tests.cases import CASES
+from tests.oracles import dense_hessian
 
 
 def quadratic(h: Tensor, x: Tensor, offset: float = 0.0) -> Loss:
@@ -179,6 +181,15 @@ def test_top_eigenvalues_result_carries_its_evidence() -> None:
         assert getattr(record, field) is not None, field
     assert record.checkpoint_sha256 == "abc" and record.hvp_backend == "exact" and record.num_hvps == result.num_hvps
     assert "reasons" in record.to_dict() and str(result).startswith("4 in [4, 4] at 99 %")
+
+
+def test_pyhessian_sees_the_norm_mode_of_the_loss() -> None:
+    case = CASES["norm, batch statistics instead of running"]
+    model, batches = case.build()
+    result = PyHessianCheck(tol=1e-8)(Loss(model, F.cross_entropy, batches, norm="batch", dtype=torch.float64))
+    values = torch.linalg.eigvalsh(dense_hessian(case, model, batches, flatten(model)))
+    largest = float(values[values.abs().argmax()])  # of either sign: that is what power iteration finds
+    assert result.value == pytest.approx(largest, rel=1e-3)
 
 
 def test_pyhessian_finds_the_same_eigenvalue_and_leaves_the_model_alone() -> None:

@@ -20,6 +20,8 @@ from sharpness.data import Dataset, load_dataset, normalise
 from sharpness.environment import choose_device, derived_seed
 from sharpness.errors import InputError, RunError
 from sharpness.models import MODELS, ModelInfo, build_model
+from sharpness.probes import DistanceFromStart, LinearInterpolation
+from sharpness.probes.runner import probe_run
 from sharpness.runs import RunFolder, sha256_file
 from sharpness.training import loop, train
 from sharpness.vectors import flatten
@@ -198,6 +200,55 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, dataset: Dataset) -
     assert {p.name: p.stat().st_mtime_ns for p in run.path.iterdir()} == before | {
         ".lock": (run.path / ".lock").stat().st_mtime_ns
     }
+
+
+def test_interpolation_between_runs_with_running_statistics_recomputes_them(tmp_path: Path, dataset: Dataset) -> None:
+    config = replace(CONFIG, model=ModelConfig(norm="running"))
+    other = replace(config, training=replace(config.training, batch_size=65))
+    runs = [trained(tmp_path / name, dataset, each) for name, each in (("sb", config), ("lb", other))]
+    probe = {"interpolation": LinearInterpolation(num_points=4)}
+    (record,) = probe_run(runs[0], probe, device=CPU, other=runs[1])
+    assert record.norm == "recalibrate" and record.details["subset"] is None
+    for alpha, run in ((0.0, runs[0]), (1.0, runs[1])):
+        model = load_network(run, run.final_checkpoint(), dataset, CPU)  # each end with its own network
+        for name, split in (("train", dataset.train), ("test", dataset.test)):
+            own = network_loss(model, config, split, dataset.train)
+            at = record.details["alphas"].index(alpha)
+            assert record.details[f"{name}_loss"][at] == pytest.approx(own.value(own.weights), rel=1e-6)
+    assert probe_run(runs[0], probe, device=CPU, other=runs[1]) == []  # recorded, so not measured again
+
+
+def test_a_subset_is_another_measurement_than_the_whole(tmp_path: Path, dataset: Dataset) -> None:
+    run = trained(tmp_path / "run", dataset)
+    probe = {"distance": DistanceFromStart()}
+    sizes = []
+    for num_examples in (None, 130, 100, None, 130):
+        sizes += [record.num_examples for record in probe_run(run, probe, device=CPU, num_examples=num_examples)]
+    assert sizes == [130, 130, 100]
+    assert [record.details["subset"] for record in run.records()] == [None, 130, 100]
+    assert [record.batch_sizes for record in run.records()] == [(40, 10), (130,), (100,)]
+    with pytest.raises(InputError, match="at least 2 examples"):
+        probe_run(run, probe, device=CPU, num_examples=1)
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path: Path, dataset: Dataset) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    (run.path / "resume.pt").write_bytes(b"")
+    with pytest.raises(RunError, match=r"resume\.pt is damaged"):
+        train(CONFIG, dataset, run, CPU)
+    (run.path / "resume.pt").unlink()
+    train(CONFIG, dataset, run, CPU)
+    (run.path / "resume.pt").write_bytes(b"left by a kill")
+    train(CONFIG, dataset, run, CPU)
+    assert not (run.path / "resume.pt").exists()
+    for content in ("{", "[1]", "{}"):
+        (run.path / "manifest.json").write_text(content)
+        with pytest.raises(RunError, match=r"manifest\.json is damaged"):
+            run.final_checkpoint()
+    for content in ("[1]\n", '{"probe": "x"}\n'):
+        (run.path / "probes.jsonl").write_text(content)
+        with pytest.raises(InputError):
+            run.records()
 
 
 def test_divergence_is_recorded_with_its_step(tmp_path: Path, dataset: Dataset) -> None:

@@ -35,8 +35,9 @@ def upper_bound(alphas: Sequence[float], betas: Sequence[float], size: int, conf
     ``gamma^2 p_j(lambda_max)^2 <= ||...||`` summed over the orthonormal v_1 ... v_{k+1} gives
     ``gamma^2 sum_{j=0}^{k} p_j(lambda_max)^2 <= 1``. Every p_j grows beyond the largest Ritz value theta, so
     gamma >= delta implies lambda_max <= t with ``sum_j p_j(t)^2 = 1 / delta^2``, t > theta. The event gamma >= delta
-    does not depend on k: stopping when the bound is small enough costs no coverage. A zero beta means an invariant
-    subspace, which from a random start holds the top eigenvector with probability 1: then t = theta.
+    does not depend on k: stopping when the bound is small enough costs no coverage. Only a beta that is exactly zero
+    means an invariant subspace, which from a random start holds the top eigenvector with probability 1: then t = theta.
+    A beta that is small by rounding is too large, which can only loosen the bound.
 
     Source: Van Dorsselaer, Hochstenbach and Van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2000), who use the last
     polynomial alone; the sum over all is never larger. It needs a start that is independent of the matrix, full

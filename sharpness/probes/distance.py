@@ -43,7 +43,7 @@ class DistanceFromStart:
         started = time.perf_counter()
         if w.shape != w_0.shape:
             raise InputError(f"expected two points of one shape, got {tuple(w.shape)} and {tuple(w_0.shape)}")
-        start, end = w_0.double(), w.double()
+        start, end = w_0.cpu().double(), w.cpu().double()
         return DistanceResult(
             probe="distance",
             quantity="distance_from_start",

@@ -91,6 +91,9 @@ class ProbeResult:
         reasons = dict(self.reasons)
         if checkpoint_sha256 is None:
             reasons["checkpoint_sha256"] = "the weights did not come from a file"
+        for name in ("lower", "upper", "confidence", "residual", "converged", "seed", "hvp_backend"):
+            if getattr(self, name) is None:
+                reasons.setdefault(name, "does not apply to this probe")
         common = {name: getattr(self, name) for name in names}
         return ProbeRecord(
             **(common | {"reasons": reasons}),

@@ -14,6 +14,7 @@ from torch import Tensor
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.vectors import norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class LinearInterpolation:
             raise InputError(
                 f"expected at least 2 points on a growing range, got {self.num_points} on [{self.start}, {self.stop}]"
             )
-        alphas = np.linspace(self.start, self.stop, self.num_points).tolist()
+        alphas = np.linspace(self.start, self.stop, self.num_points).round(12).tolist()  # 0 and 1 exactly
         w_0, w_1 = loss.point(w_0), loss.point(w_1)
         train, test = [], []
         for number, alpha in enumerate(alphas, 1):
@@ -99,7 +100,7 @@ class LinearInterpolation:
             train_accuracy=[point.accuracy for point in train],
             test_loss=[point.loss for point in test] or None,
             test_accuracy=[point.accuracy for point in test] or None,
-            length=float((w_1 - w_0).double().norm()),
+            length=norm(w_1 - w_0),
         )
 
 

@@ -53,7 +53,8 @@ class KeskarSharpness:
     That is far from the maximum, so phi is a lower bound of the metric, and it depends strongly on where the iteration
     starts, which the paper does not say: ``gradient_sign`` is the corner of the box in the direction of the gradient,
     ``random`` is uniform in the box, ``zero`` is x itself (nearly stationary at a minimum). Tolerances are 0, so that
-    only the iteration limit or a failed line search ends it. phi is never negative: f(x) counts as a value found.
+    it ends by the iteration limit, a failed line search, or a corner or flat spot with nothing left to gain. phi is
+    never negative: f(x) counts as a value found.
 
     >>> batch = (torch.eye(2), torch.zeros(2, 1))
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)
@@ -78,7 +79,7 @@ class KeskarSharpness:
         x = loss.point(loss.weights if w is None else w)
         ascent = _Ascent(loss, x, self.num_iterations, progress)
         value, gradient = ascent.value_and_grad(np.zeros(x.numel()))
-        half_width = self.epsilon * (x.double().abs().cpu().numpy() + 1)
+        half_width = self.epsilon * (x.cpu().double().abs().numpy() + 1)
         result = ascent.maximise(self._first_point(gradient, half_width), half_width)
         best = max(value, -float(result.fun))
         return KeskarResult(
@@ -131,14 +132,14 @@ class _Ascent:
         self.num_gradients = 0
 
     def value_and_grad(self, z: np.ndarray) -> tuple[float, np.ndarray]:
-        shift = torch.from_numpy(z).to(device=self.x.device, dtype=self.x.dtype)
+        shift = torch.from_numpy(z).to(self.x.dtype).to(self.x.device)
         value, gradient = self.loss.value_and_grad(self.x + shift)
         self.num_gradients += 1
         if not np.isfinite(value):
             raise RunError(f"expected a finite loss in the box, got {value}: the weights or the box are too large")
         if self.progress is not None:
             self.progress(self.num_gradients, max(2 * self.num_iterations, self.num_gradients))
-        return value, gradient.double().cpu().numpy()
+        return value, gradient.cpu().double().numpy()
 
     def maximise(self, start: np.ndarray, half_width: np.ndarray) -> OptimizeResult:
         """Run L-BFGS-B from ``start`` for the stated iterations; ``fun`` is minus the loss."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from sharpness.batches import cast
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.modes import batch_norms
 from sharpness.probes.eigenvalues import TopEigenvalues
 from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.vectors import assign
@@ -97,6 +98,8 @@ class PyHessianCheck:
         # PyHessian leaves gradients on the model and switches it to evaluation mode: it gets a copy.
         model = copy.deepcopy(loss.model).to(dtype=loss.dtype)
         assign(model, w)
+        for module in batch_norms(model) if loss.norm == "batch" else ():
+            module.track_running_stats, module.running_mean, module.running_var = False, None, None
         batches = [cast(batch, loss.device, loss.dtype) for batch in loss.batches]
         data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
         devices = [loss.device] if loss.device.type == "cuda" else []

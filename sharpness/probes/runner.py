@@ -42,8 +42,12 @@ def missing_probes(
     done = [_key(record) for record in run.records()]
     weights = _checkpoint_sha256(run)
     second = None if other is None else _checkpoint_sha256(other)
-    wanted = {name: (name, asdict(probe), weights, second, num_examples) for name, probe in probes.items()}
-    return {name: probes[name] for name, key in wanted.items() if key not in done}
+    missing = {}
+    for name, probe in probes.items():
+        far_end = second if "other" in PROBES[name].points else None
+        if (name, asdict(probe), weights, far_end, num_examples) not in done:
+            missing[name] = probe
+    return missing
 
 
 def probe_run(
@@ -62,6 +66,13 @@ def probe_run(
     of the training set, as one batch. Raises :class:`InputError` for an unfinished run or a loss that is not one
     function, before anything is measured.
     """
+    if num_examples is not None and num_examples < 2:
+        raise InputError(f"expected at least 2 examples, got {num_examples}: batch statistics need them")
+    for name in probes:
+        if other is None and "other" in PROBES[name].points:
+            raise InputError(
+                f"expected a second run for the probe {name!r}, got one: it measures between two checkpoints"
+            )
     probes = missing_probes(run, probes, other, num_examples)
     if not probes:
         return []
@@ -80,6 +91,7 @@ def probe_run(
     with deterministic(device):
         for name, probe in probes.items():
             record = _measure(name, probe, loss, run, other, dataset, progress)
+            record = replace(record, details={**record.details, "subset": num_examples})
             records.append(record)
             with run.lock():
                 if missing_probes(run, {name: probe}, other, num_examples):
@@ -97,21 +109,18 @@ def _measure(
     progress: Progress | None,
 ) -> ProbeRecord:
     """Call one probe with the points that it needs and return its record."""
-    points, details = [loss.weights], {}
     options: dict[str, Any] = {"progress": progress}
-    if "x0" in PROBES[name].points:
-        points.append(load_weights(run, "x0", dataset, loss.device))
     if "other" in PROBES[name].points:
-        if other is None:
-            raise InputError(
-                f"expected a second run for the probe {name!r}, got one: it measures between two checkpoints"
-            )
-        points.append(load_weights(other, other.final_checkpoint(), dataset, loss.device))
-        options["test_loss"] = network_loss(loss.model, run.config(), dataset.test)
+        assert other is not None  # checked before anything was measured
+        config, far_end = run.config(), load_weights(other, other.final_checkpoint(), dataset, loss.device)
+        line, test = (network_loss(loss.model, config, split, dataset.train) for split in (dataset.train, dataset.test))
+        result = probe(line, loss.weights, far_end, test_loss=test, **options)
         details = {"other_run_id": other.config().run_id, "other_checkpoint_sha256": _checkpoint_sha256(other)}
-    record = probe(loss, *points, **options).to_record(_checkpoint_sha256(run))
-    subset = None if loss.num_examples == len(dataset.train) else loss.num_examples
-    return replace(record, details={**record.details, **details, "subset": subset})
+    else:
+        start = [load_weights(run, "x0", dataset, loss.device)] if "x0" in PROBES[name].points else []
+        result, details = probe(loss, loss.weights, *start, **options), {}
+    record = result.to_record(_checkpoint_sha256(run))
+    return replace(record, details={**record.details, **details})
 
 
 def _checkpoint_sha256(run: RunFolder) -> str:

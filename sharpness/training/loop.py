@@ -48,15 +48,26 @@ def check_config(config: RunConfig) -> None:
             raise InputError(f"expected {name} of at least 1, got {value}")
     if not (training.learning_rate > 0 and math.isfinite(training.learning_rate)):
         raise InputError(f"expected a positive learning_rate, got {training.learning_rate}: 1e-3 is usual for Adam")
+    if not 0 <= training.seed < 2**63:
+        raise InputError(f"expected a seed from 0 to 2^63 - 1, got {training.seed}")
     examples = min(data.num_train or DATASETS[data.name].num_train, DATASETS[data.name].num_train)
     if training.batch_size > examples:
         raise InputError(
             f"expected a batch_size of at most the {examples} training examples, got {training.batch_size}: lower it"
         )
-    if training.batch_size == 1 or examples % training.batch_size == 1:
+    tests = min(data.num_test or DATASETS[data.name].num_test, DATASETS[data.name].num_test)
+    _check_last_batch("batch_size", training.batch_size, examples)
+    if config.model.norm == "batch":
+        _check_last_batch("evaluation_batch_size", data.evaluation_batch_size, examples)
+        _check_last_batch("evaluation_batch_size", data.evaluation_batch_size, tests)
+
+
+def _check_last_batch(name: str, size: int, examples: int) -> None:
+    """Refuse batches of one example, which have no batch statistics."""
+    if size == 1 or examples % size == 1:
         raise InputError(
-            f"expected batches of at least 2 examples for BatchNorm, got a batch of 1 ({examples} examples in "
-            f"batches of {training.batch_size}): choose another batch_size"
+            f"expected batches of at least 2 examples for BatchNorm, got a batch of 1 ({examples} examples in batches "
+            f"of {size}): choose another {name}"
         )
 
 
@@ -75,11 +86,9 @@ def train(
     """
     check_config(config)
     with run.lock(), deterministic(device):
-        manifest = run.manifest()
-        if manifest is not None:
-            return manifest
-        remove_leftovers(run.path)
-        return _train(config, dataset.to(device), run, device, progress)
+        manifest = run.manifest() or _train(config, dataset.to(device), run, device, progress)
+        remove_leftovers(run)
+        return manifest
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,13 @@ def _train(
         if progress is not None:
             progress(epoch, config.training.epochs)
     if outcome["status"] == "finished":
-        outcome["final"] = _final(model, config, dataset)
+        outcome["final"] = final = _final(model, config, dataset)
+        if not all(math.isfinite(value) for value in final.values() if value is not None):
+            outcome = {
+                "status": "diverged",
+                "reason": f"the loss of the final weights was not finite at step {at.step}",
+            }
+    if outcome["status"] == "finished":
         run.save_weights(f"checkpoint-{at.step}", model.state_dict(), {"step": at.step, "epoch": at.epoch})
     position = {"step": at.step, "epochs_done": at.epoch, "seconds": at.seconds}
     return run.write_manifest(outcome | position | _facts(dataset, device))
@@ -167,7 +182,7 @@ def _train_epoch(
             losses.append(loss.detach())
             right.append((logits.argmax(1) == targets).sum())
             examples.append(len(rows))
-    return _Steps(torch.stack(losses).double().cpu(), torch.stack(right).cpu(), torch.tensor(examples))
+    return _Steps(torch.stack(losses).cpu().double(), torch.stack(right).cpu(), torch.tensor(examples))
 
 
 def _log_row(epoch: int, step: int, steps: _Steps, test: Evaluation) -> dict[str, Any]:
