@@ -80,7 +80,7 @@ class Options:
 
     preset: str = "cpu"
     """cpu: 10,000 Fashion-MNIST images, batches 64, 1000. paper: MNIST, 256, 6000 (never run). smoke: a trial."""
-    seeds: int | None = None
+    seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Number of pairs of networks; by default the preset's own. Five give error bars that mean something."""
     stage: Literal["train", "probe", "render", "all"] = "all"
     """What to do; every stage needs those before it."""
@@ -90,7 +90,7 @@ class Options:
     """Folder for the figures; they go to <preset>-<seeds>-seeds inside it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder that holds the data files, looked at first."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Number of processes; by default one per CPU core, or one in all on a GPU."""
@@ -228,7 +228,8 @@ def main() -> None:
     cells = cells_of(preset, seeds, options.runs)
     console.print(
         f"Keskar et al. 2017, preset {options.preset}: {preset.base.model.name} on {preset.base.data.name}, "
-        f"batches {preset.small_batch} and {preset.large_batch}, {seeds} seeds, device {device}",
+        f"batches {preset.small_batch} and {preset.large_batch}, "
+        f"{seeds} seed{'s' if seeds > 1 else ''}, device {device}",
         highlight=False,
     )
     default = 1 if device.type != "cpu" else min(available_cores(), len(cells))

@@ -18,16 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 
+from sharpness.cli import bar_columns
 from sharpness.errors import InputError, RunError
 
 PLAIN_SECONDS = 10.0
@@ -152,14 +145,7 @@ def _give_memory_back() -> None:
 @contextmanager
 def _bars(console: Console, title: str, labels: Sequence[str]) -> Iterator[Callable[[str, int, int], None]]:
     """Show one bar per running job, and one for all of them."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*bar_columns(), console=console) as progress:
         whole = progress.add_task(f"[bold]{title}", total=len(labels))
         tasks: dict[str, TaskID] = {}
 

@@ -11,7 +11,15 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from sharpness.errors import InputError, RunError
@@ -27,7 +35,7 @@ class Train:
     """The run folder to make or to go on with."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder that holds the data files, looked at first."""
 
 
@@ -37,15 +45,15 @@ class Probe:
 
     run: tyro.conf.Positional[Path]
     """The run folder of a finished training run."""
-    probes: str | None = None
+    probes: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME")] = None
     """Names from `sharpness probes`, separated by commas; by default all that need one run only."""
-    other: Path | None = None
+    other: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """A second run folder, for probes between two checkpoints."""
-    examples: int | None = None
+    examples: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Measure on a random subset of so many training examples, as one batch."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder that holds the data files, looked at first."""
 
 
@@ -180,6 +188,12 @@ def _records_table(run: object) -> Table:
     return table
 
 
+def bar_columns() -> tuple[ProgressColumn, ...]:
+    """Return the columns of a progress bar: what, how far, how many, time spent and time left."""
+    text = TextColumn("{task.description}")
+    return text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+
+
 @contextmanager
 def _progress(console: Console, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on a terminal; elsewhere a line for each tenth."""
@@ -193,14 +207,7 @@ def _progress(console: Console, title: str, unit: str) -> Iterator[Callable[[int
 
         yield line
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*bar_columns(), console=console) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
