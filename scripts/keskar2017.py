@@ -24,8 +24,6 @@ from rich.table import Table
 from rich.text import Text
 from study import Job, Workers, available_cores
 
-from analysis.keskar2017 import Cell, Rendered, render
-from analysis.tables import HEADER, text_rows
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.data import load_dataset
@@ -75,6 +73,16 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One run of the study: SB or LB, its seed, where it lies and what it is."""
+
+    role: str
+    seed: int
+    folder: Path
+    config: RunConfig
+
+
+@dataclass(frozen=True)
 class Options:
     """Reproduce Keskar et al. 2017 in small: train, probe, render."""
 
@@ -96,14 +104,14 @@ class Options:
     """Number of processes; by default one per CPU core, or one in all on a GPU."""
 
 
-def cells_of(preset: Preset, seeds: int, runs: Path) -> list[tuple[Cell, RunConfig]]:
+def cells_of(preset: Preset, seeds: int, runs: Path) -> list[Cell]:
     """Return the cells of the study, small batches first because they take longest."""
     cells = []
     for role, batch_size in (("SB", preset.small_batch), ("LB", preset.large_batch)):
         for seed in range(seeds):
             training = replace(preset.base.training, batch_size=batch_size, seed=seed)
             config = replace(preset.base, training=training)
-            cells.append((Cell(role, seed, runs / config.run_id), config))
+            cells.append(Cell(role, seed, runs / config.run_id, config))
     return cells
 
 
@@ -135,14 +143,14 @@ def probe_cell(
     )
 
 
-def train_jobs(cells: list[tuple[Cell, RunConfig]], options: Options) -> list[Job]:
+def train_jobs(cells: list[Cell], options: Options) -> list[Job]:
     """Return a job for each cell that is not trained yet, after checking every config."""
     jobs = []
-    for cell, config in cells:
-        check_config(config)
+    for cell in cells:
+        check_config(cell.config)
         if RunFolder(cell.folder).manifest() is None:
-            label = f"{cell.role} seed {cell.seed} (batch {config.training.batch_size})"
-            jobs.append(Job(label, train_cell, (config, cell.folder, options.device, options.data_dir)))
+            label = f"{cell.role} seed {cell.seed} (batch {cell.config.training.batch_size})"
+            jobs.append(Job(label, train_cell, (cell.config, cell.folder, options.device, options.data_dir)))
     return jobs
 
 
@@ -175,12 +183,12 @@ def measurements(cells: list[Cell], preset: Preset) -> Iterator[Measurement]:
             yield Measurement(label, cell, probes, num_examples=preset.check_examples)
 
 
-def probe_jobs(cells: list[tuple[Cell, RunConfig]], preset: Preset, options: Options) -> list[Job]:
+def probe_jobs(cells: list[Cell], preset: Preset, options: Options) -> list[Job]:
     """Return a job for each measurement that is missing on the runs that finished."""
-    if not any(RunFolder(cell.folder).manifest() for cell, _ in cells):
+    if not any(RunFolder(cell.folder).manifest() for cell in cells):
         raise InputError(f"expected trained runs in {options.runs}, got none: run --stage train first")
     jobs = []
-    for each in measurements([cell for cell, _ in cells if _finished(cell)], preset):
+    for each in measurements([cell for cell in cells if _finished(cell)], preset):
         other = None if each.other is None else RunFolder.open(each.other)
         missing = missing_probes(RunFolder.open(each.cell.folder), each.probes, other, each.num_examples)
         if missing:
@@ -194,8 +202,14 @@ def _finished(cell: Cell) -> bool:
     return manifest is not None and manifest["status"] == "finished"
 
 
-def show(console: Console, rendered: Rendered) -> None:
-    """Print the table, what the figures show, and where they lie."""
+def render_and_show(console: Console, cells: list[Cell], out: Path) -> None:
+    """Render the figures; print the table, what the figures show, and where they lie."""
+    # Imported here, because workers import this file too and need no plotting libraries.
+    from analysis.keskar2017 import render
+    from analysis.load import Cell as AnalysisCell
+    from analysis.tables import HEADER, text_rows
+
+    rendered = render([AnalysisCell(cell.role, cell.seed, cell.folder) for cell in cells], out)
     table = Table(
         title="Small batch (SB) against large batch (LB)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
     )
@@ -243,8 +257,7 @@ def main() -> None:
                 spent[name] = time.perf_counter() - started
     if options.stage in ("render", "all"):
         started = time.perf_counter()
-        rendered = render([cell for cell, _ in cells], options.figures / f"{options.preset}-{seeds}-seeds")
-        show(console, rendered)
+        render_and_show(console, cells, options.figures / f"{options.preset}-{seeds}-seeds")
         spent["render"] = time.perf_counter() - started
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
     console.print(f"\n{times}; {sum(spent.values()):.0f} s in all", highlight=False)

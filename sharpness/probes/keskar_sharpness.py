@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, OptimizeResult, minimize
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from sharpness.environment import derived_seed
@@ -153,6 +153,7 @@ class _Ascent:
             start,
             jac=True,
             method="L-BFGS-B",
-            bounds=Bounds(-half_width, half_width),  # type: ignore[arg-type]
+            # A list of plain floats, which SciPy would make of a Bounds object one number at a time.
+            bounds=list(zip((-half_width).tolist(), half_width.tolist(), strict=True)),
             options={"maxiter": self.num_iterations, "maxfun": 20 * self.num_iterations, "ftol": 0.0, "gtol": 0.0},
         )

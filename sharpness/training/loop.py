@@ -26,7 +26,7 @@ from sharpness.training.optimizers import OPTIMIZERS
 Progress = Callable[[int, int], None]
 """Called with the number of epochs done and the number asked for."""
 
-RESUME_SECONDS = 5.0
+RESUME_SECONDS = 10.0
 """The resume state is written at the end of an epoch, but not more often than this."""
 
 
