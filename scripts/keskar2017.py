@@ -7,7 +7,9 @@ after a stop of any kind.
 
 from __future__ import annotations
 
+import importlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -247,6 +249,8 @@ def main() -> None:
         highlight=False,
     )
     default = 1 if device.type != "cpu" else min(available_cores(), len(cells))
+    # The plotting libraries load while the workers train.
+    threading.Thread(target=importlib.import_module, args=("analysis.keskar2017",), daemon=True).start()
     stages = {"train": lambda: train_jobs(cells, options), "probe": lambda: probe_jobs(cells, preset, options)}
     spent = {}
     with Workers(default if options.workers is None else options.workers, console) as workers:

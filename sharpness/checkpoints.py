@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sharpness.batches import Batch
 from sharpness.config import RunConfig
 from sharpness.data import Batches, Dataset, Split
 from sharpness.errors import RunError
@@ -42,16 +45,19 @@ def load_weights(run: RunFolder, checkpoint: str, dataset: Dataset, device: torc
     return flatten(load_network(run, checkpoint, dataset, device))
 
 
-def network_loss(model: nn.Module, config: RunConfig, split: Split, calibration: Split | None = None) -> Loss:
-    """Return the mean cross-entropy (nats) over a split in evaluation batches, BatchNorm as the network was built.
+def evaluation_batches(config: RunConfig, split: Split) -> list[Batch]:
+    """Return a split in evaluation batches, normalised once: evaluations read them again and again."""
+    return list(Batches(split, config.data.evaluation_batch_size))
 
-    With ``calibration`` the running statistics, of a network that has them, are recomputed on that split at each point:
-    those of the checkpoint belong to its own weights only.
+
+def network_loss(model: nn.Module, batches: Sequence[Batch], calibration: Sequence[Batch] | None = None) -> Loss:
+    """Return the mean cross-entropy (nats) over the batches, BatchNorm as the network was built.
+
+    With ``calibration`` the running statistics, of a network that has them, are recomputed on those batches at each
+    point: those of the checkpoint belong to its own weights only.
     """
     norms = batch_norms(model)
     norm = "batch" if any(module.running_mean is None for module in norms) else "frozen"
     if calibration is not None and norms and norm == "frozen":
         norm = "recalibrate"
-    size = config.data.evaluation_batch_size
-    statistics = None if calibration is None else Batches(calibration, size)
-    return Loss(model, cross_entropy, Batches(split, size), norm=norm, calibration=statistics)
+    return Loss(model, cross_entropy, batches, norm=norm, calibration=calibration)

@@ -31,8 +31,20 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smoke")
     arguments = f"--preset smoke --seeds 1 --runs {folder / 'runs'} --figures {folder / 'figures'}"
     # The README's command in this environment: -o says that the set-up of .venv is not to be made again.
-    command = ["make", "-o", ".venv/installed", "reproduce", f"BIN={Path(sys.executable).parent}", f"ARGS={arguments}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    command = [
+        "make",
+        "--no-print-directory",
+        "-o",
+        ".venv/installed",
+        "reproduce",
+        f"BIN={Path(sys.executable).parent}",
+        f"ARGS={arguments}",
+    ]
+    # Without the variables of a `make test` around it, which would speak up in the output.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert result.returncode == 0, result.stderr
     (folder / "output.txt").write_text(result.stdout)
     return folder

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.checkpoints import load_network, load_weights, network_loss
+from sharpness.checkpoints import evaluation_batches, load_network, load_weights, network_loss
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, to_toml
 from sharpness.data import Dataset, load_dataset, normalise
 from sharpness.environment import choose_device, derived_seed
@@ -78,7 +78,7 @@ def test_the_run_folder_holds_what_it_promises(tmp_path: Path, dataset: Dataset)
     assert manifest["files"] == {name: sha256_file(run.path / name) for name in names - {"manifest.json"}}
     assert [(row["epoch"], row["step"]) for row in run.log()] == [(e, 5 * e) for e in range(5)]
     model = load_network(run, run.final_checkpoint(), dataset, CPU)
-    final = network_loss(model, CONFIG, dataset.test)
+    final = network_loss(model, evaluation_batches(CONFIG, dataset.test))
     assert manifest["final"]["test_loss"] == run.log()[-1]["test_loss"] == final.evaluate(final.weights).loss
     assert manifest["data_sha256"] == dataset.sha256
 
@@ -212,7 +212,8 @@ def test_interpolation_between_runs_with_running_statistics_recomputes_them(tmp_
     for alpha, run in ((0.0, runs[0]), (1.0, runs[1])):
         model = load_network(run, run.final_checkpoint(), dataset, CPU)  # each end with its own network
         for name, split in (("train", dataset.train), ("test", dataset.test)):
-            own = network_loss(model, config, split, dataset.train)
+            calibration = evaluation_batches(config, dataset.train)
+            own = network_loss(model, evaluation_batches(config, split), calibration=calibration)
             at = record.details["alphas"].index(alpha)
             assert record.details[f"{name}_loss"][at] == pytest.approx(own.value(own.weights), rel=1e-6)
     assert probe_run(runs[0], probe, device=CPU, other=runs[1]) == []  # recorded, so not measured again

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sharpness.checkpoints import load_network, load_weights, network_loss
+from sharpness.checkpoints import evaluation_batches, load_network, load_weights, network_loss
 from sharpness.data import Dataset, load_dataset, random_subset
 from sharpness.determinism import check_deterministic
 from sharpness.environment import derived_seed, deterministic
@@ -85,7 +85,7 @@ def probe_run(
     if num_examples is not None:
         split = random_subset(split, num_examples, derived_seed(config.training.seed, "subset"))
         config = replace(config, data=replace(config.data, evaluation_batch_size=num_examples))
-    loss = network_loss(model, config, split)
+    loss = network_loss(model, evaluation_batches(config, split))
     check_deterministic(loss)
     records = []
     with deterministic(device):
@@ -113,8 +113,9 @@ def _measure(
     if "other" in PROBES[name].points:
         assert other is not None  # checked before anything was measured
         config, far_end = run.config(), load_weights(other, other.final_checkpoint(), dataset, loss.device)
-        line, test = (network_loss(loss.model, config, split, dataset.train) for split in (dataset.train, dataset.test))
-        result = probe(line, loss.weights, far_end, test_loss=test, **options)
+        train, test = (evaluation_batches(config, split) for split in (dataset.train, dataset.test))
+        line, test_loss = (network_loss(loss.model, batches, calibration=train) for batches in (train, test))
+        result = probe(line, loss.weights, far_end, test_loss=test_loss, **options)
         details = {"other_run_id": other.config().run_id, "other_checkpoint_sha256": _checkpoint_sha256(other)}
     else:
         start = [load_weights(run, "x0", dataset, loss.device)] if "x0" in PROBES[name].points else []

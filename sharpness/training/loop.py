@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpness.checkpoints import network_loss
+from sharpness.batches import Batch
+from sharpness.checkpoints import evaluation_batches, network_loss
 from sharpness.config import RunConfig
 from sharpness.data import DATASETS, Dataset, Split, normalise
 from sharpness.environment import derived_seed, deterministic, git_commit, versions
@@ -106,9 +107,10 @@ def _train(
     at = _restore(run, model, optimizer, config, dataset)
     begun = saved = time.perf_counter() - at.seconds
     outcome: dict[str, Any] = {"status": "finished"}
+    test = evaluation_batches(config, dataset.test)
     for epoch in range(at.epoch + 1, config.training.epochs + 1):
         steps = _train_epoch(model, optimizer, dataset.train, config, epoch)
-        row = _log_row(epoch, at.step, steps, _evaluate(model, config, dataset.test))
+        row = _log_row(epoch, at.step, steps, _evaluate(model, test))
         now = time.perf_counter()
         at = _Position(epoch, row["step"], now - begun)
         run.append_log(row | {"seconds": at.seconds})
@@ -201,17 +203,18 @@ def _log_row(epoch: int, step: int, steps: _Steps, test: Evaluation) -> dict[str
     return {"epoch": epoch, "step": step} | dict.fromkeys(names) | {"reason": f"the loss was not finite at step {step}"}
 
 
-def _evaluate(model: nn.Module, config: RunConfig, split: Split) -> Evaluation:
-    loss = network_loss(model, config, split)
+def _evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
+    loss = network_loss(model, batches)
     return loss.evaluate(loss.weights)
 
 
 def _final(model: nn.Module, config: RunConfig, dataset: Dataset) -> dict[str, float | None]:
     """Return loss and accuracy of these weights over the whole training and test set, in evaluation mode."""
-    train, test = _evaluate(model, config, dataset.train), _evaluate(model, config, dataset.test)
-    return {f"train_{key}": value for key, value in asdict(train).items()} | {
-        f"test_{key}": value for key, value in asdict(test).items()
-    }
+    row = {}
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        evaluation = asdict(_evaluate(model, evaluation_batches(config, split)))
+        row |= {f"{name}_{key}": value for key, value in evaluation.items()}
+    return row
 
 
 def _facts(dataset: Dataset, device: torch.device) -> dict[str, Any]:
