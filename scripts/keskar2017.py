@@ -26,9 +26,9 @@ from rich.table import Table
 from rich.text import Text
 from study import Job, Workers, available_cores
 
+from sharpness.checkpoints import load_run_data
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
-from sharpness.data import load_dataset
 from sharpness.environment import choose_device
 from sharpness.errors import InputError, unknown_name
 from sharpness.probes import DistanceFromStart, KeskarSharpness, LinearInterpolation, PyHessianCheck, TopEigenvalues
@@ -119,8 +119,7 @@ def cells_of(preset: Preset, seeds: int, runs: Path) -> list[Cell]:
 
 def train_cell(config: RunConfig, folder: Path, device: str, data_dir: Path | None, progress: Any) -> None:
     """Train one cell (in a worker)."""
-    data = config.data
-    dataset = load_dataset(data.name, data_dir=data_dir, num_train=data.num_train, num_test=data.num_test)
+    dataset = load_run_data(config, data_dir)
     train(config, dataset, RunFolder.create(folder, config), choose_device(device), progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,19 @@ from torch.nn.functional import cross_entropy
 
 from sharpness.batches import Batch
 from sharpness.config import RunConfig
-from sharpness.data import Batches, Dataset, Split
+from sharpness.data import Batches, Dataset, Split, load_dataset
 from sharpness.errors import RunError
 from sharpness.loss import Loss
 from sharpness.models import build_model
 from sharpness.modes import batch_norms
 from sharpness.runs import RunFolder
 from sharpness.vectors import flatten
+
+
+def load_run_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
+    """Return the dataset of a run, cut as its config says; raises what :func:`sharpness.data.load_dataset` raises."""
+    data = config.data
+    return load_dataset(data.name, data_dir=data_dir, num_train=data.num_train, num_test=data.num_test)
 
 
 def load_network(run: RunFolder, checkpoint: str, dataset: Dataset, device: torch.device) -> nn.Module:

@@ -118,16 +118,15 @@ def _dispatch() -> None:
 
 
 def _train(command: Train, console: Console) -> None:
+    from sharpness.checkpoints import load_run_data
     from sharpness.config import from_toml
-    from sharpness.data import load_dataset
     from sharpness.environment import choose_device
     from sharpness.runs import RunFolder
     from sharpness.training import check_config, train
 
     config, device = from_toml(command.config), choose_device(command.device)
     check_config(config)
-    data = config.data
-    dataset = load_dataset(data.name, data_dir=command.data_dir, num_train=data.num_train, num_test=data.num_test)
+    dataset = load_run_data(config, command.data_dir)
     run = RunFolder.create(command.out, config)
     with _progress(console, f"train {config.run_id}", "epochs") as progress:
         manifest = train(config, dataset, run, device, progress)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sharpness.checkpoints import evaluation_batches, load_network, load_weights, network_loss
-from sharpness.data import Dataset, load_dataset, random_subset
+from sharpness.checkpoints import evaluation_batches, load_network, load_run_data, load_weights, network_loss
+from sharpness.data import Dataset, random_subset
 from sharpness.determinism import check_deterministic
 from sharpness.environment import derived_seed, deterministic
 from sharpness.errors import InputError, unknown_name
@@ -77,9 +77,7 @@ def probe_run(
     if not probes:
         return []
     config = run.config()
-    dataset = load_dataset(
-        config.data.name, data_dir=data_dir, num_train=config.data.num_train, num_test=config.data.num_test
-    ).to(device)
+    dataset = load_run_data(config, data_dir).to(device)
     model = load_network(run, run.final_checkpoint(), dataset, device)
     split = dataset.train
     if num_examples is not None:
