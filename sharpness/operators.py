@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class SymmetricOperator(Protocol):
-    """A symmetric linear map on R^size that is known only through its product with vectors of shape ``(size,)``."""
+    """A symmetric linear map on R^size that is known only through its product with vectors of shape ``(size,)``.
+
+    ``error`` estimates ``||computed A v - A v||`` for unit vectors v beyond rounding: 0 for exact products. It may grow
+    while products are made, so algorithms read it when they report.
+    """
 
     @property
     def size(self) -> int: ...
@@ -24,6 +28,8 @@ class SymmetricOperator(Protocol):
     def dtype(self) -> torch.dtype: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def error(self) -> float: ...
     def matvec(self, v: Tensor, /) -> Tensor: ...
 
 
@@ -41,11 +47,13 @@ class FunctionOperator:
         size: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        error: float = 0.0,
     ) -> None:
         self.matvec = function
         self.size = size
         self.dtype = dtype
         self.device = torch.device(device)
+        self.error = error
 
 
 class HessianOperator:
@@ -70,6 +78,7 @@ class HessianOperator:
         self.size, self.dtype, self.device = self.w.numel(), self.w.dtype, self.w.device
         self._cache_bytes = cache_bytes
         self._kept: dict[int, GradientGraph] = {}
+        self.error = 0.0
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return ``H v`` for ``v`` of shape ``(n,)``, as the mean over all the data."""

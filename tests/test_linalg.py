@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.certificates import log_christoffel, start_overlap, tridiagonal, upper_bound
-from sharpness.linalg.lanczos import Krylov, lanczos_steps, top_eigenpairs
+from sharpness.linalg.krylov import Krylov, lanczos_steps
+from sharpness.linalg.lanczos import top_eigenpairs
 from sharpness.loss import Loss
 from sharpness.operators import FunctionOperator, HessianOperator
 from sharpness.vectors import random_unit_vector
