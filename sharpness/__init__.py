@@ -11,13 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sharpness.curvature import HessianOperator as HessianOperator
     from sharpness.data import Batches as Batches
     from sharpness.data import load_dataset as load_dataset
     from sharpness.errors import InputError as InputError
     from sharpness.errors import RunError as RunError
     from sharpness.loss import Loss as Loss
     from sharpness.operators import FunctionOperator as FunctionOperator
-    from sharpness.operators import HessianOperator as HessianOperator
     from sharpness.probes import DistanceFromStart as DistanceFromStart
     from sharpness.probes import KeskarSharpness as KeskarSharpness
     from sharpness.probes import LinearInterpolation as LinearInterpolation
@@ -30,7 +30,7 @@ _HOMES = {
     "Batches": "data",
     "DistanceFromStart": "probes",
     "FunctionOperator": "operators",
-    "HessianOperator": "operators",
+    "HessianOperator": "curvature",
     "InputError": "errors",
     "KeskarSharpness": "probes",
     "LinearInterpolation": "probes",

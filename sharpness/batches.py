@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -74,31 +74,72 @@ def cast(thing: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """
     if isinstance(thing, Tensor):
         return thing.to(device, dtype) if thing.is_floating_point() else thing.to(device)
+    return _rebuilt(thing, lambda item: cast(item, device, dtype))
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    """Cut a batch into pieces of at most ``size`` examples, in order; what is not one tensor per example goes along.
+
+    >>> [len(x) for x, _ in split((torch.zeros(5, 2), torch.zeros(5)), 2)]
+    [2, 2, 1]
+    """
+    length = batch_length(batch)
+    if length <= size:
+        return [batch]
+    return [_slice(batch, start, start + size, length) for start in range(0, length, size)]
+
+
+def _slice(thing: Any, start: int, stop: int, length: int) -> Any:
+    """Take examples ``start`` to ``stop`` of everything in a batch that has ``length`` of them."""
+    if isinstance(thing, Tensor):
+        return thing[start:stop] if thing.ndim and len(thing) == length else thing
+    return _rebuilt(thing, lambda item: _slice(item, start, stop, length))
+
+
+def _rebuilt(thing: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a mapping, list or tuple (named ones too) with every item changed; anything else as it is."""
     if isinstance(thing, Mapping):
-        return {key: cast(value, device, dtype) for key, value in thing.items()}
+        return {key: change(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
-        items = [cast(item, device, dtype) for item in thing]
-        return (
-            type(thing)(*items) if hasattr(thing, "_fields") else type(thing)(items)
-        )  # a named tuple takes them singly
+        items = [change(item) for item in thing]
+        return type(thing)(*items) if hasattr(thing, "_fields") else type(thing)(items)
     return thing
 
 
 def data_sha256(batches: Iterable[Batch]) -> str:
-    """Return the SHA-256 of the data in order, whatever the split into batches.
+    """Return the SHA-256 over the digests of all examples in order, whatever the split into batches.
 
     >>> x, y = torch.arange(6.0).view(3, 2), torch.tensor([0, 1, 0])
     >>> data_sha256([(x, y)]) == data_sha256([(x[:2], y[:2]), (x[2:], y[2:])])
     True
     """
-    hashers: dict[str, Any] = {}
+    return sha256_of_digests([example_digests(batches)])
+
+
+def sha256_of_digests(shards: Iterable[bytes]) -> str:
+    """Return the SHA-256 of the data whose consecutive shards have these example digests."""
+    return hashlib.sha256(b"".join(shards)).hexdigest()
+
+
+def example_digests(batches: Iterable[Batch]) -> bytes:
+    """Return the SHA-256 of every example, one after the other: 32 bytes each.
+
+    One digest per example, so that processes that hold consecutive shards can put theirs together.
+    """
+    digests = bytearray()
     for batch in batches:
-        items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
-        for key, tensor in items:
-            if isinstance(tensor, Tensor):
-                hashers.setdefault(str(key), hashlib.sha256()).update(_bytes(tensor))
-    return hashlib.sha256("".join(f"{key}{h.hexdigest()}" for key, h in sorted(hashers.items())).encode()).hexdigest()
+        items = sorted(batch.items()) if isinstance(batch, Mapping) else list(enumerate(batch))
+        tensors = [(str(key).encode(), _rows(tensor)) for key, tensor in items if isinstance(tensor, Tensor)]
+        for i in range(batch_length(batch)):
+            hasher = hashlib.sha256()
+            for key, rows in tensors:
+                hasher.update(key)
+                hasher.update(rows[min(i, len(rows) - 1)])
+            digests += hasher.digest()
+    return bytes(digests)
 
 
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def _rows(tensor: Tensor) -> Any:
+    """Return the bytes of a tensor, one row per example (one row in all for a number)."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.reshape(len(tensor) if tensor.ndim else 1, -1).view(torch.uint8).numpy()

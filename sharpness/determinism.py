@@ -32,7 +32,8 @@ def check_deterministic(loss: Loss) -> None:
         raise InputError("expected the same inputs at every pass, got others: switch off augmentation or pass a list")
     batch = cast(next(iter(loss.batches)), loss.device, loss.dtype)
     with torch.no_grad(), loss.measuring():
-        one, two = (logits_of(loss.forward(loss.weights, batch)) for _ in range(2))
+        pieces = loss.pieces(loss.weights)
+        one, two = (logits_of(loss.at(pieces, lambda model: loss.forward(model, batch))) for _ in range(2))
     if not torch.equal(one, two):
         raise InputError(
             "expected equal outputs for equal inputs, but the network draws random numbers in evaluation mode: "

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from sharpness import modes
-from sharpness.batches import (
-    Batch,
-    averaged_count,
-    batch_length,
-    cast,
-    correct_predictions,
-    data_sha256,
-    logits_of,
-    targets_of,
-)
-from sharpness.errors import InputError, RunError, unknown_name
-from sharpness.vectors import Layout, flatten
+from sharpness.batches import Batch, averaged_count, batch_length, cast, correct_predictions, logits_of, targets_of
+from sharpness.distributed import from_all_ranks, is_distributed, sum_over_ranks, sums_over_ranks
+from sharpness.errors import InputError, unknown_name
+from sharpness.graphs import add_pieces, needing_second_derivatives
+from sharpness.vectors import Layout, flatten, refuse_non_finite
+from sharpness.weighted import MicroBatch, WeightedData
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,56 +32,19 @@ class Evaluation:
     accuracy: float | None
 
 
-@dataclass(frozen=True)
-class GradientGraph:
-    """The gradient of one batch at one point, piece by piece, with the graph that its products with the Hessian need.
+class _Inside(nn.Module):
+    """Runs a function on a network while ``functional_call`` holds other weights in it.
 
-    The pieces are the parameters: differentiating with respect to one flat leaf would copy a full-length vector for
-    every batch.
+    The backward passes run inside too: a checkpointed block recomputes itself then, and would otherwise do so with
+    the network's own weights, which gives wrong derivatives at any other point, silently.
     """
 
-    leaves: tuple[Tensor, ...]
-    gradients: tuple[Tensor, ...]
-    num_bytes: int
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
 
-    def add_product(self, total: Sequence[Tensor], v: Sequence[Tensor], share: float, keep: bool) -> None:
-        """Add ``share * H v`` of this batch to ``total``, both in pieces; the graph is freed unless ``keep``."""
-        varying = [(g, piece) for g, piece in zip(self.gradients, v, strict=True) if g.requires_grad]
-        if not varying:
-            return  # a loss linear in the weights
-        outputs, vectors = zip(*varying, strict=True)
-        with _needing_second_derivatives():
-            products = torch.autograd.grad(outputs, self.leaves, vectors, retain_graph=keep, materialize_grads=True)
-        add_pieces(total, products, share)
-
-
-def _unchanged(packed: tuple[Tensor, int]) -> Tensor:
-    """Return a saved tensor, refusing one that was changed in place: with hooks autograd leaves that check to us."""
-    saved, version = packed
-    if saved._version != version:
-        raise RunError(
-            "expected operations that leave the tensors that gradients need as they are, got one that changes such a "
-            "tensor in place: write x = x + y instead of x.add_(y) in its forward()"
-        )
-    return saved
-
-
-@contextmanager
-def _needing_second_derivatives() -> Iterator[None]:
-    """Turn autograd's complaint about a missing second derivative, and no other error, into :class:`RunError`."""
-    try:
-        yield
-    except (RuntimeError, NotImplementedError) as error:
-        first = str(error).partition("\n")[0]
-        if "derivative for" not in first and "double backward" not in first:
-            raise
-        raise RunError(f"expected operations with a second derivative in the network, got: {first}") from error
-
-
-def add_pieces(total: Sequence[Tensor], pieces: Sequence[Tensor], share: float) -> None:
-    """Add ``share`` times each piece to the matching view of a flat vector, in place."""
-    for view, piece in zip(total, pieces, strict=True):
-        view.add_(piece.detach(), alpha=share)
+    def forward(self, work: Callable[[nn.Module], T]) -> T:
+        return work(self.model)
 
 
 class Loss:
@@ -93,16 +53,23 @@ class Loss:
     ``L(w) = sum_b c_b l_b(w) / sum_b c_b`` with ``l_b`` the criterion's mean over batch b and ``c_b`` the number of
     things it averaged over, so any split of the data gives the same number to rounding. ``criterion(output, target)``
     must return a mean; ``None`` means that batches are dicts and ``model(**batch).loss`` is the loss. ``batches`` is
-    anything that yields the same batches in the same order each time.
+    anything that yields the same batches in the same order each time. ``parameters`` are glob patterns of the names
+    that w consists of (by default all trainable ones); the others stay as they are.
 
     ``norm`` says what BatchNorm does: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of each
     given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
     each point from ``calibration`` (by default the batches themselves), for values only. ``count(batch)`` says what the
     criterion's mean divides by where :func:`sharpness.batches.averaged_count` cannot know it.
 
+    Where memory runs out a batch is cut in halves and the pass done again, down to single examples; not for
+    ``norm='batch'``, where that would change the definition. Under ``torch.distributed`` each process gives its own
+    shard as ``batches`` and all get the result over all shards; consecutive shards in the order of the ranks also give
+    the hash of the whole.
+
     The module is never changed: parameters and buffers go in by ``torch.func.functional_call``, and train flags and
     random state are put back, also after an exception. Raises :class:`InputError` for an unknown ``norm``, a criterion
-    that does not average, a model without the running statistics that ``norm`` needs, and empty data.
+    that does not average, a model without the running statistics that ``norm`` needs, NaN or infinite weights, and
+    empty data.
 
     >>> loss = Loss(nn.Linear(2, 3), nn.functional.cross_entropy, [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))])
     >>> loss.num_examples, loss.grad(loss.weights).shape
@@ -115,6 +82,7 @@ class Loss:
         criterion: Callable[[Any, Any], Tensor] | None,
         batches: Iterable[Batch],
         *,
+        parameters: str | Sequence[str] | None = None,
         norm: str = "frozen",
         calibration: Iterable[Batch] | None = None,
         count: Callable[[Batch], float] | None = None,
@@ -122,22 +90,20 @@ class Loss:
     ) -> None:
         self.model, self.criterion, self.batches, self.norm, self.dtype = model, criterion, batches, norm, dtype
         self.calibration = batches if calibration is None else calibration
-        self._norms = modes.batch_norms(model)
+        self._inside, self._norms = _Inside(model), modes.batch_norms(model)
         self._check_arguments()
-        self.layout = Layout.of(model)
+        named = [*model.named_parameters(), *model.named_buffers()]
+        refuse_non_finite("weights", named, "the training diverged or the file is damaged")
+        self.selection = None if parameters is None else (parameters,) if isinstance(parameters, str) else parameters
+        self.layout = Layout.of(model, self.selection)
         start = flatten(model, self.layout)
         self.device = start.device
         self.weights = self.point(start)
-        selected = set(self.layout.names)
-        fixed = {name: p.detach() for name, p in model.named_parameters() if name not in selected}
-        self._fixed = {name: cast(p.clone(), self.device, dtype) for name, p in fixed.items()}
+        fixed = {name: p for name, p in model.named_parameters() if name not in set(self.layout.names)}
+        self._fixed = {name: cast(p.detach().clone(), self.device, dtype) for name, p in fixed.items()}
         self._buffers = {name: cast(b.detach().clone(), self.device, dtype) for name, b in model.named_buffers()}
         count = count or partial(averaged_count, criterion)
-        sizes = [(float(count(batch)), batch_length(batch)) for batch in batches]
-        self._total = sum(number for number, _ in sizes)
-        self._counts, self.batch_sizes = [number for number, _ in sizes], tuple(length for _, length in sizes)
-        if self._total <= 0:
-            raise InputError("expected at least one batch with an example to average over, got none: check the data")
+        self.data = WeightedData(batches, count, self.device, dtype, divisible=norm != "batch")
 
     def _check_arguments(self) -> None:
         if self.norm not in modes.NORM_MODES:
@@ -149,14 +115,31 @@ class Loss:
                 f"expected running statistics for norm={self.norm!r}, but the model keeps none: use norm='batch'"
             )
 
+    def restricted(self, parameters: str | Sequence[str], w: Tensor | None = None) -> Loss:
+        """Return the same loss as a function of the parameters matching these globs alone, the others as in ``w``.
+
+        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.ones(1, 2), torch.zeros(1, 1))])
+        >>> loss.restricted("bias").layout.names
+        ('bias',)
+        """
+        other = copy.copy(self)
+        values = self.layout.unflatten(self.weights if w is None else self.point(w))
+        other.selection = (parameters,) if isinstance(parameters, str) else parameters
+        other.layout = Layout.of(self.model, other.selection)
+        if missing := set(other.layout.names) - set(self.layout.names):
+            raise InputError(f"expected parameters of this loss, got {sorted(missing)[0]}, which it holds fixed")
+        other._fixed = self._fixed | {name: v for name, v in values.items() if name not in set(other.layout.names)}
+        other.weights = torch.cat([values[name].reshape(-1) for name in other.layout.names])
+        return other
+
     @property
     def num_examples(self) -> int:
-        """Number of examples in all batches together."""
-        return sum(self.batch_sizes)
+        """Number of examples in all batches together, over all processes."""
+        return sum(self.data.batch_sizes)
 
     def data_sha256(self) -> str:
-        """Return the SHA-256 of the data in order, whatever the split into batches."""
-        return data_sha256(self.batches)
+        """Return the SHA-256 of the data in order, whatever the split into batches and consecutive shards."""
+        return self.data.sha256()
 
     def point(self, w: Tensor) -> Tensor:
         """Return ``w`` in the dtype and on the device of this loss, detached."""
@@ -172,32 +155,51 @@ class Loss:
 
     def evaluate(self, w: Tensor) -> Evaluation:
         """Return loss and accuracy at ``w`` in one pass over the data."""
+        sums = self.data.within_memory(lambda: self._sums(w))
+        total, correct, judged = sums_over_ranks(*sums, device=self.device)
+        return Evaluation(total, correct / judged if judged else None)
+
+    def _sums(self, w: Tensor) -> tuple[float, int, int]:
         total, correct, judged = 0.0, 0, 0
         with self._evaluating(w) as forward:
-            for batch, share in self.weighted_batches():
-                output = forward(batch)
-                total += share * float(self._criterion(output, batch))
-                right, seen = correct_predictions(self.criterion, output, batch)
+            for micro in self.data.micro_batches():
+                output = forward(micro.batch)
+                total += micro.share * float(self.criterion_value(output, micro.batch))
+                right, seen = correct_predictions(self.criterion, output, micro.batch)
                 correct, judged = correct + right, judged + seen
-        return Evaluation(total, correct / judged if judged else None)
+        return total, correct, judged
 
     def outputs(self, w: Tensor) -> Tensor:
         """Return the network's outputs on all examples in order, shape ``(N, ...)``."""
-        with self._evaluating(w) as forward:
-            return torch.cat([logits_of(forward(batch)) for batch, _ in self.weighted_batches()])
+
+        def shard() -> list[Tensor]:
+            with self._evaluating(w) as forward:
+                return [logits_of(forward(micro.batch)) for micro in self.data.micro_batches()]
+
+        parts = [part.to(self.device) for shards in from_all_ranks(self.data.within_memory(shard)) for part in shards]
+        return torch.cat(parts)
 
     def value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
         """Return L(w) and its gradient, shape ``(n,)``; parameters that the loss does not use get zeros."""
-        self._check_differentiable()
-        leaves = self._leaves(w)
-        total, gradient = 0.0, torch.zeros_like(self.weights)
-        pieces = self.pieces(gradient)
+        self.check_differentiable()
+        total, gradient = self.data.within_memory(lambda: self._value_and_grad(w))
+        (total,) = sums_over_ranks(total, device=self.device)
+        return total, sum_over_ranks(gradient)
+
+    def _value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
+        total, gradient, leaves = 0.0, torch.zeros_like(self.weights), self.leaves(w)
+        for leaf, piece in zip(leaves, self.pieces(gradient), strict=True):
+            leaf.grad = piece  # backward() adds to it in place, and reentrant checkpoints allow no other way
+
+        def step(micro: MicroBatch, model: nn.Module) -> float:
+            value = self.criterion_value(self.forward(model, micro.batch), micro.batch)
+            if value.requires_grad:
+                (micro.share * value).backward()
+            return micro.share * float(value.detach())
+
         with self.measuring(), torch.enable_grad():
-            for batch, share in self.weighted_batches():
-                value = self._criterion(self._forward_pieces(leaves, batch), batch)
-                total += share * float(value.detach())
-                if value.requires_grad:
-                    add_pieces(pieces, torch.autograd.grad(value, leaves, materialize_grads=True), share)
+            for micro in self.data.micro_batches():
+                total += self.at(leaves, partial(step, micro))
         return total, gradient
 
     def grad(self, w: Tensor) -> Tensor:
@@ -205,61 +207,46 @@ class Loss:
         return self.value_and_grad(w)[1]
 
     def hvp(self, w: Tensor, v: Tensor) -> Tensor:
-        """Return the product of the Hessian of L at ``w`` with ``v``, shape ``(n,)``, by reverse over reverse."""
-        total = torch.zeros_like(self.weights)
-        with self.measuring():
-            for batch, share in self.weighted_batches():
-                graph = self.gradient_graph(w, batch)
-                graph.add_product(self.pieces(total), self.pieces(self.point(v)), share, keep=False)
-        return total
+        """Return the product of the Hessian of L at ``w`` with ``v``, shape ``(n,)``, by reverse over reverse.
 
-    def gradient_graph(self, w: Tensor, batch: Batch) -> GradientGraph:
-        """Return one batch's gradient at ``w`` with its graph and the bytes it holds; call it while ``measuring``.
-
-        The bytes are those of every distinct tensor storage that autograd saves. Raises :class:`RunError` where an
-        operation has no second derivative.
+        For many products at one point :class:`sharpness.curvature.HessianOperator` keeps what they share, and it falls
+        back to finite differences where this raises :class:`sharpness.graphs.MissingDerivativeError`.
         """
-        self._check_differentiable()
-        leaves = self._leaves(w)
-        saved_bytes = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes() for leaf in leaves}
+        self.check_differentiable()
+        return sum_over_ranks(self.data.within_memory(lambda: self._hvp(w, v)))
 
-        def pack(saved: Tensor) -> tuple[Tensor, int]:
-            storage = saved.untyped_storage()
-            saved_bytes.setdefault(storage.data_ptr(), storage.nbytes())
-            # Detached, because a node that keeps its own output would keep itself alive; autograd attaches it again.
-            return saved.detach(), saved._version
+    def _hvp(self, w: Tensor, v: Tensor) -> Tensor:
+        total, leaves, directions = torch.zeros_like(self.weights), self.leaves(w), self.pieces(self.point(v))
 
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, _unchanged):
-            value = self._criterion(self._forward_pieces(leaves, batch), batch)
+        def products(micro: MicroBatch, model: nn.Module) -> Sequence[Tensor]:
+            value = self.criterion_value(self.forward(model, micro.batch), micro.batch)
             if not value.requires_grad:
-                return GradientGraph(leaves, tuple(leaf.detach() for leaf in leaves), 0)
-            with _needing_second_derivatives():
-                gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
-        return GradientGraph(leaves, gradients, sum(saved_bytes.values()) + sum(g.nbytes for g in gradients))
+                return ()
+            gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+            varying = [(g, piece) for g, piece in zip(gradients, directions, strict=True) if g.requires_grad]
+            outputs, vectors = zip(*varying, strict=True) if varying else ((), ())
+            return torch.autograd.grad(outputs, leaves, vectors, materialize_grads=True) if varying else ()
+
+        with self.measuring(), torch.enable_grad(), needing_second_derivatives():
+            for micro in self.data.micro_batches():
+                if pieces := self.at(leaves, partial(products, micro)):
+                    add_pieces(self.pieces(total), pieces, micro.share)
+        return total
 
     def pieces(self, vector: Tensor) -> tuple[Tensor, ...]:
         """Return the views of a flat vector that belong to the parameters, in their order."""
         return tuple(self.layout.unflatten(vector).values())
 
-    def _leaves(self, w: Tensor) -> tuple[Tensor, ...]:
+    def leaves(self, w: Tensor) -> tuple[Tensor, ...]:
+        """Return the parameters at ``w`` as leaves of a new graph.
+
+        One leaf per parameter: differentiating with respect to one flat leaf would copy a full-length vector for every
+        batch.
+        """
         return tuple(piece.detach().requires_grad_() for piece in self.pieces(self.point(w)))
 
-    def weighted_batches(self) -> Iterator[tuple[Batch, float]]:
-        """Yield each batch on the device in the loss's dtype, with its share of the mean; refuse other batches."""
-        number = 0
-        for number, batch in enumerate(self.batches, 1):
-            if number > len(self._counts) or batch_length(batch) != self.batch_sizes[number - 1]:
-                break
-            if self._counts[number - 1] > 0:  # the mean over nothing is not a number
-                yield cast(batch, self.device, self.dtype), self._counts[number - 1] / self._total
-        else:
-            if number == len(self._counts):
-                return
-        raise InputError(
-            f"expected the same {len(self._counts)} batches at every pass, got others: pass a list or shuffle=False"
-        )
-
-    def _check_differentiable(self) -> None:
+    def check_differentiable(self) -> None:
+        """Raise :class:`InputError` where the norm mode defines values only."""
         if self.norm == "recalibrate":
             raise InputError("norm='recalibrate' defines values only: use norm='frozen' or 'batch' for derivatives")
 
@@ -267,34 +254,41 @@ class Loss:
     def _evaluating(self, w: Tensor) -> Iterator[Callable[[Batch], Any]]:
         """Hold the network ready at ``w`` without a graph, and give the function from a batch to its output."""
         with torch.no_grad(), self.measuring():
-            w = self.point(w)
-            buffers = self._recalibrated(w) if self.norm == "recalibrate" else None
-            yield lambda batch: self.forward(w, batch, buffers)
+            pieces = self.pieces(self.point(w))
+            buffers = self._recalibrated(pieces) if self.norm == "recalibrate" else None
+            yield lambda batch: self.at(pieces, lambda model: self.forward(model, batch), buffers)
 
-    def forward(self, w: Tensor, batch: Batch, buffers: dict[str, Tensor] | None = None) -> Any:
-        """Return the network's output on one batch of this loss's dtype at ``w``; call it while ``measuring``."""
-        return self._forward_pieces(self.pieces(w), batch, buffers)
-
-    def _forward_pieces(self, pieces: Sequence[Tensor], batch: Batch, buffers: dict[str, Tensor] | None = None) -> Any:
+    def at(
+        self, pieces: Sequence[Tensor], work: Callable[[nn.Module], T], buffers: Mapping[str, Tensor] | None = None
+    ) -> T:
+        """Return ``work(network)``, done while the network holds these parameters; call it while ``measuring``."""
         # Buffers are cloned for each pass because BatchNorm in training mode writes to the ones it is given.
         state = dict(zip(self.layout.names, pieces, strict=True)) | self._fixed
         state |= {name: b.clone() for name, b in self._buffers.items()} if buffers is None else buffers
-        if isinstance(batch, Mapping):
-            return functional_call(self.model, state, (), dict(batch))
-        return functional_call(self.model, state, (batch[0],))
+        return functional_call(self._inside, {f"model.{name}": value for name, value in state.items()}, (work,))
 
-    def _criterion(self, output: Any, batch: Batch) -> Tensor:
+    @staticmethod
+    def forward(model: nn.Module, batch: Batch) -> Any:
+        """Return a network's output on one batch."""
+        return model(**batch) if isinstance(batch, Mapping) else model(batch[0])
+
+    def criterion_value(self, output: Any, batch: Batch) -> Tensor:
+        """Return the mean loss of one batch as a graph; :class:`InputError` where the criterion gives no one number."""
         value = output.loss if self.criterion is None else self.criterion(output, targets_of(batch))
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"expected the criterion to return one mean loss, got {got}: use a mean reduction")
-        return value
+        return value.reshape(())
 
-    def _recalibrated(self, w: Tensor) -> dict[str, Tensor]:
+    def _recalibrated(self, pieces: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the buffers after a pass over the calibration data: the example-weighted mean of batch statistics."""
         buffers, seen = {name: b.clone() for name, b in self._buffers.items()}, 0
         for batch in self.calibration:
             seen += batch_length(batch)
             with modes.averaging_statistics(self._norms, share=batch_length(batch) / seen):
-                self.forward(w, cast(batch, self.device, self.dtype), buffers)
+                self.at(pieces, lambda model, b=batch: self.forward(model, cast(b, self.device, self.dtype)), buffers)
+        (everything,) = sums_over_ranks(seen, device=self.device)
+        for buffer in buffers.values():
+            if is_distributed() and buffer.is_floating_point():
+                sum_over_ranks(buffer.mul_(seen / everything))
         return buffers

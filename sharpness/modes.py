@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,8 +23,9 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 def measuring(model: nn.Module, device: torch.device, batch_statistics: bool) -> Iterator[None]:
     """Hold a model in evaluation mode while it is measured, and put train flags and random state back afterwards.
 
-    BatchNorm uses the statistics of each batch when ``batch_statistics``, else its running ones. Autocast is off, and
-    fused attention, which has no second derivative, gives way to the plain kernel.
+    BatchNorm uses the statistics of each batch when ``batch_statistics``, else its running ones. Autocast and reduced
+    precision (TF32, bfloat16 products) are off. Fused attention and cuDNN's recurrent layers, which have no second
+    derivative, give way to the plain kernels.
     """
     flags = [(module, module.training) for module in model.modules()]
     norms = batch_norms(model)
@@ -36,11 +38,38 @@ def measuring(model: nn.Module, device: torch.device, batch_statistics: bool) ->
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             torch.autocast(device.type, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
+            _full_precision(),
+            _plain_recurrence(model, device),
         ):
             yield
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute float32 products in float32 (``ieee``) on every backend, and put the user's choices back afterwards."""
+    backends: Any = torch.backends  # pyright does not know the newer switches
+    switches: tuple[Any, ...] = (
+        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
+        *(backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn),
+    )
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+
+def _plain_recurrence(model: nn.Module, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Return a context without cuDNN where a model has recurrent layers on CUDA; convolutions keep it otherwise."""
+    if device.type == "cuda" and any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

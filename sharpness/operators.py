@@ -1,18 +1,14 @@
-"""What a spectral algorithm may know of a matrix: a symmetric product with vectors; and the Hessian in that form."""
+"""What a spectral algorithm may know of a matrix: a symmetric product with vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sharpness.errors import InputError
-
-if TYPE_CHECKING:
-    from sharpness.batches import Batch
-    from sharpness.loss import GradientGraph, Loss
 
 
 class SymmetricOperator(Protocol):
@@ -56,52 +52,47 @@ class FunctionOperator:
         self.error = error
 
 
-class HessianOperator:
-    """The Hessian of a loss at ``w``: ``matvec(v) = d/dt grad L(w + t v) at t = 0``, by reverse over reverse.
+class AffineOperator:
+    """``factor A + shift I`` of an operator A.
 
-    The graph of each batch's gradient is kept and reused between products as long as all kept graphs together hold
-    at most ``cache_bytes`` (measured while they are built); the other batches are rebuilt at each product. What was
-    kept changes the time, never the result.
-
-    >>> from sharpness.loss import Loss
-    >>> model = torch.nn.Linear(2, 1, bias=False)
-    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
-    >>> H = HessianOperator(Loss(model, torch.nn.functional.mse_loss, [batch]))
-    >>> matmat(H, torch.eye(2))          # 2 x x^T
-    tensor([[18., 24.],
-            [24., 32.]])
+    >>> A = FunctionOperator(lambda v: 2 * v, size=2, dtype=torch.float64)
+    >>> to_dense(scaled(shifted(A, 1.0), -1.0)).diagonal()
+    tensor([-3., -3.], dtype=torch.float64)
     """
 
-    def __init__(self, loss: Loss, w: Tensor | None = None, *, cache_bytes: int = 1 << 30) -> None:
-        self.loss = loss
-        self.w = loss.point(loss.weights if w is None else w)
-        self.size, self.dtype, self.device = self.w.numel(), self.w.dtype, self.w.device
-        self._cache_bytes = cache_bytes
-        self._kept: dict[int, GradientGraph] = {}
-        self.error = 0.0
+    def __init__(self, operator: SymmetricOperator, factor: float, shift: float) -> None:
+        self.operator, self.factor, self.shift = operator, factor, shift
+        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+
+    @property
+    def error(self) -> float:
+        """The error of A, scaled."""
+        return abs(self.factor) * self.operator.error
 
     def matvec(self, v: Tensor) -> Tensor:
-        """Return ``H v`` for ``v`` of shape ``(n,)``, as the mean over all the data."""
-        total = torch.zeros_like(self.w)
-        pieces, v_pieces = self.loss.pieces(total), self.loss.pieces(self.loss.point(v))
-        with self.loss.measuring():
-            for index, (batch, share) in enumerate(self.loss.weighted_batches()):
-                graph = self._graph(index, batch)
-                graph.add_product(pieces, v_pieces, share, keep=index in self._kept)
-        return total
+        """Return ``factor A v + shift v``."""
+        return self.factor * self.operator.matvec(v) + self.shift * v
 
-    def _graph(self, index: int, batch: Batch) -> GradientGraph:
-        """Return the graph of one batch's gradient, kept for the next product if the budget allows."""
-        if index in self._kept:
-            return self._kept[index]
-        graph = self.loss.gradient_graph(self.w, batch)
-        if graph.num_bytes <= self._cache_bytes - sum(kept.num_bytes for kept in self._kept.values()):
-            self._kept[index] = graph
-        return graph
+    def matmat(self, columns: Tensor) -> Tensor:
+        """Return the product with the columns of a matrix."""
+        return self.factor * matmat(self.operator, columns) + self.shift * columns
+
+
+def shifted(operator: SymmetricOperator, shift: float) -> AffineOperator:
+    """Return ``A + shift I`` as an operator."""
+    return AffineOperator(operator, 1.0, shift)
+
+
+def scaled(operator: SymmetricOperator, factor: float) -> AffineOperator:
+    """Return ``factor A`` as an operator; ``factor=-1`` turns the bottom of a spectrum into its top."""
+    return AffineOperator(operator, factor, 0.0)
 
 
 def matmat(operator: SymmetricOperator, columns: Tensor) -> Tensor:
-    """Return ``A V`` for the columns of ``V`` (shape ``(size, k)``), one product each."""
+    """Return ``A V`` for the columns of ``V`` (shape ``(size, k)``), by the operator's own block product where it has one."""
+    block = getattr(operator, "matmat", None)
+    if block is not None:
+        return block(columns)
     return torch.stack([operator.matvec(v) for v in columns.unbind(1)], dim=1)
 
 

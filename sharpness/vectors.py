@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,14 +27,45 @@ class Layout:
     shapes: tuple[torch.Size, ...]
 
     @classmethod
-    def of(cls, model: nn.Module) -> Layout:
-        """Return the layout of the parameters with ``requires_grad``; none of them is an :class:`InputError`."""
-        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    def of(cls, model: nn.Module, parameters: Sequence[str] | None = None) -> Layout:
+        """Return the layout of the parameters with ``requires_grad`` whose names match one of the glob patterns.
+
+        Without patterns it is all of them. Raises :class:`InputError` where none is left or one is no real number.
+
+        >>> Layout.of(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), ["*.weight"]).names
+        ('0.weight', '1.weight')
+        """
+        named = dict(model.named_parameters())
+        trainable = {name: p for name, p in named.items() if p.requires_grad}
         if not trainable:
             raise InputError(
-                "expected a model with trainable parameters, got none: set requires_grad on those to measure"
+                f"expected a model with trainable parameters, got none{_other_dtypes(model)}: "
+                "set requires_grad on those to measure"
             )
+        if parameters is not None:
+            chosen = {name for pattern in parameters for name in fnmatch.filter(trainable, pattern)}
+            if not chosen:
+                raise InputError(
+                    f"expected patterns that match trainable parameters, got {', '.join(parameters)}: "
+                    f"names are {', '.join(list(trainable)[:6])}{' ...' if len(trainable) > 6 else ''}"
+                )
+            trainable = {name: p for name, p in trainable.items() if name in chosen}
+        for name, p in trainable.items():
+            if not p.is_floating_point():
+                raise InputError(f"expected real weights, got {name} of {p.dtype}: no derivatives exist there")
         return cls(tuple(trainable), tuple(p.shape for p in trainable.values()))
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Return the parameter names of each module that owns some, in order.
+
+        >>> Layout.of(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))).layers()
+        {'0': ('0.weight', '0.bias'), '2': ('2.weight', '2.bias')}
+        """
+        layers: dict[str, tuple[str, ...]] = {}
+        for name in self.names:
+            owner = name.rpartition(".")[0] or name
+            layers[owner] = (*layers.get(owner, ()), name)
+        return layers
 
     @property
     def numels(self) -> list[int]:
@@ -52,6 +85,27 @@ class Layout:
             )
         pieces = torch.split(w, self.numels)
         return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
+
+
+def _other_dtypes(model: nn.Module) -> str:
+    """Say which integer or quantised tensors a model holds instead of trainable ones."""
+    tensors = [*model.parameters(), *model.buffers()]
+    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if not t.is_floating_point()})
+    return f" (its tensors are {', '.join(dtypes)}: integer and quantised weights have no derivatives)" * bool(dtypes)
+
+
+def refuse_non_finite(what: str, named: Iterable[tuple[str, Tensor]], cure: str) -> None:
+    """Raise :class:`InputError` naming the first tensors that hold NaN or infinity, with how many entries.
+
+    >>> refuse_non_finite("weights", [("fc.bias", torch.tensor([1.0, float("nan")]))], "train again")
+    Traceback (most recent call last):
+    sharpness.errors.InputError: expected finite weights, got NaN or infinity in fc.bias (1 of 2 entries): train again
+    """
+    bad = [(name, t) for name, t in named if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    if bad:
+        first = ", ".join(f"{name} ({int((~torch.isfinite(t)).sum())} of {t.numel()} entries)" for name, t in bad[:3])
+        more = f" and {len(bad) - 3} more tensors" if len(bad) > 3 else ""
+        raise InputError(f"expected finite {what}, got NaN or infinity in {first}{more}: {cure}")
 
 
 def flatten(model: nn.Module, layout: Layout | None = None) -> Tensor:

@@ -15,10 +15,11 @@ from tests.conftest import ROOT
 LADDER = (
     ("errors",),
     ("records", "config"),
-    ("vectors", "batches", "modes", "environment"),
-    ("data", "models", "operators"),
+    ("vectors", "batches", "modes", "environment", "memory", "distributed", "graphs"),
+    ("data", "models", "operators", "weighted", "output_space"),
     ("loss", "linalg"),
-    ("determinism", "runs"),
+    ("kept_graphs", "determinism", "runs"),
+    ("curvature",),
     ("checkpoints",),
     ("training", "probes"),  # these two meet in the run folder only
     ("cli",),
@@ -80,5 +81,5 @@ def test_records_and_analysis_load_without_torch() -> None:
 
 def test_only_the_loss_averages_over_data() -> None:
     # Whoever wants a mean over batches asks the Loss: no other module may walk over a loss's batches with weights.
-    users = [p.name for p in LIBRARY if "weighted_batches" in p.read_text()]
-    assert sorted(users) == ["loss.py", "operators.py"]
+    users = [p.name for p in LIBRARY if "micro_batches()" in p.read_text()]
+    assert sorted(users) == ["curvature.py", "kept_graphs.py", "loss.py", "weighted.py"]

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from sharpness.curvature import HessianOperator
 from sharpness.determinism import check_deterministic
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
-from sharpness.operators import FunctionOperator, HessianOperator, matmat, to_dense
+from sharpness.operators import FunctionOperator, matmat, to_dense
 from sharpness.vectors import assign, flatten
 from tests.cases import CASES, Case, mlp, with_norm
 from tests.oracles import dense_hessian, merged, whole_loss
@@ -44,11 +45,11 @@ def test_value_and_gradient_are_those_of_one_whole_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
-def test_hessian_products_are_those_of_the_dense_hessian(name: str, cache_bytes: int) -> None:
+@pytest.mark.parametrize("cache", ["auto", 0])
+def test_hessian_products_are_those_of_the_dense_hessian(name: str, cache: int | str) -> None:
     case = CASES[name]
     loss, model, batches = build(case)
-    H = HessianOperator(loss, cache_bytes=cache_bytes)
+    H = HessianOperator(loss, cache=cache)
     ours = to_dense(H)
     again = to_dense(H)  # from kept graphs, where they are kept
     expected = dense_hessian(case, model, batches, loss.weights)
@@ -62,8 +63,8 @@ def test_a_partly_kept_cache_gives_the_same_products() -> None:
     loss, _, _ = build(CASES["mlp"])
     whole = HessianOperator(loss)
     expected = to_dense(whole)
-    first = whole._kept[0].num_bytes
-    partly = HessianOperator(loss, cache_bytes=first + 1)
+    first = next(iter(whole._kept.values())).num_bytes
+    partly = HessianOperator(loss, cache=first + 1)
     assert_equal_to_rounding(to_dense(partly), expected)
     assert 0 < len(partly._kept) < len(whole._kept) == 3
 
@@ -125,7 +126,7 @@ def test_recalibration_weights_uneven_batches_by_their_size() -> None:
     model, batches = Case(lambda: with_norm(True), F.cross_entropy, norm="batch").build()
     loss = Loss(model, F.cross_entropy, batches, norm="recalibrate", dtype=torch.float64)
     with torch.no_grad(), loss.measuring():
-        buffers = loss._recalibrated(loss.weights)
+        buffers = loss._recalibrated(loss.pieces(loss.weights))
     mean = torch.cat([x for x, _ in batches]) @ model[0].weight.T + model[0].bias
     torch.testing.assert_close(buffers["1.running_mean"], mean.mean(0).detach())
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from sharpness.curvature import HessianOperator
 from sharpness.linalg.lanczos import top_eigenpairs
 from sharpness.loss import Loss
-from sharpness.operators import HessianOperator
 from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 
 
@@ -72,7 +72,7 @@ class TopEigenvalues:
         """Measure at ``w``, or at the loss's own weights; raises what :func:`top_eigenpairs` raises."""
         started = time.perf_counter()
         pairs = top_eigenpairs(
-            HessianOperator(loss, w, cache_bytes=self.cache_bytes),
+            HessianOperator(loss, w, cache=self.cache_bytes),
             self.k,
             rtol=self.rtol,
             confidence=self.confidence,

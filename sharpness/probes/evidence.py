@@ -43,7 +43,7 @@ class Evidence:
             threads=torch.get_num_threads(),
             peak_memory=peak_memory(loss.device),
             num_examples=loss.num_examples,
-            batch_sizes=tuple(sorted(set(loss.batch_sizes), reverse=True)),
+            batch_sizes=tuple(sorted(set(loss.data.batch_sizes), reverse=True)),
             norm=loss.norm,
             parameters={"count": loss.layout.size, "tensors": len(loss.layout.names), "selection": "trainable"},
             data_sha256=loss.data_sha256(),

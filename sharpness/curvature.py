@@ -1,0 +1,198 @@
+"""The curvature matrices of a loss as operators: Hessian, generalised Gauss-Newton and Fisher, never formed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.batches import targets_of
+from sharpness.distributed import sum_over_ranks
+from sharpness.errors import InputError, unknown_name
+from sharpness.kept_graphs import CurvatureOperator, Pieces
+from sharpness.loss import Loss
+from sharpness.output_space import OutputProduct, criterion_hessian, gradient_moments, sampled_targets
+from sharpness.vectors import refuse_non_finite
+from sharpness.weighted import MicroBatch
+
+
+class HessianOperator(CurvatureOperator):
+    """The Hessian of a loss at ``w``: ``matvec(v) = d/dt grad L(w + t v) at t = 0``, by reverse over reverse.
+
+    >>> from sharpness.operators import matmat
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
+    >>> H = HessianOperator(Loss(model, torch.nn.functional.mse_loss, [batch]))
+    >>> matmat(H, torch.eye(2)), H.backend          # 2 x x^T
+    (tensor([[18., 24.], [24., 32.]]), 'exact')
+    """
+
+    matrix = "hessian"
+
+    def _graph(self, micro: MicroBatch, model: nn.Module) -> tuple[Callable[[Pieces, bool], Pieces], Pieces]:
+        value, leaves = self.loss.criterion_value(self.loss.forward(model, micro.batch), micro.batch), self._leaves
+        refuse_non_finite("loss", [("a batch", value.detach())], "check the data and the weights")
+        if not value.requires_grad:
+            return lambda v, keep: (), ()
+        gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+        named = zip(self.loss.layout.names, gradients, strict=True)
+        refuse_non_finite("gradients", named, "check the data and the weights")
+
+        def product(v: Pieces, keep: bool) -> Pieces:
+            varying = [(g, piece) for g, piece in zip(gradients, v, strict=True) if g.requires_grad]
+            if not varying:
+                return ()  # a loss linear in the weights
+            outputs, vectors = zip(*varying, strict=True)
+            return torch.autograd.grad(outputs, leaves, vectors, retain_graph=keep, materialize_grads=True)
+
+        return product, gradients
+
+    def _quotient(self, v: Tensor, step: float) -> Tensor:
+        ahead = self.loss.grad(self.w + step * v)
+        refuse_non_finite("gradients", self.loss.layout.unflatten(ahead).items(), "check the data and the weights")
+        return ahead.sub_(self.loss.grad(self.w - step * v)).div_(2 * step)
+
+
+class GaussNewtonOperator(CurvatureOperator):
+    """The generalised Gauss-Newton matrix ``(1 / c) sum_n J_n^T H_n J_n``: J_n the Jacobian of the outputs, H_n the
+    criterion's Hessian with respect to them (Schraudolph 2002). It is the Hessian without the curvature of the network
+    itself, and positive semi-definite for a criterion convex in the outputs.
+
+    ``J v`` is the derivative of ``J^T u`` by u, on a graph that is kept. Raises :class:`InputError` where the loss is
+    inside the model, because the criterion has to be known apart from the network.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
+    >>> GaussNewtonOperator(Loss(model, torch.nn.functional.mse_loss, [batch])).matvec(torch.tensor([1.0, 0.0]))
+    tensor([18., 24.])
+    """
+
+    matrix = "gauss_newton"
+
+    def __init__(
+        self, loss: Loss, w: Tensor | None = None, *, cache: int | str = "auto", backend: str = "auto"
+    ) -> None:
+        super().__init__(loss, w, cache=cache, backend=backend)
+        if loss.criterion is None:
+            raise InputError(
+                f"expected a criterion apart from the network for {self.matrix}, got a model with its own loss: "
+                "pass criterion(output, target) and batches of pairs"
+            )
+
+    def _outputs(self, micro: MicroBatch, model: nn.Module) -> Tensor:
+        outputs = self.loss.forward(model, micro.batch)
+        if not isinstance(outputs, Tensor):
+            raise InputError(f"expected a network that returns one tensor, got {type(outputs).__name__}: wrap it")
+        refuse_non_finite("outputs", [("a batch", outputs.detach())], "check the data and the weights")
+        return outputs
+
+    def output_product(self, outputs: Tensor, micro: MicroBatch) -> OutputProduct:
+        """Return the matrix in the space of the outputs of one micro-batch, for the mean over it."""
+        assert self.loss.criterion is not None
+        return criterion_hessian(self.loss.criterion, outputs, targets_of(micro.batch))
+
+    def _graph(self, micro: MicroBatch, model: nn.Module) -> tuple[Callable[[Pieces, bool], Pieces], Pieces]:
+        outputs, leaves = self._outputs(micro, model), self._leaves
+        if not outputs.requires_grad:
+            return lambda v, keep: (), ()
+        dummy = torch.zeros_like(outputs, requires_grad=True)
+        transposed = torch.autograd.grad(outputs, leaves, dummy, create_graph=True, materialize_grads=True)
+        used = [i for i, piece in enumerate(transposed) if piece.requires_grad]
+        middle = self.output_product(outputs, micro)
+
+        def product(v: Pieces, keep: bool) -> Pieces:
+            chosen, vectors = [transposed[i] for i in used], [v[i] for i in used]
+            (forward,) = torch.autograd.grad(chosen, dummy, vectors, retain_graph=True)
+            return torch.autograd.grad(outputs, leaves, middle(forward), retain_graph=keep, materialize_grads=True)
+
+        return product, transposed
+
+    def _quotient(self, v: Tensor, step: float) -> Tensor:
+        return sum_over_ranks(self._within_memory(lambda: self._jacobian_quotient(v, step)))
+
+    def _jacobian_quotient(self, v: Tensor, step: float) -> Tensor:
+        """Return this process's ``J^T M (f(w + h v) - f(w - h v)) / 2h``; the transposed part needs one derivative."""
+        loss, total = self.loss, torch.zeros_like(v)
+        leaves, (ahead, behind) = loss.leaves(self.w), [loss.pieces(self.w + h * v) for h in (step, -step)]
+        for leaf, piece in zip(leaves, loss.pieces(total), strict=True):
+            leaf.grad = piece
+
+        def backward(micro: MicroBatch, forward: Tensor, model: nn.Module) -> None:
+            outputs = self._outputs(micro, model)
+            if outputs.requires_grad:
+                outputs.backward(micro.share * self.output_product(outputs, micro)(forward))
+
+        with loss.measuring():
+            for micro in loss.data.micro_batches():
+                with torch.no_grad():
+                    f_ahead, f_behind = (loss.at(p, partial(self._outputs, micro)) for p in (ahead, behind))
+                with torch.enable_grad():
+                    loss.at(leaves, partial(backward, micro, (f_ahead - f_behind) / (2 * step)))
+        return total
+
+
+class FisherOperator(GaussNewtonOperator):
+    """The Fisher matrix ``(1 / c) sum_n g_n g_n^T`` of the log-likelihood's gradients g_n (Martens 2020).
+
+    With ``seed`` the targets are drawn once from the network's own predictions (Monte-Carlo: unbiased for the Fisher
+    matrix, which for these likelihoods is the Gauss-Newton matrix); with ``seed=None`` they are those of the data
+    (empirical Fisher). An example is one entry of the first dimension.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> torch.nn.init.zeros_(model.weight)
+    Parameter containing: tensor([[0., 0.]], requires_grad=True)
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0]]))
+    >>> empirical = FisherOperator(Loss(model, torch.nn.functional.mse_loss, [batch]), seed=None)
+    >>> empirical.matvec(torch.tensor([1.0, 0.0]))       # g = -2 x
+    tensor([36., 48.])
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        w: Tensor | None = None,
+        *,
+        seed: int | None = 0,
+        cache: int | str = "auto",
+        backend: str = "auto",
+    ) -> None:
+        self.matrix = "empirical_fisher" if seed is None else "fisher"
+        super().__init__(loss, w, cache=cache, backend=backend)
+        self.seed = seed
+
+    def output_product(self, outputs: Tensor, micro: MicroBatch) -> OutputProduct:
+        """Return the second moment of the gradients by the outputs."""
+        criterion, targets = self.loss.criterion, targets_of(micro.batch)
+        assert criterion is not None
+        if self.seed is not None:
+            targets = sampled_targets(criterion, outputs, targets, self.seed, micro.first_example)
+        return gradient_moments(criterion, outputs, targets, micro.count)
+
+
+MATRICES: dict[str, Callable[..., CurvatureOperator]] = {
+    "hessian": HessianOperator,
+    "gauss_newton": GaussNewtonOperator,
+    "fisher": FisherOperator,
+    "empirical_fisher": partial(FisherOperator, seed=None),
+}
+
+
+def curvature_operator(matrix: str, loss: Loss, w: Tensor | None = None, **options: Any) -> CurvatureOperator:
+    """Return one of :data:`MATRICES` by its name; :class:`InputError` for another name."""
+    if matrix not in MATRICES:
+        raise unknown_name("matrix", matrix, MATRICES)
+    return MATRICES[matrix](loss, w, **options)
+
+
+def per_layer(loss: Loss, w: Tensor | None = None) -> dict[str, Loss]:
+    """Return the loss as a function of each layer's parameters alone: the diagonal blocks of its curvature matrices.
+
+    >>> loss = Loss(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), nn.functional.mse_loss,
+    ...             [(torch.ones(1, 2), torch.zeros(1, 1))])
+    >>> {name: part.layout.size for name, part in per_layer(loss).items()}
+    {'0': 9, '1': 4}
+    """
+    return {layer: loss.restricted(names, w) for layer, names in loss.layout.layers().items()}

@@ -1,0 +1,52 @@
+"""Sums over the processes of ``torch.distributed``, each of which holds a shard of the data; one process is the sum.
+
+Nothing here starts processes: ``torchrun`` and ``torch.distributed.init_process_group`` do. Every process must make the
+same calls in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Say whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Replace a tensor by its sum over all processes, in place, and return it.
+
+    >>> sum_over_ranks(torch.tensor([1.0, 2.0]))
+    tensor([1., 2.])
+    """
+    if is_distributed():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def sums_over_ranks(*numbers: float, device: torch.device) -> tuple[float, ...]:
+    """Return the sums of some numbers over all processes, in float64 (float32 on MPS, which has no float64).
+
+    >>> sums_over_ranks(1, 2.5, device=torch.device("cpu"))
+    (1.0, 2.5)
+    """
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return tuple(sum_over_ranks(torch.tensor(numbers, dtype=dtype, device=device)).tolist())
+
+
+def from_all_ranks(thing: Any) -> list[Any]:
+    """Return a picklable object of every process, in the order of the ranks.
+
+    >>> from_all_ranks("shard")
+    ['shard']
+    """
+    if not is_distributed():
+        return [thing]
+    things: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(things, thing)
+    return things

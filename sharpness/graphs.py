@@ -1,0 +1,79 @@
+"""What autograd keeps for a gradient: its size in bytes, and clear errors where a second derivative is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from sharpness.errors import RunError
+
+
+class MissingDerivativeError(RunError):
+    """A network uses an operation that autograd cannot differentiate twice."""
+
+
+@contextmanager
+def needing_second_derivatives() -> Iterator[None]:
+    """Turn autograd's complaint about a missing second derivative, and no other error, into one clear line."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        first = str(error).partition("\n")[0]
+        phrases = ("derivative for", "double backward", "Checkpointing is not compatible", "twice differentiable")
+        if isinstance(error, RunError) or not any(phrase in first for phrase in phrases):
+            raise
+        raise MissingDerivativeError(
+            f"expected operations with a second derivative in the network, got: {first}: "
+            "use finite differences (backend='finite_difference')"
+        ) from error
+
+
+class GraphSize:
+    """Counts the bytes of every distinct storage that autograd saves while :meth:`watching`.
+
+    >>> x, size = torch.ones(8, requires_grad=True), GraphSize()
+    >>> with size.watching():
+    ...     y = (x * x).sum()
+    >>> size.num_bytes                     # x, once
+    32
+    """
+
+    def __init__(self) -> None:
+        self._storages: dict[int, int] = {}
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all saved storages together."""
+        return sum(self._storages.values())
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Record what is saved by operations inside, and refuse saved tensors that are later changed in place."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, _unchanged):
+            yield
+
+    def _pack(self, saved: Tensor) -> tuple[Tensor, int]:
+        storage = saved.untyped_storage()
+        self._storages.setdefault(storage.data_ptr(), storage.nbytes())
+        # Detached, because a node that keeps its own output would keep itself alive; autograd attaches it again.
+        return saved.detach(), saved._version
+
+
+def _unchanged(packed: tuple[Tensor, int]) -> Tensor:
+    """Return a saved tensor, refusing one that was changed in place: with hooks autograd leaves that check to us."""
+    saved, version = packed
+    if saved._version != version:
+        raise RunError(
+            "expected operations that leave the tensors that gradients need as they are, got one that changes such a "
+            "tensor in place: write x = x + y instead of x.add_(y) in its forward()"
+        )
+    return saved
+
+
+def add_pieces(total: Sequence[Tensor], pieces: Sequence[Tensor], share: float) -> None:
+    """Add ``share`` times each piece to the matching view of a flat vector, in place."""
+    for view, piece in zip(total, pieces, strict=True):
+        view.add_(piece.detach(), alpha=share)

@@ -1,0 +1,170 @@
+"""What all curvature matrices of a loss share: kept graphs, a memory budget, and finite differences as the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.batches import batch_length
+from sharpness.distributed import sum_over_ranks, sums_over_ranks
+from sharpness.errors import InputError, unknown_name
+from sharpness.graphs import GraphSize, MissingDerivativeError, add_pieces, needing_second_derivatives
+from sharpness.loss import Loss
+from sharpness.memory import cache_budget, is_out_of_memory, release
+from sharpness.vectors import norm, refuse_non_finite
+from sharpness.weighted import MicroBatch
+
+T = TypeVar("T")
+Pieces = Sequence[Tensor]
+BACKENDS = ("auto", "exact", "finite_difference")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One micro-batch's differentiated graph: its product with a direction, both in pieces, and the bytes it holds.
+
+    ``product(v, keep)`` frees the graph unless ``keep``; no pieces mean zero.
+    """
+
+    product: Callable[[Pieces, bool], Pieces]
+    num_bytes: int
+
+
+class CurvatureOperator:
+    """A symmetric matrix ``(1 / c) sum_b c_b M_b(w)`` over all the data, known by its product with vectors.
+
+    The graph of each micro-batch is kept and reused between products as long as all kept graphs together hold at most
+    ``cache`` bytes, measured while they are built (``auto``: half of the memory that is free at the first product);
+    the others are rebuilt at each product. What was kept changes the time, never the result beyond rounding.
+
+    ``backend`` is ``exact`` (autograd), ``finite_difference`` (central differences of first-order passes), or ``auto``:
+    exact unless the network uses an operation that cannot be differentiated twice. After the first product it says
+    which it was. The difference step along a unit vector is ``eps^(1/3) (1 + ||w||)``, eps that of the dtype, which
+    balances the cubic term of the loss against rounding; products 1, 2, 4, 8, ... are made with twice the step too, and
+    ``error`` is the largest difference seen, relative to the vector: an estimate, not a bound.
+
+    Raises :class:`InputError` for NaN or infinite weights, loss or gradients, and an unknown backend.
+    """
+
+    matrix = ""
+
+    def __init__(
+        self, loss: Loss, w: Tensor | None = None, *, cache: int | str = "auto", backend: str = "auto"
+    ) -> None:
+        if backend not in BACKENDS:
+            raise unknown_name("backend", backend, BACKENDS)
+        if not (cache == "auto" or (isinstance(cache, int) and cache >= 0)):
+            raise InputError(f"expected a cache of 'auto' or a number of bytes, got {cache!r}: 0 keeps nothing")
+        loss.check_differentiable()
+        self.loss, self.backend, self.error = loss, backend, 0.0
+        self.w = loss.point(loss.weights if w is None else w)
+        refuse_non_finite("weights", loss.layout.unflatten(self.w).items(), "measure at another point")
+        self.size, self.dtype, self.device = self.w.numel(), self.w.dtype, self.w.device
+        self._leaves = loss.leaves(self.w)
+        self._cache, self._budget = cache, -1
+        self._kept: dict[tuple[int, int], Graph] = {}
+        self._micro_batch_size, self._num_products = loss.data.micro_batch_size, 0
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Return the product with ``v`` of shape ``(n,)``, as the mean over all the data of all processes."""
+        return self.matmat(v.unsqueeze(1))[:, 0]
+
+    def matmat(self, columns: Tensor) -> Tensor:
+        """Return the product with the columns of a matrix of shape ``(n, k)``; graphs not kept are built once."""
+        rows = self.loss.point(columns.T).contiguous()
+        self._num_products += len(rows)
+        if self._budget < 0:
+            self._budget = cache_budget(self._cache, self.device)
+        if self.backend != "finite_difference":
+            total = self._exact(rows)
+            if total is not None:
+                return total.T
+        return torch.stack([self._finite_difference(v) for v in rows], dim=1)
+
+    def _exact(self, rows: Tensor) -> Tensor | None:
+        """Return the products by autograd, or ``None`` where a process found that there are none."""
+        total, missing = rows, False
+        try:
+            total = self._within_memory(lambda: self._pass(rows))
+        except MissingDerivativeError:
+            if self.backend == "exact":
+                raise
+            missing = True
+        if self.backend == "auto":
+            (failures,) = sums_over_ranks(float(missing), device=self.device)
+            self.backend = "finite_difference" if failures else "exact"
+            if failures:
+                self._kept.clear()
+                return None
+        return sum_over_ranks(total)
+
+    def _pass(self, rows: Tensor) -> Tensor:
+        """Return this process's part of the products with each row."""
+        total, loss = torch.zeros_like(rows), self.loss
+        if self._micro_batch_size != loss.data.micro_batch_size:
+            self._kept.clear()
+            self._micro_batch_size = loss.data.micro_batch_size
+        directions, sums = [loss.pieces(v) for v in rows], [loss.pieces(row) for row in total]
+        with loss.measuring(), needing_second_derivatives():
+            for micro in loss.data.micro_batches():
+                key = (micro.first_example, batch_length(micro.batch))
+                graph = self._kept.get(key) or self._build(micro)
+                if key not in self._kept and graph.num_bytes <= self._budget - self.kept_bytes:
+                    self._kept[key] = graph
+                for i, (row, v) in enumerate(zip(sums, directions, strict=True)):
+                    keep = key in self._kept or i < len(rows) - 1
+                    pieces = loss.at(self._leaves, lambda _, g=graph, v=v, keep=keep: g.product(v, keep))
+                    if pieces:
+                        add_pieces(row, pieces, micro.share)
+        return total
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that the kept graphs hold."""
+        return sum(graph.num_bytes for graph in self._kept.values())
+
+    def _build(self, micro: MicroBatch) -> Graph:
+        """Return the graph of one micro-batch; its loss and gradient are refused where they are not finite."""
+        size = GraphSize()
+        with torch.enable_grad(), size.watching():
+            product, held = self.loss.at(self._leaves, partial(self._graph, micro))
+        return Graph(product, size.num_bytes + sum(t.nbytes for t in held))
+
+    def _graph(self, micro: MicroBatch, model: nn.Module) -> tuple[Callable[[Pieces, bool], Pieces], Pieces]:
+        """Return the product of one micro-batch and the tensors it holds besides what autograd saves."""
+        raise NotImplementedError
+
+    def _finite_difference(self, v: Tensor) -> Tensor:
+        """Return the product by central differences, now and then with twice the step to see their error."""
+        length = norm(v)
+        if length == 0:
+            return torch.zeros_like(v)
+        step = torch.finfo(self.dtype).eps ** (1 / 3) * (1 + norm(self.w)) / length
+        product = self._quotient(v, step)
+        if self._num_products & (self._num_products - 1) == 0:
+            self.error = max(self.error, norm(self._quotient(v, 2 * step) - product) / length)
+        return product
+
+    def _quotient(self, v: Tensor, step: float) -> Tensor:
+        """Return the central difference quotient for one step."""
+        raise NotImplementedError
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """Do a pass; where memory runs out give up the kept graphs first, then halve the micro-batch."""
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if self._kept:
+                self._kept.clear()
+                self._budget = 0
+                release(self.device)
+            else:
+                self.loss.data.halve()

@@ -1,0 +1,63 @@
+"""How much memory is free, and how running out of it is told from other errors."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import torch
+
+CACHE_SHARE = 0.5  # of the free memory that kept graphs may take: the rest is for vectors and for one batch's own graph
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that can still be taken on a device; on the CPU the control group's limit counts too.
+
+    >>> free_memory(torch.device("cpu")) > 0
+    True
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    available = [_meminfo(), _control_group("memory.max", "memory.current")]
+    known = [number for number in available if number is not None]
+    return min(known) if known else 1 << 31  # a system that tells neither: the kept graphs get 1 GiB
+
+
+def cache_budget(cache: int | str, device: torch.device) -> int:
+    """Return the bytes that kept graphs may take: ``cache`` itself, or for ``auto`` half of what is free now."""
+    return int(CACHE_SHARE * free_memory(device)) if cache == "auto" else int(cache)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out, on the CPU (whose allocator has no type of its own) or a GPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+
+
+def release(device: torch.device) -> None:
+    """Give unused memory back after an error whose traceback is gone."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _meminfo() -> int | None:
+    """Return what Linux calls available, in bytes."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _control_group(limit: str, used: str) -> int | None:
+    """Return what this process's control group (version 2) may still take; ``None`` without a limit."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2]
+        folder = Path("/sys/fs/cgroup") / own.lstrip("/")
+        return int((folder / limit).read_text()) - int((folder / used).read_text())
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return None

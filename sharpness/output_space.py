@@ -1,0 +1,117 @@
+"""Matrices in the space of a network's outputs: the criterion's Hessian and the second moments of its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sharpness.environment import derived_seed
+from sharpness.errors import InputError
+from sharpness.graphs import needing_second_derivatives
+
+Criterion = Callable[[Any, Any], Tensor]
+OutputProduct = Callable[[Tensor], Tensor]
+
+
+def criterion_hessian(criterion: Criterion, outputs: Tensor, targets: Any) -> OutputProduct:
+    """Return ``t -> H t`` with H the Hessian of the mean criterion with respect to the outputs, of any shape.
+
+    >>> product = criterion_hessian(F.mse_loss, torch.zeros(2, 3), torch.ones(2, 3))
+    >>> product(torch.ones(2, 3))[0]                     # 2 / 6
+    tensor([0.3333, 0.3333, 0.3333])
+    """
+    z = outputs.detach().requires_grad_()
+    with torch.enable_grad(), needing_second_derivatives():
+        (gradient,) = torch.autograd.grad(criterion(z, targets), z, create_graph=True)
+
+    def product(t: Tensor) -> Tensor:
+        if not gradient.requires_grad:
+            return torch.zeros_like(t)  # a criterion linear in the outputs
+        with needing_second_derivatives():
+            return torch.autograd.grad(gradient, z, t, retain_graph=True)[0]
+
+    return product
+
+
+def gradient_moments(criterion: Criterion, outputs: Tensor, targets: Any, count: float) -> OutputProduct:
+    """Return ``t -> (1 / c) sum_n g_n <g_n, t_n>`` with g_n the gradient of example n's summed loss by its outputs.
+
+    ``c = count`` is what the criterion's mean divides by; for one prediction per example that is the number of
+    examples. An example is one entry of the first dimension, so a sentence is one example, with all its tokens.
+    """
+    z = outputs.detach().requires_grad_()
+    with torch.enable_grad():
+        (mean_gradient,) = torch.autograd.grad(criterion(z, targets), z)
+
+    def product(t: Tensor) -> Tensor:
+        overlaps = (mean_gradient * t).flatten(1).sum(1)
+        return count * mean_gradient * overlaps.view(-1, *[1] * (t.ndim - 1))
+
+    return product
+
+
+def sampled_targets(criterion: Criterion, outputs: Tensor, targets: Tensor, seed: int, first_example: int) -> Tensor:
+    """Draw targets from the distribution that the network predicts: classes, Gaussians for MSE, coins for BCE.
+
+    The draw of an example depends on the seed and on its position in the data alone, so it is the same for any split.
+    For MSE over d numbers per example the variance is ``d / 2``, with which ``-log p`` is the loss plus a constant.
+    Targets that the criterion ignores stay. Raises :class:`InputError` for other criteria.
+
+    >>> certain = torch.tensor([[0.0, 99.0], [99.0, 0.0]])
+    >>> sampled_targets(F.cross_entropy, certain, torch.tensor([0, 0]), seed=0, first_example=0)
+    tensor([1, 0])
+    """
+    kind, keywords = _kind(criterion)
+    if keywords.get("label_smoothing") or keywords.get("weight") is not None or keywords.get("pos_weight") is not None:
+        raise InputError(
+            "expected a plain likelihood for the Monte-Carlo Fisher matrix, got class weights or label smoothing: "
+            "use the empirical Fisher or the Gauss-Newton matrix"
+        )
+    shape = targets.shape[1:] if kind in ("cross_entropy", "nll_loss") else outputs.shape[1:]
+    normal = kind == "mse_loss"
+    noise = torch.stack(
+        [_noise(shape, derived_seed(seed, "fisher", first_example + i), normal) for i in range(len(outputs))]
+    )
+    noise = noise.to(outputs)
+    if normal:
+        return outputs.detach() + (outputs[0].numel() / 2) ** 0.5 * noise
+    if kind == "binary_cross_entropy_with_logits":
+        return (noise < outputs.detach().sigmoid()).to(targets.dtype)
+    probabilities = outputs.detach().exp() if kind == "nll_loss" else outputs.detach().softmax(1)
+    drawn = (probabilities.cumsum(1) < noise.unsqueeze(1)).sum(1).clamp(max=outputs.shape[1] - 1)
+    return torch.where(targets == keywords.get("ignore_index", -100), targets, drawn)
+
+
+def _noise(shape: torch.Size, seed: int, normal: bool) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn if normal else torch.rand)(shape, generator=generator, dtype=torch.float64)
+
+
+_MODULES: dict[type[nn.Module], str] = {
+    nn.CrossEntropyLoss: "cross_entropy",
+    nn.NLLLoss: "nll_loss",
+    nn.MSELoss: "mse_loss",
+    nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
+}
+
+
+def _kind(criterion: Criterion) -> tuple[str, dict[str, Any]]:
+    """Return which of PyTorch's likelihoods a criterion is, with its options."""
+    for module, name in _MODULES.items():
+        if isinstance(criterion, module):
+            return name, {key: getattr(criterion, key, None) for key in ("weight", "pos_weight", "label_smoothing")} | {
+                "ignore_index": getattr(criterion, "ignore_index", -100)
+            }
+    function, keywords = (criterion.func, criterion.keywords) if isinstance(criterion, partial) else (criterion, {})
+    for name in _MODULES.values():
+        if function is getattr(F, name):
+            return name, dict(keywords)
+    raise InputError(
+        "expected cross_entropy, nll_loss, mse_loss or binary_cross_entropy_with_logits of torch for the Monte-Carlo "
+        f"Fisher matrix, got {criterion!r}: use the empirical Fisher or the Gauss-Newton matrix"
+    )
