@@ -12,9 +12,16 @@ from torch import Tensor, nn
 from sharpness.batches import targets_of
 from sharpness.distributed import sum_over_ranks
 from sharpness.errors import InputError, unknown_name
+from sharpness.graphs import refuse_reentrant_checkpoints
 from sharpness.kept_graphs import CurvatureOperator, Pieces
 from sharpness.loss import Loss
-from sharpness.output_space import OutputProduct, criterion_hessian, gradient_moments, sampled_targets
+from sharpness.output_space import (
+    OutputProduct,
+    coins_per_example,
+    criterion_hessian,
+    gradient_moments,
+    sampled_targets,
+)
 from sharpness.vectors import refuse_non_finite
 from sharpness.weighted import MicroBatch
 
@@ -37,6 +44,7 @@ class HessianOperator(CurvatureOperator):
         refuse_non_finite("loss", [("a batch", value.detach())], "check the data and the weights")
         if not value.requires_grad:
             return lambda v, keep: (), ()
+        refuse_reentrant_checkpoints(value)
         gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
         named = zip(self.loss.layout.names, gradients, strict=True)
         refuse_non_finite("gradients", named, "check the data and the weights")
@@ -98,6 +106,7 @@ class GaussNewtonOperator(CurvatureOperator):
         outputs, leaves = self._outputs(micro, model), self._leaves
         if not outputs.requires_grad:
             return lambda v, keep: (), ()
+        refuse_reentrant_checkpoints(outputs)
         dummy = torch.zeros_like(outputs, requires_grad=True)
         transposed = torch.autograd.grad(outputs, leaves, dummy, create_graph=True, materialize_grads=True)
         used = [i for i, piece in enumerate(transposed) if piece.requires_grad]
@@ -165,11 +174,12 @@ class FisherOperator(GaussNewtonOperator):
 
     def output_product(self, outputs: Tensor, micro: MicroBatch) -> OutputProduct:
         """Return the second moment of the gradients by the outputs."""
-        criterion, targets = self.loss.criterion, targets_of(micro.batch)
+        criterion, targets, count = self.loss.criterion, targets_of(micro.batch), micro.count
         assert criterion is not None
         if self.seed is not None:
             targets = sampled_targets(criterion, outputs, targets, self.seed, micro.first_example)
-        return gradient_moments(criterion, outputs, targets, micro.count)
+            count *= coins_per_example(criterion, outputs)
+        return gradient_moments(criterion, outputs, targets, count)
 
 
 MATRICES: dict[str, Callable[..., CurvatureOperator]] = {

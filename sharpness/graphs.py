@@ -22,13 +22,32 @@ def needing_second_derivatives() -> Iterator[None]:
         yield
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).partition("\n")[0]
-        phrases = ("derivative for", "double backward", "Checkpointing is not compatible", "twice differentiable")
+        phrases = ("derivative for", "double backward", "Checkpointing is not compatible", "donated buffers")
         if isinstance(error, RunError) or not any(phrase in first for phrase in phrases):
             raise
         raise MissingDerivativeError(
             f"expected operations with a second derivative in the network, got: {first}: "
             "use finite differences (backend='finite_difference')"
         ) from error
+
+
+def refuse_reentrant_checkpoints(output: Tensor) -> None:
+    """Raise :class:`MissingDerivativeError` where a reentrant checkpoint hides weights from the graph of ``output``.
+
+    ``torch.autograd.grad`` would return zeros for those weights, without an error; ``backward()`` sees them.
+    """
+    seen, stack = set(), [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().startswith("CheckpointFunctionBackward"):
+            raise MissingDerivativeError(
+                "expected checkpoints that can be differentiated twice, got use_reentrant=True: use "
+                "use_reentrant=False or finite differences (backend='finite_difference')"
+            )
+        stack += [following for following, _ in node.next_functions]
 
 
 class GraphSize:

@@ -17,7 +17,7 @@ from sharpness import modes
 from sharpness.batches import Batch, averaged_count, batch_length, cast, correct_predictions, logits_of, targets_of
 from sharpness.distributed import from_all_ranks, is_distributed, sum_over_ranks, sums_over_ranks
 from sharpness.errors import InputError, unknown_name
-from sharpness.graphs import add_pieces, needing_second_derivatives
+from sharpness.graphs import add_pieces, needing_second_derivatives, refuse_reentrant_checkpoints
 from sharpness.vectors import Layout, flatten, refuse_non_finite
 from sharpness.weighted import MicroBatch, WeightedData
 
@@ -222,6 +222,7 @@ class Loss:
             value = self.criterion_value(self.forward(model, micro.batch), micro.batch)
             if not value.requires_grad:
                 return ()
+            refuse_reentrant_checkpoints(value)
             gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
             varying = [(g, piece) for g, piece in zip(gradients, directions, strict=True) if g.requires_grad]
             outputs, vectors = zip(*varying, strict=True) if varying else ((), ())

@@ -89,7 +89,7 @@ def scaled(operator: SymmetricOperator, factor: float) -> AffineOperator:
 
 
 def matmat(operator: SymmetricOperator, columns: Tensor) -> Tensor:
-    """Return ``A V`` for the columns of ``V`` (shape ``(size, k)``), by the operator's own block product where it has one."""
+    """Return ``A V`` for the columns of ``V``, shape ``(size, k)``; operators may have a block product of their own."""
     block = getattr(operator, "matmat", None)
     if block is not None:
         return block(columns)

@@ -82,9 +82,21 @@ def sampled_targets(criterion: Criterion, outputs: Tensor, targets: Tensor, seed
         return outputs.detach() + (outputs[0].numel() / 2) ** 0.5 * noise
     if kind == "binary_cross_entropy_with_logits":
         return (noise < outputs.detach().sigmoid()).to(targets.dtype)
+    ignored = keywords.get("ignore_index", -100)
+    if 0 <= ignored < outputs.shape[1]:
+        raise InputError(f"expected an ignore_index that is no class, got {ignored}: it could be drawn; use -100")
     probabilities = outputs.detach().exp() if kind == "nll_loss" else outputs.detach().softmax(1)
     drawn = (probabilities.cumsum(1) < noise.unsqueeze(1)).sum(1).clamp(max=outputs.shape[1] - 1)
-    return torch.where(targets == keywords.get("ignore_index", -100), targets, drawn)
+    return torch.where(targets == ignored, targets, drawn)
+
+
+def coins_per_example(criterion: Criterion, outputs: Tensor) -> int:
+    """Return d for binary cross-entropy averaged over d outputs per example, else 1.
+
+    With drawn targets the second moment of that mean's gradient is 1 / d of the mean's Gauss-Newton matrix, because the
+    d coins are independent; for MSE the variance of the draw takes care of it.
+    """
+    return outputs[0].numel() if _kind(criterion)[0] == "binary_cross_entropy_with_logits" else 1
 
 
 def _noise(shape: torch.Size, seed: int, normal: bool) -> Tensor:

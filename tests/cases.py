@@ -94,6 +94,8 @@ class Case:
         x = torch.randn(size, *self.inputs, dtype=torch.float64)
         if self.targets == "numbers":
             return x, torch.randn(size, 3, dtype=torch.float64)
+        if self.targets == "bits":
+            return x, torch.randint(2, (size, 3)).double()
         return x, torch.randint(3, (size,))
 
 

@@ -70,3 +70,53 @@ def matrix_with_eigenvalues(eigenvalues: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     q, _ = torch.linalg.qr(torch.randn(len(eigenvalues), len(eigenvalues), generator=generator, dtype=torch.float64))
     return q @ torch.diag(eigenvalues.double()) @ q.T
+
+
+def _outputs(case: Case, model: nn.Module, batch: Any) -> Callable[[Tensor], Tensor]:
+    """Return w -> outputs on one batch, sharing no code with ``Loss``; call :func:`whole_loss` first for the norms."""
+    names = [(name, p.shape) for name, p in model.named_parameters() if p.requires_grad]
+
+    def outputs(w: Tensor) -> Tensor:
+        pieces = torch.split(w, [shape.numel() for _, shape in names])
+        parameters = {name: piece.view(shape) for (name, shape), piece in zip(names, pieces, strict=True)}
+        with sdpa_kernel(SDPBackend.MATH):
+            return functional_call(model, parameters, (batch[0],))
+
+    return outputs
+
+
+def dense_gauss_newton(case: Case, model: nn.Module, batches: list[Any], w: Tensor) -> Tensor:
+    """Return ``J^T H J`` from the whole Jacobian and the criterion's Hessian, batch by batch only for batch norms."""
+    whole_loss(case, model, batches)
+    criterion = case.criterion
+    assert criterion is not None
+    parts = batches if case.norm == "batch" else [merged(batches)]
+    total, dense = sum(len(y) for _, y in parts), torch.zeros(len(w), len(w), dtype=w.dtype)
+    for x, y in parts:
+        outputs = _outputs(case, model, (x, y))
+        z = outputs(w).detach()
+        J = torch.autograd.functional.jacobian(outputs, w)
+        H = torch.autograd.functional.hessian(lambda flat, z=z, y=y: criterion(flat.view_as(z), y), z.flatten())
+        assert isinstance(J, Tensor) and isinstance(H, Tensor)
+        J = J.reshape(-1, len(w))
+        dense += len(y) / total * J.T @ H @ J
+    return dense
+
+
+def dense_empirical_fisher(case: Case, model: nn.Module, batches: list[Any], w: Tensor) -> Tensor:
+    """Return ``sum_n g_n g_n^T / sum_n c_n`` with g_n the gradient of one example's summed loss."""
+    whole_loss(case, model, batches)
+    x, y = merged(batches)
+    criterion = case.criterion
+    assert criterion is not None
+    weight, ignored = getattr(case.criterion, "weight", None), getattr(case.criterion, "ignore_index", None)
+    dense, total = torch.zeros(len(w), len(w), dtype=w.dtype), 0.0
+    for n in range(len(x)):
+        count = 1.0 if weight is None else float(weight[y[n]])
+        if ignored is not None and int(y[n]) == ignored:
+            continue
+        leaf = w.clone().requires_grad_()
+        value = count * criterion(_outputs(case, model, (x[n : n + 1], None))(leaf), y[n : n + 1])
+        (g,) = torch.autograd.grad(value, leaf, materialize_grads=True)
+        dense, total = dense + torch.outer(g, g), total + count
+    return dense / total

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sharpness.batches import cast
+from sharpness.distributed import from_all_ranks
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.modes import batch_norms
@@ -100,7 +101,8 @@ class PyHessianCheck:
         assign(model, w)
         for module in batch_norms(model) if loss.norm == "batch" else ():
             module.track_running_stats, module.running_mean, module.running_var = False, None, None
-        batches = [cast(batch, loss.device, loss.dtype) for batch in loss.batches]
+        shards = from_all_ranks(list(loss.batches))  # every process gets all the data: PyHessian knows no shards
+        batches = [cast(batch, loss.device, loss.dtype) for shard in shards for batch in shard]
         data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
         devices = [loss.device] if loss.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), warnings.catch_warnings():

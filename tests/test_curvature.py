@@ -1,0 +1,461 @@
+"""Curvature operators against dense matrices; operations that autograd cannot differentiate twice; memory; subsets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from sharpness.curvature import MATRICES, FisherOperator, HessianOperator, curvature_operator, per_layer
+from sharpness.errors import InputError, RunError
+from sharpness.graphs import MissingDerivativeError
+from sharpness.loss import Loss
+from sharpness.memory import cache_budget, free_memory
+from sharpness.operators import FunctionOperator, matmat, scaled, shifted, to_dense
+from sharpness.output_space import sampled_targets
+from tests.cases import CASES, Case, mlp, with_norm
+from tests.oracles import dense_empirical_fisher, dense_gauss_newton, dense_hessian, merged
+
+WITH_CRITERION = [name for name, case in CASES.items() if case.criterion is not None]
+
+
+def build(case: Case, **options: Any) -> tuple[Loss, Any, list[Any]]:
+    model, batches = case.build()
+    return Loss(model, case.criterion, batches, norm=case.norm, dtype=torch.float64, **options), model, batches
+
+
+@pytest.mark.parametrize("cache", ["auto", 0])
+@pytest.mark.parametrize("name", WITH_CRITERION)
+def test_gauss_newton_is_the_dense_matrix(name: str, cache: int | str) -> None:
+    loss, model, batches = build(CASES[name])
+    G = curvature_operator("gauss_newton", loss, cache=cache)
+    ours, again = to_dense(G), to_dense(G)
+    expected = dense_gauss_newton(CASES[name], model, batches, loss.weights)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(again, ours, rtol=1e-12, atol=1e-13)
+    assert float(torch.linalg.eigvalsh(ours)[0]) > -1e-10  # these criteria are convex in the outputs
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "mlp, mean squared error", "mlp, class weights", "mlp, ignored class", "attention"]
+)
+def test_empirical_fisher_is_the_dense_matrix(name: str) -> None:
+    loss, model, batches = build(CASES[name])
+    expected = dense_empirical_fisher(CASES[name], model, batches, loss.weights)
+    torch.testing.assert_close(to_dense(FisherOperator(loss, seed=None)), expected, rtol=1e-9, atol=1e-11)
+
+
+BINARY = Case(mlp, F.binary_cross_entropy_with_logits, targets="bits")
+
+
+@pytest.mark.parametrize("case", [CASES["mlp"], CASES["mlp, mean squared error"], BINARY])
+def test_the_monte_carlo_fisher_is_the_empirical_one_of_drawn_targets_and_tends_to_gauss_newton(case: Case) -> None:
+    loss, model, batches = build(case)
+    drawn, first = [], 0
+    for x, y in batches:
+        assert case.criterion is not None
+        drawn.append((x, sampled_targets(case.criterion, model(x), y, 3, first)))
+        first += len(x)
+    relabelled = Loss(model, case.criterion, drawn, dtype=torch.float64)
+    one = to_dense(FisherOperator(loss, seed=3))
+    factor = 3 if case is BINARY else 1  # the mean over three coins per example
+    torch.testing.assert_close(one, factor * to_dense(FisherOperator(relabelled, seed=None)), rtol=1e-10, atol=1e-12)
+    whole = Loss(model, case.criterion, [merged(batches)], dtype=torch.float64)
+    torch.testing.assert_close(one, to_dense(FisherOperator(whole, seed=3)), rtol=1e-10, atol=1e-12)  # any split
+    v = torch.randn(loss.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values = torch.stack([v @ FisherOperator(whole, seed=seed).matvec(v) for seed in range(300)])
+    exact = v @ curvature_operator("gauss_newton", whole).matvec(v)
+    assert abs(float(values.mean() - exact)) < 4 * float(values.std()) / 300**0.5
+    assert float(values.std()) > 0
+
+
+def test_ignored_targets_stay_ignored() -> None:
+    drawn = sampled_targets(F.cross_entropy, torch.randn(4, 3, 5), torch.tensor([[-100, 1, 2, 0, -100]] * 4), 0, 0)
+    assert drawn.shape == (4, 5) and ((drawn == -100) == torch.tensor([True, False, False, False, True])).all()
+
+
+def test_drawn_classes_follow_the_predicted_probabilities() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64).expand(20_000, 3)
+    drawn = sampled_targets(F.cross_entropy, logits, torch.zeros(20_000, dtype=torch.long), 0, 0)
+    p = logits[0].softmax(0)
+    shares = torch.bincount(drawn, minlength=3) / 20_000
+    assert bool(((shares - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt()).all())
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (lambda output, target: F.cross_entropy(output, target), "Monte-Carlo"),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), "label smoothing"),
+        (partial(F.cross_entropy, weight=torch.ones(3, dtype=torch.float64)), "class weights"),
+        (CASES["mlp, ignored class"].criterion, "ignore_index"),
+    ],
+)
+def test_targets_are_drawn_from_known_likelihoods_only(criterion: Any, message: str) -> None:
+    loss, _, _ = build(replace(CASES["mlp"], criterion=criterion))
+    with pytest.raises(InputError, match=message):
+        FisherOperator(loss).matvec(loss.weights)
+
+
+def test_matrices_of_outputs_need_a_criterion_and_known_names() -> None:
+    loss, _, _ = build(CASES["own loss over tokens"])
+    with pytest.raises(InputError, match="criterion apart"):
+        curvature_operator("gauss_newton", loss)
+    with pytest.raises(InputError, match="hessian"):
+        curvature_operator("hesian", loss)
+    with pytest.raises(InputError, match="exact"):
+        HessianOperator(loss, backend="exactly")
+    with pytest.raises(InputError, match="cache"):
+        HessianOperator(loss, cache="all")
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("cache", ["auto", 0, 3000])
+def test_blocks_are_their_columns(matrix: str, cache: int | str) -> None:
+    loss, _, _ = build(CASES["convolution"])
+    A = curvature_operator(matrix, loss, cache=cache)
+    V = torch.randn(loss.layout.size, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    separate = torch.stack([curvature_operator(matrix, loss).matvec(v) for v in V.T], dim=1)
+    torch.testing.assert_close(matmat(A, V), separate, rtol=1e-11, atol=1e-12)
+
+
+def test_shifted_and_scaled_forms_compose() -> None:
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
+    A = FunctionOperator(lambda v: matrix @ v, 2, torch.float64, error=0.5)
+    B = scaled(shifted(A, 4.0), -2.0)
+    torch.testing.assert_close(to_dense(B), -2 * (matrix + 4 * torch.eye(2, dtype=torch.float64)))
+    A.error = 0.75  # read late: it may grow with the products
+    assert (B.error, B.size, B.dtype) == (1.5, 2, torch.float64)
+
+
+class Applied(nn.Module):
+    """A small network with one function in the middle of it."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.function = nn.Linear(4, 6), nn.Linear(6, 3), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+CENTRES = torch.linspace(-1, 1, 36, dtype=torch.float64).view(6, 6)
+
+
+class Bag(nn.Module):
+    """Sums of embeddings, either by EmbeddingBag or written out."""
+
+    def __init__(self, bag: bool) -> None:
+        super().__init__()
+        self.table: nn.Module = nn.EmbeddingBag(9, 5, mode="sum") if bag else nn.Embedding(9, 5)
+        self.head, self.bag = nn.Linear(5, 3), bag
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = (x.abs() * 4).long().clamp(max=8)
+        table = self.table(index)
+        return self.head(torch.tanh(table if self.bag else table.sum(1)))
+
+
+def heads(x: Tensor) -> Tensor:
+    q = x.view(-1, 1, 3, 2)
+    return F.scaled_dot_product_attention(q, q, q).reshape(-1, 6)
+
+
+def plain_heads(x: Tensor) -> Tensor:
+    q = x.view(-1, 1, 3, 2)
+    return ((q @ q.mT / 2**0.5).softmax(-1) @ q).reshape(-1, 6)
+
+
+def recomputed(x: Tensor, reentrant: bool) -> Tensor:
+    out = checkpoint(lambda t: torch.tanh(t) ** 2, x, use_reentrant=reentrant)
+    assert isinstance(out, Tensor)
+    return out
+
+
+class Recomputed(nn.Module):
+    """A block that is recomputed in the backward pass, with weights inside it."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.first, self.last, self.reentrant = nn.Linear(4, 6), nn.Linear(6, 3), reentrant
+
+    def block(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.first(x)) ** 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reentrant is None:
+            return self.last(self.block(x))
+        return self.last(checkpoint(self.block, x.detach().requires_grad_(), use_reentrant=self.reentrant))
+
+
+def distances(x: Tensor) -> Tensor:
+    return ((x.unsqueeze(1) - CENTRES.to(x)) ** 2).sum(-1).sqrt()
+
+
+# name: (network with the operation, the same network without it, the backend that must be chosen)
+OPERATIONS: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
+    "hardsigmoid": (
+        lambda: Applied(F.hardsigmoid),
+        lambda: Applied(lambda x: (x / 6 + 0.5).clamp(0, 1)),
+        "finite_difference",
+    ),
+    "cdist": (
+        lambda: Applied(lambda x: torch.cdist(x, CENTRES.to(x))),
+        lambda: Applied(distances),
+        "finite_difference",
+    ),
+    "embedding bag": (lambda: Bag(True), lambda: Bag(False), "finite_difference"),
+    "fused attention": (lambda: Applied(heads), lambda: Applied(plain_heads), "exact"),
+    "checkpoint": (lambda: Recomputed(False), lambda: Recomputed(None), "exact"),
+    "reentrant checkpoint": (lambda: Recomputed(True), lambda: Recomputed(None), "finite_difference"),
+    "compiled": (
+        lambda: torch.compile(Applied(torch.tanh), backend="aot_eager"),
+        lambda: Applied(torch.tanh),
+        "finite_difference",
+    ),
+    "gru": (lambda: GRU(), lambda: GRU(), "exact"),
+}
+
+
+class GRU(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.GRU(1, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x.unsqueeze(-1))[0][:, -1])
+
+
+@pytest.mark.filterwarnings("ignore:.*requires_grad=True:UserWarning")
+@pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_without_a_second_derivative(name: str, dtype: torch.dtype, matrix: str) -> None:
+    special, plain, backend = OPERATIONS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        one, two = special().double(), plain().double()
+        two.load_state_dict(dict(zip(two.state_dict(), one.state_dict().values(), strict=True)))
+        batches = [(torch.randn(size, 4, dtype=torch.float64), torch.randint(3, (size,))) for size in (7, 2)]
+    loss = Loss(one, F.cross_entropy, batches, dtype=dtype)
+    reference = Loss(two, F.cross_entropy, batches, dtype=torch.float64)
+    A = curvature_operator(matrix, loss, 1.3 * loss.weights)  # away from the network's own weights
+    B = curvature_operator(matrix, reference, 1.3 * reference.weights)
+    for seed in range(3):
+        v = torch.randn(A.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        expected, product = B.matvec(v), A.matvec(v.to(dtype)).double()
+        assert A.backend == backend
+        difference = float((product - expected).norm() / v.norm())
+        rounding = 100 * torch.finfo(dtype).eps * float(expected.norm() / v.norm())
+        allowed = {torch.float64: 1e-6, torch.float32: 0.02}[dtype] * float(expected.norm() / v.norm())
+        assert difference <= (allowed if backend == "finite_difference" else rounding)
+        assert A.error <= allowed
+    assert (A.error > 0) == (backend == "finite_difference")
+
+
+class Sequences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.unsqueeze(0).expand(6, -1, -1)).tanh().log_softmax(-1)
+
+
+def ctc(output: Tensor, target: Tensor) -> Tensor:
+    lengths = torch.full((output.shape[1],), 6), torch.ones(len(target), dtype=torch.long)
+    return F.ctc_loss(output, target.unsqueeze(1) + 1, *lengths)
+
+
+def test_a_criterion_without_a_second_derivative_falls_back_too() -> None:
+    loss, _, _ = build(Case(Sequences, ctc))
+    H, w = HessianOperator(loss), loss.weights
+    v = torch.randn(H.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    product, h = H.matvec(v), 1e-6
+    assert H.backend == "finite_difference"
+    torch.testing.assert_close(product, (loss.grad(w + h * v) - loss.grad(w - h * v)) / (2 * h), rtol=1e-5, atol=1e-7)
+    with pytest.raises(MissingDerivativeError, match="finite_difference"):
+        HessianOperator(loss, backend="exact").matvec(v)
+
+
+@pytest.mark.parametrize("name", ["mlp", "norm, batch statistics", "own loss over tokens"])
+def test_finite_differences_on_request_agree_with_autograd(name: str) -> None:
+    loss, _, _ = build(CASES[name])
+    exact, difference = (to_dense(HessianOperator(loss, backend=backend)) for backend in ("exact", "finite_difference"))
+    torch.testing.assert_close(difference, exact, rtol=1e-6, atol=1e-8)
+
+
+class Hungry:
+    """A criterion that runs out of memory above a batch size."""
+
+    def __init__(self, limit: int, error: Callable[[], BaseException]) -> None:
+        self.limit, self.error, self.largest = limit, error, 0
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        if len(target) > self.limit:
+            raise self.error()
+        self.largest = max(self.largest, len(target))
+        return F.cross_entropy(output, target, weight=torch.tensor([0.2, 1.0, 3.0], dtype=output.dtype))
+
+
+ERRORS = [
+    lambda: torch.OutOfMemoryError("CUDA out of memory"),
+    lambda: MemoryError(),
+    lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 5 bytes"),
+]
+
+
+def weighted_count(batch: Any) -> float:
+    return float(torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)[batch[1]].sum())
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("limit", [5, 2, 1])
+def test_smaller_batches_where_memory_runs_out_give_the_same_numbers(limit: int, error: Any) -> None:
+    model, batches = CASES["mlp"].build()
+    hungry, full = Hungry(limit, error), Hungry(99, error)
+    small, large = (Loss(model, c, batches, count=weighted_count, dtype=torch.float64) for c in (hungry, full))
+    w = small.weights
+    assert small.value(w) == pytest.approx(large.value(w), rel=1e-13)
+    torch.testing.assert_close(small.grad(w), large.grad(w), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(small.outputs(w), large.outputs(w))
+    for matrix in ("hessian", "gauss_newton", "empirical_fisher"):
+        fresh = Loss(model, Hungry(limit, error), batches, count=weighted_count, dtype=torch.float64)
+        ours, expected = (to_dense(curvature_operator(matrix, loss)) for loss in (fresh, large))
+        torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-13)
+    assert hungry.largest <= limit and small.data.micro_batch_size <= limit
+
+
+def test_kept_graphs_go_before_the_batch_is_halved() -> None:
+    model, batches = CASES["mlp"].build()
+    hungry = Hungry(99, ERRORS[0])
+    loss = Loss(model, hungry, batches, count=weighted_count, dtype=torch.float64)
+    H = HessianOperator(loss)
+    expected = H.matvec(loss.weights)
+    hungry.limit = 2
+    H._kept.pop(next(iter(H._kept)))  # one graph has to be built anew, and does not fit
+    torch.testing.assert_close(H.matvec(loss.weights), expected, rtol=1e-12, atol=1e-14)
+    assert H.kept_bytes == 0 and loss.data.micro_batch_size == 2
+
+
+def test_a_batch_that_defines_the_loss_is_not_halved() -> None:
+    model, batches = CASES["norm, batch statistics"].build()
+    loss = Loss(model, Hungry(4, ERRORS[0]), batches, norm="batch", count=weighted_count, dtype=torch.float64)
+    with pytest.raises(RunError, match="another loss"):
+        HessianOperator(loss).matvec(loss.weights)
+    one = Loss(CASES["mlp"].build()[0], Hungry(0, ERRORS[1]), CASES["mlp"].build()[1], count=weighted_count)
+    with pytest.raises(RunError, match="one example at a time"):
+        one.value(one.weights)
+
+
+def test_other_runtime_errors_are_not_taken_for_lack_of_memory() -> None:
+    loss, _, _ = build(
+        replace(CASES["mlp"], criterion=Hungry(0, lambda: RuntimeError("something else"))), count=weighted_count
+    )
+    with pytest.raises(RuntimeError, match="something else"):
+        loss.value(loss.weights)
+    assert loss.data.micro_batch_size == 5
+
+
+def test_the_cache_budget_is_a_share_of_free_memory() -> None:
+    cpu = torch.device("cpu")
+    assert 0 < cache_budget("auto", cpu) <= 0.6 * free_memory(cpu)
+    assert cache_budget(123, cpu) == 123
+
+
+@pytest.mark.parametrize("name", ["mlp", "tied weights", "norm, batch statistics", "unused and frozen"])
+def test_a_subset_of_parameters_is_a_block_of_the_whole(name: str) -> None:
+    case = CASES[name]
+    loss, model, batches = build(case)
+    w = 1.1 * loss.weights
+    dense = dense_hessian(case, model, batches, w)
+    spans = dict(zip(loss.layout.names, torch.arange(len(w)).split(loss.layout.numels), strict=True))
+    parts = per_layer(loss, w)
+    assert [name for part in parts.values() for name in part.layout.names] == list(loss.layout.names)
+    for part in parts.values():
+        index = torch.cat([spans[name] for name in part.layout.names])
+        torch.testing.assert_close(to_dense(HessianOperator(part)), dense[index][:, index], rtol=1e-8, atol=1e-10)
+        assert part.value(part.weights) == pytest.approx(loss.value(w), rel=1e-13)
+        torch.testing.assert_close(part.grad(part.weights), loss.grad(w)[index], rtol=1e-12, atol=1e-14)
+    chosen = Loss(model, case.criterion, batches, norm=case.norm, dtype=torch.float64, parameters="*weight")
+    index = torch.cat([spans[name] for name in spans if name.endswith("weight")])
+    at_own = dense_hessian(case, model, batches, loss.weights)
+    torch.testing.assert_close(to_dense(HessianOperator(chosen)), at_own[index][:, index], rtol=1e-8, atol=1e-10)
+
+
+def test_patterns_that_match_nothing_are_refused() -> None:
+    loss, model, batches = build(CASES["mlp"])
+    with pytest.raises(InputError, match=r"0\.weight, 0\.bias"):
+        Loss(model, F.cross_entropy, batches, parameters=["fc*"])
+    with pytest.raises(InputError, match="holds fixed"):
+        loss.restricted("0.*").restricted("2.*")
+
+
+def spoil(model: nn.Module, value: float) -> None:
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_losses_and_gradients_that_are_not_finite_are_refused(value: float) -> None:
+    model, batches = CASES["mlp"].build()
+    loss = Loss(model, F.cross_entropy, batches, dtype=torch.float64)
+    w = loss.weights.clone()
+    w[3] = value
+    with pytest.raises(InputError, match=r"0\.weight \(1 of 20 entries\)"):
+        HessianOperator(loss, w)
+    bad = [(torch.full_like(x, value), y) for x, y in batches]
+    for backend, culprit in (("exact", "loss"), ("finite_difference", r"0\.weight")):
+        with pytest.raises(InputError, match=f"finite .*{culprit}"):
+            HessianOperator(Loss(model, F.cross_entropy, bad), backend=backend).matvec(loss.weights)
+    spiky = Loss(model, lambda z, y: (z - z.detach()).abs().sqrt().mean(), batches)  # infinite slope at 0
+    with pytest.raises(InputError, match=r"finite gradients, got NaN or infinity in 0\.weight"):
+        HessianOperator(spiky).matvec(loss.weights)
+    spoil(model, value)
+    with pytest.raises(InputError, match=r"finite weights, got NaN or infinity in 0\.weight"):
+        Loss(model, F.cross_entropy, batches)
+
+
+def test_integer_weights_are_refused() -> None:
+    model = nn.Linear(4, 3)
+    model.weight = nn.Parameter(torch.ones(3, 4, dtype=torch.int8), requires_grad=False)
+    model.bias.requires_grad_(False)
+    with pytest.raises(InputError, match="int8: integer and quantised"):
+        Loss(model, F.cross_entropy, [])
+
+
+def test_reduced_precision_is_off_inside_and_back_afterwards() -> None:
+    loss, model, _ = build(CASES["mlp"])
+    before, matmul = torch.get_float32_matmul_precision(), torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    seen = []
+    try:
+        torch.set_float32_matmul_precision("medium")
+        watching = Loss(
+            model,
+            lambda z, y: seen.append(matmul.fp32_precision) or F.cross_entropy(z, y),
+            loss.data.batches,
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            gradient = watching.grad(watching.weights)
+        assert set(seen) == {"ieee"}
+        assert matmul.fp32_precision == "bf16"
+        assert torch.get_float32_matmul_precision() == "medium"
+        torch.testing.assert_close(gradient.double(), loss.grad(loss.weights), rtol=1e-5, atol=1e-6)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_batch_statistics_see_the_given_batches_in_gauss_newton_too() -> None:
+    model, batches = Case(lambda: with_norm(False), F.cross_entropy, norm="batch").build()
+    split, whole = (
+        Loss(model, F.cross_entropy, b, norm="batch", dtype=torch.float64) for b in (batches, [merged(batches)])
+    )
+    one, two = (to_dense(curvature_operator("gauss_newton", loss)) for loss in (split, whole))
+    assert float((one - two).abs().max()) > 1e-3
