@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sharpness.curvature import FisherOperator as FisherOperator
+    from sharpness.curvature import GaussNewtonOperator as GaussNewtonOperator
     from sharpness.curvature import HessianOperator as HessianOperator
     from sharpness.data import Batches as Batches
     from sharpness.data import load_dataset as load_dataset
@@ -20,24 +22,32 @@ if TYPE_CHECKING:
     from sharpness.operators import FunctionOperator as FunctionOperator
     from sharpness.probes import DistanceFromStart as DistanceFromStart
     from sharpness.probes import KeskarSharpness as KeskarSharpness
+    from sharpness.probes import LayerEigenvalues as LayerEigenvalues
     from sharpness.probes import LinearInterpolation as LinearInterpolation
     from sharpness.probes import PyHessianCheck as PyHessianCheck
+    from sharpness.probes import SpectralDensity as SpectralDensity
     from sharpness.probes import TopEigenvalues as TopEigenvalues
+    from sharpness.probes import Trace as Trace
     from sharpness.vectors import flatten as flatten
 
 # Loaded at first use, so that reading records does not load torch.
 _HOMES = {
     "Batches": "data",
     "DistanceFromStart": "probes",
+    "FisherOperator": "curvature",
     "FunctionOperator": "operators",
+    "GaussNewtonOperator": "curvature",
     "HessianOperator": "curvature",
     "InputError": "errors",
     "KeskarSharpness": "probes",
     "LinearInterpolation": "probes",
+    "LayerEigenvalues": "probes",
     "Loss": "loss",
     "PyHessianCheck": "probes",
     "RunError": "errors",
+    "SpectralDensity": "probes",
     "TopEigenvalues": "probes",
+    "Trace": "probes",
     "flatten": "vectors",
     "load_dataset": "data",
 }

@@ -44,9 +44,11 @@ class CurvatureOperator:
 
     ``backend`` is ``exact`` (autograd), ``finite_difference`` (central differences of first-order passes), or ``auto``:
     exact unless the network uses an operation that cannot be differentiated twice. After the first product it says
-    which it was. The difference step along a unit vector is ``eps^(1/3) (1 + ||w||)``, eps that of the dtype, which
-    balances the cubic term of the loss against rounding; products 1, 2, 4, 8, ... are made with twice the step too, and
-    ``error`` is the largest difference seen, relative to the vector: an estimate, not a bound.
+    which it was. The difference step along a unit vector starts at ``eps^(1/3) (1 + ||w||)``, eps that of the dtype; at
+    products 1, 2, 4, 8, ... it is chosen anew, at the cost of four more products, as the one whose product changes
+    least, relatively, from that of a four times larger step. ``error`` is the largest such change divided by the
+    vector's length: an estimate, not a bound. For networks with kinks (ReLU) it is large, and rightly so: differences
+    see the jumps of the gradient at the kinks, of which the Hessian as autograd defines it knows nothing.
 
     Raises :class:`InputError` for NaN or infinite weights, loss or gradients, and an unknown backend.
     """
@@ -68,6 +70,7 @@ class CurvatureOperator:
         self._leaves = loss.leaves(self.w)
         self._cache, self._budget = cache, -1
         self._kept: dict[tuple[int, int], Graph] = {}
+        self._step = self._largest_step = torch.finfo(self.dtype).eps ** (1 / 3) * (1 + norm(self.w))
         self._micro_batch_size, self._num_products = loss.data.micro_batch_size, 0
 
     def matvec(self, v: Tensor) -> Tensor:
@@ -140,15 +143,32 @@ class CurvatureOperator:
         raise NotImplementedError
 
     def _finite_difference(self, v: Tensor) -> Tensor:
-        """Return the product by central differences, now and then with twice the step to see their error."""
+        """Return the product by central differences, now and then with a step chosen anew."""
         length = norm(v)
         if length == 0:
             return torch.zeros_like(v)
-        step = torch.finfo(self.dtype).eps ** (1 / 3) * (1 + norm(self.w)) / length
-        product = self._quotient(v, step)
         if self._num_products & (self._num_products - 1) == 0:
-            self.error = max(self.error, norm(self._quotient(v, 2 * step) - product) / length)
-        return product
+            return self._with_new_step(v, length)
+        return self._quotient(v, self._step / length)
+
+    def _with_new_step(self, v: Tensor, length: float) -> Tensor:
+        """Return the quotient of the step that changes least from a four times larger one, and note the change.
+
+        Larger steps are wrong by the cubic term of the loss, smaller ones by rounding and by the jumps at kinks.
+        """
+        least, error, best, chosen = float("inf"), 0.0, v, self._step
+        step = min(16 * self._step, self._largest_step)  # beyond that the loss is flat and changes little, but wrong
+        coarse = self._quotient(v, step / length)
+        for _ in range(4):
+            step /= 4
+            fine = self._quotient(v, step / length)
+            change = norm(fine - coarse)
+            relative = change / max(norm(fine), norm(coarse), torch.finfo(torch.float64).tiny)
+            if relative < least:
+                least, error, best, chosen = relative, change / length, fine, step
+            coarse = fine
+        self._step, self.error = chosen, max(self.error, error)
+        return best
 
     def _quotient(self, v: Tensor, step: float) -> Tensor:
         """Return the central difference quotient for one step."""

@@ -134,7 +134,9 @@ def norm(v: Tensor) -> float:
     5.0
     """
     v = v.cpu() if v.device.type == "mps" else v  # MPS has no float64
-    return float(torch.linalg.vector_norm(v, dtype=torch.float64))
+    # In pieces: torch converts its whole argument first, which would double the memory of a float32 vector.
+    pieces = [torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in v.reshape(-1).split(1 << 20)]
+    return float(torch.linalg.vector_norm(torch.stack(pieces)))
 
 
 def random_unit_vector(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:

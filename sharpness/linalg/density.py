@@ -1,0 +1,249 @@
+"""The spectral density of a symmetric operator by stochastic Lanczos quadrature, with error bars."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sharpness.environment import derived_seed
+from sharpness.errors import InputError
+from sharpness.linalg.quadrature import Quadrature, lanczos_quadrature
+from sharpness.linalg.sampling import Progress
+from sharpness.operators import SymmetricOperator
+from sharpness.vectors import random_unit_vector
+
+KERNEL_WIDTH = 0.1  # standard deviation of the Gaussian kernel in s: 10 % of lambda where |lambda| >> lambda_0
+NUM_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A density per unit of s = asinh(lambda / lambda_0), shape (p,), at the eigenvalues of ``grid`` (p,)."""
+
+    grid: np.ndarray
+    density: np.ndarray
+    lower: np.ndarray | None  # None for one start, which shows no spread
+    upper: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SpectralDensity:
+    """Gauss quadratures of the spectrum, one for each random start, and what follows from them.
+
+    For a start v with eigenvector components c_i the quadrature is of the v-weighted distribution, mass ``c_i^2`` at
+    lambda_i, whose mean over v is that of the eigenvalues, mass 1/n each. An average over eigenvalues of any f thus has
+    the variance ``2 Var_lambda(f) / (n + 2)`` per start (uniform v; for f = 1 below 0 the Beta law 2 F (1 - F) / (n +
+    2)). Standard errors are by that formula with the variance of the quadrature, and where there are three starts or
+    more the larger of it and the error seen between the starts.
+    """
+
+    size: int
+    nodes: list[np.ndarray] = field(repr=False)  # for each start (k,), ascending
+    weights: list[np.ndarray] = field(repr=False)  # for each start (k,), sum 1
+    steps: int  # products asked for per start; fewer nodes where the Krylov space was invariant or time was up
+    num_products: int
+    stopped_by: str  # "steps" or "seconds"
+    confidence: float  # of the band of the curve
+    seed: int
+    trace: float
+    trace_standard_error: float
+    frobenius_norm: float
+    frobenius_norm_standard_error: float
+    num_negative: float  # n times the mass below 0
+    num_negative_standard_error: float  # of the sampling alone
+    # n times the bounds of these starts' own mass below 0; whatever is not resolved from 0 is in the upper bound.
+    num_negative_bracket: tuple[float, float]
+    effective_rank: float | None  # (sum |lambda|)^2 / sum lambda^2; None for a zero operator
+    linear_threshold: float  # lambda_0 = mean |lambda|, the scale around zero of the coordinate s
+    moment_error: float  # largest mismatch of quadrature moments and measured v^T A v, ||A v||^2, relative to ||A v||
+    reasons: list[str]
+
+    @property
+    def smallest_node(self) -> float:
+        """The smallest node: never below the smallest eigenvalue, rounding aside."""
+        return min(float(nodes[0]) for nodes in self.nodes)
+
+    @property
+    def largest_node(self) -> float:
+        """The largest node: never above the largest eigenvalue, rounding aside."""
+        return max(float(nodes[-1]) for nodes in self.nodes)
+
+    def curve(self, num_points: int = 512, width: float = KERNEL_WIDTH) -> Curve:
+        """Return the density per unit of s = asinh(lambda / lambda_0), smoothed by a Gaussian of deviation ``width``.
+
+        In s the spectrum is shown linearly below lambda_0 = ``linear_threshold`` and logarithmically beyond. The grid
+        is uniform in s and ends five widths outside the nodes; the density is the mean over starts and integrates to 1
+        over s. The band is the central ``confidence`` of the means of resampled starts (bootstrap): a coarse
+        indication for few starts, and None for a single one. Raises :class:`InputError` for fewer than two points or a
+        width that is not positive.
+        """
+        if num_points < 2 or not width > 0:
+            raise InputError(f"expected two points or more and width > 0, got {num_points} and {width}: 512 and 0.1")
+        scale = self.linear_threshold
+        left, right = math.asinh(self.smallest_node / scale), math.asinh(self.largest_node / scale)
+        s = np.linspace(left - 5 * width, right + 5 * width, num_points)
+        curves = []
+        for nodes, weights in zip(self.nodes, self.weights, strict=True):
+            distance = (s[:, None] - np.arcsinh(nodes / scale)) / width
+            curves.append(np.exp(-0.5 * distance**2) @ weights / (width * math.sqrt(2 * math.pi)))
+        stacked = np.stack(curves)
+        grid, density = scale * np.sinh(s), stacked.mean(axis=0)
+        if len(stacked) == 1:
+            return Curve(grid, density, None, None)
+        random = np.random.default_rng(derived_seed(self.seed, "density", "bootstrap"))
+        counts = random.multinomial(len(stacked), np.full(len(stacked), 1 / len(stacked)), NUM_RESAMPLES)
+        tail = (1 - self.confidence) / 2
+        lower, upper = np.quantile(counts / len(stacked) @ stacked, [tail, 1 - tail], axis=0)
+        return Curve(grid, density, lower, upper)
+
+    def details(self) -> dict[str, Any]:
+        """Return the quadratures, the curve on its default grid and every number above as plain types."""
+        curve = self.curve()
+        plain = {name: value for name, value in vars(self).items() if name not in ("nodes", "weights")}
+        return plain | {
+            "num_starts": len(self.nodes),
+            "nodes": [nodes.tolist() for nodes in self.nodes],
+            "weights": [weights.tolist() for weights in self.weights],
+            "num_negative_bracket": list(self.num_negative_bracket),
+            "smallest_node": self.smallest_node,
+            "largest_node": self.largest_node,
+            "grid": curve.grid.tolist(),
+            "density": curve.density.tolist(),
+            "density_lower": None if curve.lower is None else curve.lower.tolist(),
+            "density_upper": None if curve.upper is None else curve.upper.tolist(),
+        }
+
+    def __str__(self) -> str:
+        low, high = self.num_negative_bracket
+        rank = "none" if self.effective_rank is None else f"{self.effective_rank:.4g}"
+        return (
+            f"{self.size} eigenvalues, nodes in [{self.smallest_node:.4g}, {self.largest_node:.4g}], "
+            f"trace {self.trace:.5g} +- {self.trace_standard_error:.1g}, {self.num_negative:.4g} negative "
+            f"(between {low:.4g} and {high:.4g}, +- {self.num_negative_standard_error:.1g}), effective rank {rank}, "
+            f"{len(self.nodes)} starts, {self.num_products} products"
+        )
+
+
+def spectral_density(
+    operator: SymmetricOperator,
+    *,
+    steps: int = 80,
+    starts: int = 4,
+    seed: int = 0,
+    reorthogonalise: bool = True,
+    confidence: float = 0.95,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> SpectralDensity:
+    """Return the spectral density by ``steps`` steps of Lanczos from each of ``starts`` random unit vectors.
+
+    Stochastic Lanczos quadrature (Golub and Welsch 1969; Ubaru, Chen and Saad 2017): k steps give the k-point Gauss
+    quadrature of the v-weighted distribution, exact for polynomials of degree 2 k - 1
+    (:func:`sharpness.linalg.quadrature.lanczos_quadrature`), and a bracket of its mass below 0 that no other method can
+    narrow with the same products. Eigenvalues at exactly 0 count as not negative where Lanczos resolves them; the
+    bracket holds in any case.
+
+    With ``reorthogonalise=False`` only three vectors are kept instead of ``steps`` (one start at a time in both cases).
+    Nodes then come in copies, but the quadrature stays as accurate: T is that of exact Lanczos for a distribution
+    smeared over rounding-sized intervals around the eigenvalues (Greenbaum 1989). After ``seconds`` the first start
+    keeps the nodes it has; a later one that is not complete is dropped.
+
+    Everything is about the operator as computed: its own ``error`` moves each node by at most as much, and an
+    eigenvalue closer to 0 than that counts as zero. Raises :class:`InputError` for bad knobs and :class:`RunError` for
+    products that are not finite.
+
+    >>> import torch
+    >>> from sharpness.operators import FunctionOperator
+    >>> diagonal = torch.linspace(-1, 9, 1000, dtype=torch.float64)
+    >>> density = spectral_density(FunctionOperator(lambda v: diagonal * v, 1000, torch.float64), steps=40)
+    >>> round(density.trace / 1000), round(density.num_negative, -2), round(density.effective_rank, -2)
+    (4, 100.0, 700.0)
+    """
+    _check(operator, steps, starts, confidence, seconds)
+    began, made, rules = time.perf_counter(), 0, list[Quadrature]()
+
+    def late() -> bool:
+        nonlocal made
+        made += 1
+        if progress is not None:
+            progress(made, starts * min(steps, operator.size))
+        return seconds is not None and time.perf_counter() - began >= seconds
+
+    for start in range(starts):
+        stream = derived_seed(seed, "density", "start", start)
+        v = random_unit_vector(operator.size, stream, operator.dtype, operator.device)
+        rule = lanczos_quadrature(operator, v, steps, reorthogonalise=reorthogonalise, stop=late)
+        if rule.complete or not rules:
+            rules.append(rule)
+        if seconds is not None and time.perf_counter() - began >= seconds:
+            break
+    return _summary(operator.size, rules, steps, starts, made, confidence, seed)
+
+
+def _summary(
+    size: int, rules: list[Quadrature], steps: int, starts: int, made: int, confidence: float, seed: int
+) -> SpectralDensity:
+    """Return the quadratures with the sums over eigenvalues that follow from them."""
+    trace, trace_error = _sum(size, rules, [rule.nodes for rule in rules])
+    square, square_error = _sum(size, rules, [rule.nodes**2 for rule in rules])
+    total, _ = _sum(size, rules, [np.abs(rule.nodes) for rule in rules])
+    below = np.array([rule.below for rule in rules])
+    share = float(below.mean())
+    low, high = np.mean([rule.bracket for rule in rules], axis=0)
+    cut = len(rules) < starts or not rules[0].complete
+    reasons = [f"time was up after {len(rules)} of {starts} starts and {made} products"] if cut else []
+    if len(rules) == 1:
+        reasons.append("no band around the curve: one start shows no spread")
+    if not square:
+        reasons.append("no effective rank: every product was zero")
+    return SpectralDensity(
+        size=size,
+        nodes=[rule.nodes for rule in rules],
+        weights=[rule.weights for rule in rules],
+        steps=steps,
+        num_products=made,
+        stopped_by="seconds" if cut else "steps",
+        confidence=confidence,
+        seed=seed,
+        trace=trace,
+        trace_standard_error=trace_error,
+        frobenius_norm=math.sqrt(square),
+        frobenius_norm_standard_error=square_error / (2 * math.sqrt(square)) if square else 0.0,
+        num_negative=size * share,
+        num_negative_standard_error=size * _standard_error(size, below, share * (1 - share)),
+        num_negative_bracket=(size * float(low), size * float(high)),
+        effective_rank=total**2 / square if square else None,
+        linear_threshold=total / size if total else 1.0,
+        moment_error=max(rule.moment_error for rule in rules),
+        reasons=reasons,
+    )
+
+
+def _sum(size: int, rules: list[Quadrature], values: list[np.ndarray]) -> tuple[float, float]:
+    """Return the sum of f over all eigenvalues and its standard error, from the values of f at each start's nodes."""
+    means = np.array([rule.weights @ f for rule, f in zip(rules, values, strict=True)])
+    squares = np.array([rule.weights @ f**2 for rule, f in zip(rules, values, strict=True)])
+    variance = max(float(squares.mean() - means.mean() ** 2), 0.0)
+    return size * float(means.mean()), size * _standard_error(size, means, variance)
+
+
+def _standard_error(size: int, means: np.ndarray, variance: float) -> float:
+    """Return the standard error of the mean over starts, ``variance`` being that of f over the eigenvalues.
+
+    With n = 1 every start is the eigenvector and the formula's variance is 0, as it should be.
+    """
+    by_formula = math.sqrt(2 * variance / ((size + 2) * len(means)))
+    return max(by_formula, float(means.std(ddof=1)) / math.sqrt(len(means))) if len(means) >= 3 else by_formula
+
+
+def _check(operator: SymmetricOperator, steps: int, starts: int, confidence: float, seconds: float | None) -> None:
+    if steps < min(2, operator.size) or starts < 1:  # one node cannot give the Frobenius norm
+        raise InputError(f"expected at least 2 steps and 1 start, got {steps} and {starts}: 80 and 4 are usual")
+    if not 0 < confidence < 1:
+        raise InputError(f"expected a confidence between 0 and 1, got {confidence}: 0.95 is usual")
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"expected seconds above 0, got {seconds}: leave it out for no limit")

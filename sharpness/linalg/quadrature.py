@@ -1,0 +1,159 @@
+"""Gauss quadrature of the spectrum as one start vector weighs it, by Lanczos, and bounds of the mass below 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import eigh_tridiagonal
+from torch import Tensor
+
+from sharpness.errors import RunError
+from sharpness.linalg.krylov import lanczos_steps
+from sharpness.operators import FunctionOperator, SymmetricOperator
+from sharpness.vectors import norm
+
+# An eigenvalue this small relative to the largest has no sign: eigenvalues of T come with an error of this order.
+ZERO = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Quadrature:
+    """Nodes and weights for the distribution with mass ``<v, u_i>^2`` at each eigenvalue, v the unit start vector."""
+
+    nodes: np.ndarray  # (k,) ascending
+    weights: np.ndarray  # (k,) sum 1
+    below: float  # weight of the nodes below 0
+    bracket: tuple[float, float]  # bounds of the distribution's mass below 0
+    moment_error: float  # mismatch with the measured v^T A v and ||A v||^2, relative to ||A v|| and its square
+    complete: bool  # False where it was stopped before the steps asked for
+
+
+def lanczos_quadrature(
+    operator: SymmetricOperator,
+    v: Tensor,
+    steps: int,
+    *,
+    reorthogonalise: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+) -> Quadrature:
+    """Return the quadrature with ``steps`` nodes from the unit vector ``v`` (n,), exact to degree ``2 steps - 1``.
+
+    The nodes are the eigenvalues of the Lanczos matrix T, the weights the squared first components of its
+    eigenvectors (Golub and Welsch 1969). It has fewer nodes, and is the distribution itself, where the Krylov space is
+    invariant; ``stop`` is asked after each product and can end it after two. Raises :class:`RunError` for a product
+    that is not finite.
+
+    >>> A = FunctionOperator(lambda v: torch.tensor([-1.0, 1.0]).double() * v, 2, torch.float64)
+    >>> rule = lanczos_quadrature(A, torch.tensor([0.6, 0.8], dtype=torch.float64), 2)
+    >>> rule.nodes.round(9).tolist(), rule.weights.round(9).tolist()
+    ([-1.0, 1.0], [0.36, 0.64])
+    """
+    measured: list[float] = []
+
+    def matvec(q: Tensor) -> Tensor:
+        product = operator.matvec(q)
+        if not measured:
+            measured.extend([_dot(q, product), norm(product)])
+        return product
+
+    watched = FunctionOperator(matvec, operator.size, operator.dtype, operator.device)
+    steps = min(steps, operator.size)
+    process = _full(watched, v) if reorthogonalise else _three_term(watched, v)
+    # The range comes first: to ask the process for one step too many would cost a product.
+    T: tuple[list[float], list[float]] = [], []
+    for made, T in zip(range(1, steps + 1), process, strict=False):
+        stopped = stop()
+        if T[1][-1] == 0 or (stopped and made >= 2):
+            break
+    alphas, couplings = T
+    nodes, weights = _rule(alphas, couplings[:-1])
+    smallest = max(ZERO, 10 * torch.finfo(operator.dtype).eps) * float(np.abs(nodes).max()) + operator.error
+    low, high = mass_below_zero(alphas, couplings, smallest)
+    return Quadrature(
+        nodes=nodes,
+        weights=weights,
+        below=float(np.clip(weights[nodes < -smallest].sum(), low, high)),
+        bracket=(low, high),
+        moment_error=_moment_error(nodes, weights, measured[0], measured[1]),
+        complete=len(alphas) == steps or couplings[-1] == 0,
+    )
+
+
+def mass_below_zero(alphas: list[float], couplings: list[float], smallest: float) -> tuple[float, float]:
+    """Return bounds of the start vector's mass below 0 from k steps of Lanczos; magnitudes <= ``smallest`` count as 0.
+
+    ``couplings`` (k) end with the norm of the next residual. T is given one more row whose diagonal entry makes 0 an
+    eigenvalue (Gauss-Radau, Golub 1973). By the Chebyshev-Markov-Stieltjes inequalities every distribution with the
+    same 2 k + 1 moments has a mass below 0 between the weights of the nodes below 0 and those up to 0; both ends are
+    reached, so nothing narrower follows from these products. Where that entry would be huge, because T has an
+    eigenvalue near 0 already, the last row of T is changed instead, which uses one moment less. A last coupling of 0
+    means that T is the whole distribution.
+
+    >>> mass_below_zero([0.0], [1.0], 1e-12)          # of the masses with mean 0 and variance 1 some have none there
+    (0.0, 1.0)
+    """
+    if couplings[-1] != 0:
+        pivots = [alphas[0]]
+        for alpha, coupling in zip(alphas[1:], couplings, strict=False):
+            pivots.append(alpha - coupling**2 / _away_from_zero(pivots[-1]))
+        last = couplings[-1] ** 2 / _away_from_zero(pivots[-1])
+        if abs(last) <= 1e3 * max(map(abs, [*alphas, *couplings])):
+            alphas, inner = [*alphas, last], couplings
+        else:
+            last = couplings[-2] ** 2 / _away_from_zero(pivots[-2]) if len(alphas) > 1 else 0.0
+            alphas, inner = [*alphas[:-1], last], couplings[:-1]
+    else:
+        inner = couplings[:-1]
+    nodes, weights = _rule(alphas, inner)
+    if couplings[-1] != 0:
+        nodes[np.abs(nodes).argmin()] = 0.0  # it is, but for rounding
+    return float(weights[nodes < -smallest].sum()), float(weights[nodes <= smallest].sum())
+
+
+def _away_from_zero(pivot: float) -> float:
+    return pivot if pivot else np.finfo(float).tiny
+
+
+def _rule(alphas: list[float], inner: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues of the tridiagonal matrix and the squared first components of its eigenvectors."""
+    nodes, vectors = eigh_tridiagonal(np.array(alphas), np.array(inner, dtype=np.float64))
+    return nodes, vectors[0] ** 2
+
+
+def _moment_error(nodes: np.ndarray, weights: np.ndarray, quadratic: float, length: float) -> float:
+    if length == 0:
+        return float(np.abs(nodes).max())
+    first, second = abs(weights @ nodes - quadratic) / length, abs(weights @ nodes**2 - length**2) / length**2
+    return float(max(first, second))
+
+
+def _full(operator: SymmetricOperator, v: Tensor) -> Iterator[tuple[list[float], list[float]]]:
+    """Yield the growing T of the fully reorthogonalised process."""
+    for krylov in lanczos_steps(operator, v):
+        yield krylov.alphas, krylov.couplings
+
+
+def _three_term(operator: SymmetricOperator, v: Tensor) -> Iterator[tuple[list[float], list[float]]]:
+    """Yield the growing T of the plain recurrence, which keeps three vectors and loses orthogonality."""
+    alphas, couplings, q = list[float](), list[float](), v
+    previous, breakdown = torch.zeros_like(v), 10 * torch.finfo(operator.dtype).eps
+    while True:
+        product = operator.matvec(q)
+        alpha = _dot(q, product)
+        residual = product - alpha * q - (couplings[-1] if couplings else 0.0) * previous
+        beta = norm(residual)
+        if not math.isfinite(beta):
+            raise RunError(f"expected finite products, got {beta} at product {len(alphas) + 1}: check weights and data")
+        alphas.append(alpha)
+        couplings.append(beta if beta > breakdown * max(map(abs, [*alphas, *couplings])) else 0.0)
+        yield alphas, couplings
+        previous, q = q, residual / beta
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    """Return the inner product, summed in float64."""
+    return float(a.mul(b).cpu().double().sum())

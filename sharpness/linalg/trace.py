@@ -1,0 +1,221 @@
+"""Trace and Frobenius norm of a symmetric operator from random products, with an interval that says when to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from scipy.special import stdtrit
+
+from sharpness.errors import InputError, unknown_name
+from sharpness.linalg.sampling import (
+    HutchPlusPlusSamples,
+    NormSamples,
+    Products,
+    Progress,
+    SignSamples,
+    XTraceSamples,
+    mean_and_error,
+)
+from sharpness.operators import SymmetricOperator
+
+Method = Literal["xtrace", "hutch++", "hutchinson"]
+SAMPLERS: dict[str, type[SignSamples]] = {
+    "xtrace": XTraceSamples,
+    "hutch++": HutchPlusPlusSamples,
+    "hutchinson": SignSamples,
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number estimated from random products, with an interval and the looks that were taken at it."""
+
+    value: float
+    standard_error: float
+    lower: float  # value -+ the half width of the look at which it stopped
+    upper: float
+    confidence: float
+    converged: bool
+    stopped_by: str  # "certainty", "num_products" or "seconds"
+    num_products: int
+    method: str
+    looks: list[tuple[int, float, float]]  # (products, estimate, half width)
+    exact: bool  # from n products with unit vectors: no sampling error
+    reasons: list[str]  # why it is not converged; empty where it is
+
+    def details(self) -> dict[str, Any]:
+        """Return every field as plain numbers, strings and lists."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        flag = "" if self.converged else ", NOT converged"
+        how = "exact" if self.exact else f"in [{self.lower:.5g}, {self.upper:.5g}] at {100 * self.confidence:g} %"
+        return f"{self.value:.5g}, {how}, {self.method}, {self.num_products} products{flag}"
+
+
+@dataclass(frozen=True)
+class TraceEstimate(Estimate):
+    """An estimate of the trace; the same products give the squared Frobenius norm, the mean of ``||A v||^2``."""
+
+    squared_frobenius: float
+    squared_frobenius_standard_error: float
+
+
+def estimate_trace(
+    operator: SymmetricOperator,
+    method: Method = "xtrace",
+    *,
+    rtol: float = 2e-2,
+    confidence: float = 0.95,
+    num_products: int = 320,
+    seed: int = 0,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> TraceEstimate:
+    """Return the trace, stopping when the half width of its interval is at most ``rtol |trace|``.
+
+    ``"hutchinson"`` averages ``v^T A v`` over random signs v, variance ``2 (||A||_F^2 - sum_i a_ii^2)`` each
+    (Hutchinson 1990). ``"hutch++"`` (Meyer, Musco, Musco and Woodruff 2021, Algorithm 1) takes the trace on the range
+    of a sketch A S exactly and samples the rest with other vectors G. ``"xtrace"`` (Epperly, Tropp and Webber 2024,
+    section 2.2) uses each vector for both, leaving it out of the sketch in turn: the best choice where eigenvalues
+    decay; where all are of one size Hutchinson's estimator takes about half as many products.
+
+    It looks at the interval only at sizes fixed beforehand: 20 products (30 for Hutch++), then twice as many each time
+    and last at the ceiling ``num_products``. Look i has the error probability ``(1 - confidence) / 2^i``, so all
+    intervals hold together with probability ``confidence`` and stopping by what they show costs no coverage. Half
+    widths are Student's t (samples - 1 degrees of freedom) times the standard error. That law is exact for normal
+    samples only, and XTrace's values are dependent, their error a calibrated estimate: where eigenvalues decay fast and
+    it stops at a first look, intervals at 95 % held in 91 % (Hutch++) and 95 % (XTrace) of 400 runs, elsewhere in 95 to
+    100 %. Earlier products are all used again at the next look; Hutch++ keeps G independent of S, because neither is
+    made from the other, and applies the grown projector to all of ``A G`` without new products.
+    Where the next look would need n products or more, n unit vectors give the trace itself (``exact``). A last look
+    that would overrun ``seconds`` is taken at the size that fits, which depends on the clock alone; the first always
+    happens. Intervals are widened by ``sqrt(n) eps ||A||_F`` for rounding and by n times the operator's own error.
+
+    Memory: as many vectors as products for XTrace, two thirds of that for Hutch++, twice this while the basis grows;
+    two blocks of 16 for Hutchinson.
+    Raises :class:`InputError` for bad knobs and :class:`RunError` for products that are not finite.
+
+    >>> from sharpness.operators import FunctionOperator
+    >>> diagonal = 0.8 ** torch.arange(1000, dtype=torch.float64)
+    >>> trace = estimate_trace(FunctionOperator(lambda v: diagonal * v, 1000, torch.float64), rtol=1e-2)
+    >>> trace.lower < 5.0 < trace.upper, trace.converged, trace.num_products
+    (True, True, 40)
+    """
+    if method not in SAMPLERS:
+        raise unknown_name("trace method", method, get_args(Method))
+    products = Products(operator, num_products, progress)
+    return TraceEstimate(**_estimate(SAMPLERS[method](products, seed), method, rtol, confidence, seconds))
+
+
+def frobenius_norm(
+    operator: SymmetricOperator,
+    *,
+    rtol: float = 5e-2,
+    confidence: float = 0.95,
+    num_products: int = 320,
+    seed: int = 0,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Return ``||A||_F``, the root of the mean of ``||A v||^2`` over random signs v.
+
+    Its standard error is that of the mean over ``2 ||A||_F`` (delta method), so it needs enough samples for the mean to
+    be nearly normal; where one eigenvalue dominates the interval may cover some per cent too seldom. Looks, stopping,
+    exact answers and errors raised are those of :func:`estimate_trace`.
+
+    >>> from sharpness.operators import FunctionOperator
+    >>> round(frobenius_norm(FunctionOperator(lambda v: 2 * v, 400, torch.float64)).value, 9)        # 2 sqrt(400)
+    40.0
+    """
+    fields = _estimate(
+        NormSamples(Products(operator, num_products, progress), seed), "hutchinson", rtol, confidence, seconds
+    )
+    return Estimate(**{name: value for name, value in fields.items() if "frobenius" not in name})
+
+
+def _estimate(
+    sampler: SignSamples, method: str, rtol: float, confidence: float, seconds: float | None
+) -> dict[str, Any]:
+    """Look at the sampler's interval at doubling sizes until it is narrow enough; return the fields of the result."""
+    _check(sampler, rtol, confidence, seconds)
+    started, target, last = time.perf_counter(), sampler.first, ""
+    looks: list[tuple[int, float, float]] = []
+    while True:
+        exact = sampler.operator.size <= sampler.cost * (target - sampler.count)
+        level = (1 - confidence) / 2 ** (len(looks) + 1)
+        value, error, half, square, square_error = _exact(sampler) if exact else _sampled(sampler, target, level)
+        looks.append((sampler.products.made, value, half))
+        converged = half <= rtol * abs(value) or (exact and not sampler.operator.error)
+        if converged or exact or last:
+            break
+        target, last = _next_look(sampler, seconds, time.perf_counter() - started)
+        if target <= sampler.count:
+            break
+    reason = f"the half width {half:.3g} is above rtol |value| = {rtol * abs(value):.3g}"
+    return {
+        "value": value,
+        "standard_error": error,
+        "lower": value - half,
+        "upper": value + half,
+        "confidence": confidence,
+        "converged": converged,
+        "stopped_by": "certainty" if converged else last or "num_products",
+        "num_products": sampler.products.made,
+        "method": method,
+        "looks": looks,
+        "exact": exact,
+        "reasons": [] if converged else [reason],
+        "squared_frobenius": square,
+        "squared_frobenius_standard_error": square_error,
+    }
+
+
+def _sampled(sampler: SignSamples, target: int, level: float) -> tuple[float, float, float, float, float]:
+    """Grow to ``target`` samples; return value, error, half width, squared Frobenius norm and its error."""
+    sampler.grow(target - sampler.count)
+    value, error = sampler.estimate()
+    square, square_error = mean_and_error(sampler.squares)
+    half = float(stdtrit(sampler.count - 1, 1 - level / 2)) * error + _slack(sampler, square)
+    return value, error, half, square, square_error
+
+
+def _exact(sampler: SignSamples) -> tuple[float, float, float, float, float]:
+    """Return what :func:`_sampled` does from n products with unit vectors."""
+    value, square = sampler.exact()
+    return value, 0.0, _slack(sampler, square), square, 0.0
+
+
+def _slack(sampler: SignSamples, square: float) -> float:
+    """Return how far rounding and the operator's own error can move the value."""
+    operator = sampler.operator
+    rounding = torch.finfo(operator.dtype).eps * math.sqrt(square)
+    return sampler.unit * (rounding + math.sqrt(operator.size) * operator.error)
+
+
+def _next_look(sampler: SignSamples, seconds: float | None, elapsed: float) -> tuple[int, str]:
+    """Return the samples at the next look and, where it must be the last, what makes it so; never by the values."""
+    limits = {2 * sampler.count: "", sampler.products.ceiling // sampler.cost: "num_products"}
+    if seconds is not None:
+        limits[int(sampler.count * min(2.0, seconds / elapsed))] = "seconds"
+    target = min(limits)
+    last = limits[target] if target < 2 * sampler.count else ""
+    if sampler.cost * (target - sampler.count) < sampler.operator.size:  # not to be exact: then a sketch ends before n
+        target = min(target, sampler.most)
+    return target, last
+
+
+def _check(sampler: SignSamples, rtol: float, confidence: float, seconds: float | None) -> None:
+    needed = min(sampler.cost * sampler.first, sampler.operator.size)
+    if sampler.products.ceiling < needed:
+        raise InputError(f"expected at least {needed} products, got {sampler.products.ceiling}: raise num_products")
+    if not rtol > 0:
+        raise InputError(f"expected a positive rtol, got {rtol}: 2e-2 is usual")
+    if not 0 < confidence < 1:
+        raise InputError(f"expected a confidence between 0 and 1, got {confidence}: 0.95 is usual")
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"expected seconds above 0, got {seconds}: leave it out for no limit")
