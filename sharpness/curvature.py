@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from sharpness.batches import targets_of
 from sharpness.distributed import sum_over_ranks
 from sharpness.errors import InputError, unknown_name
 from sharpness.graphs import refuse_reentrant_checkpoints
-from sharpness.kept_graphs import CurvatureOperator, Pieces
+from sharpness.kept_graphs import CurvatureOperator, Pieces, Product
 from sharpness.loss import Loss
 from sharpness.output_space import (
     OutputProduct,
@@ -24,6 +25,25 @@ from sharpness.output_space import (
 )
 from sharpness.vectors import refuse_non_finite
 from sharpness.weighted import MicroBatch
+
+
+def nothing(v: Pieces, keep: bool) -> Pieces:
+    """The product where nothing depends on the weights."""
+    return ()
+
+
+def _derivative(pieces: Pieces, leaves: Pieces) -> Product:
+    """Return ``v -> d <pieces, v> / d leaves``, holding the graph of the pieces but not their values."""
+    varying = [i for i, piece in enumerate(pieces) if piece.requires_grad]
+    if not varying:
+        return nothing  # a loss linear in the weights
+    edges = [get_gradient_edge(pieces[i]) for i in varying]
+
+    def product(v: Pieces, keep: bool) -> Pieces:
+        vectors = [v[i] for i in varying]
+        return torch.autograd.grad(edges, leaves, vectors, retain_graph=keep, materialize_grads=True)
+
+    return product
 
 
 class HessianOperator(CurvatureOperator):
@@ -39,24 +59,17 @@ class HessianOperator(CurvatureOperator):
 
     matrix = "hessian"
 
-    def _graph(self, micro: MicroBatch, model: nn.Module) -> tuple[Callable[[Pieces, bool], Pieces], Pieces]:
+    def _graph(self, micro: MicroBatch, model: nn.Module) -> Product:
         value, leaves = self.loss.criterion_value(self.loss.forward(model, micro.batch), micro.batch), self._leaves
         refuse_non_finite("loss", [("a batch", value.detach())], "check the data and the weights")
         if not value.requires_grad:
-            return lambda v, keep: (), ()
+            return nothing
         refuse_reentrant_checkpoints(value)
         gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
         named = zip(self.loss.layout.names, gradients, strict=True)
         refuse_non_finite("gradients", named, "check the data and the weights")
 
-        def product(v: Pieces, keep: bool) -> Pieces:
-            varying = [(g, piece) for g, piece in zip(gradients, v, strict=True) if g.requires_grad]
-            if not varying:
-                return ()  # a loss linear in the weights
-            outputs, vectors = zip(*varying, strict=True)
-            return torch.autograd.grad(outputs, leaves, vectors, retain_graph=keep, materialize_grads=True)
-
-        return product, gradients
+        return _derivative(gradients, leaves)
 
     def _quotient(self, v: Tensor, step: float) -> Tensor:
         ahead = self.loss.grad(self.w + step * v)
@@ -102,22 +115,21 @@ class GaussNewtonOperator(CurvatureOperator):
         assert self.loss.criterion is not None
         return criterion_hessian(self.loss.criterion, outputs, targets_of(micro.batch))
 
-    def _graph(self, micro: MicroBatch, model: nn.Module) -> tuple[Callable[[Pieces, bool], Pieces], Pieces]:
+    def _graph(self, micro: MicroBatch, model: nn.Module) -> Product:
         outputs, leaves = self._outputs(micro, model), self._leaves
         if not outputs.requires_grad:
-            return lambda v, keep: (), ()
+            return nothing
         refuse_reentrant_checkpoints(outputs)
         dummy = torch.zeros_like(outputs, requires_grad=True)
         transposed = torch.autograd.grad(outputs, leaves, dummy, create_graph=True, materialize_grads=True)
-        used = [i for i, piece in enumerate(transposed) if piece.requires_grad]
-        middle = self.output_product(outputs, micro)
+        forward, middle = _derivative(transposed, (dummy,)), self.output_product(outputs, micro)
+        edge = get_gradient_edge(outputs)
 
         def product(v: Pieces, keep: bool) -> Pieces:
-            chosen, vectors = [transposed[i] for i in used], [v[i] for i in used]
-            (forward,) = torch.autograd.grad(chosen, dummy, vectors, retain_graph=True)
-            return torch.autograd.grad(outputs, leaves, middle(forward), retain_graph=keep, materialize_grads=True)
+            (along,) = forward(v, True)
+            return torch.autograd.grad(edge, leaves, middle(along), retain_graph=keep, materialize_grads=True)
 
-        return product, transposed
+        return product
 
     def _quotient(self, v: Tensor, step: float) -> Tensor:
         return sum_over_ranks(self._within_memory(lambda: self._jacobian_quotient(v, step)))

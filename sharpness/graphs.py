@@ -51,7 +51,7 @@ def refuse_reentrant_checkpoints(output: Tensor) -> None:
 
 
 class GraphSize:
-    """Counts the bytes of every distinct storage that autograd saves while :meth:`watching`.
+    """Counts the bytes of every distinct storage, but those of ``leaves``, that autograd saves while :meth:`watching`.
 
     >>> x, size = torch.ones(8, requires_grad=True), GraphSize()
     >>> with size.watching():
@@ -60,8 +60,9 @@ class GraphSize:
     32
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leaves: Sequence[Tensor] = ()) -> None:
         self._storages: dict[int, int] = {}
+        self._excluded = {leaf.untyped_storage().data_ptr() for leaf in leaves}
 
     @property
     def num_bytes(self) -> int:
@@ -76,7 +77,8 @@ class GraphSize:
 
     def _pack(self, saved: Tensor) -> tuple[Tensor, int]:
         storage = saved.untyped_storage()
-        self._storages.setdefault(storage.data_ptr(), storage.nbytes())
+        if storage.data_ptr() not in self._excluded:
+            self._storages.setdefault(storage.data_ptr(), storage.nbytes())
         # Detached, because a node that keeps its own output would keep itself alive; autograd attaches it again.
         return saved.detach(), saved._version
 

@@ -21,6 +21,7 @@ from sharpness.weighted import MicroBatch
 
 T = TypeVar("T")
 Pieces = Sequence[Tensor]
+Product = Callable[[Pieces, bool], Pieces]
 BACKENDS = ("auto", "exact", "finite_difference")
 
 
@@ -31,7 +32,7 @@ class Graph:
     ``product(v, keep)`` frees the graph unless ``keep``; no pieces mean zero.
     """
 
-    product: Callable[[Pieces, bool], Pieces]
+    product: Product
     num_bytes: int
 
 
@@ -133,13 +134,13 @@ class CurvatureOperator:
 
     def _build(self, micro: MicroBatch) -> Graph:
         """Return the graph of one micro-batch; its loss and gradient are refused where they are not finite."""
-        size = GraphSize()
+        size = GraphSize(self._leaves)
         with torch.enable_grad(), size.watching():
-            product, held = self.loss.at(self._leaves, partial(self._graph, micro))
-        return Graph(product, size.num_bytes + sum(t.nbytes for t in held))
+            product = self.loss.at(self._leaves, partial(self._graph, micro))
+        return Graph(product, size.num_bytes)
 
-    def _graph(self, micro: MicroBatch, model: nn.Module) -> tuple[Callable[[Pieces, bool], Pieces], Pieces]:
-        """Return the product of one micro-batch and the tensors it holds besides what autograd saves."""
+    def _graph(self, micro: MicroBatch, model: nn.Module) -> Product:
+        """Return the product of one micro-batch with a graph behind it."""
         raise NotImplementedError
 
     def _finite_difference(self, v: Tensor) -> Tensor:

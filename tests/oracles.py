@@ -120,3 +120,23 @@ def dense_empirical_fisher(case: Case, model: nn.Module, batches: list[Any], w: 
         (g,) = torch.autograd.grad(value, leaf, materialize_grads=True)
         dense, total = dense + torch.outer(g, g), total + count
     return dense / total
+
+
+# What differs between any two runs: where and how fast it was measured.
+CONDITIONS = {"seconds", "peak_memory", "threads", "versions"}
+
+
+def assert_alike(one: Any, two: Any, rtol: float, where: str = "record") -> None:
+    """Compare two records as plain types: numbers to ``rtol``, everything else exactly, the conditions not at all."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one.keys() - CONDITIONS:
+            assert_alike(one[key], two[key], rtol, f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(two), where
+        for i, (a, b) in enumerate(zip(one, two, strict=True)):
+            assert_alike(a, b, rtol, f"{where}[{i}]")
+    elif isinstance(one, float) and isinstance(two, float):
+        assert abs(one - two) <= rtol * max(abs(one), abs(two)) + 1e-3 * rtol, f"{where}: {one} {two}"
+    else:
+        assert one == two, where

@@ -1,95 +1,141 @@
-"""How large the largest eigenvalue can be after k steps of Lanczos from a random start: a bound with a probability."""
+"""How large the largest eigenvalue can be after some steps of Lanczos from a random start, with a probability."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import betaincinv
 
 from sharpness.errors import InputError
 
 
-def start_overlap(size: int, confidence: float) -> float:
-    """Return the delta that ``|<v_1, u>|`` exceeds with probability ``confidence``, v_1 uniform on the unit sphere.
+def start_overlap(size: int, level: float) -> float:
+    """Return the delta that ``|<v_1, u>|`` is below with probability ``level``, v_1 uniform on the unit sphere.
 
     For a fixed unit vector u the squared overlap follows Beta(1/2, (size - 1) / 2); for large sizes delta is about
-    ``(1 - confidence) sqrt(pi / (2 size))``. Raises :class:`InputError` unless 0 < confidence < 1.
+    ``level sqrt(pi / (2 size))``. Raises :class:`InputError` unless 0 < level < 1.
 
-    >>> round(start_overlap(1_000_000, 0.99) / (0.01 * math.sqrt(math.pi / 2e6)), 3)
+    >>> round(start_overlap(1_000_000, 0.01) / (0.01 * math.sqrt(math.pi / 2e6)), 3)
     1.0
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"expected a confidence between 0 and 1, got {confidence}: 0.99 is usual")
+    if not 0 < level < 1:
+        raise InputError(f"expected a level between 0 and 1, got {level}: 0.01 is usual")
     if size == 1:
         return 1.0
-    return math.sqrt(betaincinv(0.5, (size - 1) / 2, 1 - confidence))
+    return math.sqrt(betaincinv(0.5, (size - 1) / 2, level))
 
 
-def upper_bound(alphas: Sequence[float], betas: Sequence[float], size: int, confidence: float) -> float:
-    """Return t with P(lambda_max <= t) >= ``confidence``, from the k x k Lanczos matrix of a random start.
+@dataclass(frozen=True, eq=False)
+class Polynomials:
+    """The polynomials r_j of a Lanczos process, ``q_j = r_j(A) v_1``, by their roots; r_1 = 1.
 
-    ``alphas`` (k) are the diagonal and ``betas`` (k) the off-diagonal with beta_k, the norm of the next residual, last.
-    With the Lanczos polynomials ``v_{j+1} = p_j(A) v_1`` and gamma the overlap of v_1 with the top eigenvector,
-    ``gamma^2 p_j(lambda_max)^2 <= ||...||`` summed over the orthonormal v_1 ... v_{k+1} gives
-    ``gamma^2 sum_{j=0}^{k} p_j(lambda_max)^2 <= 1``. Every p_j grows beyond the largest Ritz value theta, so
-    gamma >= delta implies lambda_max <= t with ``sum_j p_j(t)^2 = 1 / delta^2``, t > theta. The event gamma >= delta
-    does not depend on k: stopping when the bound is small enough costs no coverage. Only a beta that is exactly zero
-    means an invariant subspace, which from a random start holds the top eigenvector with probability 1: then t = theta.
+    From ``A Q = Q T + beta q_{m+1} e_m^T`` follows ``r(t)^T (t I - T) = beta r_{m+1}(t) e_m^T``, and with the
+    eigenvalues theta_i and eigenvectors s_i of T (m x m), for the vectors of the present basis,
+
+        r_{m+1}(t) = prod_i (t - theta_i) prod_d (t - d) / prod beta,
+        sum_{j=1}^{m+1} r_j(t)^2 = r_{m+1}(t)^2 (1 + sum_i (beta s_mi / (t - theta_i))^2).
+
+    Without a restart there are no d and the product is over beta_1 ... beta_m. A thick restart (Wu and Simon, SIAM J.
+    Matrix Anal. Appl. 22, 2000) keeps l of the Ritz values as diagonal entries D of the next T and the residual vector
+    as q_{l+1}. Cofactors of the new ``t I - T`` then give ``r_{l+1} / r_{m+1} = prod(new beta) prod(t - D) /
+    prod(t - new theta)``: the kept values cancel against their own factors of the cycle before, so that what remains of
+    all earlier cycles are the Ritz values d that they discarded and their betas. These are the shifts and the step
+    lengths of the implicitly restarted process, which is the same process.
+    """
+
+    ritz_values: np.ndarray  # (m,)
+    couplings: np.ndarray | None  # (m,) beta s_mi; None where nothing but q_{m+1} is known to be a unit vector
+    log_betas: float  # sum of log beta over all steps; -inf after a beta that is exactly zero
+    discarded: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def mirrored(self) -> Polynomials:
+        """Return those of -A, whose top is the bottom of A."""
+        return replace(self, ritz_values=-self.ritz_values, discarded=-self.discarded)
+
+    @property
+    def largest_root(self) -> float:
+        """The largest Ritz value of all cycles; beyond it every r_j is positive and grows."""
+        return float(np.concatenate([self.ritz_values, self.discarded]).max())
+
+    def log_sum(self, t: float) -> float:
+        """Return ``log sum_j r_j(t)^2`` for t beyond the largest root, and -inf elsewhere.
+
+        >>> Polynomials(np.array([1.0]), np.array([2.0]), math.log(2)).log_sum(3.0)    # r_1 = 1, r_2 = (3 - 1) / 2
+        0.6931471805599453
+        """
+        distances = t - np.concatenate([self.ritz_values, self.discarded])
+        if distances.min() <= 0:
+            return -math.inf
+        last = 2 * (float(np.log(distances).sum()) - self.log_betas)
+        if self.couplings is None:
+            return last
+        with np.errstate(over="ignore"):
+            return last + float(np.log1p(((self.couplings / distances[: len(self.ritz_values)]) ** 2).sum()))
+
+
+def upper_bound(polynomials: Polynomials, size: int, level: float) -> float:
+    """Return t with P(lambda_max > t) <= ``level`` for a start that was uniform on the unit sphere of R^size.
+
+    Let u be a unit eigenvector of lambda_max and gamma = <v_1, u>. The basis is orthonormal and ``<q_j, u> =
+    r_j(lambda_max) gamma``, so ``gamma^2 sum_j r_j(lambda_max)^2 <= 1``. Every r_j grows beyond the largest Ritz value
+    theta of all cycles, so gamma >= delta (:func:`start_overlap`) implies lambda_max <= t with ``sum_j r_j(t)^2 =
+    1 / delta^2``, t > theta. The event gamma >= delta depends neither on the number of steps nor on restarts: all
+    bounds of one process hold together, so the smallest does, and stopping by what they show costs no coverage. Only
+    a beta that is exactly zero means an invariant space, which holds the top eigenvector with probability 1: t = theta.
     A beta that is small by rounding is too large, which can only loosen the bound.
 
     Source: Van Dorsselaer, Hochstenbach and Van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2000), who use the last
-    polynomial alone; the sum over all is never larger. It needs a start that is independent of the matrix, full
-    orthogonality and a product that is the same function each time.
+    polynomial of a process without restarts alone; the sum over all is never looser. It needs a start that is
+    independent of the matrix, full orthogonality (for ``couplings=None`` none at all) and a product that is the same
+    function each time.
 
-    >>> upper_bound([2.0], [0.0], size=5, confidence=0.99)
+    >>> upper_bound(Polynomials(np.array([2.0]), np.array([0.0]), -math.inf), size=5, level=0.01)
     2.0
     """
-    for k, beta in enumerate(betas, 1):
-        if beta == 0:
-            return largest_ritz_value(alphas[:k], betas[:k])
-    theta = largest_ritz_value(alphas, betas)
-    target = -2 * math.log(start_overlap(size, confidence))
-    step = max(abs(betas[-1]), np.finfo(float).eps * abs(theta))
-    low, high = theta, theta + step
-    while log_christoffel(high, alphas, betas) < target:
-        low, high = high, theta + 2 * (high - theta)
-    while high - low > 1e-10 * max(high - theta, 1e-6 * abs(theta)):
-        middle = 0.5 * (low + high)
-        if not low < middle < high:
-            break
-        low, high = (middle, high) if log_christoffel(middle, alphas, betas) < target else (low, middle)
-    return high
+    theta = polynomials.largest_root
+    if polynomials.log_betas == -math.inf:
+        return theta
+    target = -2 * math.log(start_overlap(size, level))
+
+    def missing(log_distance: float) -> float:
+        difference = target - polynomials.log_sum(theta + math.exp(log_distance))
+        return min(max(difference, -1e300), 1e300)
+
+    # The root in x = log(t - theta), bracketed from the geometric mean of the betas; below `lowest` t is theta rounded.
+    lowest = math.log(max(1e-2 * np.finfo(float).eps * abs(theta), 1e-290))
+    high = polynomials.log_betas / (len(polynomials.ritz_values) + len(polynomials.discarded))
+    while missing(high) > 0:
+        high += 3
+    low = high - 3
+    while missing(low) <= 0:
+        if low <= lowest:
+            return theta + math.exp(low)
+        low, high = low - 3, low
+    root = float(brentq(missing, low, high, xtol=1e-10))  # type: ignore[arg-type]
+    return theta + math.exp(root + 1e-9)  # beyond the root: a bound errs upwards
 
 
-def log_christoffel(t: float, alphas: Sequence[float], betas: Sequence[float]) -> float:
-    """Return ``log sum_{j=0}^{k} p_j(t)^2`` for t beyond the largest Ritz value, and -inf elsewhere.
+def coupled_bounds(values: np.ndarray, top: int, bound: float, coupling: float, count: int) -> np.ndarray:
+    """Return upper bounds of the ``count`` largest eigenvalues of A, from locked vectors V and a bound beside them.
 
-    With T - t = -L D L^T the pivots ``d_j = t - alpha_j - beta_{j-1}^2 / d_{j-1}`` are all positive exactly beyond the
-    largest Ritz value, and ``p_j / p_{j-1} = d_j / beta_j``: no polynomial is ever formed, so nothing overflows.
+    V is orthonormal with ``V^T A V = diag(values)``, ``top`` of its columns being Ritz vectors v_1, v_2, ... of the
+    largest values in descending order, ``bound`` >= lambda_max(C) for ``C = A`` restricted to the complement of V, and
+    ``coupling`` >= ||R||, ``R = A V - V diag(values)``. By Courant and Fischer lambda_j is at most the largest
+    eigenvalue of A restricted to the complement of v_1 ... v_{j-1} (all ``top`` of them for j > top). That restriction
+    is ``[[diag(rest), R^T], [R, C]]``, for which a unit vector with parts of lengths x and y has the quotient
+    ``a x^2 + 2 ||R|| x y + c y^2`` at most, a = max(rest), c = ``bound``: the largest eigenvalue of that 2 x 2 matrix.
 
-    >>> log_christoffel(3.0, [1.0], [2.0])          # p_0 = 1, p_1 = (3 - 1) / 2
-    0.6931471805599453
+    >>> coupled_bounds(np.array([5.0, 3.0]), 2, 1.0, 0.0, 3).tolist()
+    [5.0, 3.0, 1.0]
     """
-    log_p, logs, coupling = 0.0, [0.0], 0.0
-    for alpha, beta in zip(alphas, betas, strict=True):
-        pivot = t - alpha - coupling
-        if pivot <= 0:
-            return -math.inf
-        log_p += math.log(pivot) - math.log(beta)
-        logs.append(2 * log_p)
-        coupling = beta * beta / pivot
-    top = max(logs)
-    return top + math.log(sum(math.exp(value - top) for value in logs))
-
-
-def tridiagonal(alphas: Sequence[float], betas: Sequence[float]) -> np.ndarray:
-    """Return the symmetric k x k matrix with diagonal ``alphas`` and off-diagonal ``betas[:k-1]``, float64."""
-    inner = np.asarray(betas[: len(alphas) - 1], dtype=np.float64)
-    return np.diag(np.asarray(alphas, dtype=np.float64)) + np.diag(inner, 1) + np.diag(inner, -1)
-
-
-def largest_ritz_value(alphas: Sequence[float], betas: Sequence[float]) -> float:
-    """Return the largest eigenvalue of the Lanczos matrix."""
-    return float(np.linalg.eigvalsh(tridiagonal(alphas, betas))[-1])
+    ordered = np.sort(values)[::-1]
+    bounds = np.full(count, bound)
+    for j in range(count):
+        rest = ordered[min(j, top) :]
+        if len(rest) and math.isfinite(bound):
+            half = (rest[0] - bound) / 2
+            bounds[j] = (rest[0] + bound) / 2 + math.hypot(half, coupling)
+    return bounds

@@ -106,6 +106,7 @@ class SpectralDensity:
         plain = {name: value for name, value in vars(self).items() if name not in ("nodes", "weights")}
         return plain | {
             "num_starts": len(self.nodes),
+            "kernel_width": KERNEL_WIDTH,  # standard deviation of the Gaussian kernel in s
             "nodes": [nodes.tolist() for nodes in self.nodes],
             "weights": [weights.tolist() for weights in self.weights],
             "num_negative_bracket": list(self.num_negative_bracket),

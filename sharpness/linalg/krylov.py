@@ -2,50 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.errors import RunError
-from sharpness.linalg.certificates import tridiagonal
+from sharpness.environment import derived_seed
+from sharpness.linalg.basis import orthogonalise, product, random_direction, rotate
+from sharpness.linalg.certificates import Polynomials
 from sharpness.operators import SymmetricOperator
-from sharpness.vectors import norm, random_unit_vector
+from sharpness.vectors import norm
 
 
-@dataclass
 class Krylov:
-    """The Lanczos relation ``A Q = Q T + beta_k q_{k+1} e_k^T`` after k steps, Q stored as a list of k unit vectors.
+    """The Lanczos relation ``A Q = Q T + beta q_{m+1} e_m^T``, grown by one product and one basis vector at a time.
 
+    With ``locked`` vectors V it is that of ``C = A`` restricted to their complement, and ``crossings`` is ``V^T A Q``.
     ``betas`` are the measured lengths of the residuals. Where one is only rounding the next vector is a fresh one, and
     T has 0 there (``couplings``); what the start vector can prove ends there too (``proven``).
     ``defect`` is the Frobenius norm of ``Q^T A Q - T`` as measured by the reorthogonalisation: zero for a symmetric
-    product in exact arithmetic, so it shows rounding and asymmetry of the product.
+    product in exact arithmetic, so it shows rounding and asymmetry of the product. A restart carries it on whole.
+
+    :meth:`restart` keeps some Ritz vectors and goes on from the same residual vector (thick restart: Wu and Simon,
+    SIAM J. Matrix Anal. Appl. 22, 2000). T is then diagonal in the kept Ritz values, with ``spikes`` coupling them to
+    the vector after them, and tridiagonal (``alphas``, ``couplings``) from there on.
+
+    Alive at once are V, the basis and one residual. ``start`` is used up: it becomes the first basis vector.
     """
 
-    basis: list[Tensor] = field(default_factory=list)
-    alphas: list[float] = field(default_factory=list)
-    betas: list[float] = field(default_factory=list)
-    couplings: list[float] = field(default_factory=list)
-    defect: float = 0.0
+    def __init__(self, operator: SymmetricOperator, start: Tensor, locked: Sequence[Tensor] = ()) -> None:
+        self.operator, self.locked = operator, locked
+        self.basis: list[Tensor] = []
+        self.kept, self.spikes = np.zeros(0), np.zeros(0)
+        self.alphas: list[float] = []  # from vector len(kept) + 1 on, as the next two
+        self.betas: list[float] = []
+        self.couplings: list[float] = []
+        self.crossings = np.zeros((len(locked), 0))
+        self.discarded, self.log_betas = np.zeros(0), 0.0  # of the cycles before the last restart
+        self.defect, self.scale, self.num_products, self.proven = 0.0, 0.0, 0, True
+        self._ritz: tuple[np.ndarray, np.ndarray] | None = None
+        self._residual: Tensor | None = start
+        self._length = self._coupling = norm(start)
 
     @property
-    def scale(self) -> float:
-        """A bound of the entries of T, the size that rounding errors are relative to."""
-        return max(map(abs, [*self.alphas, *self.betas]), default=0.0)
+    def spans_everything(self) -> bool:
+        """Whether basis and locked vectors together are a basis of the whole space, so that nothing is unknown."""
+        return len(self.basis) + len(self.locked) == self.operator.size
 
-    @property
-    def proven(self) -> tuple[list[float], list[float]]:
-        """Alphas and betas of the steps that belong to the start vector."""
-        k = self.couplings.index(0.0) + 1 if 0.0 in self.couplings else len(self.couplings)
-        return self.alphas[:k], self.betas[:k]
+    def step(self) -> None:
+        """Make one product and add its basis vector; :class:`RunError` where the product is not finite."""
+        if self._coupling == 0:  # what is left of the residual is forgotten: it counts as an error of the relation
+            self.proven, self.defect = False, float(np.hypot(self.defect, np.sqrt(2) * self._length))
+        self.basis.append(self._next_vector())
+        self.num_products, self._ritz = self.num_products + 1, None
+        residual, length = product(self.operator, self.basis[-1], self.num_products)
+        components = orthogonalise(residual, [*self.locked, *self.basis])
+        crossing, components = np.split(components, [len(self.locked)])
+        expected = np.append(np.zeros(len(components) - 2), self._coupling) if self.alphas else self.spikes
+        unexpected = components[:-1] - expected
+        self.defect = float(np.hypot(self.defect, np.sqrt(2) * np.linalg.norm(unexpected)))
+        self.crossings = np.column_stack([self.crossings, crossing])
+        # After n steps the space is everything and the residual is 0, whatever rounding says.
+        beta, alpha = 0.0 if self.spans_everything else norm(residual), float(components[-1])
+        self.scale = max(self.scale, abs(alpha), beta)
+        breakdown = 10 * torch.finfo(self.operator.dtype).eps * max(length, self.scale)
+        self._residual, self._length, self._coupling = residual, beta, beta if beta > breakdown else 0.0
+        self.alphas.append(alpha)
+        self.betas.append(beta)
+        self.couplings.append(self._coupling)
+
+    def _next_vector(self) -> Tensor:
+        """Return the residual, normalised in place, or a random direction where it is nothing but rounding."""
+        residual, self._residual = self._residual, None
+        if residual is not None and self._coupling > 0:
+            return residual.div_(self._length)
+        del residual
+        seed = derived_seed("lanczos", "direction after a breakdown", self.num_products)
+        return random_direction(self.operator, seed, [*self.locked, *self.basis])
+
+    def matrix(self) -> np.ndarray:
+        """Return T, shape ``(m, m)``, float64."""
+        kept, T = len(self.kept), np.diag(np.concatenate([self.kept, self.alphas]))
+        T[:kept, kept] = T[kept, :kept] = self.spikes
+        inner = np.arange(kept, len(T) - 1)
+        T[inner, inner + 1] = T[inner + 1, inner] = self.couplings[:-1]
+        return T
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return Ritz values (k,) in descending order and the matching eigenvectors of T as columns (k, k)."""
-        values, vectors = np.linalg.eigh(tridiagonal(self.alphas, self.couplings))
-        return values[::-1], vectors[:, ::-1]
+        """Return Ritz values (m,) in descending order and the matching eigenvectors of T as columns (m, m)."""
+        if self._ritz is None:
+            values, vectors = np.linalg.eigh(self.matrix())
+            self._ritz = values[::-1], vectors[:, ::-1]
+        return self._ritz
+
+    def polynomials(self) -> Polynomials:
+        """Return the polynomials of the process, whose start vector they are about only as long as ``proven``."""
+        values, vectors = self.ritz()
+        return Polynomials(values, self.betas[-1] * vectors[-1], self.log_betas + _log_sum(self.betas), self.discarded)
+
+    def restart(self, keep: np.ndarray) -> None:
+        """Shrink the basis to the Ritz vectors of the indices ``keep`` (l,), counted as in :meth:`ritz`, in place."""
+        values, vectors = self.ritz()
+        S = vectors[:, keep]
+        rotate(self.basis, S)
+        self.crossings = self.crossings @ S
+        self.discarded = np.concatenate([self.discarded, np.delete(values, keep)])
+        self.log_betas += _log_sum(self.betas)
+        self.kept, self.spikes = values[keep], self._coupling * S[-1]
+        self.alphas, self.betas, self.couplings, self._ritz = [], [], [], None
 
 
 def lanczos_steps(operator: SymmetricOperator, start: Tensor) -> Iterator[Krylov]:
@@ -54,47 +119,19 @@ def lanczos_steps(operator: SymmetricOperator, start: Tensor) -> Iterator[Krylov
     ``start`` has shape ``(n,)`` and any positive length. When the Krylov space is invariant up to rounding, the next
     vector is a random one orthogonal to the space, so that the iteration goes on; it ends after n steps.
     Scalars are float64 whatever the operator's dtype. Raises :class:`RunError` where a product is not finite.
+
+    >>> from sharpness.operators import FunctionOperator
+    >>> operator = FunctionOperator(lambda v: torch.arange(3.0) * v, 3)
+    >>> *_, krylov = lanczos_steps(operator, torch.ones(3))
+    >>> krylov.ritz()[0].round(6).tolist()
+    [2.0, 1.0, 0.0]
     """
-    krylov, q = Krylov(), start / start.norm()
-    breakdown = 10 * torch.finfo(operator.dtype).eps
-    for step in range(operator.size):
-        krylov.basis.append(q)
-        residual = operator.matvec(q)
-        length = norm(residual)
-        if not np.isfinite(length):
-            raise RunError(
-                f"expected finite Hessian products, got {length} at product {step + 1}: check weights and data"
-            )
-        residual = residual.clone()
-        first, second = _orthogonalise(residual, krylov.basis), _orthogonalise(residual, krylov.basis)
-        alpha, couplings = first[-1] + second[-1], (first + second)[:-1]
-        if step:
-            couplings[-1] -= krylov.couplings[-1]
-        krylov.defect = float(np.hypot(krylov.defect, np.sqrt(2) * np.linalg.norm(couplings)))
-        # After n steps the space is everything and the residual is 0, whatever rounding says.
-        beta = 0.0 if step == operator.size - 1 else norm(residual)
-        coupling = beta if beta > breakdown * max(length, krylov.scale) else 0.0
-        krylov.alphas.append(float(alpha))
-        krylov.betas.append(beta)
-        krylov.couplings.append(coupling)
+    krylov = Krylov(operator, start.clone())
+    for _ in range(operator.size):
+        krylov.step()
         yield krylov
-        q = residual / beta if coupling else _fresh_direction(operator, krylov.basis, step)
 
 
-def _orthogonalise(v: Tensor, basis: list[Tensor]) -> np.ndarray:
-    """Subtract from ``v`` in place its components along each basis vector and return them, float64."""
-    components = []
-    for q in basis:
-        component = q.dot(v)
-        v.addcmul_(q, component, value=-1)
-        components.append(component)
-    return torch.stack(components).cpu().double().numpy()
-
-
-def _fresh_direction(operator: SymmetricOperator, basis: list[Tensor], step: int) -> Tensor:
-    """Return a random unit vector orthogonal to the basis (three passes: the first may cancel nearly everything)."""
-    v = random_unit_vector(operator.size, 1_000_003 + step, operator.dtype, operator.device)
-    for _ in range(3):
-        _orthogonalise(v, basis)
-        v /= v.norm()
-    return v
+def _log_sum(betas: Sequence[float]) -> float:
+    with np.errstate(divide="ignore"):
+        return float(np.log(betas).sum())

@@ -1,58 +1,83 @@
-"""How sharp is the sharpest direction? The top eigenvalues of the Hessian, with an interval."""
+"""How sharp is the sharpest direction? Extreme eigenvalues of a curvature matrix, each with an interval."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sharpness.curvature import HessianOperator
-from sharpness.linalg.lanczos import top_eigenpairs
+from sharpness.errors import InputError
+from sharpness.linalg.eigenpairs import Eigenpairs, StopOn, Which
+from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
 from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details, remembering
+
+MOST_SHOWN = 4
+SINGULAR = {"lowers": "lower", "uppers": "upper", "residuals": "residual"}  # the record is of the first eigenvalue
 
 
 @dataclass(frozen=True, kw_only=True)
 class EigenvaluesResult(ProbeResult):
-    """The k largest Hessian eigenvalues; ``value``, ``lower`` and ``upper`` are of the largest."""
+    """The wanted eigenvalues; ``value``, ``lower``, ``upper`` and ``residual`` are of the first one."""
 
-    eigenvalues: Tensor  # (k,) float64, descending
-    eigenvectors: Tensor = field(repr=False)  # (k, n)
-    residuals: Tensor  # (k,) measured || H v - lambda v ||
-    defect: float
-    history: list[tuple[int, float, float]] = field(repr=False)
+    pairs: Eigenpairs = field(repr=False)
+    operator_details: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        """The eigenvalues in the order asked for, shape (m,), float64."""
+        return self.pairs.eigenvalues
+
+    @property
+    def eigenvectors(self) -> Tensor | None:
+        """Unit vectors, shape (m, n); ``None`` from the basis-free recurrence."""
+        return self.pairs.eigenvectors
+
+    @property
+    def residuals(self) -> Tensor:
+        """``|| A v - lambda v ||`` of each, shape (m,)."""
+        return self.pairs.residuals
 
     def details(self) -> dict[str, Any]:
-        """Return all eigenvalues and residuals, the defect of the product, and the interval after each product."""
-        return {
-            "eigenvalues": self.eigenvalues.tolist(),
-            "residuals": self.residuals.tolist(),
-            "defect": self.defect,
-            "history": [list(step) for step in self.history],
-        }
+        """Return all eigenvalues with intervals and residuals, and the interval after each product."""
+        return {**self.pairs.details(), **self.operator_details}
 
     def __str__(self) -> str:
-        flag = "" if self.converged else ", NOT converged"
+        values, lowers, uppers = self.eigenvalues, self.pairs.lowers, self.pairs.uppers
+        shown = [f"{float(value):.5g}" for value in values[:MOST_SHOWN]]
+        if lowers is not None and uppers is not None:
+            bounds = zip(lowers[:MOST_SHOWN], uppers[:MOST_SHOWN], strict=True)
+            shown = [f"{v} in [{float(a):.5g}, {float(b):.5g}]" for v, (a, b) in zip(shown, bounds, strict=True)]
+        sure = f" at {100 * self.confidence:g} %" if self.confidence is not None else ""
+        more = f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else ""
+        backend = "" if self.hvp_backend == "exact" else f", {self.hvp_backend}"
+        residual = float(self.residuals.max())
         return (
-            f"{self.value:.5g} in [{self.lower:.5g}, {self.upper:.5g}] at {100 * (self.confidence or 0):g} %, "
-            f"residual {self.residual:.1g}, {self.num_hvps} HVPs, {self.seconds:.1f} s{flag}"
+            f"{', '.join(shown)}{more}{sure}, residual {residual:.1g}, {self.num_hvps} HVPs{backend}, "
+            f"{self.seconds:.1f} s{'' if self.converged else ', NOT converged'}"
         )
 
 
-@dataclass(frozen=True)
-class TopEigenvalues:
-    """The k largest (algebraic) eigenvalues of the Hessian by Lanczos from a random start.
+@dataclass(frozen=True, kw_only=True)
+class TopEigenvalues(CurvatureProbe):
+    """The k extreme eigenvalues of the Hessian (or another curvature matrix) by Lanczos, with two-sided intervals.
 
-    The interval of the largest one is [theta, t]: the Ritz value theta is never above it, and it is above t with
-    probability at most ``1 - confidence`` over the start (:func:`sharpness.linalg.certificates.upper_bound`). It stops
-    when the interval is narrower than ``rtol`` times the value; ``num_hvps`` is the ceiling, reached as
-    ``converged=False``. The interval is of the Hessian as computed in the loss's dtype, widened by the measured defect
-    of that computation. The other k - 1 eigenvalues have a measured residual each and no proven upper bound.
+    ``which`` is ``top`` (the k largest), ``bottom`` (the k smallest), ``both`` (k at each end) or ``magnitude`` (the k
+    largest by absolute value); multiple eigenvalues come out as often as they occur. It stops when every interval is
+    narrower than ``rtol`` times its eigenvalue; the intervals hold together with probability ``confidence`` over the
+    random starts (:func:`sharpness.linalg.lanczos.extreme_eigenpairs`). ``stop_on="residual"`` stops on residuals of
+    ``rtol`` instead. ``num_hvps`` is the ceiling, reached as ``converged=False``. The interval is of the matrix as
+    computed in the loss's dtype, widened by the measured defect of that computation and, with finite differences, by
+    their estimated error.
 
-    Cost: about 11 products for rtol 1e-2, each 2 to 2.5 gradients over the data; memory: the kept graphs, at most
-    ``cache_bytes``, and one vector per product.
+    ``max_basis`` bounds the vectors that are kept (``auto``: what fits in 0.4 of the free memory); the iteration
+    restarts at that many. ``basis_free`` keeps three vectors instead and gives one eigenvalue with its interval only.
 
     >>> import torch
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
@@ -62,41 +87,62 @@ class TopEigenvalues:
     """
 
     k: int = 1
+    which: Which = "top"
     rtol: float = 1e-2
     confidence: float = 0.99
+    stop_on: StopOn = "interval"
     num_hvps: int = 100
-    seed: int = 0
-    cache_bytes: int = 1 << 30
+    max_basis: int | str = "auto"
+    basis_free: bool = False
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> EigenvaluesResult:
-        """Measure at ``w``, or at the loss's own weights; raises what :func:`top_eigenpairs` raises."""
+    def __call__(
+        self,
+        loss: Loss,
+        w: Tensor | None = None,
+        *,
+        start: Tensor | None = None,
+        resume: Path | None = None,
+        progress: Progress | None = None,
+    ) -> EigenvaluesResult:
+        """Measure at ``w``, or at the loss's own weights; raises what the solver raises.
+
+        ``start`` (shape (n,) or (m, n)) is a warm start, as for tracking along training: no upper bound is proven then.
+        ``resume`` is a folder for the products: a solve that was killed goes on from there.
+        """
         started = time.perf_counter()
-        pairs = top_eigenpairs(
-            HessianOperator(loss, w, cache=self.cache_bytes),
-            self.k,
-            rtol=self.rtol,
-            confidence=self.confidence,
-            num_products=self.num_hvps,
-            seed=self.seed,
-            progress=progress,
-        )
+        operator = self.operator(loss, w)
+        product = remembering(operator, resume)
+        shared: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "num_products": self.num_hvps}
+        shared |= {"seed": self.seed, "seconds": self.seconds, "progress": progress}
+        if self.basis_free:
+            if self.k != 1 or start is not None or self.stop_on != "interval" or self.which not in ("top", "bottom"):
+                raise InputError(
+                    "expected k=1, a random start and stop_on='interval' for basis_free: it proves one end"
+                )
+            pairs = largest_eigenvalue(product, which=self.which, **shared)
+        else:
+            limit = basis_limit(operator, self.num_hvps) if self.max_basis == "auto" else int(self.max_basis)
+            shared |= {"which": self.which, "stop_on": self.stop_on, "start": start, "max_basis": limit}
+            pairs = extreme_eigenpairs(product, self.k, **shared)
         return EigenvaluesResult(
             probe="eigenvalues",
-            quantity="top_eigenvalue",
+            quantity=self.quantity(f"{self.which}_eigenvalue"),
             knobs=asdict(self),
             value=float(pairs.eigenvalues[0]),
-            lower=pairs.lower,
-            upper=pairs.upper,
+            lower=_first(pairs.lowers),
+            upper=_first(pairs.uppers),
             confidence=pairs.confidence,
             residual=float(pairs.residuals[0]),
             converged=pairs.converged,
             num_hvps=pairs.num_products,
             seed=self.seed,
-            hvp_backend="exact",
+            hvp_backend=operator.backend,
+            reasons={SINGULAR.get(name, name): reason for name, reason in pairs.reasons.items()},
             evidence=Evidence.collect(loss, started),
-            eigenvalues=pairs.eigenvalues,
-            eigenvectors=pairs.eigenvectors,
-            residuals=pairs.residuals,
-            defect=pairs.defect,
-            history=pairs.history,
+            pairs=pairs,
+            operator_details=curvature_details(operator),
         )
+
+
+def _first(bounds: Tensor | None) -> float | None:
+    return None if bounds is None else float(bounds[0])

@@ -45,7 +45,11 @@ class Evidence:
             num_examples=loss.num_examples,
             batch_sizes=tuple(sorted(set(loss.data.batch_sizes), reverse=True)),
             norm=loss.norm,
-            parameters={"count": loss.layout.size, "tensors": len(loss.layout.names), "selection": "trainable"},
+            parameters={
+                "count": loss.layout.size,
+                "tensors": len(loss.layout.names),
+                "selection": "trainable" if loss.selection is None else list(loss.selection),
+            },
             data_sha256=loss.data_sha256(),
             versions=versions(),
         )

@@ -1,0 +1,158 @@
+"""Figures of Hessian spectra from probe records: the density, the layers' eigenvalues, how the top one converged."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import spectra_captions, spectra_figures
+from analysis.load import FACTS, MANIFEST_SCHEMA
+from analysis.render import remove_figure, save_figure
+from analysis.spectra_drawn import Network, convergence_table, density_table, layers_table
+from analysis.style import STYLE
+from sharpness.errors import InputError
+from sharpness.records import ProbeRecord, read_jsonl
+
+MAX_NETWORKS = len(spectra_figures.LOOKS)
+RECORD_FACTS = ("value", "lower", "upper", "confidence", "converged", "knobs", "num_hvps", "seconds", "seed", "dtype")
+RECORD_FACTS = (*RECORD_FACTS, "device", "threads", "num_examples", "batch_sizes", "norm", "data_sha256", "versions")
+RECORD_FACTS = (*RECORD_FACTS, "reasons")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What was rendered: the networks, the files written, and a sentence for everything that was not drawn."""
+
+    networks: list[Network]
+    files: list[Path]
+    refusals: list[str]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of figure: the probe that it needs, its table, its drawing and its caption."""
+
+    probe: str
+    table: Callable[[Sequence[Network]], pd.DataFrame]
+    draw: Callable[[pd.DataFrame, Sequence[Network]], Figure]
+    caption: Callable[[pd.DataFrame, Sequence[Network]], str]
+
+
+KINDS = {
+    "density": Kind("density", density_table, spectra_figures.spectral_density, spectra_captions.density_caption),
+    "layers": Kind("layers", layers_table, spectra_figures.layer_strip, spectra_captions.layers_caption),
+    "convergence": Kind(
+        "eigenvalues", convergence_table, spectra_figures.convergence, spectra_captions.convergence_caption
+    ),
+}
+
+
+def render_spectra(
+    folders: Iterable[Path], out: Path, knobs: Mapping[str, Mapping[str, Any]], num_examples: int | None
+) -> Rendered:
+    """Read the runs and write the figures ``density``, ``layers`` and ``convergence`` into ``out``.
+
+    ``knobs`` holds for each of the probes ``density``, ``layers`` and ``eigenvalues`` the knobs of the records to draw
+    and ``num_examples`` their number of examples (``None``: all), so that all marks of a figure describe one loss. A
+    figure for which no run has a record is not written, an older one of that name is removed, and a sentence says why.
+    Raises :class:`InputError` for no runs, too many to tell apart, a run that is not finished, or a damaged file.
+    """
+    networks = load_networks(folders, knobs, num_examples)
+    files, refusals = [], []
+    for name, kind in KINDS.items():
+        absent = [network for network in networks if kind.probe not in network.records]
+        table = kind.table(networks)
+        if table.empty:
+            remove_figure(out, name)
+            reason = f"no run has a record of the probe {kind.probe!r}"
+            refusals.append(f"{name} was not drawn: {reason if len(absent) == len(networks) else 'nothing is finite'}.")
+            continue
+        drawn = set(table["network"])
+        refusals += [f"{name} is without {n.label}: nothing to draw." for n in networks if n.label not in drawn]
+        with mpl.rc_context(STYLE):
+            figure = kind.draw(table, networks)
+        files += save_figure(figure, table, out, name, kind.caption(table, networks), provenance(networks))
+    return Rendered(networks, files, refusals)
+
+
+def load_networks(
+    folders: Iterable[Path], knobs: Mapping[str, Mapping[str, Any]], num_examples: int | None
+) -> list[Network]:
+    """Read each run with the last record per probe of these knobs, on its final weights and so many examples."""
+    networks = [_load(Path(folder), knobs, num_examples) for folder in folders]
+    if not 1 <= len(networks) <= MAX_NETWORKS:
+        raise InputError(f"expected 1 to {MAX_NETWORKS} runs, got {len(networks)}: more cannot be told apart")
+    if len({network.facts["run_id"] for network in networks}) < len(networks):
+        raise InputError("expected each run once, got one of them twice: give different run folders")
+    for form in ("batch {batch_size}", "batch {batch_size}, seed {seed}", "{run_id}"):
+        labels = [form.format(**network.facts) for network in networks]
+        if max(Counter(labels).values()) == 1:
+            break
+    return [replace(network, label=label) for network, label in zip(networks, labels, strict=True)]
+
+
+def _load(folder: Path, knobs: Mapping[str, Mapping[str, Any]], num_examples: int | None) -> Network:
+    manifest, training = _manifest(folder), _training(folder)
+    checkpoint = manifest["files"].get(f"checkpoint-{manifest['step']}.safetensors")
+    kept: dict[str, ProbeRecord] = {}
+    for row in read_jsonl(folder / "probes.jsonl"):
+        record = ProbeRecord.from_dict(row)
+        asked = dict(record.knobs) == dict(knobs.get(record.probe, {})) and record.probe in knobs
+        if asked and record.checkpoint_sha256 == checkpoint and record.details.get("subset") == num_examples:
+            kept[record.probe] = record
+    facts: dict[str, Any] = {key: manifest.get(key) for key in ("run_id", "status", *FACTS)}
+    facts |= {"checkpoint_sha256": checkpoint, "batch_size": training.get("batch_size"), "seed": training.get("seed")}
+    return Network(label=folder.name, facts=facts, records=kept)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise InputError(f"expected the folder of a finished run, got {folder} without a manifest.json: train it first")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"expected JSON in {path}, got an error: {error}") from error
+    if manifest.get("schema", 0) > MANIFEST_SCHEMA:
+        raise InputError(f"{path}: expected schema {MANIFEST_SCHEMA}, got {manifest['schema']}: update the package")
+    if manifest.get("status") != "finished":
+        raise InputError(f"{folder}: expected a finished run, got status {manifest.get('status')!r}: choose another")
+    return manifest
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    path = folder / "config.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")).get("training", {})
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"expected TOML in {path}, got an error: {error}") from error
+
+
+def provenance(networks: Sequence[Network]) -> dict[str, Any]:
+    """Return where the numbers come from: every run with its hashes, the records drawn, and what rendered them."""
+    packages = ("matplotlib", "numpy", "pandas")
+    return {
+        "schema": 1,
+        "runs": [
+            {"label": network.label, **network.facts}
+            | {"records": {name: _record_facts(record) for name, record in sorted(network.records.items())}}
+            for network in networks
+        ],
+        "rendered_with": {"python": platform.python_version()} | {name: version(name) for name in packages},
+    }
+
+
+def _record_facts(record: ProbeRecord) -> dict[str, Any]:
+    row = record.to_dict()
+    return {key: row[key] for key in RECORD_FACTS} | {"subset": record.details.get("subset")}

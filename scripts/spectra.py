@@ -1,0 +1,121 @@
+"""Spectra of Hessians side by side: density, eigenvalues of each layer, and how the top eigenvalue converged.
+
+Probes each run folder and draws the three figures. What a run has a record of is not measured again, so the same
+command goes on after a stop of any kind.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/, study.py and keskar2017.py are not installed
+
+import tyro
+from keskar2017 import probe_cell
+from rich.console import Console
+from study import Job, Workers, available_cores
+
+from sharpness.cli import run_command
+from sharpness.environment import choose_device
+from sharpness.errors import InputError
+from sharpness.probes import LayerEigenvalues, SpectralDensity, TopEigenvalues
+from sharpness.probes.runner import missing_probes
+from sharpness.runs import RunFolder
+
+LAYER_PRODUCTS = 30
+"""Ceiling for each layer: its top eigenvalue takes about 10; a bottom one that is not resolved by then is said so."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure and draw the spectrum of the Hessian of one to four trained networks."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders of finished runs, drawn in this order."""
+    out: Path
+    """Folder for the figures."""
+    examples: Annotated[int | None, tyro.conf.arg(metavar="N|None")] = 2000
+    """Size of the random subset of the training set on which everything is measured; None: the whole set."""
+    steps: int = 40
+    """Lanczos steps of the density, from each start."""
+    starts: int = 2
+    """Random starts of the density."""
+    k: int = 3
+    """Number of eigenvalues at each end of the whole network's spectrum; a layer has one at each end."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A folder that holds the data files, looked at first."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Number of processes; by default one per CPU core, or one in all on a GPU."""
+
+
+def probes_of(options: Options) -> dict[str, Any]:
+    """Return the probes by name; all see the same examples, so that their eigenvalues are of one matrix."""
+    return {
+        "eigenvalues": TopEigenvalues(k=options.k, which="both"),
+        "density": SpectralDensity(steps=options.steps, starts=options.starts),
+        "layers": LayerEigenvalues(k=1, which="both", num_hvps=LAYER_PRODUCTS),
+    }
+
+
+def probe_jobs(options: Options, probes: dict[str, Any]) -> list[Job]:
+    """Return a job for each record that a run lacks, the longest first."""
+    jobs = []
+    for name in ("layers", "eigenvalues", "density"):
+        for folder in options.runs:
+            missing = missing_probes(RunFolder.open(folder), {name: probes[name]}, None, options.examples)
+            if missing:
+                arguments = (folder, missing, None, options.examples, options.device, options.data_dir)
+                jobs.append(Job(f"{name}, {folder.name}", probe_cell, arguments))
+    return jobs
+
+
+def render_and_show(console: Console, options: Options, probes: dict[str, Any]) -> None:
+    """Render the figures; print what was not drawn, and where the figures lie."""
+    # Imported here, because workers import this file too and need no plotting libraries.
+    from analysis.spectra import render_spectra
+
+    knobs = {name: asdict(probe) for name, probe in probes.items()}
+    rendered = render_spectra(options.runs, options.out, knobs, options.examples)
+    for refusal in rendered.refusals:
+        console.print(f"- {refusal}", highlight=False, soft_wrap=True)
+    console.print("\nFigures (PDF, PNG, CSV, provenance JSON):", highlight=False)
+    for path in rendered.files:
+        if path.suffix == ".pdf":
+            console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Probe, render and say how long each took."""
+    options = tyro.cli(Options, description=__doc__)
+    if not options.runs:
+        raise InputError("expected 1 to 4 run folders, got none: name finished runs")
+    if options.out.exists() and not options.out.is_dir():
+        raise InputError(f"expected a folder for the figures, got the file {options.out}: choose another --out")
+    console = Console() if sys.stdout.isatty() else Console(width=130)
+    device, probes = choose_device(options.device), probes_of(options)
+    jobs = probe_jobs(options, probes)
+    default = 1 if device.type != "cpu" else min(available_cores(), max(1, len(jobs)))
+    # The plotting libraries load while the workers measure.
+    threading.Thread(target=importlib.import_module, args=("analysis.spectra",), daemon=True).start()
+    spent, started = {}, time.perf_counter()
+    with Workers(default if options.workers is None else options.workers, console) as workers:
+        workers.run("probe", jobs)
+    spent["probe"] = time.perf_counter() - started
+    started = time.perf_counter()
+    render_and_show(console, options, probes)
+    spent["render"] = time.perf_counter() - started
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
+    console.print(f"\n{times}; {sum(spent.values()):.0f} s in all", highlight=False)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,87 @@
+"""How are all the eigenvalues spread? The spectral density of a curvature matrix by stochastic Lanczos quadrature."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sharpness.linalg import density
+from sharpness.loss import Loss
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details, remembering
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityResult(ProbeResult):
+    """The quadratures and what follows from them; ``value`` is the trace."""
+
+    density: density.SpectralDensity = field(repr=False)
+    operator_details: Mapping[str, Any] = field(repr=False)
+
+    def details(self) -> dict[str, Any]:
+        """Return nodes, weights, the curve, the number of negative eigenvalues, norms and the effective rank."""
+        return {**self.density.details(), **self.operator_details}
+
+    def __str__(self) -> str:
+        return f"{self.density}, {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralDensity(CurvatureProbe):
+    """The density of all eigenvalues by ``steps`` steps of Lanczos from each of ``starts`` random vectors.
+
+    Also from the same products: trace, Frobenius norm, number of negative eigenvalues and effective rank, with standard
+    errors (:func:`sharpness.linalg.density.spectral_density`). Where ``steps`` vectors do not fit in 0.4 of the free
+    memory the recurrence runs without its basis, and the record says so.
+
+    >>> import torch
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
+    >>> loss = Loss(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss, [batch], dtype=torch.float64)
+    >>> round(SpectralDensity(starts=400)(loss).density.largest_node, 3)             # 2 |x|^2
+    50.0
+    """
+
+    steps: int = 80
+    starts: int = 4
+    confidence: float = 0.95
+
+    def __call__(
+        self, loss: Loss, w: Tensor | None = None, *, resume: Path | None = None, progress: Progress | None = None
+    ) -> DensityResult:
+        """Measure at ``w``, or at the loss's own weights; raises what the solver raises."""
+        started = time.perf_counter()
+        operator = self.operator(loss, w)
+        fits = basis_limit(operator, self.steps) >= self.steps
+        result = density.spectral_density(
+            remembering(operator, resume),
+            steps=self.steps,
+            starts=self.starts,
+            seed=self.seed,
+            reorthogonalise=fits,
+            confidence=self.confidence,
+            seconds=self.seconds,
+            progress=progress,
+        )
+        return DensityResult(
+            probe="density",
+            quantity=self.quantity("spectral_density_trace"),
+            knobs=asdict(self),
+            value=result.trace,
+            converged=result.stopped_by == "steps",
+            num_hvps=result.num_products,
+            seed=self.seed,
+            hvp_backend=operator.backend,
+            reasons={
+                "lower": "see details: standard errors, and a bracket for the negative eigenvalues",
+                "upper": "see details: standard errors, and a bracket for the negative eigenvalues",
+                "residual": "a quadrature has none: see moment_error in details",
+            },
+            evidence=Evidence.collect(loss, started),
+            density=result,
+            operator_details={**curvature_details(operator), "reorthogonalised": fits},
+        )

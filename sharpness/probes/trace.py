@@ -1,0 +1,89 @@
+"""How large are all the eigenvalues together? The trace of a curvature matrix with a standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
+from sharpness.loss import Loss
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details, remembering
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceResult(ProbeResult):
+    """The trace as ``value`` with its interval."""
+
+    estimate: TraceEstimate = field(repr=False)
+    operator_details: Mapping[str, Any] = field(repr=False)
+
+    def details(self) -> dict[str, Any]:
+        """Return the estimate with its standard error, the looks taken at it, and the Frobenius norm."""
+        return {**self.estimate.details(), **self.operator_details}
+
+    def __str__(self) -> str:
+        return f"{self.estimate}, {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(CurvatureProbe):
+    """The trace by XTrace, Hutch++ or Hutchinson's estimator, to a half width of ``rtol`` at ``confidence``.
+
+    The interval is looked at only at sizes fixed beforehand, with the error probability shared between the looks
+    (:func:`sharpness.linalg.trace.estimate_trace`). ``num_hvps`` is the ceiling; where that many vectors do not fit in
+    0.4 of the free memory XTrace and Hutch++ get as many products as do, so Hutchinson's estimator, which keeps none,
+    is the choice for very large networks.
+
+    >>> import torch
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
+    >>> loss = Loss(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss, [batch])
+    >>> round(Trace()(loss).value, 3)                      # 2 |x|^2
+    50.0
+    """
+
+    method: Method = "xtrace"
+    rtol: float = 2e-2
+    confidence: float = 0.95
+    num_hvps: int = 320
+
+    def __call__(
+        self, loss: Loss, w: Tensor | None = None, *, resume: Path | None = None, progress: Progress | None = None
+    ) -> TraceResult:
+        """Measure at ``w``, or at the loss's own weights; raises what the solver raises."""
+        started = time.perf_counter()
+        operator = self.operator(loss, w)
+        ceiling = self.num_hvps if self.method == "hutchinson" else basis_limit(operator, self.num_hvps)
+        estimate = estimate_trace(
+            remembering(operator, resume),
+            self.method,
+            rtol=self.rtol,
+            confidence=self.confidence,
+            num_products=ceiling,
+            seed=self.seed,
+            seconds=self.seconds,
+            progress=progress,
+        )
+        return TraceResult(
+            probe="trace",
+            quantity=self.quantity("trace"),
+            knobs=asdict(self),
+            value=estimate.value,
+            lower=estimate.lower,
+            upper=estimate.upper,
+            confidence=estimate.confidence,
+            converged=estimate.converged,
+            num_hvps=estimate.num_products,
+            seed=self.seed,
+            hvp_backend=operator.backend,
+            reasons={"residual": "an estimate of a sum has none"}
+            | ({} if estimate.converged else {"converged": "; ".join(estimate.reasons)}),
+            evidence=Evidence.collect(loss, started),
+            estimate=estimate,
+            operator_details={**curvature_details(operator), "num_products_that_fit": ceiling},
+        )

@@ -1,0 +1,214 @@
+"""The bounds that a random start proves: polynomial identities, Courant-Fischer, and a thousand starts."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from sharpness.errors import InputError
+from sharpness.linalg.basis import orthogonalise
+from sharpness.linalg.certificates import Polynomials, coupled_bounds, start_overlap, upper_bound
+from sharpness.linalg.krylov import Krylov, lanczos_steps
+from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.vectors import random_unit_vector
+from tests.matrices import diagonal_operator, operator_of, spectrum
+from tests.oracles import matrix_with_eigenvalues
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize("keep", [[0, 1, 2, 3], [0, 1, 6, 7], [5, 6, 7]])
+def test_roots_and_betas_give_the_polynomials_after_restarts(keep: list[int], locked: bool) -> None:
+    # A diagonal matrix evaluates every polynomial at its entries: q_j = r_j(A) v gives r_j(a_i) = q_ij / v_i. Points
+    # beyond the spectrum get a weight of 1e-60 in v, too little to change a digit of the process.
+    points = torch.tensor([1.2, 2.0, 5.0, -0.3, -4.0], dtype=torch.float64)
+    values = torch.cat([torch.linspace(0, 1, 60, dtype=torch.float64), points])
+    start = random_unit_vector(65, 3, torch.float64, CPU)
+    beside = [torch.eye(65, dtype=torch.float64)[7]] if locked else []  # an eigenvector: the rest stays diagonal
+    orthogonalise(start, beside)
+    start /= start.norm()
+    start[60:] = 1e-60
+    first = start.clone()
+    krylov = Krylov(diagonal_operator(values), start, beside)
+    for cycle in range(4):
+        if cycle:
+            krylov.restart(np.array(keep))
+        while len(krylov.basis) < 8:
+            krylov.step()
+        polynomials = krylov.polynomials()
+        log_sums = [polynomials.log_sum(float(t)) for t in points[:3]]
+        log_sums += [polynomials.mirrored().log_sum(float(-t)) for t in points[3:]]
+        krylov.step()  # the vector after the basis belongs to the sum
+        explicit = (torch.stack(krylov.basis)[:, 60:] / first[60:]).square().sum(0).log()
+        np.testing.assert_allclose(log_sums, explicit, rtol=1e-9)
+
+
+def test_the_sum_is_that_of_determinants_without_restarts() -> None:
+    operator = operator_of(matrix_with_eigenvalues(spectrum("outliers"), 1))
+    for krylov, _ in zip(
+        lanczos_steps(operator, random_unit_vector(150, 0, torch.float64, CPU)), range(6), strict=False
+    ):
+        pass
+    T, t, polynomials = krylov.matrix(), 8.0, [1.0]
+    for k in range(1, 7):  # r_{k+1}(t) = det(t - T_k) / (beta_1 ... beta_k)
+        polynomials.append(float(np.linalg.det(t * np.eye(k) - T[:k, :k]) / np.prod(krylov.betas[:k])))
+    roots = krylov.polynomials()
+    assert roots.log_sum(t) == pytest.approx(math.log(sum(p * p for p in polynomials)))
+    assert roots.log_sum(1.0) == -math.inf
+    last = Polynomials(roots.ritz_values, None, roots.log_betas)
+    assert last.log_sum(t) == pytest.approx(2 * math.log(polynomials[-1]))
+
+
+@pytest.mark.parametrize("level", [0.5, 1e-2, 1e-12])
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_the_bound_solves_its_equation(level: float, scale: float) -> None:
+    random = np.random.default_rng(0)
+    for m in (1, 2, 10):
+        ritz = scale * np.sort(random.standard_normal(m))[::-1]
+        roots = Polynomials(ritz, scale * random.random(m), m * math.log(scale), scale * random.random(3) - 3 * scale)
+        roots = Polynomials(roots.ritz_values, roots.couplings, roots.log_betas + 3 * math.log(scale), roots.discarded)
+        t = upper_bound(roots, 1000, level)
+        assert t > roots.largest_root
+        assert roots.log_sum(t) == pytest.approx(-2 * math.log(start_overlap(1000, level)), rel=1e-7)
+
+
+def test_overlap_quantile_is_that_of_the_beta_law() -> None:
+    for size in (2, 10, 1000):
+        exact = math.sqrt(float(stats.beta.ppf(0.01, 0.5, (size - 1) / 2)))
+        assert start_overlap(size, 0.01) == pytest.approx(exact, rel=1e-9)
+    draws = np.random.default_rng(0).standard_normal((20_000, 10))
+    share = np.mean(np.abs(draws[:, 0]) / np.linalg.norm(draws, axis=1) < start_overlap(10, 0.1))
+    assert share == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 20_000))
+    with pytest.raises(InputError, match="level"):
+        start_overlap(10, 0.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_locked_vectors_and_a_bound_beside_them_bound_every_eigenvalue(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n, top, bottom = 12, int(random.integers(0, 4)), int(random.integers(0, 3))
+    A = random.standard_normal((n, n))
+    A += A.T
+    V = np.linalg.eigh(A)[1][:, [*range(n - top, n), *range(bottom)]]
+    V = np.linalg.qr(V + 0.3 * random.random() * random.standard_normal(V.shape))[0]
+    values, rotation = np.linalg.eigh(V.T @ A @ V)
+    V = V @ rotation
+    coupling = float(np.linalg.norm(A @ V - V * values, 2)) if V.size else 0.0
+    complement = np.linalg.svd(V, full_matrices=True)[0][:, V.shape[1] :]
+    beside = float(np.linalg.eigvalsh(complement.T @ A @ complement)[-1])
+    truth = np.linalg.eigvalsh(A)[::-1]
+    bounds = coupled_bounds(values, top, beside, coupling, top + 1)
+    assert np.all(truth[: top + 1] <= bounds + 1e-12)
+    if coupling > 0.1 and top:  # the coupling is needed: without it some of these matrices break the bound
+        assert bounds[0] > max(values.max(), beside)
+
+
+@pytest.mark.parametrize("level", [0.1, 1e-2, 1e-6])
+def test_the_bound_shrinks_to_the_truth_with_more_steps(level: float) -> None:
+    matrix = matrix_with_eigenvalues(spectrum("outliers"), 3)
+    top, start = torch.linalg.eigh(matrix).eigenvectors[:, -1], random_unit_vector(150, 1, torch.float64, CPU)
+    assert abs(float(top @ start)) > start_overlap(150, level)  # the event under which the bound holds for all k
+    steps = zip(lanczos_steps(operator_of(matrix), start), range(30), strict=False)
+    bounds = [upper_bound(krylov.polynomials(), 150, level) for krylov, _ in steps]
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(bounds))
+    assert bounds[-1] == pytest.approx(6.0, rel=1e-9)
+
+
+COVERED = ["outliers", "clustered", "indefinite", "tiny", "even"]
+
+
+def missed(values: Tensor, seed: int, confidence: float, which: Any = "top", **options: Any) -> bool:
+    """Run from one random start and say whether an interval misses the truth after any of the products, or at the end.
+
+    The matrix is diagonal: the start is uniform on the sphere, so the basis it is written in does not matter.
+    """
+    pairs = extreme_eigenpairs(diagonal_operator(values), which=which, confidence=confidence, seed=seed, **options)
+    down = values.sort(descending=True).values
+    truth = down if which == "top" else down.flip(0)
+    assert pairs.lowers is not None and pairs.uppers is not None
+    missed = bool(((pairs.lowers > truth[: len(pairs.lowers)]) | (truth[: len(pairs.lowers)] > pairs.uppers)).any())
+    for _, _, lower, upper in pairs.history:
+        assert lower is not None and upper is not None
+        missed |= not lower <= float(truth[0]) <= upper
+    return missed
+
+
+def test_restarted_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    # 1,000 starts; a run counts as a miss if its interval misses after any product, so stopping early costs nothing.
+    options: dict[str, Any] = {"rtol": 1e-12, "num_products": 18, "max_basis": 6}
+    misses = sum(
+        missed(spectrum(name, 80), 1000 * i + seed, 0.95, "top" if seed % 2 else "bottom", **options)
+        for i, name in enumerate(COVERED)
+        for seed in range(200)
+    )
+    assert misses <= int(stats.binom.ppf(0.999, 1000, 0.05)) <= 73
+
+
+def test_verified_intervals_of_three_eigenvalues_cover_together() -> None:
+    values = torch.cat([0.3 * spectrum("even", 80), torch.tensor([1.0, 0.97, 0.9, 0.9, 0.6], dtype=torch.float64)])
+    misses = sum(missed(values, seed, 0.8, k=3, rtol=3e-2, max_basis=12) for seed in range(300))
+    assert misses <= int(stats.binom.ppf(0.999, 300, 0.2)) <= 83
+
+
+def test_the_coverage_tests_can_fail() -> None:
+    # At 50 % the same counts must find misses: the bound is not simply far away, and the test sees what it should.
+    options: dict[str, Any] = {"rtol": 1e-12, "num_products": 18}
+    for max_basis in (6, None):
+        misses = sum(missed(spectrum("outliers", 80), s, 0.5, max_basis=max_basis, **options) for s in range(100))
+        assert 15 <= misses <= int(stats.binom.ppf(0.999, 100, 0.5))
+
+
+@pytest.mark.parametrize("rise", [1e-2, 1e-3, 1e-5])
+@pytest.mark.parametrize("max_basis", [None, 5])
+def test_the_interval_covers_an_eigenvalue_that_hides_in_the_rounding(rise: float, max_basis: int | None) -> None:
+    # Float32, the identity plus one direction that is hardly larger: after a step or two the residual is near rounding,
+    # and what is left of it may be that direction. The interval must not close on the wrong eigenvalue.
+    misses, diagonal = 0, torch.ones(5000)
+    diagonal[17] += rise
+    for seed in range(60):
+        pairs = extreme_eigenpairs(
+            diagonal_operator(diagonal), rtol=1e-4, num_products=12, seed=seed, max_basis=max_basis
+        )
+        assert pairs.lowers is not None and pairs.uppers is not None
+        misses += not float(pairs.lowers[0]) <= float(diagonal[17]) <= float(pairs.uppers[0])
+    assert misses <= int(stats.binom.ppf(0.999, 60, 0.01))
+
+
+def test_a_width_that_rounding_forbids_is_not_convergence() -> None:
+    diagonal = torch.zeros(500)
+    diagonal[3] = -1.0
+    pairs = extreme_eigenpairs(diagonal_operator(diagonal), num_products=10)
+    assert pairs.lowers is not None and pairs.uppers is not None
+    assert float(pairs.lowers[0]) <= 0.0 <= float(pairs.uppers[0])
+    assert not pairs.converged  # the largest eigenvalue is 0: no interval around it is narrow relative to it
+
+
+@pytest.mark.parametrize("options", [{}, {"k": 3, "max_basis": 10}, {"k": 2, "which": "magnitude"}])
+def test_float32_intervals_contain_the_float64_answer(options: dict[str, Any]) -> None:
+    matrix = matrix_with_eigenvalues(1e3 * spectrum("outliers"), 2)
+    pairs = extreme_eigenpairs(operator_of(matrix.float()), rtol=1e-4, seed=4, **options)
+    truth = torch.tensor([6e3, 4e3, 3e3], dtype=torch.float64)[: len(pairs.eigenvalues)]
+    assert pairs.lowers is not None and pairs.uppers is not None and pairs.converged
+    assert bool((pairs.lowers <= truth).all()) and bool((truth <= pairs.uppers).all())
+
+
+def test_a_start_that_proves_false_is_noticed() -> None:
+    # A start nearly without the top eigenvector proves 3 or so; when the top appears after all, that is taken back.
+    values = torch.cat([spectrum("even", 3000), torch.tensor([3.0, 6.0], dtype=torch.float64)])
+    krylov = Krylov(diagonal_operator(values), torch.cat([torch.ones(3001), torch.tensor([1e-9])]).double())
+    from sharpness.linalg.locking import End
+
+    end, bounds = End(1), []
+    for _ in range(30):
+        krylov.step()
+        end.tighten(krylov.polynomials(), 3002, 0.01, np.zeros(0), 0, 0.0)
+        bounds.append(float(end.bounds[0]))
+    assert min(bounds) < 3.1 and bounds[-1] == pytest.approx(6.0, rel=1e-6)

@@ -1,0 +1,108 @@
+"""Lanczos in three vectors: it agrees with the process that keeps its basis, and stays true when ghosts appear."""
+
+from __future__ import annotations
+
+import gc
+import math
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from sharpness.errors import InputError, RunError
+from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.recurrence import largest_eigenvalue
+from sharpness.operators import FunctionOperator
+from tests.matrices import SPECTRA, diagonal_operator, operator_of, spectrum
+from tests.oracles import matrix_with_eigenvalues
+
+
+@pytest.mark.parametrize("which", ["top", "bottom"])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_it_agrees_with_the_process_that_keeps_its_basis(name: str, which: Any) -> None:
+    operator = operator_of(matrix_with_eigenvalues(spectrum(name), 1))
+    options: dict[str, Any] = {"which": which, "rtol": 1e-12, "num_products": 15, "seed": 3}
+    found, full = largest_eigenvalue(operator, **options), extreme_eigenpairs(operator, **options)
+    scale = float(spectrum(name).abs().max())
+    torch.testing.assert_close(found.eigenvalues, full.eigenvalues, rtol=1e-9, atol=1e-12 * scale)
+    assert None not in (found.lowers, found.uppers, full.lowers, full.uppers)
+    assert float(found.lowers[0]) <= float(full.lowers[0]) + 1e-12 * scale  # type: ignore[index]
+    assert float(found.uppers[0]) >= float(full.uppers[0]) - 1e-12 * scale  # type: ignore[index]
+    assert float(found.lowers[0]) <= float(spectrum(name).max()) or which == "bottom"  # type: ignore[index]
+    assert found.eigenvectors is None and "eigenvectors" in found.reasons and "residuals" in found.reasons
+    torch.testing.assert_close(found.residuals, full.residuals, rtol=1e-6, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize("which", ["top", "bottom"])
+def test_float32_bounds_hold_long_after_orthogonality_is_lost(which: Any) -> None:
+    n, sign = 20_000, 1.0 if which == "top" else -1.0
+    values = torch.rand(n, generator=torch.Generator().manual_seed(1))
+    values[:4] = torch.tensor([50.0, 20.0, 7.0, -50.0])
+    values[4] = sign * 49.0
+    misses = 0
+    for seed in range(3):
+        found = largest_eigenvalue(diagonal_operator(values), which=which, rtol=1e-9, num_products=250, seed=seed)
+        misses += any(not low <= sign * 50.0 <= high for _, _, low, high in found.history if low and high)
+        assert not found.converged and found.stopped_by == "num_products"  # float32 does not allow 1e-9
+        assert found.uppers is not None and found.lowers is not None
+        assert float(found.uppers[0] - found.lowers[0]) < 1e-4
+    assert misses == 0
+
+
+def test_ghosts_do_appear() -> None:
+    # Else the test above would be about nothing: the basis of these very steps is far from orthogonal.
+    seen: list[Tensor] = []
+    values = torch.rand(20_000, generator=torch.Generator().manual_seed(1))
+    values[0] = 50.0
+
+    def product(v: Tensor) -> Tensor:
+        seen.append(v.clone())
+        return values * v
+
+    largest_eigenvalue(FunctionOperator(product, 20_000), rtol=1e-9, num_products=40)
+    Q = torch.stack(seen)
+    assert float((Q @ Q.T - torch.eye(40)).abs().max()) > 0.5
+
+
+def test_it_covers_the_truth_as_often_as_it_says() -> None:
+    values, misses = spectrum("outliers", 80), 0
+    for seed in range(200):
+        found = largest_eigenvalue(diagonal_operator(values), rtol=1e-6, confidence=0.8, seed=seed)
+        misses += any(not low <= 6.0 <= high for _, _, low, high in found.history if low and high)
+    assert 10 <= misses <= int(stats.binom.ppf(0.999, 200, 0.2))
+
+
+def test_three_vectors_are_alive() -> None:
+    n, alive = 3000, list[int]()
+    values = spectrum("outliers", n)
+
+    def product(v: Tensor) -> Tensor:
+        vectors = {x.data_ptr() for x in gc.get_objects() if type(x) is Tensor and x.numel() == n}
+        alive.append(len(vectors - {values.data_ptr()}))
+        return values * v
+
+    largest_eigenvalue(FunctionOperator(product, n, torch.float64))
+    assert max(alive) == 2  # with the product that is to come, three
+
+
+def test_invariant_spaces_zero_and_one_by_one() -> None:
+    zero = largest_eigenvalue(FunctionOperator(torch.zeros_like, 6, torch.float64))
+    assert zero.eigenvalues.tolist() == [0.0] and zero.converged and zero.num_products == 1
+    one = largest_eigenvalue(FunctionOperator(lambda v: -7 * v, 1, torch.float64), which="bottom")
+    assert one.eigenvalues.tolist() == [-7.0] and one.converged
+    few = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64).repeat(4)
+    found = largest_eigenvalue(diagonal_operator(few), rtol=1e-12)
+    assert found.eigenvalues.tolist() == pytest.approx([3.0]) and found.num_products <= 4 and found.converged
+
+
+def test_the_clock_stops_it_and_bad_knobs_are_refused() -> None:
+    operator = diagonal_operator(spectrum("even"))
+    late = largest_eigenvalue(operator, seconds=1e-9)
+    assert (late.num_products, late.stopped_by, late.converged) == (1, "seconds", False)
+    for options in ({"which": "both"}, {"rtol": 0}, {"num_products": 1}, {"confidence": 0.0}):
+        with pytest.raises(InputError):
+            largest_eigenvalue(operator, **options)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="finite"):
+        largest_eigenvalue(FunctionOperator(lambda v: v * math.nan, 5, torch.float64))

@@ -1,0 +1,113 @@
+"""Killed and run again, a solver gives bit by bit what it gives undisturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sharpness.errors import InputError
+from sharpness.linalg.eigenpairs import Eigenpairs
+from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.recurrence import largest_eigenvalue
+from sharpness.linalg.replay import Replayed
+from sharpness.linalg.trace import estimate_trace
+from sharpness.operators import FunctionOperator, SymmetricOperator
+from tests.matrices import spectrum
+from tests.oracles import matrix_with_eigenvalues
+
+MATRIX = matrix_with_eigenvalues(spectrum("outliers", 60), 1)
+
+
+def restarted(operator: SymmetricOperator) -> Eigenpairs:
+    return extreme_eigenpairs(operator, 2, rtol=1e-4, max_basis=7, seed=5)
+
+
+def dying_at(number: int, matrix: Tensor = MATRIX) -> FunctionOperator:
+    """An operator whose user presses Ctrl-C at that product."""
+    made = 0
+
+    def product(v: Tensor) -> Tensor:
+        nonlocal made
+        made += 1
+        if made == number:
+            raise KeyboardInterrupt
+        return matrix @ v
+
+    return FunctionOperator(product, len(matrix), matrix.dtype)
+
+
+SOLVERS: dict[str, tuple[Callable[[SymmetricOperator], Any], int]] = {
+    "in the first cycle": (restarted, 3),
+    "after a restart": (restarted, 9),
+    "while verifying": (restarted, 16),
+    "three vectors": (lambda operator: largest_eigenvalue(operator, rtol=1e-9), 7),
+    "trace": (estimate_trace, 15),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_killed_run_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    solve, number = SOLVERS[name]
+    expected = solve(dying_at(-1))
+    with pytest.raises(KeyboardInterrupt):
+        solve(Replayed(dying_at(number), tmp_path))
+    assert len(list(tmp_path.iterdir())) == number - 1  # the finished products and nothing else
+    operator = Replayed(dying_at(-1), tmp_path)
+    result = solve(operator)
+    assert operator.num_replayed == number - 1 and result.num_products > number
+    assert str(result) == str(expected) and result.details() == expected.details()
+    if isinstance(result, Eigenpairs) and result.eigenvectors is not None:
+        assert (
+            result.num_restarts > 0
+            and result.num_starts == 2
+            and torch.equal(result.eigenvectors, expected.eigenvectors)
+        )
+
+
+def test_the_cases_above_are_what_they_are_called() -> None:
+    result = restarted(dying_at(-1))
+    # The first run restarts after 7 products, and the second begins where the history's interval of lambda_2 can.
+    assert result.num_restarts >= 1 and result.num_starts == 2 and result.num_products > 16
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_damaged_file_is_computed_again_with_all_after_it(keep: int, tmp_path: Path) -> None:
+    expected = restarted(Replayed(dying_at(-1), tmp_path))
+    damaged = sorted(tmp_path.iterdir())[4]
+    damaged.write_bytes(damaged.read_bytes()[:keep])
+    operator = Replayed(dying_at(-1), tmp_path)
+    assert restarted(operator).details() == expected.details()
+    assert operator.num_replayed == 4
+    again = Replayed(dying_at(-1), tmp_path)
+    assert restarted(again).details() == expected.details() and again.num_replayed == expected.num_products
+
+
+def test_other_runs_are_refused(tmp_path: Path) -> None:
+    restarted(Replayed(dying_at(-1), tmp_path))
+    with pytest.raises(InputError, match="the seed and the knobs"):
+        extreme_eigenpairs(Replayed(dying_at(-1), tmp_path), seed=6)
+    with pytest.raises(InputError, match="another: its first product"):
+        restarted(Replayed(dying_at(-1, 1.01 * MATRIX), tmp_path))
+    with pytest.raises(InputError, match="shape"):
+        restarted(Replayed(dying_at(-1, MATRIX.float()), tmp_path))
+    with pytest.raises(InputError, match="folder"):
+        Replayed(dying_at(-1), next(tmp_path.iterdir()))
+
+
+def test_the_error_of_saved_products_is_remembered(tmp_path: Path) -> None:
+    rough = FunctionOperator(lambda v: MATRIX @ v, 60, torch.float64, error=0.25)
+    Replayed(rough, tmp_path).matvec(torch.ones(60, dtype=torch.float64))
+    operator = Replayed(dying_at(-1), tmp_path)
+    assert operator.error == 0
+    operator.matvec(torch.ones(60, dtype=torch.float64))
+    assert (operator.error, operator.num_replayed) == (0.25, 1)
+
+
+def test_a_product_that_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+    operator = Replayed(FunctionOperator(lambda v: v / 0, 5), tmp_path)
+    assert not bool(torch.isfinite(operator.matvec(torch.ones(5))).any()) and not list(tmp_path.iterdir())
