@@ -20,9 +20,11 @@ def density_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     draws = _each(shown, _draws)
     converted = len({record.details["linear_threshold"] for _, record in shown}) > 1
     unit = ", the smallest of the networks', to which the others' densities are converted" if converted else ""
+    widths = {record.details.get("kernel_width") for _, record in shown} - {None}
+    width = f" of standard deviation {', '.join(map(str, sorted(widths)))} in s" if widths else ""
     text = (
         f"Density of the Hessian's eigenvalues by stochastic Lanczos quadrature ({draws}), smoothed by a Gaussian "
-        "kernel, as the share of eigenvalues per unit of asinh(lambda / lambda_0), lambda_0 = "
+        f"kernel{width}, as the share of eigenvalues per unit of s = asinh(lambda / lambda_0), lambda_0 = "
         f"{common_threshold(networks):.2g}{unit}: the axis is linear within ±lambda_0 and logarithmic beyond. "
         f"{_data(shown)}. {_band(table, shown)} Separate peaks are nodes of the quadrature: their mass is meaningful, "
         "the gaps between them are not; more steps resolve more. "

@@ -12,11 +12,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from sharpness.environment import derived_seed
 from sharpness.errors import InputError
 from sharpness.linalg.basis import orthogonalise
 from sharpness.linalg.certificates import Polynomials, coupled_bounds, start_overlap, upper_bound
 from sharpness.linalg.krylov import Krylov, lanczos_steps
 from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.locking import End
 from sharpness.vectors import random_unit_vector
 from tests.matrices import diagonal_operator, operator_of, spectrum
 from tests.oracles import matrix_with_eigenvalues
@@ -34,6 +36,7 @@ def test_roots_and_betas_give_the_polynomials_after_restarts(keep: list[int], lo
     start = random_unit_vector(65, 3, torch.float64, CPU)
     beside = [torch.eye(65, dtype=torch.float64)[7]] if locked else []  # an eigenvector: the rest stays diagonal
     orthogonalise(start, beside)
+    start[60:] = 0
     start /= start.norm()
     start[60:] = 1e-60
     first = start.clone()
@@ -52,11 +55,10 @@ def test_roots_and_betas_give_the_polynomials_after_restarts(keep: list[int], lo
 
 
 def test_the_sum_is_that_of_determinants_without_restarts() -> None:
-    operator = operator_of(matrix_with_eigenvalues(spectrum("outliers"), 1))
-    for krylov, _ in zip(
-        lanczos_steps(operator, random_unit_vector(150, 0, torch.float64, CPU)), range(6), strict=False
-    ):
-        pass
+    matrix = matrix_with_eigenvalues(spectrum("outliers"), 1)
+    krylov = Krylov(operator_of(matrix), random_unit_vector(150, 0, torch.float64, CPU))
+    for _ in range(6):
+        krylov.step()
     T, t, polynomials = krylov.matrix(), 8.0, [1.0]
     for k in range(1, 7):  # r_{k+1}(t) = det(t - T_k) / (beta_1 ... beta_k)
         polynomials.append(float(np.linalg.det(t * np.eye(k) - T[:k, :k]) / np.prod(krylov.betas[:k])))
@@ -73,8 +75,8 @@ def test_the_bound_solves_its_equation(level: float, scale: float) -> None:
     random = np.random.default_rng(0)
     for m in (1, 2, 10):
         ritz = scale * np.sort(random.standard_normal(m))[::-1]
-        roots = Polynomials(ritz, scale * random.random(m), m * math.log(scale), scale * random.random(3) - 3 * scale)
-        roots = Polynomials(roots.ritz_values, roots.couplings, roots.log_betas + 3 * math.log(scale), roots.discarded)
+        discarded = scale * (random.random(3) - 3)
+        roots = Polynomials(ritz, scale * random.random(m), (m + 3) * math.log(scale) + 5, discarded)
         t = upper_bound(roots, 1000, level)
         assert t > roots.largest_root
         assert roots.log_sum(t) == pytest.approx(-2 * math.log(start_overlap(1000, level)), rel=1e-7)
@@ -91,24 +93,23 @@ def test_overlap_quantile_is_that_of_the_beta_law() -> None:
         start_overlap(10, 0.0)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_locked_vectors_and_a_bound_beside_them_bound_every_eigenvalue(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    n, top, bottom = 12, int(random.integers(0, 4)), int(random.integers(0, 3))
-    A = random.standard_normal((n, n))
-    A += A.T
-    V = np.linalg.eigh(A)[1][:, [*range(n - top, n), *range(bottom)]]
-    V = np.linalg.qr(V + 0.3 * random.random() * random.standard_normal(V.shape))[0]
-    values, rotation = np.linalg.eigh(V.T @ A @ V)
-    V = V @ rotation
-    coupling = float(np.linalg.norm(A @ V - V * values, 2)) if V.size else 0.0
-    complement = np.linalg.svd(V, full_matrices=True)[0][:, V.shape[1] :]
-    beside = float(np.linalg.eigvalsh(complement.T @ A @ complement)[-1])
-    truth = np.linalg.eigvalsh(A)[::-1]
-    bounds = coupled_bounds(values, top, beside, coupling, top + 1)
-    assert np.all(truth[: top + 1] <= bounds + 1e-12)
-    if coupling > 0.1 and top:  # the coupling is needed: without it some of these matrices break the bound
-        assert bounds[0] > max(values.max(), beside)
+def test_locked_vectors_and_a_bound_beside_them_bound_every_eigenvalue() -> None:
+    random, n, needed = np.random.default_rng(0), 12, 0
+    for _ in range(200):
+        top, bottom = int(random.integers(0, 4)), int(random.integers(0, 3))
+        A = random.standard_normal((n, n))
+        A += A.T
+        V = np.linalg.eigh(A)[1][:, [*range(n - top, n), *range(bottom)]]
+        V = np.linalg.qr(V + 0.3 * random.random() * random.standard_normal(V.shape))[0]
+        values, rotation = np.linalg.eigh(V.T @ A @ V)
+        V = V @ rotation
+        coupling = float(np.linalg.norm(A @ V - V * values, 2)) if V.size else 0.0
+        complement = np.linalg.svd(V, full_matrices=True)[0][:, V.shape[1] :]
+        beside = float(np.linalg.eigvalsh(complement.T @ A @ complement)[-1])
+        truth = np.linalg.eigvalsh(A)[::-1][: top + 1]
+        assert np.all(truth <= coupled_bounds(values, top, beside, coupling, top + 1) + 1e-12)
+        needed += bool(np.any(truth > coupled_bounds(values, top, beside, 0.0, top + 1) + 1e-12))
+    assert needed > 100  # the coupling is: without it most of these matrices break the bound
 
 
 @pytest.mark.parametrize("level", [0.1, 1e-2, 1e-6])
@@ -141,15 +142,24 @@ def missed(values: Tensor, seed: int, confidence: float, which: Any = "top", **o
     return missed
 
 
+def unlucky(values: Tensor, seed: int, level: float, which: str) -> bool:
+    """Whether the first start of that seed is one of the share ``level`` under which the bound may fail."""
+    n, at = len(values), int(values.argmax() if which == "top" else values.argmin())
+    start = random_unit_vector(n, derived_seed(seed, "lanczos", "start", 0), torch.float64, CPU)
+    return abs(float(start[at])) < start_overlap(n, level)
+
+
 def test_restarted_intervals_cover_the_truth_as_often_as_they_say() -> None:
     # 1,000 starts; a run counts as a miss if its interval misses after any product, so stopping early costs nothing.
-    options: dict[str, Any] = {"rtol": 1e-12, "num_products": 18, "max_basis": 6}
-    misses = sum(
-        missed(spectrum(name, 80), 1000 * i + seed, 0.95, "top" if seed % 2 else "bottom", **options)
-        for i, name in enumerate(COVERED)
-        for seed in range(200)
-    )
-    assert misses <= int(stats.binom.ppf(0.999, 1000, 0.05)) <= 73
+    # And no run may miss whose start has the overlap that the proof is about.
+    misses, excused = 0, 0
+    for seed in range(1000):
+        values, which = spectrum(COVERED[seed % 5], 80), "top" if seed % 2 else "bottom"
+        miss = missed(values, seed, 0.95, which, rtol=1e-12, num_products=18, max_basis=6)
+        excuse = unlucky(values, seed, 0.05, which)
+        assert excuse or not miss
+        misses, excused = misses + miss, excused + excuse
+    assert misses <= excused <= int(stats.binom.ppf(0.999, 1000, 0.05)) <= 73
 
 
 def test_verified_intervals_of_three_eigenvalues_cover_together() -> None:
@@ -204,11 +214,14 @@ def test_a_start_that_proves_false_is_noticed() -> None:
     # A start nearly without the top eigenvector proves 3 or so; when the top appears after all, that is taken back.
     values = torch.cat([spectrum("even", 3000), torch.tensor([3.0, 6.0], dtype=torch.float64)])
     krylov = Krylov(diagonal_operator(values), torch.cat([torch.ones(3001), torch.tensor([1e-9])]).double())
-    from sharpness.linalg.locking import End
-
     end, bounds = End(1), []
     for _ in range(30):
         krylov.step()
         end.tighten(krylov.polynomials(), 3002, 0.01, np.zeros(0), 0, 0.0)
         bounds.append(float(end.bounds[0]))
     assert min(bounds) < 3.1 and bounds[-1] == pytest.approx(6.0, rel=1e-6)
+    # The same where a later run finds what the first had ruled out: only what it proves itself is left.
+    end = End(2)
+    end.bounds[:] = 3.1
+    end.tighten(Polynomials(np.array([1.0]), np.array([0.0]), -math.inf), 10, 0.01, np.array([6.0]), 1, 0.0)
+    assert end.bounds.tolist() == [6.0, 1.0]

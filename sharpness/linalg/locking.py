@@ -73,8 +73,9 @@ class End:
         self, polynomials: Polynomials, size: int, level: float, values: np.ndarray, num_top: int, coupling: float
     ) -> None:
         """Take the present bound of C, and what it means beside locked ``values``, ``num_top`` of them of this end."""
-        if polynomials.largest_root > self.beside:
-            self.beside = math.inf
+        beyond = polynomials.largest_root > self.beside
+        if beyond or np.any(np.sort(values)[::-1][:num_top] > self.bounds[:num_top]):
+            self.beside = math.inf if beyond else self.beside
             self.bounds[:] = math.inf
         self.beside = min(self.beside, upper_bound(polynomials, size, level))
         new = coupled_bounds(values, num_top, self.beside, coupling, len(self.bounds))

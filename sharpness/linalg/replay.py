@@ -68,7 +68,8 @@ class Replayed:
                 self._write(v, result)
         else:
             self._refuse_another_vector(v, saved["sketch"])
-            result = saved["product"].to(self.device)
+            # A copy in memory that torch aligned: sums over memory at odd addresses are not the same bits.
+            result = saved["product"].clone().to(self.device)
             if self._count == 0:
                 self._refuse_another_operator(v, result)
             self._saved_error = max(self._saved_error, float(saved["error"]))

@@ -1,0 +1,234 @@
+"""The tools of the curvature benchmark, ours and its peers, each called as its own documentation has it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from benchmark_networks import Problem
+from benchmark_tools import Answer, Counted, peer
+from numpy.typing import NDArray
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor, nn
+
+from sharpness.batches import Batch
+from sharpness.curvature import HessianOperator
+from sharpness.environment import derived_seed
+from sharpness.linalg.density import spectral_density
+from sharpness.linalg.trace import TraceEstimate, estimate_trace
+from sharpness.loss import Loss
+from sharpness.operators import SymmetricOperator
+from sharpness.probes import TopEigenvalues
+
+SEED = 0
+SOLVE: Any = eigsh  # SciPy declares its tol as an integer
+ADAPTER = {"adapter": "the dict batches were turned into pairs (tokens, next tokens) by the benchmark"}
+
+
+# Our own engine: one function per call of it.
+
+
+def our_top_eigenvalue(loss: Loss, rtol: float = 1e-2, **knobs: Any) -> Answer:
+    """Return the top eigenvalue with its interval at 99 %."""
+    result = TopEigenvalues(rtol=rtol, confidence=0.99, seed=SEED, **knobs)(loss)
+    return Answer(result.value or 0.0, result.num_hvps, result.converged, result.lower, result.upper)
+
+
+def our_operator(loss: Loss, cache: int | str = "auto") -> HessianOperator:
+    """Return the Hessian as an operator that keeps graphs of at most so many bytes."""
+    return HessianOperator(loss, cache=cache)
+
+
+def our_trace(operator: SymmetricOperator, method: Any, seed: int, **knobs: Any) -> TraceEstimate:
+    """Return our estimate of the trace."""
+    return estimate_trace(operator, method, seed=seed, **knobs)
+
+
+def our_density(operator: SymmetricOperator, steps: int, starts: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return all nodes of our spectral density and their weights, those of each start adding up to 1."""
+    density = spectral_density(operator, steps=steps, starts=starts, seed=seed)
+    return np.concatenate(list(map(np.asarray, density.nodes))), np.concatenate(list(map(np.asarray, density.weights)))
+
+
+# The tools of the table of top eigenvalues.
+
+
+def ours(problem: Problem) -> Answer:
+    """Return what our certified Lanczos says, at 1 % and 99 %."""
+    return our_top_eigenvalue(problem.loss())
+
+
+def pyhessian(problem: Problem, tol: float = 1e-3, max_iterations: int = 100) -> Answer:
+    """Return PyHessian's power iteration with its default knobs (Yao et al. 2020)."""
+    model, criterion, batches = as_pairs(problem)
+    measure = _pyhessian(model, criterion, batches)
+    values, _ = measure.eigenvalues(maxIter=max_iterations, tol=tol, top_n=1)
+    calls = measure.dataloader_hv_product.calls
+    reasons = {"converged": "it reports none: it stopped before its ceiling"} | _adapter(problem)
+    return Answer(float(values[0]), calls, calls < max_iterations, reasons=reasons)
+
+
+def eigenthings_lanczos(problem: Problem) -> Answer:
+    """Return the Lanczos of hessian-eigenthings with k=1 and its defaults, which then take two steps."""
+    return _eigenthings_lanczos(problem, 1)
+
+
+def eigenthings_lanczos_ten(problem: Problem) -> Answer:
+    """Return the first of the ten eigenvalues that the Lanczos of hessian-eigenthings computes by default: 20 steps."""
+    return _eigenthings_lanczos(problem, 10)
+
+
+def _eigenthings_lanczos(problem: Problem, k: int) -> Answer:
+    operator = _eigenthings_operator(problem)
+    size = min(k, operator.size - 1)
+    result = peer("hessian_eigenthings").lanczos(operator, k=size, seed=SEED)
+    return Answer(float(result.eigenvalues[0]), operator.matvec.calls, bool(result.converged[0]))
+
+
+def eigenthings_power(problem: Problem) -> Answer:
+    """Return the power iteration of hessian-eigenthings with tol 1e-2, of the change and of the residual."""
+    operator = _eigenthings_operator(problem)
+    result = peer("hessian_eigenthings").deflated_power_iteration(operator, k=1, tol=1e-2, seed=SEED)
+    return Answer(float(result.eigenvalues[0]), operator.matvec.calls, bool(result.converged[0]))
+
+
+def curvlinops_eigsh(problem: Problem) -> Answer:
+    """Return SciPy's eigsh (largest algebraic, tol 1e-2) on the HessianLinearOperator of curvlinops.
+
+    Its constructor checks with two products and two gradients that the data are the same each time: counted, too.
+    """
+    model, _, batches = as_pairs(problem)
+    kind = peer("curvlinops").HessianLinearOperator
+    counted = Counted(kind._matmat)
+
+    class CountingOperator(kind):
+        def _matmat(self, M: list[Tensor]) -> list[Tensor]:
+            return counted(self, M)
+
+    operator = CountingOperator(model, nn.CrossEntropyLoss(), list(model.parameters()), batches)
+    answer = _largest(operator.to_scipy(dtype=np.float32))
+    return Answer(answer.value, counted.calls, answer.converged, reasons=answer.reasons | _adapter(problem))
+
+
+def own_eigsh(problem: Problem) -> Answer:
+    """Return SciPy's eigsh (largest algebraic, tol 1e-2) on our own Hessian: our products, their algorithm."""
+    operator = our_operator(problem.loss())
+
+    def product(v: NDArray[np.float32]) -> NDArray[np.float32]:
+        return operator.matvec(torch.from_numpy(v.reshape(-1).astype(np.float32))).numpy()
+
+    counted = Counted(product)
+    shape = (operator.size, operator.size)
+    answer = _largest(LinearOperator(shape, matvec=counted, dtype=np.float32))  # pyright: ignore[reportCallIssue]
+    return Answer(answer.value, counted.calls, answer.converged, reasons=answer.reasons)
+
+
+TOOLS: dict[str, tuple[str, Callable[[Problem], Answer], str]] = {
+    # name: (label, function, distribution whose version stands in the provenance)
+    "ours": ("sharpness, certified 1 % at 99 %", ours, "sharpness"),
+    "pyhessian": ("PyHessian, power iteration, tol 1e-3", pyhessian, "pyhessian"),
+    "eigenthings-lanczos": ("hessian-eigenthings, Lanczos, k = 1", eigenthings_lanczos, "hessian-eigenthings"),
+    "eigenthings-lanczos-10": ("hessian-eigenthings, Lanczos, k = 10", eigenthings_lanczos_ten, "hessian-eigenthings"),
+    "eigenthings-power": ("hessian-eigenthings, power, tol 1e-2", eigenthings_power, "hessian-eigenthings"),
+    "curvlinops-eigsh": ("curvlinops, SciPy eigsh, tol 1e-2", curvlinops_eigsh, "curvlinops-for-pytorch"),
+    "own-eigsh": ("our operator, SciPy eigsh, tol 1e-2", own_eigsh, "scipy"),
+}
+
+
+class _NextToken(nn.Module):
+    """A causal language model as a function from tokens to the logits of the tokens that follow, one row each."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model(input_ids=tokens).logits[:, :-1].flatten(0, 1)
+
+
+def as_pairs(problem: Problem) -> tuple[nn.Module, Callable[[Any, Any], Tensor], list[Batch]]:
+    """Return network, criterion and pairs of the same mean loss, for tools that know no dict batches."""
+    if problem.criterion is not None:
+        return problem.model, problem.criterion, list(problem.batches)
+    pairs = [(batch["input_ids"], batch["labels"][:, 1:].flatten()) for batch in problem.batches]
+    return _NextToken(problem.model), nn.CrossEntropyLoss(), pairs
+
+
+def _adapter(problem: Problem) -> dict[str, str]:
+    return ADAPTER if problem.criterion is None else {}
+
+
+def _pyhessian(model: nn.Module, criterion: Callable[[Any, Any], Tensor], batches: list[Batch]) -> Any:
+    """Return PyHessian's object over all batches, with its product counted."""
+    warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
+    torch.manual_seed(derived_seed(SEED, "benchmark", "pyhessian"))
+    measure = peer("pyhessian").hessian(model, criterion, dataloader=batches, cuda=False)
+    measure.dataloader_hv_product = Counted(measure.dataloader_hv_product)
+    return measure
+
+
+def _eigenthings_operator(problem: Problem) -> Any:
+    """Return the Hessian of hessian-eigenthings, whose mean over batches has no weights: ours are of equal size."""
+    library = peer("hessian_eigenthings")
+    own = problem.criterion is None
+    function = library.hf_lm_loss() if own else library.supervised_loss(problem.criterion)
+    operator = library.HessianOperator(problem.model, list(problem.batches), function)
+    operator.matvec = Counted(operator.matvec)
+    return operator
+
+
+def _largest(operator: Any) -> Answer:
+    """Return SciPy's largest algebraic eigenvalue with tol 1e-2; the products are counted elsewhere."""
+    rng = np.random.default_rng(derived_seed(SEED, "benchmark", "eigsh"))
+    start = rng.standard_normal(operator.shape[0]).astype(np.float32)
+    try:
+        values = SOLVE(operator, k=1, which="LA", tol=1e-2, v0=start, return_eigenvectors=False)
+    except ArpackNoConvergence as error:
+        reason = {"converged": " ".join(str(error).split())}
+        if len(error.eigenvalues) == 0:
+            raise
+        return Answer(float(error.eigenvalues[0]), 0, False, reasons=reason)
+    return Answer(float(values[0]), 0, True)
+
+
+# PyHessian's trace and density, for the comparison of estimators.
+
+
+def pyhessian_trace(problem: Problem, seed: int) -> tuple[float, int]:
+    """Return PyHessian's trace with its defaults (at most 100 products, tol 1e-3) and the number of its products."""
+    model, criterion, batches = as_pairs(problem)
+    measure = _pyhessian(model, criterion, batches)
+    torch.manual_seed(seed)
+    samples = measure.trace()
+    return float(np.mean(samples)), len(samples)
+
+
+def pyhessian_density(problem: Problem, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Return nodes, weights and number of products of PyHessian's density with its defaults (100 steps, 1 start)."""
+    model, criterion, batches = as_pairs(problem)
+    measure = _pyhessian(model, criterion, batches)
+    torch.manual_seed(seed)
+    nodes, weights = measure.density()
+    return np.array(nodes[0], float), np.array(weights[0], float), measure.dataloader_hv_product.calls
+
+
+@contextlib.contextmanager
+def with_torch_eig() -> Iterator[None]:
+    """Give PyHessian the ``torch.eig`` that torch has removed: real and imaginary parts, and real eigenvectors."""
+
+    def eig(matrix: Tensor, eigenvectors: bool = False) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eig(matrix)
+        return torch.view_as_real(values), vectors.real
+
+    namespace: Any = sys.modules["torch"]
+    removed = namespace.eig
+    namespace.eig = eig
+    try:
+        yield
+    finally:
+        namespace.eig = removed
