@@ -20,8 +20,8 @@ def density_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     draws = _each(shown, _draws)
     converted = len({record.details["linear_threshold"] for _, record in shown}) > 1
     unit = ", the smallest of the networks', to which the others' densities are converted" if converted else ""
-    widths = {record.details.get("kernel_width") for _, record in shown} - {None}
-    width = f" of standard deviation {', '.join(map(str, sorted(widths)))} in s" if widths else ""
+    widths = sorted({str(record.details["kernel_width"]) for _, record in shown if "kernel_width" in record.details})
+    width = f" of standard deviation {', '.join(widths)} in s" if widths else ""
     text = (
         f"Density of the Hessian's eigenvalues by stochastic Lanczos quadrature ({draws}), smoothed by a Gaussian "
         f"kernel{width}, as the share of eigenvalues per unit of s = asinh(lambda / lambda_0), lambda_0 = "

@@ -7,17 +7,22 @@ import torch
 from sharpness.batches import cast, data_sha256, logits_of
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.vectors import refuse_non_finite
 
 
 def check_deterministic(loss: Loss) -> None:
     """Raise :class:`InputError` naming what makes the loss differ between two passes at the same weights.
 
-    Refused are dropped batches (``drop_last``), shuffling or augmenting loaders, one-shot generators, and networks
-    that draw random numbers in evaluation mode.
+    Refused are NaN or infinite weights, dropped batches (``drop_last``), shuffling or augmenting loaders, one-shot
+    generators, and networks that draw random numbers in evaluation mode.
     """
+    named = [*loss.model.named_parameters(), *loss.model.named_buffers()]
+    refuse_non_finite("weights", named, "the training diverged or the file is damaged")
     if getattr(loss.batches, "drop_last", False):
         raise InputError("expected all the data, but the loader has drop_last=True: set drop_last=False")
     first, second = ([data_sha256([batch]) for batch in loss.batches] for _ in range(2))
+    if not loss.data.num_batches:
+        return  # this process has an empty shard; the others look at theirs
     if not first:
         raise InputError(
             "expected batches that can be read again, got none the second time: pass a list, not a generator"

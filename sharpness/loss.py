@@ -18,7 +18,7 @@ from sharpness.batches import Batch, averaged_count, batch_length, cast, correct
 from sharpness.distributed import from_all_ranks, is_distributed, sum_over_ranks, sums_over_ranks
 from sharpness.errors import InputError, unknown_name
 from sharpness.graphs import add_pieces, needing_second_derivatives, refuse_reentrant_checkpoints
-from sharpness.vectors import Layout, flatten, refuse_non_finite
+from sharpness.vectors import Layout, flatten
 from sharpness.weighted import MicroBatch, WeightedData
 
 T = TypeVar("T")
@@ -68,8 +68,9 @@ class Loss:
 
     The module is never changed: parameters and buffers go in by ``torch.func.functional_call``, and train flags and
     random state are put back, also after an exception. Raises :class:`InputError` for an unknown ``norm``, a criterion
-    that does not average, a model without the running statistics that ``norm`` needs, NaN or infinite weights, and
-    empty data.
+    that does not average, a model without the running statistics that ``norm`` needs, weights that are no real
+    numbers, and empty data. NaN weights are no error here, because a diverged training is evaluated too;
+    :func:`sharpness.determinism.check_deterministic` and the curvature operators refuse them.
 
     >>> loss = Loss(nn.Linear(2, 3), nn.functional.cross_entropy, [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))])
     >>> loss.num_examples, loss.grad(loss.weights).shape
@@ -92,8 +93,6 @@ class Loss:
         self.calibration = batches if calibration is None else calibration
         self._inside, self._norms = _Inside(model), modes.batch_norms(model)
         self._check_arguments()
-        named = [*model.named_parameters(), *model.named_buffers()]
-        refuse_non_finite("weights", named, "the training diverged or the file is damaged")
         self.selection = None if parameters is None else (parameters,) if isinstance(parameters, str) else parameters
         self.layout = Layout.of(model, self.selection)
         start = flatten(model, self.layout)

@@ -62,6 +62,11 @@ class WeightedData:
         if self._total <= 0:
             raise InputError("expected at least one batch with an example to average over, got none: check the data")
 
+    @property
+    def num_batches(self) -> int:
+        """Number of batches of this process."""
+        return len(self._sizes)
+
     def micro_batches(self) -> Iterator[MicroBatch]:
         """Yield the data on the device in the loss's dtype, cut to what fits in memory; refuse other batches."""
         number, first = 0, self._first_example

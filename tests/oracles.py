@@ -123,7 +123,7 @@ def dense_empirical_fisher(case: Case, model: nn.Module, batches: list[Any], w: 
 
 
 # What differs between any two runs: where and how fast it was measured.
-CONDITIONS = {"seconds", "peak_memory", "threads", "versions"}
+CONDITIONS = {"seconds", "peak_memory", "threads", "versions", "kept_bytes"}
 
 
 def assert_alike(one: Any, two: Any, rtol: float, where: str = "record") -> None:

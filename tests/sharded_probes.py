@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
+from sharpness.determinism import check_deterministic
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
 
@@ -33,6 +34,9 @@ def main(name: str, dtype: torch.dtype = torch.float64) -> None:
     for probe_name, info in PROBES.items():
         norm = "recalibrate" if probe_name == "interpolation" else "frozen"
         loss = Loss(model, F.cross_entropy, batches, norm=norm, dtype=dtype)
+        if probe_name == "layers":  # cross-entropy has eigenvalues at 0, where rounding decides when a solve ends
+            loss = Loss(model, F.mse_loss, [(x, F.one_hot(y, 3).to(dtype)) for x, y in batches], dtype=dtype)
+        check_deterministic(loss)
         others = [loss.weights + 0.1 * (i + 1) for i in range(len(info.points) - 1)]
         records[probe_name] = info.probe()(loss, loss.weights, *others).to_record().to_dict()
     if rank <= 0:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sharpness.curvature import MATRICES, FisherOperator, HessianOperator, curvature_operator, per_layer
+from sharpness.determinism import check_deterministic
 from sharpness.errors import InputError, RunError
 from sharpness.graphs import MissingDerivativeError
 from sharpness.loss import Loss
@@ -420,7 +421,7 @@ def test_weights_losses_and_gradients_that_are_not_finite_are_refused(value: flo
         HessianOperator(spiky).matvec(loss.weights)
     spoil(model, value)
     with pytest.raises(InputError, match=r"finite weights, got NaN or infinity in 0\.weight"):
-        Loss(model, F.cross_entropy, batches)
+        check_deterministic(Loss(model, F.cross_entropy, batches))
 
 
 def test_integer_weights_are_refused() -> None:

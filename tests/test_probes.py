@@ -180,7 +180,7 @@ def test_top_eigenvalues_result_carries_its_evidence() -> None:
     ):
         assert getattr(record, field) is not None, field
     assert record.checkpoint_sha256 == "abc" and record.hvp_backend == "exact" and record.num_hvps == result.num_hvps
-    assert "reasons" in record.to_dict() and str(result).startswith("4 in [4, 4] at 99 %")
+    assert "reasons" in record.to_dict() and str(result).startswith("4 in [4, 4], 3 in [3, 3] at 99 %")
 
 
 def test_pyhessian_sees_the_norm_mode_of_the_loss() -> None:
