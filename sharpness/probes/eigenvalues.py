@@ -121,7 +121,9 @@ class TopEigenvalues(CurvatureProbe):
                 )
             pairs = largest_eigenvalue(product, which=self.which, **shared)
         else:
-            limit = basis_limit(operator, self.num_hvps) if self.max_basis == "auto" else int(self.max_basis)
+            limit = self.max_basis
+            if limit == "auto":  # below that many vectors restarts would be too frequent to converge
+                limit = basis_limit(operator, self.num_hvps, least=5 + self.k * (2 if self.which == "both" else 1))
             shared |= {"which": self.which, "stop_on": self.stop_on, "start": start, "max_basis": limit}
             pairs = extreme_eigenpairs(product, self.k, **shared)
         return EigenvaluesResult(

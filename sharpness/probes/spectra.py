@@ -64,10 +64,10 @@ def remembering(operator: SymmetricOperator, resume: Path | None) -> SymmetricOp
     return Replayed(operator, resume)
 
 
-def basis_limit(operator: SymmetricOperator, num_products: int) -> int:
-    """Return how many vectors fit in the memory that a basis may take, the same on all processes."""
+def basis_limit(operator: SymmetricOperator, num_products: int, least: int = 0) -> int:
+    """Return how many vectors fit in the memory that a basis may take, on every process; at least ``least``."""
     fitting = int(BASIS_SHARE * free_memory(operator.device)) // (operator.size * operator.dtype.itemsize)
-    return min(num_products, *from_all_ranks(fitting))
+    return max(min(num_products, *from_all_ranks(fitting)), least)
 
 
 def curvature_details(operator: CurvatureOperator) -> dict[str, Any]:
