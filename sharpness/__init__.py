@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sharpness.errors import RunError as RunError
     from sharpness.loss import Loss as Loss
     from sharpness.operators import FunctionOperator as FunctionOperator
+    from sharpness.operators import scaled as scaled
+    from sharpness.operators import shifted as shifted
+    from sharpness.operators import to_dense as to_dense
     from sharpness.probes import DistanceFromStart as DistanceFromStart
     from sharpness.probes import KeskarSharpness as KeskarSharpness
     from sharpness.probes import LayerEigenvalues as LayerEigenvalues
@@ -50,6 +53,9 @@ _HOMES = {
     "Trace": "probes",
     "flatten": "vectors",
     "load_dataset": "data",
+    "scaled": "operators",
+    "shifted": "operators",
+    "to_dense": "operators",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 

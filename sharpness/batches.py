@@ -46,6 +46,17 @@ def averaged_count(criterion: Any, batch: Batch) -> float:
     return float(counted.numel() if weight is None else weight[counted.to(weight.device)].sum())
 
 
+def reduction_of(criterion: Any) -> str:
+    """Return what a criterion says it does with its terms, from its attribute or a partial function's keyword.
+
+    >>> reduction_of(torch.nn.MSELoss(reduction="sum")), reduction_of(partial(torch.nn.functional.mse_loss))
+    ('sum', 'mean')
+    """
+    if isinstance(criterion, partial):
+        return criterion.keywords.get("reduction", "mean")
+    return getattr(criterion, "reduction", "mean")
+
+
 def correct_predictions(criterion: Any, output: Any, batch: Batch) -> tuple[int, int]:
     """Return how many class predictions are right and how many there are; (0, 0) if this is no classifier."""
     targets, logits = targets_of(batch), logits_of(output)

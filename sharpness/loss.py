@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sharpness import modes
-from sharpness.batches import Batch, averaged_count, batch_length, cast, correct_predictions, logits_of, targets_of
+from sharpness.batches import (
+    Batch,
+    averaged_count,
+    batch_length,
+    cast,
+    correct_predictions,
+    logits_of,
+    reduction_of,
+    targets_of,
+)
 from sharpness.distributed import from_all_ranks, is_distributed, sum_over_ranks, sums_over_ranks
 from sharpness.errors import InputError, unknown_name
 from sharpness.graphs import add_pieces, needing_second_derivatives, refuse_reentrant_checkpoints
@@ -52,7 +61,8 @@ class Loss:
 
     ``L(w) = sum_b c_b l_b(w) / sum_b c_b`` with ``l_b`` the criterion's mean over batch b and ``c_b`` the number of
     things it averaged over, so any split of the data gives the same number to rounding. ``criterion(output, target)``
-    must return a mean; ``None`` means that batches are dicts and ``model(**batch).loss`` is the loss. ``batches`` is
+    must return a mean, or with ``reduction="sum"`` a sum, and then L is the sum over all the data; ``None`` means that
+    batches are dicts and ``model(**batch).loss`` is the loss. ``batches`` is
     anything that yields the same batches in the same order each time. ``parameters`` are glob patterns of the names
     that w consists of (by default all trainable ones); the others stay as they are.
 
@@ -102,12 +112,14 @@ class Loss:
         self._fixed = {name: cast(p.detach().clone(), self.device, dtype) for name, p in fixed.items()}
         self._buffers = {name: cast(b.detach().clone(), self.device, dtype) for name, b in model.named_buffers()}
         count = count or partial(averaged_count, criterion)
-        self.data = WeightedData(batches, count, self.device, dtype, divisible=norm != "batch")
+        self.data = WeightedData(
+            batches, count, self.device, dtype, divisible=norm != "batch", summed=reduction_of(criterion) == "sum"
+        )
 
     def _check_arguments(self) -> None:
         if self.norm not in modes.NORM_MODES:
             raise unknown_name("norm", self.norm, modes.NORM_MODES)
-        if (reduction := getattr(self.criterion, "reduction", "mean")) != "mean":
+        if (reduction := reduction_of(self.criterion)) not in ("mean", "sum"):
             raise InputError(f"expected a criterion that averages, got reduction={reduction!r}: use reduction='mean'")
         if self.norm != "batch" and any(module.running_mean is None for module in self._norms):
             raise InputError(

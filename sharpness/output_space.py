@@ -59,7 +59,8 @@ def sampled_targets(criterion: Criterion, outputs: Tensor, targets: Tensor, seed
     """Draw targets from the distribution that the network predicts: classes, Gaussians for MSE, coins for BCE.
 
     The draw of an example depends on the seed and on its position in the data alone, so it is the same for any split.
-    For MSE over d numbers per example the variance is ``d / 2``, with which ``-log p`` is the loss plus a constant.
+    For MSE over d numbers per example the variance is ``d / 2`` (1/2 where it sums), with which ``-log p`` is the loss
+    plus a constant.
     Targets that the criterion ignores stay. Raises :class:`InputError` for other criteria.
 
     >>> certain = torch.tensor([[0.0, 99.0], [99.0, 0.0]])
@@ -79,7 +80,8 @@ def sampled_targets(criterion: Criterion, outputs: Tensor, targets: Tensor, seed
     )
     noise = noise.to(outputs)
     if normal:
-        return outputs.detach() + (outputs[0].numel() / 2) ** 0.5 * noise
+        terms = 1 if keywords.get("reduction") == "sum" else outputs[0].numel()
+        return outputs.detach() + (terms / 2) ** 0.5 * noise
     if kind == "binary_cross_entropy_with_logits":
         return (noise < outputs.detach().sigmoid()).to(targets.dtype)
     ignored = keywords.get("ignore_index", -100)
@@ -96,7 +98,9 @@ def coins_per_example(criterion: Criterion, outputs: Tensor) -> int:
     With drawn targets the second moment of that mean's gradient is 1 / d of the mean's Gauss-Newton matrix, because the
     d coins are independent; for MSE the variance of the draw takes care of it.
     """
-    return outputs[0].numel() if _kind(criterion)[0] == "binary_cross_entropy_with_logits" else 1
+    kind, keywords = _kind(criterion)
+    averaged = kind == "binary_cross_entropy_with_logits" and keywords.get("reduction") != "sum"
+    return outputs[0].numel() if averaged else 1
 
 
 def _noise(shape: torch.Size, seed: int, normal: bool) -> Tensor:
@@ -116,9 +120,9 @@ def _kind(criterion: Criterion) -> tuple[str, dict[str, Any]]:
     """Return which of PyTorch's likelihoods a criterion is, with its options."""
     for module, name in _MODULES.items():
         if isinstance(criterion, module):
-            return name, {key: getattr(criterion, key, None) for key in ("weight", "pos_weight", "label_smoothing")} | {
-                "ignore_index": getattr(criterion, "ignore_index", -100)
-            }
+            return name, {
+                key: getattr(criterion, key, None) for key in ("weight", "pos_weight", "label_smoothing", "reduction")
+            } | {"ignore_index": getattr(criterion, "ignore_index", -100)}
     function, keywords = (criterion.func, criterion.keywords) if isinstance(criterion, partial) else (criterion, {})
     for name in _MODULES.values():
         if function is getattr(F, name):

@@ -29,7 +29,8 @@ class MicroBatch:
 class WeightedData:
     """This process's batches with their shares ``c_b / sum_b c_b``, the sum over all processes.
 
-    ``divisible`` says that a batch may be cut without changing the loss, which it is where memory runs out.
+    ``divisible`` says that a batch may be cut without changing the loss, which it is where memory runs out. With
+    ``summed`` the criterion gives sums: every share and count is 1.
 
     >>> batch = (torch.zeros(3, 2), torch.zeros(3))
     >>> data = WeightedData([batch, batch], batch_length, torch.device("cpu"), torch.float32, divisible=True)
@@ -46,8 +47,10 @@ class WeightedData:
         dtype: torch.dtype,
         *,
         divisible: bool,
+        summed: bool = False,
     ) -> None:
-        self.batches, self.count, self.device, self.dtype, self.divisible = batches, count, device, dtype, divisible
+        self.batches, self.count, self.device, self.dtype = batches, count, device, dtype
+        self.divisible, self.summed = divisible, summed
         self._sizes: list[int] = []
         self._counts: list[float] = []
         for batch in batches:
@@ -77,7 +80,8 @@ class WeightedData:
             for piece in pieces:
                 count = self._counts[number - 1] if len(pieces) == 1 else float(self.count(piece))
                 if count > 0:  # the mean over nothing is not a number
-                    yield MicroBatch(cast(piece, self.device, self.dtype), count / self._total, count, first)
+                    share, count = (1.0, 1.0) if self.summed else (count / self._total, count)
+                    yield MicroBatch(cast(piece, self.device, self.dtype), share, count, first)
                 first += batch_length(piece)
         else:
             if number == len(self._counts):

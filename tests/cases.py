@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,6 +62,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layer(x).mean(1))
+
+
+class Recurrent(nn.Module):
+    """A GRU over the features of an example, one at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x.unsqueeze(-1))[0][:, -1])
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,9 @@ CASES: dict[str, Case] = {
     "mlp, mean squared error": Case(mlp, F.mse_loss, targets="numbers"),
     "mlp, class weights": Case(mlp, nn.CrossEntropyLoss(weight=class_weights)),
     "mlp, ignored class": Case(mlp, nn.CrossEntropyLoss(ignore_index=2)),
+    "mlp, summed": Case(mlp, nn.CrossEntropyLoss(reduction="sum")),
+    "mlp, summed squares": Case(mlp, partial(F.mse_loss, reduction="sum"), targets="numbers"),
+    "gru": Case(Recurrent, F.cross_entropy),
     "dropout": Case(
         lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 3)), F.cross_entropy
     ),

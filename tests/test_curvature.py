@@ -21,7 +21,7 @@ from sharpness.loss import Loss
 from sharpness.memory import cache_budget, free_memory
 from sharpness.operators import FunctionOperator, matmat, scaled, shifted, to_dense
 from sharpness.output_space import sampled_targets
-from tests.cases import CASES, Case, mlp, with_norm
+from tests.cases import CASES, Case, Recurrent, mlp, with_norm
 from tests.oracles import dense_empirical_fisher, dense_gauss_newton, dense_hessian, merged
 
 WITH_CRITERION = [name for name, case in CASES.items() if case.criterion is not None]
@@ -56,7 +56,7 @@ def test_empirical_fisher_is_the_dense_matrix(name: str) -> None:
 BINARY = Case(mlp, F.binary_cross_entropy_with_logits, targets="bits")
 
 
-@pytest.mark.parametrize("case", [CASES["mlp"], CASES["mlp, mean squared error"], BINARY])
+@pytest.mark.parametrize("case", [CASES["mlp"], CASES["mlp, mean squared error"], BINARY, CASES["mlp, summed squares"]])
 def test_the_monte_carlo_fisher_is_the_empirical_one_of_drawn_targets_and_tends_to_gauss_newton(case: Case) -> None:
     loss, model, batches = build(case)
     drawn, first = [], 0
@@ -221,17 +221,8 @@ OPERATIONS: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
         lambda: Applied(torch.tanh),
         "finite_difference",
     ),
-    "gru": (lambda: GRU(), lambda: GRU(), "exact"),
+    "gru": (Recurrent, Recurrent, "exact"),
 }
-
-
-class GRU(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.head = nn.GRU(1, 5, batch_first=True), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layer(x.unsqueeze(-1))[0][:, -1])
 
 
 @pytest.mark.filterwarnings("ignore:.*requires_grad=True:UserWarning")

@@ -24,12 +24,24 @@ def commands() -> list[str]:
 
 
 def test_the_python_snippet_runs_as_it_stands() -> None:
-    (snippet,) = blocks(README, "python")
+    snippet, _ = blocks(README, "python")
     result = run_python("-W", "error", "-c", snippet)
     assert result.returncode == 0, result.stderr
     eigenvalue, keskar = result.stdout.splitlines()
     assert re.fullmatch(r"[\d.]+ in \[[\d.]+, [\d.]+\] at 99 %, residual \S+, \d+ HVPs, [\d.]+ s", eigenvalue)
     assert keskar.startswith("phi >= ")
+
+
+def test_the_snippet_of_spectra_runs_as_it_stands() -> None:
+    _, snippet = blocks(README, "python")
+    result = run_python("-W", "error", "-c", snippet)
+    assert result.returncode == 0, result.stderr
+    eigenvalues, layers, density, trace, biases = result.stdout.splitlines()
+    assert eigenvalues.count(" in [") == 3 and "at 99 %" in eigenvalues and "NOT" not in eigenvalues
+    assert layers.startswith("1 ") and ", 3 " in layers
+    assert "negative" in density and "xtrace" in trace
+    largest = float(re.findall(r"[\d.]+", eigenvalues)[0])
+    assert 0 < float(biases) <= largest  # a block of the whole
 
 
 def test_the_commands_of_a_run_of_your_own(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_a_generator_is_refused_at_its_second_pass() -> None:
     [
         ((mlp(), F.cross_entropy, []), {}, "at least one batch"),
         ((mlp(), F.cross_entropy, [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))]), {}, "at least one batch"),
-        ((mlp(), nn.CrossEntropyLoss(reduction="sum"), []), {}, "reduction='sum'"),
+        ((mlp(), nn.CrossEntropyLoss(reduction="none"), []), {}, "reduction='none'"),
         ((mlp(), F.cross_entropy, []), {"norm": "frosen"}, "frozen"),
         ((with_norm(False), F.cross_entropy, []), {}, "norm='batch'"),
         ((nn.Sequential(nn.ReLU()), F.cross_entropy, []), {}, "trainable parameters"),
