@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sharpness.errors import InputError
 
 Batch = Any
 
 
 def batch_length(batch: Batch) -> int:
-    """Return the number of examples of a batch, the length of its first tensor."""
-    return len(next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0])
+    """Return the number of examples of a batch, the length of its first tensor, however nested.
+
+    >>> batch_length(((torch.zeros(5, 2), torch.zeros(5, 3)), torch.zeros(5)))
+    5
+    """
+    for _, tensor in named_tensors(batch):
+        if tensor.ndim:
+            return len(tensor)
+    raise InputError(f"expected a batch with a tensor of examples, got {type(batch).__name__}: pass (inputs, targets)")
+
+
+def named_tensors(thing: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of a nested structure with the path to it, mappings in the order of their own keys."""
+    if isinstance(thing, Tensor):
+        yield name, thing
+    elif isinstance(thing, Mapping | list | tuple):
+        items = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
+        for key, item in items:
+            yield from named_tensors(item, f"{name}/{key}")
 
 
 def targets_of(batch: Batch) -> Any:
@@ -46,6 +68,15 @@ def averaged_count(criterion: Any, batch: Batch) -> float:
     return float(counted.numel() if weight is None else weight[counted.to(weight.device)].sum())
 
 
+def cast_criterion(criterion: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a criterion whose own tensors, such as class weights, have the device and dtype of the outputs."""
+    if isinstance(criterion, nn.Module):
+        return copy.deepcopy(criterion).to(device=device, dtype=dtype)
+    if isinstance(criterion, partial):
+        return partial(criterion.func, *criterion.args, **cast(criterion.keywords, device, dtype))
+    return criterion
+
+
 def reduction_of(criterion: Any) -> str:
     """Return what a criterion says it does with its terms, from its attribute or a partial function's keyword.
 
@@ -74,7 +105,8 @@ def _keywords(criterion: Any) -> Mapping[str, Any]:
     """Return the keywords of a cross-entropy given as a module or as a partial function."""
     if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss):
         return {"ignore_index": criterion.ignore_index, "weight": criterion.weight}
-    return criterion.keywords if isinstance(criterion, partial) else {}
+    known = isinstance(criterion, partial) and criterion.func in (F.cross_entropy, F.nll_loss)
+    return criterion.keywords if known else {}
 
 
 def cast(thing: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -139,8 +171,9 @@ def example_digests(batches: Iterable[Batch]) -> bytes:
     """
     digests = bytearray()
     for batch in batches:
-        items = sorted(batch.items()) if isinstance(batch, Mapping) else list(enumerate(batch))
-        tensors = [(str(key).encode(), _rows(tensor)) for key, tensor in items if isinstance(tensor, Tensor)]
+        tensors = [
+            (path.encode(), _rows(tensor)) for path, tensor in sorted(named_tensors(batch), key=operator.itemgetter(0))
+        ]
         for i in range(batch_length(batch)):
             hasher = hashlib.sha256()
             for key, rows in tensors:
@@ -153,4 +186,5 @@ def example_digests(batches: Iterable[Batch]) -> bytes:
 def _rows(tensor: Tensor) -> Any:
     """Return the bytes of a tensor, one row per example (one row in all for a number)."""
     tensor = tensor.detach().cpu().contiguous()
-    return tensor.reshape(len(tensor) if tensor.ndim else 1, -1).view(torch.uint8).numpy()
+    length = len(tensor) if tensor.ndim else 1
+    return tensor.reshape(length, tensor.numel() // max(length, 1)).view(torch.uint8).numpy()

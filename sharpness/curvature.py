@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from sharpness.batches import targets_of
-from sharpness.distributed import sum_over_ranks
+from sharpness.distributed import on_all_ranks, sum_over_ranks
 from sharpness.errors import InputError, unknown_name
-from sharpness.graphs import refuse_reentrant_checkpoints
+from sharpness.graphs import refuse_hidden_derivatives
 from sharpness.kept_graphs import CurvatureOperator, Pieces, Product
 from sharpness.loss import Loss
 from sharpness.output_space import (
@@ -34,6 +35,7 @@ def nothing(v: Pieces, keep: bool) -> Pieces:
 
 def _derivative(pieces: Pieces, leaves: Pieces) -> Product:
     """Return ``v -> d <pieces, v> / d leaves``, holding the graph of the pieces but not their values."""
+    refuse_hidden_derivatives(pieces)
     varying = [i for i, piece in enumerate(pieces) if piece.requires_grad]
     if not varying:
         return nothing  # a loss linear in the weights
@@ -64,7 +66,7 @@ class HessianOperator(CurvatureOperator):
         refuse_non_finite("loss", [("a batch", value.detach())], "check the data and the weights")
         if not value.requires_grad:
             return nothing
-        refuse_reentrant_checkpoints(value)
+        refuse_hidden_derivatives([value])
         gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
         named = zip(self.loss.layout.names, gradients, strict=True)
         refuse_non_finite("gradients", named, "check the data and the weights")
@@ -72,9 +74,13 @@ class HessianOperator(CurvatureOperator):
         return _derivative(gradients, leaves)
 
     def _quotient(self, v: Tensor, step: float) -> Tensor:
-        ahead = self.loss.grad(self.w + step * v)
-        refuse_non_finite("gradients", self.loss.layout.unflatten(ahead).items(), "check the data and the weights")
-        return ahead.sub_(self.loss.grad(self.w - step * v)).div_(2 * step)
+        ahead = self._gradient(self.w + step * v)
+        return ahead.sub_(self._gradient(self.w - step * v)).div_(2 * step)
+
+    def _gradient(self, w: Tensor) -> Tensor:
+        gradient = self.loss.grad(w)
+        refuse_non_finite("gradients", self.loss.layout.unflatten(gradient).items(), "check the data and the weights")
+        return gradient
 
 
 class GaussNewtonOperator(CurvatureOperator):
@@ -119,20 +125,21 @@ class GaussNewtonOperator(CurvatureOperator):
         outputs, leaves = self._outputs(micro, model), self._leaves
         if not outputs.requires_grad:
             return nothing
-        refuse_reentrant_checkpoints(outputs)
+        refuse_hidden_derivatives([outputs])
         dummy = torch.zeros_like(outputs, requires_grad=True)
         transposed = torch.autograd.grad(outputs, leaves, dummy, create_graph=True, materialize_grads=True)
         forward, middle = _derivative(transposed, (dummy,)), self.output_product(outputs, micro)
         edge = get_gradient_edge(outputs)
 
         def product(v: Pieces, keep: bool) -> Pieces:
-            (along,) = forward(v, True)
+            (along,) = forward(v, keep)
             return torch.autograd.grad(edge, leaves, middle(along), retain_graph=keep, materialize_grads=True)
 
         return product
 
     def _quotient(self, v: Tensor, step: float) -> Tensor:
-        return sum_over_ranks(self._within_memory(lambda: self._jacobian_quotient(v, step)))
+        total = on_all_ranks(lambda: self._within_memory(lambda: self._jacobian_quotient(v, step)))
+        return sum_over_ranks(total)
 
     def _jacobian_quotient(self, v: Tensor, step: float) -> Tensor:
         """Return this process's ``J^T M (f(w + h v) - f(w - h v)) / 2h``; the transposed part needs one derivative."""
@@ -217,4 +224,5 @@ def per_layer(loss: Loss, w: Tensor | None = None) -> dict[str, Loss]:
     >>> {name: part.layout.size for name, part in per_layer(loss).items()}
     {'0': 9, '1': 4}
     """
-    return {layer: loss.restricted(names, w) for layer, names in loss.layout.layers().items()}
+    layers = loss.layout.layers()
+    return {layer: loss.restricted([glob.escape(name) for name in names], w) for layer, names in layers.items()}

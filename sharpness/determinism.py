@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from sharpness.batches import cast, data_sha256, logits_of
+from sharpness.distributed import on_all_ranks
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.modes import RUNNING_STATISTICS
 from sharpness.vectors import refuse_non_finite
 
 
@@ -16,7 +18,12 @@ def check_deterministic(loss: Loss) -> None:
     Refused are NaN or infinite weights, dropped batches (``drop_last``), shuffling or augmenting loaders, one-shot
     generators, and networks that draw random numbers in evaluation mode.
     """
-    named = [*loss.model.named_parameters(), *loss.model.named_buffers()]
+    on_all_ranks(lambda: _check(loss))
+
+
+def _check(loss: Loss) -> None:
+    statistics = [(n, b) for n, b in loss.model.named_buffers() if n.rpartition(".")[2] in RUNNING_STATISTICS]
+    named = [*loss.model.named_parameters(), *statistics]  # other buffers may hold infinity, as masks do
     refuse_non_finite("weights", named, "the training diverged or the file is damaged")
     if getattr(loss.batches, "drop_last", False):
         raise InputError("expected all the data, but the loader has drop_last=True: set drop_last=False")

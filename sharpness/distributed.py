@@ -1,16 +1,22 @@
 """Sums over the processes of ``torch.distributed``, each of which holds a shard of the data; one process is the sum.
 
 Nothing here starts processes: ``torchrun`` and ``torch.distributed.init_process_group`` do. Every process must make the
-same calls in the same order.
+same calls in the same order, on the same kind of machine with the same number of threads: each does the small algebra
+of the algorithms by itself, and rounding must not make one of them stop before the others.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from sharpness.errors import RunError
+
+T = TypeVar("T")
 
 
 def is_distributed() -> bool:
@@ -50,3 +56,27 @@ def from_all_ranks(thing: Any) -> list[Any]:
     things: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(things, thing)
     return things
+
+
+def on_all_ranks(work: Callable[[], T]) -> T:
+    """Return what ``work`` returns; where it fails on one process, raise on all, so that none waits for ever.
+
+    The process that failed raises its own error, the others a :class:`RunError` that names it.
+
+    >>> on_all_ranks(lambda: 1)
+    1
+    """
+    if not is_distributed():
+        return work()
+    result, failure = None, None
+    try:
+        result = work()
+    except Exception as error:
+        failure = error
+    messages = from_all_ranks(None if failure is None else f"{type(failure).__name__}: {failure}")
+    if failure is not None:
+        raise failure
+    for rank, message in enumerate(messages):
+        if message is not None:
+            raise RunError(f"expected every process to go on, process {rank} failed with {message}")
+    return result  # type: ignore[return-value]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from sharpness.errors import RunError
+
+# What the messages of torch 2.13 have in common: kernels, compiled code, reentrant checkpoints, once_differentiable.
+PHRASES = ("derivative for", "double backward", "not compatible with .grad", "donated buffers", "differentiate twice")
 
 
 class MissingDerivativeError(RunError):
@@ -22,8 +25,7 @@ def needing_second_derivatives() -> Iterator[None]:
         yield
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).partition("\n")[0]
-        phrases = ("derivative for", "double backward", "Checkpointing is not compatible", "donated buffers")
-        if isinstance(error, RunError) or not any(phrase in first for phrase in phrases):
+        if isinstance(error, RunError) or not any(phrase in first for phrase in PHRASES):
             raise
         raise MissingDerivativeError(
             f"expected operations with a second derivative in the network, got: {first}: "
@@ -31,27 +33,37 @@ def needing_second_derivatives() -> Iterator[None]:
         ) from error
 
 
-def refuse_reentrant_checkpoints(output: Tensor) -> None:
-    """Raise :class:`MissingDerivativeError` where a reentrant checkpoint hides weights from the graph of ``output``.
+# Nodes behind which weights or second derivatives hide: torch.autograd.grad skips them without an error.
+HIDING = {
+    "CheckpointFunctionBackward": "a checkpoint with use_reentrant=True: use use_reentrant=False",
+    "torch::autograd::Error": "a function marked once_differentiable",
+}
 
-    ``torch.autograd.grad`` would return zeros for those weights, without an error; ``backward()`` sees them.
+
+def refuse_hidden_derivatives(outputs: Sequence[Tensor]) -> None:
+    """Raise :class:`MissingDerivativeError` where the graph of ``outputs`` holds a node that hides derivatives.
+
+    ``torch.autograd.grad`` would return zeros for what lies behind it; ``backward()`` of first order sees all of it.
     """
-    seen, stack = set(), [output.grad_fn]
+    seen, stack = set(), [output.grad_fn for output in outputs]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name().startswith("CheckpointFunctionBackward"):
-            raise MissingDerivativeError(
-                "expected checkpoints that can be differentiated twice, got use_reentrant=True: use "
-                "use_reentrant=False or finite differences (backend='finite_difference')"
-            )
+        for name, culprit in HIDING.items():
+            if name in node.name():
+                raise MissingDerivativeError(
+                    f"expected a network that can be differentiated twice, got {culprit}, or use finite differences "
+                    "(backend='finite_difference')"
+                )
         stack += [following for following, _ in node.next_functions]
 
 
 class GraphSize:
-    """Counts the bytes of every distinct storage, but those of ``leaves``, that autograd saves while :meth:`watching`.
+    """Counts the bytes of every distinct storage that autograd saves while :meth:`watching`.
+
+    Those of ``others``, which exist whatever is saved (weights, data), do not count.
 
     >>> x, size = torch.ones(8, requires_grad=True), GraphSize()
     >>> with size.watching():
@@ -60,9 +72,9 @@ class GraphSize:
     32
     """
 
-    def __init__(self, leaves: Sequence[Tensor] = ()) -> None:
+    def __init__(self, others: Iterable[Tensor] = ()) -> None:
         self._storages: dict[int, int] = {}
-        self._excluded = {leaf.untyped_storage().data_ptr() for leaf in leaves}
+        self._excluded = {tensor.untyped_storage().data_ptr() for tensor in others if not tensor.is_sparse}
 
     @property
     def num_bytes(self) -> int:
@@ -76,6 +88,9 @@ class GraphSize:
             yield
 
     def _pack(self, saved: Tensor) -> tuple[Tensor, int]:
+        if saved.is_sparse:
+            self._storages.setdefault(id(saved), saved._values().nbytes + saved._indices().nbytes)
+            return saved.detach(), saved._version
         storage = saved.untyped_storage()
         if storage.data_ptr() not in self._excluded:
             self._storages.setdefault(storage.data_ptr(), storage.nbytes())

@@ -10,9 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sharpness.batches import batch_length
-from sharpness.distributed import sum_over_ranks, sums_over_ranks
-from sharpness.errors import InputError, unknown_name
+from sharpness.batches import batch_length, named_tensors
+from sharpness.distributed import on_all_ranks, sum_over_ranks, sums_over_ranks
+from sharpness.errors import InputError, RunError, unknown_name
 from sharpness.graphs import GraphSize, MissingDerivativeError, add_pieces, needing_second_derivatives
 from sharpness.loss import Loss
 from sharpness.memory import cache_budget, is_out_of_memory, release
@@ -81,7 +81,6 @@ class CurvatureOperator:
     def matmat(self, columns: Tensor) -> Tensor:
         """Return the product with the columns of a matrix of shape ``(n, k)``; graphs not kept are built once."""
         rows = self.loss.point(columns.T).contiguous()
-        self._num_products += len(rows)
         if self._budget < 0:
             self._budget = cache_budget(self._cache, self.device)
         if self.backend != "finite_difference":
@@ -92,20 +91,23 @@ class CurvatureOperator:
 
     def _exact(self, rows: Tensor) -> Tensor | None:
         """Return the products by autograd, or ``None`` where a process found that there are none."""
-        total, missing = rows, False
+        total = on_all_ranks(lambda: self._within_memory(lambda: self._attempt(rows)))
+        if self.backend == "auto":
+            (failures,) = sums_over_ranks(float(total is None), device=self.device)
+            self.backend = "finite_difference" if failures else "exact"
+        if total is None or self.backend == "finite_difference":
+            self._kept.clear()
+            return None
+        return sum_over_ranks(total)
+
+    def _attempt(self, rows: Tensor) -> Tensor | None:
+        """Return this process's products, or ``None`` where autograd cannot make them and that is not yet known."""
         try:
-            total = self._within_memory(lambda: self._pass(rows))
+            return self._pass(rows)
         except MissingDerivativeError:
             if self.backend == "exact":
                 raise
-            missing = True
-        if self.backend == "auto":
-            (failures,) = sums_over_ranks(float(missing), device=self.device)
-            self.backend = "finite_difference" if failures else "exact"
-            if failures:
-                self._kept.clear()
-                return None
-        return sum_over_ranks(total)
+            return None
 
     def _pass(self, rows: Tensor) -> Tensor:
         """Return this process's part of the products with each row."""
@@ -125,6 +127,8 @@ class CurvatureOperator:
                     pieces = loss.at(self._leaves, lambda _, g=graph, v=v, keep=keep: g.product(v, keep))
                     if pieces:
                         add_pieces(row, pieces, micro.share)
+                    del pieces
+                del graph  # else it would live beside the next one
         return total
 
     @property
@@ -134,7 +138,7 @@ class CurvatureOperator:
 
     def _build(self, micro: MicroBatch) -> Graph:
         """Return the graph of one micro-batch; its loss and gradient are refused where they are not finite."""
-        size = GraphSize(self._leaves)
+        size = GraphSize([*self._leaves, *self.loss.fixed_tensors(), *(t for _, t in named_tensors(micro.batch))])
         with torch.enable_grad(), size.watching():
             product = self.loss.at(self._leaves, partial(self._graph, micro))
         return Graph(product, size.num_bytes)
@@ -148,6 +152,7 @@ class CurvatureOperator:
         length = norm(v)
         if length == 0:
             return torch.zeros_like(v)
+        self._num_products += 1
         if self._num_products & (self._num_products - 1) == 0:
             return self._with_new_step(v, length)
         return self._quotient(v, self._step / length)
@@ -157,7 +162,7 @@ class CurvatureOperator:
 
         Larger steps are wrong by the cubic term of the loss, smaller ones by rounding and by the jumps at kinks.
         """
-        least, error, best, chosen = float("inf"), 0.0, v, self._step
+        least, error, best, chosen = float("inf"), 0.0, None, self._step
         step = min(16 * self._step, self._largest_step)  # beyond that the loss is flat and changes little, but wrong
         coarse = self._quotient(v, step / length)
         for _ in range(4):
@@ -168,6 +173,8 @@ class CurvatureOperator:
             if relative < least:
                 least, error, best, chosen = relative, change / length, fine, step
             coarse = fine
+        if best is None:
+            raise RunError("expected finite differences of the gradient, got NaN: check the weights and the data")
         self._step, self.error = chosen, max(self.error, error)
         return best
 

@@ -19,14 +19,15 @@ from sharpness.batches import (
     averaged_count,
     batch_length,
     cast,
+    cast_criterion,
     correct_predictions,
     logits_of,
     reduction_of,
     targets_of,
 )
-from sharpness.distributed import from_all_ranks, is_distributed, sum_over_ranks, sums_over_ranks
+from sharpness.distributed import from_all_ranks, is_distributed, on_all_ranks, sum_over_ranks, sums_over_ranks
 from sharpness.errors import InputError, unknown_name
-from sharpness.graphs import add_pieces, needing_second_derivatives, refuse_reentrant_checkpoints
+from sharpness.graphs import add_pieces, needing_second_derivatives, refuse_hidden_derivatives
 from sharpness.vectors import Layout, flatten
 from sharpness.weighted import MicroBatch, WeightedData
 
@@ -109,6 +110,7 @@ class Loss:
         self.device = start.device
         self.weights = self.point(start)
         fixed = {name: p for name, p in model.named_parameters() if name not in set(self.layout.names)}
+        self.criterion = cast_criterion(criterion, self.device, dtype)
         self._fixed = {name: cast(p.detach().clone(), self.device, dtype) for name, p in fixed.items()}
         self._buffers = {name: cast(b.detach().clone(), self.device, dtype) for name, b in model.named_buffers()}
         count = count or partial(averaged_count, criterion)
@@ -166,13 +168,14 @@ class Loss:
 
     def evaluate(self, w: Tensor) -> Evaluation:
         """Return loss and accuracy at ``w`` in one pass over the data."""
-        sums = self.data.within_memory(lambda: self._sums(w))
+        buffers = self._buffers_at(w)
+        sums = self.data.within_memory(lambda: self._sums(w, buffers))
         total, correct, judged = sums_over_ranks(*sums, device=self.device)
         return Evaluation(total, correct / judged if judged else None)
 
-    def _sums(self, w: Tensor) -> tuple[float, int, int]:
+    def _sums(self, w: Tensor, buffers: Mapping[str, Tensor] | None) -> tuple[float, int, int]:
         total, correct, judged = 0.0, 0, 0
-        with self._evaluating(w) as forward:
+        with self._evaluating(w, buffers) as forward:
             for micro in self.data.micro_batches():
                 output = forward(micro.batch)
                 total += micro.share * float(self.criterion_value(output, micro.batch))
@@ -182,9 +185,10 @@ class Loss:
 
     def outputs(self, w: Tensor) -> Tensor:
         """Return the network's outputs on all examples in order, shape ``(N, ...)``."""
+        buffers = self._buffers_at(w)
 
         def shard() -> list[Tensor]:
-            with self._evaluating(w) as forward:
+            with self._evaluating(w, buffers) as forward:
                 return [logits_of(forward(micro.batch)) for micro in self.data.micro_batches()]
 
         parts = [part.to(self.device) for shards in from_all_ranks(self.data.within_memory(shard)) for part in shards]
@@ -233,8 +237,9 @@ class Loss:
             value = self.criterion_value(self.forward(model, micro.batch), micro.batch)
             if not value.requires_grad:
                 return ()
-            refuse_reentrant_checkpoints(value)
+            refuse_hidden_derivatives([value])
             gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+            refuse_hidden_derivatives(gradients)
             varying = [(g, piece) for g, piece in zip(gradients, directions, strict=True) if g.requires_grad]
             outputs, vectors = zip(*varying, strict=True) if varying else ((), ())
             return torch.autograd.grad(outputs, leaves, vectors, materialize_grads=True) if varying else ()
@@ -244,6 +249,11 @@ class Loss:
                 if pieces := self.at(leaves, partial(products, micro)):
                     add_pieces(self.pieces(total), pieces, micro.share)
         return total
+
+    def fixed_tensors(self) -> Iterator[Tensor]:
+        """Yield the parameters and buffers that are not part of ``w``."""
+        yield from self._fixed.values()
+        yield from self._buffers.values()
 
     def pieces(self, vector: Tensor) -> tuple[Tensor, ...]:
         """Return the views of a flat vector that belong to the parameters, in their order."""
@@ -263,11 +273,10 @@ class Loss:
             raise InputError("norm='recalibrate' defines values only: use norm='frozen' or 'batch' for derivatives")
 
     @contextmanager
-    def _evaluating(self, w: Tensor) -> Iterator[Callable[[Batch], Any]]:
+    def _evaluating(self, w: Tensor, buffers: Mapping[str, Tensor] | None) -> Iterator[Callable[[Batch], Any]]:
         """Hold the network ready at ``w`` without a graph, and give the function from a batch to its output."""
         with torch.no_grad(), self.measuring():
             pieces = self.pieces(self.point(w))
-            buffers = self._recalibrated(pieces) if self.norm == "recalibrate" else None
             yield lambda batch: self.at(pieces, lambda model: self.forward(model, batch), buffers)
 
     def at(
@@ -292,15 +301,26 @@ class Loss:
             raise InputError(f"expected the criterion to return one mean loss, got {got}: use a mean reduction")
         return value.reshape(())
 
-    def _recalibrated(self, pieces: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the buffers after a pass over the calibration data: the example-weighted mean of batch statistics."""
+    def _buffers_at(self, w: Tensor) -> Mapping[str, Tensor] | None:
+        """Return the buffers with running statistics recalibrated at ``w`` over all processes; ``None`` to keep all."""
+        if self.norm != "recalibrate":
+            return None
+        with torch.no_grad(), self.measuring():
+            buffers, seen = on_all_ranks(lambda: self._recalibrated(self.pieces(self.point(w))))
+        (everything,) = sums_over_ranks(seen, device=self.device)
+        for name, buffer in buffers.items():
+            if is_distributed() and name.rpartition(".")[2] in modes.RUNNING_STATISTICS:
+                sum_over_ranks(buffer.mul_(seen / everything))
+        return buffers
+
+    def _recalibrated(self, pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], int]:
+        """Return the buffers after a pass over this process's calibration data, and its number of examples.
+
+        The statistics are the example-weighted mean of those of the batches, so these are never cut to fit in memory.
+        """
         buffers, seen = {name: b.clone() for name, b in self._buffers.items()}, 0
         for batch in self.calibration:
             seen += batch_length(batch)
             with modes.averaging_statistics(self._norms, share=batch_length(batch) / seen):
                 self.at(pieces, lambda model, b=batch: self.forward(model, cast(b, self.device, self.dtype)), buffers)
-        (everything,) = sums_over_ranks(seen, device=self.device)
-        for buffer in buffers.values():
-            if is_distributed() and buffer.is_floating_point():
-                sum_over_ranks(buffer.mul_(seen / everything))
-        return buffers
+        return buffers, seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import torch
@@ -11,7 +12,10 @@ CACHE_SHARE = 0.5  # of the free memory that kept graphs may take: the rest is f
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that can still be taken on a device; on the CPU the control group's limit counts too.
+    """Return the bytes that this process can still take on a device.
+
+    On the CPU the limits of its control groups count too (version 2), and processes of ``torchrun`` on one machine
+    share what is free evenly.
 
     >>> free_memory(torch.device("cpu")) > 0
     True
@@ -19,9 +23,9 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    available = [_meminfo(), _control_group("memory.max", "memory.current")]
-    known = [number for number in available if number is not None]
-    return min(known) if known else 1 << 31  # a system that tells neither: the kept graphs get 1 GiB
+    known = [number for number in (_meminfo(), *_control_groups()) if number is not None]
+    free = min(known) if known else 1 << 31  # a system that tells neither: the kept graphs get 1 GiB
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def cache_budget(cache: int | str, device: torch.device) -> int:
@@ -33,8 +37,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory ran out, on the CPU (whose allocator has no type of its own) or a GPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    phrases = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
 
 
 def release(device: torch.device) -> None:
@@ -53,11 +57,19 @@ def _meminfo() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _control_group(limit: str, used: str) -> int | None:
-    """Return what this process's control group (version 2) may still take; ``None`` without a limit."""
+def _control_groups() -> list[int | None]:
+    """Return what this process's control group and those above it may still take; ``None`` without a limit."""
     try:
         own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2]
-        folder = Path("/sys/fs/cgroup") / own.lstrip("/")
-        return int((folder / limit).read_text()) - int((folder / used).read_text())
+    except OSError:
+        return []
+    root = Path("/sys/fs/cgroup")
+    folder = root / own.lstrip("/")
+    return [_control_group(group) for group in (folder, *folder.parents) if group.is_relative_to(root)]
+
+
+def _control_group(folder: Path) -> int | None:
+    try:
+        return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
     except (OSError, ValueError):  # no such file, or the word "max"
         return None

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+RUNNING_STATISTICS = ("running_mean", "running_var")
 NORM_MODES = ("frozen", "batch", "recalibrate")
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
 from sharpness.graphs import needing_second_derivatives
+from sharpness.vectors import refuse_non_finite
 
 Criterion = Callable[[Any, Any], Tensor]
 OutputProduct = Callable[[Tensor], Tensor]
@@ -27,7 +28,7 @@ def criterion_hessian(criterion: Criterion, outputs: Tensor, targets: Any) -> Ou
     """
     z = outputs.detach().requires_grad_()
     with torch.enable_grad(), needing_second_derivatives():
-        (gradient,) = torch.autograd.grad(criterion(z, targets), z, create_graph=True)
+        gradient = _gradient(criterion, z, targets, create_graph=True)
 
     def product(t: Tensor) -> Tensor:
         if not gradient.requires_grad:
@@ -38,6 +39,17 @@ def criterion_hessian(criterion: Criterion, outputs: Tensor, targets: Any) -> Ou
     return product
 
 
+def _gradient(criterion: Criterion, z: Tensor, targets: Any, create_graph: bool) -> Tensor:
+    """Return the criterion's gradient by the outputs; loss and gradient are refused where they are not finite."""
+    value = criterion(z, targets)
+    refuse_non_finite("loss", [("a batch", value.detach())], "check the data and the weights")
+    if not value.requires_grad:
+        return torch.zeros_like(z)
+    (gradient,) = torch.autograd.grad(value, z, create_graph=create_graph)
+    refuse_non_finite("gradients", [("the outputs of a batch", gradient.detach())], "check the data and the weights")
+    return gradient
+
+
 def gradient_moments(criterion: Criterion, outputs: Tensor, targets: Any, count: float) -> OutputProduct:
     """Return ``t -> (1 / c) sum_n g_n <g_n, t_n>`` with g_n the gradient of example n's summed loss by its outputs.
 
@@ -46,7 +58,7 @@ def gradient_moments(criterion: Criterion, outputs: Tensor, targets: Any, count:
     """
     z = outputs.detach().requires_grad_()
     with torch.enable_grad():
-        (mean_gradient,) = torch.autograd.grad(criterion(z, targets), z)
+        mean_gradient = _gradient(criterion, z, targets, create_graph=False)
 
     def product(t: Tensor) -> Tensor:
         overlaps = (mean_gradient * t).flatten(1).sum(1)
@@ -72,6 +84,10 @@ def sampled_targets(criterion: Criterion, outputs: Tensor, targets: Tensor, seed
         raise InputError(
             "expected a plain likelihood for the Monte-Carlo Fisher matrix, got class weights or label smoothing: "
             "use the empirical Fisher or the Gauss-Newton matrix"
+        )
+    if kind in ("cross_entropy", "nll_loss") and targets.is_floating_point():
+        raise InputError(
+            "expected class indices to draw for cross-entropy, got probabilities: use the Gauss-Newton matrix"
         )
     shape = targets.shape[1:] if kind in ("cross_entropy", "nll_loss") else outputs.shape[1:]
     normal = kind == "mse_loss"

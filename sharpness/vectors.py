@@ -43,12 +43,15 @@ class Layout:
                 "set requires_grad on those to measure"
             )
         if parameters is not None:
-            chosen = {name for pattern in parameters for name in fnmatch.filter(trainable, pattern)}
-            if not chosen:
-                raise InputError(
-                    f"expected patterns that match trainable parameters, got {', '.join(parameters)}: "
-                    f"names are {', '.join(list(trainable)[:6])}{' ...' if len(trainable) > 6 else ''}"
-                )
+            chosen: set[str] = set()
+            for pattern in parameters:
+                matching = fnmatch.filter(trainable, pattern)
+                if not matching:
+                    raise InputError(
+                        f"expected patterns that match trainable parameters, got {pattern!r}: "
+                        f"names are {', '.join(list(trainable)[:6])}{' ...' if len(trainable) > 6 else ''}"
+                    )
+                chosen.update(matching)
             trainable = {name: p for name, p in trainable.items() if name in chosen}
         for name, p in trainable.items():
             if not p.is_floating_point():
@@ -101,7 +104,8 @@ def refuse_non_finite(what: str, named: Iterable[tuple[str, Tensor]], cure: str)
     Traceback (most recent call last):
     sharpness.errors.InputError: expected finite weights, got NaN or infinity in fc.bias (1 of 2 entries): train again
     """
-    bad = [(name, t) for name, t in named if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    dense = ((name, t.coalesce().values() if t.is_sparse else t) for name, t in named)
+    bad = [(name, t) for name, t in dense if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if bad:
         first = ", ".join(f"{name} ({int((~torch.isfinite(t)).sum())} of {t.numel()} entries)" for name, t in bad[:3])
         more = f" and {len(bad) - 3} more tensors" if len(bad) > 3 else ""
@@ -145,6 +149,9 @@ def random_unit_vector(size: int, seed: int, dtype: torch.dtype, device: torch.d
     >>> float(random_unit_vector(100, 0, torch.float64, torch.device("cpu")).norm().round(decimals=12))
     1.0
     """
-    generator = torch.Generator().manual_seed(seed)
-    v = torch.randn(size, generator=generator, dtype=torch.float64)
-    return (v / v.norm()).to(device=device, dtype=dtype)
+    generator, v, squares = torch.Generator().manual_seed(seed), torch.empty(size, dtype=dtype), 0.0
+    for piece in v.split(1 << 20):  # in pieces: the numbers are float64, and a whole vector of those is two of float32
+        drawn = torch.randn(len(piece), generator=generator, dtype=torch.float64)
+        squares += float(drawn.dot(drawn))
+        piece.copy_(drawn)
+    return v.div_(squares**0.5).to(device)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from sharpness.batches import Batch, batch_length, cast, example_digests, sha256_of_digests, split
-from sharpness.distributed import from_all_ranks, is_distributed
+from sharpness.distributed import from_all_ranks, is_distributed, on_all_ranks
 from sharpness.errors import InputError, RunError
 from sharpness.memory import is_out_of_memory, release
 
@@ -53,6 +53,7 @@ class WeightedData:
         self.divisible, self.summed = divisible, summed
         self._sizes: list[int] = []
         self._counts: list[float] = []
+        self._sha256: str | None = None
         for batch in batches:
             self._sizes.append(batch_length(batch))
             self._counts.append(float(count(batch)))
@@ -91,7 +92,13 @@ class WeightedData:
         )
 
     def within_memory(self, work: Callable[[], T]) -> T:
-        """Return what ``work``, a whole pass over the data, returns; do it again with smaller batches if it must be."""
+        """Return what ``work``, a whole pass over the data, returns; do it again with smaller batches if it must be.
+
+        Where it fails on one process it fails on all.
+        """
+        return on_all_ranks(lambda: self._retried(work))
+
+    def _retried(self, work: Callable[[], T]) -> T:
         while True:
             try:
                 return work()
@@ -115,4 +122,6 @@ class WeightedData:
 
     def sha256(self) -> str:
         """Return the SHA-256 of the data in order, whatever the split into batches and consecutive shards."""
-        return sha256_of_digests(from_all_ranks(example_digests(self.batches)))
+        if self._sha256 is None:  # the same batches at every pass, or micro_batches would have refused them
+            self._sha256 = sha256_of_digests(from_all_ranks(example_digests(self.batches)))
+        return self._sha256

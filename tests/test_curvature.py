@@ -136,6 +136,20 @@ def test_shifted_and_scaled_forms_compose() -> None:
     assert (B.error, B.size, B.dtype) == (1.5, 2, torch.float64)
 
 
+class Once(torch.autograd.Function):
+    """A function whose author allowed one derivative only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return g * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
 class Applied(nn.Module):
     """A small network with one function in the middle of it."""
 
@@ -221,6 +235,7 @@ OPERATIONS: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
         lambda: Applied(torch.tanh),
         "finite_difference",
     ),
+    "once differentiable": (lambda: Applied(Once.apply), lambda: Applied(torch.tanh), "finite_difference"),
     "gru": (Recurrent, Recurrent, "exact"),
 }
 
@@ -386,6 +401,8 @@ def test_patterns_that_match_nothing_are_refused() -> None:
     loss, model, batches = build(CASES["mlp"])
     with pytest.raises(InputError, match=r"0\.weight, 0\.bias"):
         Loss(model, F.cross_entropy, batches, parameters=["fc*"])
+    with pytest.raises(InputError, match="typo"):
+        Loss(model, F.cross_entropy, batches, parameters=["0.*", "typo*"])
     with pytest.raises(InputError, match="holds fixed"):
         loss.restricted("0.*").restricted("2.*")
 
@@ -413,6 +430,56 @@ def test_weights_losses_and_gradients_that_are_not_finite_are_refused(value: flo
     spoil(model, value)
     with pytest.raises(InputError, match=r"finite weights, got NaN or infinity in 0\.weight"):
         check_deterministic(Loss(model, F.cross_entropy, batches))
+
+
+def test_differences_of_gradients_that_are_not_finite_are_refused() -> None:
+    model = nn.Linear(4, 3, bias=False)
+    nn.init.constant_(model.weight, 1e-9)  # a step goes below 0 on one side only, where the square root has no value
+    loss = Loss(model, lambda z, y: z.sqrt().mean(), [(torch.ones(2, 4), torch.zeros(2))])
+    with pytest.raises(InputError, match="finite"):
+        HessianOperator(loss, backend="finite_difference").matvec(torch.ones(12))
+
+
+def test_matrices_of_outputs_refuse_a_loss_that_is_not_finite() -> None:
+    loss, _, batches = build(CASES["mlp, mean squared error"])
+    bad = Loss(loss.model, F.mse_loss, [(x, torch.full_like(y, float("nan"))) for x, y in batches])
+    for matrix in ("gauss_newton", "empirical_fisher"):  # the Monte-Carlo Fisher draws its own targets
+        with pytest.raises(InputError, match="finite loss"):
+            curvature_operator(matrix, bad).matvec(bad.weights)
+    constant = Loss(loss.model, lambda z, y: torch.tensor(1.0), [(x.float(), y.float()) for x, y in batches])
+    assert not curvature_operator("gauss_newton", constant).matvec(constant.weights).any()
+    soft = Loss(CASES["mlp"].build()[0], F.cross_entropy, [(torch.randn(3, 4), torch.ones(3, 3) / 3)])
+    with pytest.raises(InputError, match="class indices"):
+        FisherOperator(soft).matvec(soft.weights)
+
+
+def test_sparse_gradients_are_products_too() -> None:
+    def build_one(sparse: bool) -> Loss:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(7, 3, sparse=sparse), nn.Flatten(), nn.Linear(6, 3)).double()
+        x, y = torch.randint(7, (5, 2)), torch.randint(3, (5,))
+        return Loss(model, F.cross_entropy, [(x, y)], dtype=torch.float64)
+
+    with torch.random.fork_rng():
+        one, two = build_one(True), build_one(False)
+    v = torch.ones_like(one.weights)
+    torch.testing.assert_close(one.grad(one.weights), two.grad(two.weights))
+    ours = HessianOperator(one, backend="auto").matvec(v)
+    torch.testing.assert_close(ours, HessianOperator(two).matvec(v), rtol=1e-5, atol=1e-7)
+
+
+def test_masks_may_hold_infinity() -> None:
+    model, batches = CASES["mlp"].build()
+    model.register_buffer("mask", torch.full((3, 3), float("-inf")))
+    check_deterministic(Loss(model, F.cross_entropy, batches, dtype=torch.float64))
+
+
+def test_blocks_by_differences_know_their_error() -> None:
+    loss, _, _ = build(CASES["mlp"])
+    H, one = (HessianOperator(loss, backend="finite_difference") for _ in range(2))
+    V = torch.randn(loss.layout.size, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(H.matmat(V), torch.stack([one.matvec(v) for v in V.T], dim=1))
+    assert H.error == one.error > 0
 
 
 def test_integer_weights_are_refused() -> None:

@@ -96,6 +96,35 @@ def test_layers_are_blocks_and_interlace_with_the_whole(name: str) -> None:
     assert result.num_hvps == sum(row["num_hvps"] for row in rows.values())
 
 
+@pytest.mark.parametrize("which", ["top", "bottom"])
+def test_the_layers_report_the_extreme_one_with_an_interval_for_all(which: Any) -> None:
+    loss, _ = build("mlp")
+    result = LayerEigenvalues(k=1, which=which, num_hvps=300)(loss)
+    values = [row["eigenvalues"][0] for row in result.details()["layers"]]
+    assert result.value == (max(values) if which == "top" else min(values))
+    blocks = [torch.linalg.eigvalsh(to_dense(HessianOperator(part))) for part in per_layer(loss).values()]
+    truth = max(float(b[-1]) for b in blocks) if which == "top" else min(float(b[0]) for b in blocks)
+    assert result.lower is not None and result.upper is not None
+    assert result.lower - 1e-12 <= truth <= result.upper + 1e-12
+    assert [row["confidence"] for row in result.details()["layers"]] == pytest.approx([1 - 0.01 / 2] * 2)
+    with pytest.raises(InputError, match="magnitude"):
+        LayerEigenvalues(which="magnitude")(loss)
+    with pytest.raises(InputError, match="seconds"):
+        LayerEigenvalues(seconds=-5.0)(loss)
+
+
+def test_a_trace_by_finite_differences_is_wider_by_their_error() -> None:
+    model, batches = CASES["mlp"].build()
+    loss = Loss(model, F.cross_entropy, batches)
+    result = Trace(backend="finite_difference")(loss)
+    error = result.to_record().details["hvp_error"]
+    assert result.hvp_backend == "finite_difference" and error > 0
+    assert result.lower is not None and result.upper is not None and result.value is not None
+    assert result.upper - result.lower >= 2 * loss.layout.size * error
+    exact = Trace()(Loss(model, F.cross_entropy, batches, dtype=torch.float64)).value
+    assert exact is not None and result.lower <= exact <= result.upper
+
+
 def test_the_record_says_when_finite_differences_were_used_and_the_interval_is_wider() -> None:
     model, batches = CASES["mlp"].build()
     loss = Loss(model, F.cross_entropy, batches)
@@ -130,6 +159,8 @@ def test_the_basis_free_mode_agrees_with_the_full_one(which: Any) -> None:
     assert free.lower - 1e-12 <= truth <= free.upper + 1e-12
     with pytest.raises(InputError, match="basis_free"):
         TopEigenvalues(k=2, basis_free=True)(loss)
+    with pytest.raises(InputError, match="max_basis"):
+        TopEigenvalues(max_basis="64")(loss)
 
 
 def test_a_bound_in_seconds_ends_a_solve_with_the_interval_so_far() -> None:
@@ -149,7 +180,13 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    "probe", [TopEigenvalues(k=2, rtol=1e-6, max_basis=12, num_hvps=300), SpectralDensity(steps=6, starts=2), Trace()]
+    "probe",
+    [
+        TopEigenvalues(k=2, rtol=1e-6, max_basis=12, num_hvps=300),
+        SpectralDensity(steps=6, starts=2),
+        Trace(),
+        LayerEigenvalues(k=1),
+    ],
 )
 def test_a_killed_solve_goes_on_from_its_folder_and_ends_the_same(probe: Any, tmp_path: Path) -> None:
     loss, _ = build("mlp")
@@ -169,6 +206,8 @@ def test_a_killed_solve_goes_on_from_its_folder_and_ends_the_same(probe: Any, tm
     other = Loss(loss.model, F.cross_entropy, [(torch.ones(3, 4), torch.tensor([0, 1, 2]))], dtype=torch.float64)
     with pytest.raises(InputError, match="products"):
         probe(other, resume=tmp_path / "products")
+    with pytest.raises(InputError, match="products"):
+        probe(loss, 1.0001 * loss.weights, resume=tmp_path / "products")
 
 
 def test_records_name_the_parameters_they_cover() -> None:

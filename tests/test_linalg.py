@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError, RunError
-from sharpness.linalg.basis import orthogonalise, rotate
+from sharpness.linalg.basis import Products, orthogonalise, random_direction, rotate
 from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.krylov import Krylov, lanczos_steps
 from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.locking import Knobs, Search
+from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
 from sharpness.operators import FunctionOperator
 from sharpness.vectors import norm, random_unit_vector
@@ -99,6 +102,7 @@ def test_extreme_eigenpairs_of_prescribed_spectra(name: str, which: Any, max_bas
         truth = wanted(values, which, k)
         assert pairs.converged and pairs.stopped_by == "certainty"
         assert_true(pairs, matrix, truth)
+        assert pairs.defect is not None
         assert bool(((pairs.eigenvalues - truth).abs() <= 1e-2 * truth.abs() + pairs.defect + 1e-13).all())
         assert pairs.num_restarts > 0 or max_basis is None or pairs.num_products <= max_basis + pairs.num_starts * 8
 
@@ -130,6 +134,25 @@ def test_eigenvalues_of_networks_are_those_of_the_dense_hessian(name: str) -> No
         torch.testing.assert_close(pairs.eigenvalues, expected, rtol=1e-3, atol=1e-10)
         assert pairs.converged and pairs.lowers is not None and pairs.uppers is not None
         assert bool((pairs.lowers <= expected + 1e-12).all()) and bool((expected - 1e-12 <= pairs.uppers).all())
+
+
+@pytest.mark.parametrize(("which", "theirs"), [("top", "LA"), ("bottom", "SA"), ("magnitude", "LM")])
+def test_eigenvalues_of_a_network_are_those_of_arpack(which: Any, theirs: str) -> None:
+    case = CASES["mlp"]
+    model, batches = case.build(1)
+    operator = HessianOperator(Loss(model, case.criterion, batches, norm=case.norm, dtype=torch.float64))
+    n = operator.size
+
+    def matvec(v: np.ndarray) -> np.ndarray:
+        return operator.matvec(torch.from_numpy(v.ravel())).numpy()
+
+    linear = LinearOperator((n, n), matvec)  # type: ignore[call-arg]
+    expected = torch.from_numpy(eigsh(linear, 4, which=theirs, v0=np.ones(n), return_eigenvectors=False))
+    pairs = extreme_eigenpairs(operator, 4, which=which, rtol=1e-6, num_products=4 * n)
+    assert pairs.converged and pairs.lowers is not None and pairs.uppers is not None
+    expected = wanted(expected, which, 4)
+    torch.testing.assert_close(pairs.eigenvalues, expected, rtol=1e-6, atol=1e-12)
+    assert bool((pairs.lowers <= expected + 1e-12).all()) and bool((expected - 1e-12 <= pairs.uppers).all())
 
 
 def test_breakdown_is_exact_and_multiplicities_come_out() -> None:
@@ -196,6 +219,17 @@ def test_an_operator_with_an_error_has_its_residuals_measured_and_wider_interval
     assert float(rough.residuals[0]) < float(plain.residuals[0])
 
 
+def test_magnitude_says_that_the_other_end_is_open() -> None:
+    values = spectrum("even", 500) - 1.0
+    values[-1] = 1.02  # alone and soon known, while nothing beyond -1 is excluded before the ceiling
+    found = [extreme_eigenpairs(diagonal_operator(values), which="magnitude", num_products=m) for m in range(5, 40)]
+    blamed = [pairs for pairs in found if "beside" in pairs.reasons.get("converged", "")]
+    assert blamed and found[-1].converged
+    for pairs in blamed:
+        assert pairs.lowers is not None and pairs.uppers is not None and not pairs.converged
+        assert bool((pairs.uppers - pairs.lowers <= 1e-2 * pairs.eigenvalues.abs()).all())
+
+
 def test_a_given_start_saves_products_and_proves_nothing() -> None:
     matrix = matrix_with_eigenvalues(spectrum("outliers"), 3)
     cold = extreme_eigenpairs(operator_of(matrix), 3, stop_on="residual", rtol=1e-4)
@@ -234,6 +268,12 @@ def test_stopping_at_a_ceiling_or_by_the_clock_is_not_convergence() -> None:
     assert (pairs.converged, pairs.num_products, pairs.stopped_by) == (False, 5, "num_products")
     assert_true(pairs, matrix, spectrum("even").flip(0)[:2])
     assert "interval of eigenvalue" in pairs.reasons["converged"]
+    whole = extreme_eigenpairs(FunctionOperator(lambda v: matrix @ v, 150, torch.float64, error=1.0), rtol=1e-9)
+    assert (whole.converged, whole.stopped_by) == (False, "num_products")
+    few = FunctionOperator(lambda v: 2 * v, 3, torch.float64, error=1.0)
+    spanned = extreme_eigenpairs(few, rtol=1e-2)
+    assert (spanned.converged, spanned.stopped_by, spanned.num_products) == (False, "exhausted", 4)
+    assert "whole space" in spanned.reasons["converged"]
     late = extreme_eigenpairs(operator_of(matrix), 3, seconds=1e-9)
     assert (late.converged, late.num_products, late.stopped_by, len(late.eigenvalues)) == (False, 1, "seconds", 1)
 
@@ -259,23 +299,163 @@ def test_an_asymmetric_product_widens_the_interval() -> None:
         clean, noisy = (
             extreme_eigenpairs(operator_of(m), rtol=1e-6, num_products=60, **options) for m in (matrix, matrix + noise)
         )
+        assert clean.defect is not None and noisy.defect is not None
         assert clean.defect < 1e-12 < 1e-3 < noisy.defect
         assert noisy.uppers is not None and noisy.lowers is not None and not noisy.converged
         assert float(noisy.uppers[0] - noisy.lowers[0]) > 2 * noisy.defect
 
 
-def test_no_more_vectors_are_alive_than_said() -> None:
-    n, alive = 2000, list[int]()
-    values = spectrum("outliers", n)
+@pytest.mark.parametrize("stop_on", ["interval", "residual"])
+def test_no_more_vectors_are_alive_than_said(stop_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    n, alive, stacking = 2000, list[int](), list[int]()
+    values, stack = spectrum("outliers", n), torch.stack
+
+    def storages() -> dict[int, int]:
+        return {x.untyped_storage().data_ptr(): x.numel() // n for x in gc.get_objects() if type(x) is Tensor}
+
+    before = storages()
+
+    def count() -> int:
+        return sum(size for at, size in storages().items() if at not in before)
 
     def product(v: Tensor) -> Tensor:
-        vectors = {x.data_ptr() for x in gc.get_objects() if type(x) is Tensor and x.numel() == n}
-        alive.append(len(vectors - {values.data_ptr()}))
+        alive.append(count())
         return values * v
 
-    pairs = extreme_eigenpairs(FunctionOperator(product, n, torch.float64), 3, rtol=1e-6, max_basis=8)
-    assert pairs.converged and pairs.num_restarts >= 2 and pairs.num_starts == 2
+    def counting(vectors: list[Tensor]) -> Tensor:
+        result = stack(vectors)
+        if result.shape[1:] == (n,):
+            stacking.append(count())
+        return result
+
+    monkeypatch.setattr("torch.stack", counting)
+    operator = FunctionOperator(product, n, torch.float64)
+    pairs = extreme_eigenpairs(operator, 3, rtol=1e-6, max_basis=8, stop_on=stop_on)
+    assert pairs.converged and pairs.num_restarts >= 2 and pairs.num_starts == (2 if stop_on == "interval" else 1)
     assert max(alive) == 8  # with the product that is to come, one more
+    assert stacking[-1] == 6  # the vectors asked for, twice; those before are of rotations, here in one block
+
+
+class Growing(FunctionOperator):
+    """An operator that learns of its own error at some product."""
+
+    def __init__(self, values: Tensor, at: int, before: float, after: float) -> None:
+        super().__init__(self.product, len(values), torch.float64, error=before)
+        self.values, self.at, self.after, self.made = values, at, after, 0
+
+    def product(self, v: Tensor) -> Tensor:
+        self.made += 1
+        self.error = self.after if self.made >= self.at else self.error
+        return self.values * v
+
+
+def test_an_error_that_grows_while_residuals_are_measured_counts() -> None:
+    values = spectrum("outliers")
+    calm = extreme_eigenpairs(Growing(values, 1000, 1e-4, 0.0), 2, rtol=1e-2)
+    assert calm.converged and calm.lowers is not None and calm.uppers is not None
+    late = extreme_eigenpairs(Growing(values, calm.num_products, 1e-4, 0.5), 2, rtol=1e-2)
+    assert late.num_products == calm.num_products and late.lowers is not None and late.uppers is not None
+    torch.testing.assert_close(calm.lowers - late.lowers, torch.full((2,), 0.4999, dtype=torch.float64))
+    torch.testing.assert_close(late.uppers - calm.uppers, torch.full((2,), 0.4999, dtype=torch.float64))
+    assert not late.converged and late.reasons["converged"].startswith("after measuring")
+
+
+def test_a_measured_residual_above_the_tolerance_is_not_convergence() -> None:
+    values, made = spectrum("outliers"), 0
+
+    def product(v: Tensor) -> Tensor:  # of other data from the last products on
+        nonlocal made
+        made += 1
+        return (values if made < honest.num_products - 1 else values + 1.0) * v
+
+    honest = extreme_eigenpairs(diagonal_operator(values), 2, stop_on="residual", rtol=1e-4)
+    changed = extreme_eigenpairs(FunctionOperator(product, 150, torch.float64), 2, stop_on="residual", rtol=1e-4)
+    assert honest.converged and changed.num_products == honest.num_products and not changed.converged
+    assert changed.residuals.tolist() == pytest.approx([1.0, 1.0], rel=1e-3)
+    assert changed.reasons["converged"].startswith("after measuring the residuals, the residual of eigenvalue")
+
+
+@pytest.mark.parametrize(("which", "k"), [("magnitude", 1), ("magnitude", 2), ("magnitude", 3), ("both", 1)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_smallest_basis_keeps_something_of_each_end(which: Any, k: int, sign: int) -> None:
+    values = torch.linspace(-1, 1, 150, dtype=torch.float64)
+    values[:3] = torch.tensor([4.0, 3.5, 3.0])
+    values[3] = -0.97 * float(values[k - 1])  # to be found, before it is known not to be the larger
+    values *= sign
+    max_basis = 3 + (2 * k if which == "both" else k)
+    options: dict[str, Any] = {"which": which, "rtol": 1e-2, "num_products": 400, "seed": 1}
+    pairs = extreme_eigenpairs(diagonal_operator(values), k, max_basis=max_basis, **options)
+    assert pairs.converged is True and pairs.num_restarts > 0
+    torch.testing.assert_close(pairs.eigenvalues, wanted(values, which, k), rtol=1e-2, atol=0)
+    with pytest.raises(InputError, match="max_basis"):
+        extreme_eigenpairs(diagonal_operator(values), k, max_basis=max_basis - 1, **options)
+
+
+def test_every_rotation_counts_as_rounding() -> None:
+    def rounding(search: Search) -> float:
+        return (search.slack - search.defect) / (8 * torch.finfo(torch.float64).eps * search.scale)
+
+    knobs = Knobs(2, "top", 1e-2, 0.99, "interval", 6, 0, True)
+    search = Search(diagonal_operator(spectrum("outliers")), knobs, None)
+    for _ in range(6):
+        search.advance()
+    assert rounding(search) == pytest.approx(1.0)
+    search.advance()  # restarts
+    assert rounding(search) == pytest.approx(2.0)
+    search.lock(search.pairs())
+    search.advance()
+    assert rounding(search) == pytest.approx(3.0)
+
+
+def test_fresh_directions_after_a_breakdown_are_those_of_the_seed_and_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 3 I and an eigenvalue beside it break down after two products. In float32 a run that draws what an earlier one has
+    # locked would go on from what rounding leaves of it.
+    values = torch.full((500,), 3.0)
+    values[0] = 2.0
+    drawn: list[int] = []
+
+    def recording(operator: Any, seed: int, basis: Any) -> Tensor:
+        drawn.append(seed)
+        return random_direction(operator, seed, basis)
+
+    monkeypatch.setattr("sharpness.linalg.krylov.random_direction", recording)
+    for seed in (0, 1):
+        pairs = extreme_eigenpairs(diagonal_operator(values), 3, seed=seed, rtol=1e-5)
+        assert pairs.eigenvalues.tolist() == pytest.approx([3.0, 3.0, 3.0], rel=1e-6) and pairs.num_starts > 1
+        assert pairs.eigenvectors is not None
+        torch.testing.assert_close(pairs.eigenvectors @ pairs.eigenvectors.T, torch.eye(3), rtol=0, atol=1e-6)
+    assert len(drawn) == len(set(drawn)) >= 4
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_an_operator_that_returns_its_own_buffer_is_copied(view: bool) -> None:
+    values, options = spectrum("outliers"), {"rtol": 1e-6, "max_basis": 7}
+    buffer = torch.empty_like(values)
+
+    def product(v: Tensor) -> Tensor:
+        torch.mul(values, v, out=buffer)
+        return buffer[:] if view else buffer
+
+    own = FunctionOperator(product, 150, torch.float64)
+    expected = extreme_eigenpairs(diagonal_operator(values), 2, **options)
+    assert extreme_eigenpairs(own, 2, **options).details() == expected.details()
+    plain = largest_eigenvalue(diagonal_operator(values), rtol=1e-6)
+    assert largest_eigenvalue(own, rtol=1e-6).details() == plain.details()
+
+
+def test_products_are_copied_only_where_they_must_be() -> None:
+    given: list[int] = []
+
+    def fresh(v: Tensor) -> Tensor:
+        result = 2 * v
+        given.append(result.data_ptr())
+        return result
+
+    products, v = Products(FunctionOperator(fresh, 5)), torch.ones(5)
+    kept = [products(v)[0] for _ in range(4)]
+    assert [x.data_ptr() == at for x, at in zip(kept[1:], given[1:], strict=True)] == [True] * 3
+    identity = Products(FunctionOperator(lambda v: v, 5))
+    assert all(identity(v)[0].data_ptr() != v.data_ptr() for _ in range(3)) and identity.number == 3
 
 
 def test_chunks_give_what_one_piece_gives(monkeypatch: pytest.MonkeyPatch) -> None:

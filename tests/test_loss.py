@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from sharpness.curvature import HessianOperator
+from sharpness.curvature import FisherOperator, GaussNewtonOperator, HessianOperator
 from sharpness.determinism import check_deterministic
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
@@ -126,7 +127,8 @@ def test_recalibration_weights_uneven_batches_by_their_size() -> None:
     model, batches = Case(lambda: with_norm(True), F.cross_entropy, norm="batch").build()
     loss = Loss(model, F.cross_entropy, batches, norm="recalibrate", dtype=torch.float64)
     with torch.no_grad(), loss.measuring():
-        buffers = loss._recalibrated(loss.pieces(loss.weights))
+        buffers, seen = loss._recalibrated(loss.pieces(loss.weights))
+    assert seen == loss.num_examples
     mean = torch.cat([x for x, _ in batches]) @ model[0].weight.T + model[0].bias
     torch.testing.assert_close(buffers["1.running_mean"], mean.mean(0).detach())
 
@@ -145,21 +147,39 @@ def assert_unchanged(before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
 
 
 class Interrupting:
-    """A criterion that raises at its third call."""
+    """A criterion that raises at its second call."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException | None) -> None:
         self.error, self.calls = error, 0
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         self.calls += 1
-        if self.calls == 3:
+        if self.error is not None and self.calls == 2:
             raise self.error
         return F.cross_entropy(output, target)
 
 
-@pytest.mark.parametrize("norm", ["frozen", "batch", "recalibrate"])
+CALLS: dict[str, tuple[str, Callable[[Loss], Any]]] = {
+    "values": ("frozen", lambda loss: loss.evaluate(loss.weights)),
+    "values, batch statistics": ("batch", lambda loss: loss.evaluate(loss.weights)),
+    "values, recalibrated": ("recalibrate", lambda loss: loss.evaluate(loss.weights)),
+    "gradient": ("batch", lambda loss: loss.grad(loss.weights)),
+    "product": ("frozen", lambda loss: loss.hvp(loss.weights, loss.weights)),
+    "hessian": ("batch", lambda loss: HessianOperator(loss).matvec(loss.weights)),
+    "hessian, differences": ("frozen", lambda loss: HessianOperator(loss, backend=DIFFERENCES).matvec(loss.weights)),
+    "gauss-newton": ("frozen", lambda loss: GaussNewtonOperator(loss).matvec(loss.weights)),
+    "gauss-newton, differences": (
+        "batch",
+        lambda loss: GaussNewtonOperator(loss, backend=DIFFERENCES).matvec(loss.weights),
+    ),
+    "empirical fisher": ("frozen", lambda loss: FisherOperator(loss, seed=None).matvec(loss.weights)),
+}
+DIFFERENCES = "finite_difference"
+
+
+@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("error", [None, ValueError("stop"), KeyboardInterrupt()])
-def test_the_model_is_bit_identical_afterwards(norm: str, error: BaseException | None) -> None:
+def test_the_model_is_bit_identical_afterwards(name: str, error: BaseException | None) -> None:
     model, batches = Case(
         lambda: nn.Sequential(*with_norm(True), nn.Dropout(0.5)), F.cross_entropy, norm="batch"
     ).build()
@@ -167,21 +187,15 @@ def test_the_model_is_bit_identical_afterwards(norm: str, error: BaseException |
     model[1].eval()
     model[0].weight.grad = torch.ones_like(model[0].weight)
     before = fingerprint(model)
-    criterion = F.cross_entropy if error is None else Interrupting(error)
-    loss = Loss(model, criterion, batches, norm=norm, dtype=torch.float64)
-    calls = (
-        [loss.evaluate, loss.outputs]
-        if norm == "recalibrate"
-        else [loss.evaluate, loss.grad, HessianOperator(loss).matvec]
-    )
-    raised = 0
-    for call in calls:
-        try:
-            call(loss.weights)
-        except (ValueError, KeyboardInterrupt):
-            raised += 1
-            assert_unchanged(before, fingerprint(model))  # while the traceback is still alive
-    assert raised == (error is not None)
+    norm, call = CALLS[name]
+    loss = Loss(model, Interrupting(error), batches, norm=norm, dtype=torch.float64)
+    if error is None:
+        call(loss)
+    else:
+        with pytest.raises(type(error)) as caught:
+            call(loss)
+        assert_unchanged(before, fingerprint(model))  # while the traceback is still alive
+        assert caught.value is error
     assert_unchanged(before, fingerprint(model))
 
 
@@ -299,6 +313,44 @@ def test_what_the_criterion_divides_by_is_read_or_given() -> None:
     ):
         one, two = (Loss(model, criterion, batches, count=count) for batches in (whole, split))
         assert one.value(one.weights) == pytest.approx(two.value(two.weights), rel=1e-5)
+
+
+def test_nested_inputs_count_and_hash_by_their_examples() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+            return self.layer(pair[0] * pair[1])
+
+    a, b, y = torch.randn(6, 4), torch.randn(6, 4), torch.randn(6, 3)
+    model, whole = Two(), [((a, b), y)]
+    split = [((a[:5], b[:5]), y[:5]), ((a[5:], b[5:]), y[5:])]
+    one, two = (Loss(model, F.mse_loss, batches, dtype=torch.float64) for batches in (whole, split))
+    assert one.value(one.weights) == pytest.approx(two.value(two.weights), rel=1e-12)
+    assert one.data_sha256() == two.data_sha256() and one.num_examples == two.num_examples == 6
+    other = Loss(model, F.mse_loss, [((a, -b), y)])
+    assert other.data_sha256() != one.data_sha256()
+
+
+def test_tensors_of_a_criterion_follow_the_dtype() -> None:
+    x, y = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+    weight = torch.tensor([0.2, 1.0, 3.0])
+    model = mlp()
+    module = Loss(model, nn.CrossEntropyLoss(weight=weight), [(x, y)], dtype=torch.float64)
+    function = Loss(model, partial(F.cross_entropy, weight=weight), [(x, y)], dtype=torch.float64)
+    assert module.value(module.weights) == pytest.approx(function.value(function.weights), rel=1e-12)
+    assert weight.dtype == torch.float32
+
+
+def test_summed_losses_add_up_over_batches() -> None:
+    model, batches = CASES["mlp, summed"].build()
+    summed, mean = (
+        Loss(model, c, batches, dtype=torch.float64) for c in (CASES["mlp, summed"].criterion, F.cross_entropy)
+    )
+    assert summed.value(summed.weights) == pytest.approx(9 * mean.value(mean.weights), rel=1e-12)
+    torch.testing.assert_close(summed.grad(summed.weights), 9 * mean.grad(mean.weights))
 
 
 def test_later_training_does_not_change_a_loss() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError, RunError
+from sharpness.linalg.basis import random_direction
 from sharpness.linalg.certificates import start_overlap
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.recurrence import largest_eigenvalue
@@ -79,6 +80,21 @@ def test_it_covers_the_truth_as_often_as_it_says() -> None:
     assert 10 <= misses <= int(stats.binom.ppf(0.999, 200, 0.2))
 
 
+def test_a_start_that_is_refuted_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Hardly any of the top eigenvector: the bound closes at 3 while the 6 is not seen; then it is, and there is none.
+    def draw(operator: Any, seed: int, basis: Any) -> Tensor:
+        start = random_direction(operator, seed, basis)
+        start[-1] = 1e-9
+        return start
+
+    monkeypatch.setattr("sharpness.linalg.recurrence.random_direction", draw)
+    values = torch.cat([spectrum("even", 400), torch.tensor([3.0, 6.0], dtype=torch.float64)])
+    found = largest_eigenvalue(diagonal_operator(values), rtol=1e-9, num_products=30)
+    assert found.eigenvalues.tolist() == pytest.approx([6.0]) and not found.converged
+    assert found.lowers is not None and found.uppers is None and "refuted" in found.reasons["uppers"]
+    assert found.history[-1][3] is None and found.history[3][3] is not None
+
+
 def test_three_vectors_are_alive() -> None:
     n, alive = 3000, list[int]()
     values = spectrum("outliers", n)
@@ -100,6 +116,16 @@ def test_invariant_spaces_zero_and_one_by_one() -> None:
     few = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64).repeat(4)
     found = largest_eigenvalue(diagonal_operator(few), rtol=1e-12)
     assert found.eigenvalues.tolist() == pytest.approx([3.0]) and found.num_products <= 4 and found.converged
+
+
+def test_an_exhausted_space_is_not_a_ceiling_and_what_is_not_measured_is_not_zero() -> None:
+    few = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64).repeat(4)
+    found = largest_eigenvalue(diagonal_operator(few), rtol=1e-17)
+    assert (found.converged, found.stopped_by) == (False, "exhausted") and found.num_products <= 4
+    assert "invariant" in found.reasons["converged"] and found.reasons["converged"].startswith("no product tells more")
+    assert found.defect is None and found.details()["defect"] is None and "no basis" in found.reasons["defect"]
+    ceiling = largest_eigenvalue(diagonal_operator(spectrum("even")), rtol=1e-9, num_products=5)
+    assert ceiling.stopped_by == "num_products" and "stopped by num_products" in ceiling.reasons["converged"]
 
 
 def test_the_clock_stops_it_and_bad_knobs_are_refused() -> None:

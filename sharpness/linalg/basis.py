@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from sharpness.errors import RunError
 from sharpness.operators import SymmetricOperator
@@ -15,19 +16,37 @@ from sharpness.vectors import norm, random_unit_vector
 CHUNK = 1 << 20  # coordinates worked on at a time: 4 to 8 MB of a vector, which a cache can hold
 
 
-def product(operator: SymmetricOperator, v: Tensor, number: int) -> tuple[Tensor, float]:
-    """Return ``A v`` as a vector that may be changed in place, and its length.
+class Products:
+    """The products of an operator, each as a vector that may be kept and changed in place; ``number`` counts them.
 
-    It is copied only where the operator gave back its argument or a view without memory of its own. Raises
-    :class:`RunError` where it is not finite; ``number`` says which product it was.
+    The first is copied and the original let go. Where somebody still holds its memory, the operator writes into a
+    buffer of its own, and every product is copied; otherwise only those that are the argument itself.
+
+    >>> from sharpness.operators import FunctionOperator
+    >>> products, v = Products(FunctionOperator(lambda v: 2 * v, 2)), torch.tensor([3.0, 4.0])
+    >>> products(v), products.number
+    ((tensor([6., 8.]), 10.0), 1)
     """
-    result = operator.matvec(v)
-    shared = result.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
-    result = result.clone() if shared else result.contiguous()
-    length = norm(result)
-    if not np.isfinite(length):
-        raise RunError(f"expected finite products, got {length} at product {number}: check weights and data")
-    return result, length
+
+    def __init__(self, operator: SymmetricOperator, number: int = 0) -> None:
+        self.operator, self.number = operator, number
+        self._copies: bool | None = None  # not known before the first product
+
+    def __call__(self, v: Tensor) -> tuple[Tensor, float]:
+        """Return ``A v`` and its length; :class:`RunError` where that is not finite."""
+        self.number += 1
+        result = self.operator.matvec(v)
+        if self._copies is None:
+            memory, copy = StorageWeakRef(result.untyped_storage()), result.clone()
+            del result
+            self._copies, result = not memory.expired(), copy
+        elif self._copies or result.untyped_storage().data_ptr() == v.untyped_storage().data_ptr():
+            result = result.clone()
+        result = result.contiguous()
+        length = norm(result)
+        if not np.isfinite(length):
+            raise RunError(f"expected finite products, got {length} at product {self.number}: check weights and data")
+        return result, length
 
 
 def orthogonalise(v: Tensor, basis: Sequence[Tensor]) -> np.ndarray:

@@ -118,6 +118,27 @@ def upper_bound(polynomials: Polynomials, size: int, level: float) -> float:
     return theta + math.exp(root + 1e-9)  # beyond the root: a bound errs upwards
 
 
+def refutes_its_start(polynomials: Polynomials, size: int, level: float, slack: float) -> bool:
+    """Whether a process has shown that its own start was one of the share ``level`` under which its bounds fail.
+
+    lambda_max >= theta, the largest Ritz value, so ``gamma >= delta`` would mean ``sum_j r_j(theta)^2 <= 1 / delta^2``;
+    in the limit t -> theta what is left of the sum is ``(beta s_m prod (theta - other roots) / prod beta)^2``. Where
+    that is larger, :func:`upper_bound` can but return theta, and no later bound of this process holds either. A
+    coupling or a distance below ``slack`` may be rounding and refutes nothing.
+
+    >>> refutes_its_start(Polynomials(np.array([0.0]), np.array([1.0]), math.log(1e-6)), 100, 0.01, slack=1e-15)
+    True
+    """
+    if polynomials.couplings is None or polynomials.log_betas == -math.inf:
+        return False
+    top = int(np.argmax(polynomials.ritz_values))
+    others = np.concatenate([np.delete(polynomials.ritz_values, top), polynomials.discarded])
+    factors = np.append(polynomials.ritz_values[top] - others, abs(polynomials.couplings[top])) - slack
+    if factors.min() <= 0:
+        return False
+    return 2 * (float(np.log(factors).sum()) - polynomials.log_betas) > -2 * math.log(start_overlap(size, level)) + 1e-6
+
+
 def coupled_bounds(values: np.ndarray, top: int, bound: float, coupling: float, count: int) -> np.ndarray:
     """Return upper bounds of the ``count`` largest eigenvalues of A, from locked vectors V and a bound beside them.
 

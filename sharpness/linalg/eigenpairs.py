@@ -27,11 +27,11 @@ class Eigenpairs:
     residuals: Tensor  # (m,) float64, bounds or measurements of ||A v - lambda v||
     confidence: float | None  # None where the start was not random
     converged: bool
-    stopped_by: str  # "certainty", "num_products" or "seconds"
+    stopped_by: str  # "certainty", "num_products", "seconds" or "exhausted": no product can tell more
     num_products: int
     num_restarts: int
     num_starts: int  # random starts used: the first and one for each verification
-    defect: float  # || Q^T A Q - T ||, see Krylov
+    defect: float | None  # || Q^T A Q - T ||, see Krylov; None where no basis is kept to measure it
     history: History = field(repr=False)  # (products, Ritz value, lower, upper) of the first eigenvalue asked for
     reasons: dict[str, str]  # why something is None, not converged or only an estimate
 
@@ -97,6 +97,15 @@ def select(values: np.ndarray, which: str, k: int) -> Selection:
     else:
         is_top = np.arange(len(indices)) < top
     return Selection(indices, is_top, np.where(is_top, indices, m - 1 - indices))
+
+
+def finite(x: float) -> float | None:
+    """Return a bound as a plain number, and None where there is none.
+
+    >>> finite(1.0), finite(float("inf"))
+    (1.0, None)
+    """
+    return float(x) if np.isfinite(x) else None
 
 
 def check_knobs(

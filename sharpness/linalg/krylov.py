@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpness.environment import derived_seed
-from sharpness.linalg.basis import orthogonalise, product, random_direction, rotate
+from sharpness.linalg.basis import Products, orthogonalise, random_direction, rotate
 from sharpness.linalg.certificates import Polynomials
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
@@ -28,11 +28,14 @@ class Krylov:
     SIAM J. Matrix Anal. Appl. 22, 2000). T is then diagonal in the kept Ritz values, with ``spikes`` coupling them to
     the vector after them, and tridiagonal (``alphas``, ``couplings``) from there on.
 
-    Alive at once are V, the basis and one residual. ``start`` is used up: it becomes the first basis vector.
+    Alive at once are V, the basis and one residual. ``start`` is used up: it becomes the first basis vector. ``seed``
+    is that of the fresh vectors: two runs beside each other need two, or the second draws what the first has found.
     """
 
-    def __init__(self, operator: SymmetricOperator, start: Tensor, locked: Sequence[Tensor] = ()) -> None:
-        self.operator, self.locked = operator, locked
+    def __init__(
+        self, operator: SymmetricOperator, start: Tensor, locked: Sequence[Tensor] = (), seed: int = 0
+    ) -> None:
+        self.operator, self.locked, self.seed, self._products = operator, locked, seed, Products(operator)
         self.basis: list[Tensor] = []
         self.kept, self.spikes = np.zeros(0), np.zeros(0)
         self.alphas: list[float] = []  # from vector len(kept) + 1 on, as the next two
@@ -40,7 +43,7 @@ class Krylov:
         self.couplings: list[float] = []
         self.crossings = np.zeros((len(locked), 0))
         self.discarded, self.log_betas = np.zeros(0), 0.0  # of the cycles before the last restart
-        self.defect, self.scale, self.num_products, self.proven = 0.0, 0.0, 0, True
+        self.defect, self.scale, self.proven = 0.0, 0.0, True
         self._ritz: tuple[np.ndarray, np.ndarray] | None = None
         self._residual: Tensor | None = start
         self._length = self._coupling = norm(start)
@@ -55,8 +58,8 @@ class Krylov:
         if self._coupling == 0:  # what is left of the residual is forgotten: it counts as an error of the relation
             self.proven, self.defect = False, float(np.hypot(self.defect, np.sqrt(2) * self._length))
         self.basis.append(self._next_vector())
-        self.num_products, self._ritz = self.num_products + 1, None
-        residual, length = product(self.operator, self.basis[-1], self.num_products)
+        self._ritz = None
+        residual, length = self._products(self.basis[-1])
         components = orthogonalise(residual, [*self.locked, *self.basis])
         crossing, components = np.split(components, [len(self.locked)])
         expected = np.append(np.zeros(len(components) - 2), self._coupling) if self.alphas else self.spikes
@@ -78,7 +81,7 @@ class Krylov:
         if residual is not None and self._coupling > 0:
             return residual.div_(self._length)
         del residual
-        seed = derived_seed("lanczos", "direction after a breakdown", self.num_products)
+        seed = derived_seed(self.seed, "lanczos", "direction after a breakdown", self._products.number)
         return random_direction(self.operator, seed, [*self.locked, *self.basis])
 
     def matrix(self) -> np.ndarray:
@@ -100,6 +103,10 @@ class Krylov:
         """Return the polynomials of the process, whose start vector they are about only as long as ``proven``."""
         values, vectors = self.ritz()
         return Polynomials(values, self.betas[-1] * vectors[-1], self.log_betas + _log_sum(self.betas), self.discarded)
+
+    def release(self) -> None:
+        """Let go of all vectors, those of the basis being the caller's or nobody's now: the run is at its end."""
+        self.basis, self.locked, self._residual = [], (), None
 
     def restart(self, keep: np.ndarray) -> None:
         """Shrink the basis to the Ritz vectors of the indices ``keep`` (l,), counted as in :meth:`ritz`, in place."""

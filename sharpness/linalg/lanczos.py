@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
-from sharpness.linalg.basis import product
-from sharpness.linalg.eigenpairs import Eigenpairs, History, StopOn, Which, check_knobs
+from sharpness.linalg.basis import Products
+from sharpness.linalg.eigenpairs import Eigenpairs, History, StopOn, Which, check_knobs, finite
 from sharpness.linalg.locking import Knobs, RitzPairs, Search
 from sharpness.linalg.sampling import Progress
 from sharpness.operators import SymmetricOperator
@@ -40,13 +40,15 @@ def extreme_eigenpairs(
     inside of the spectrum is the Ritz value; the other is proven from the random start, and for k > 1 from further
     random starts beside the vectors found (:class:`sharpness.linalg.locking.Search`). All intervals hold together with
     probability ``confidence``, however often it restarts and whenever it stops. They are of the operator as computed,
-    widened by the measured ``defect``, by ``8 eps`` times the size of T for each cycle and by ``operator.error``.
+    widened by the measured ``defect``, by ``8 eps`` times the size of T for each cycle and by ``operator.error``. A
+    Ritz value beyond a bound refutes all bounds of that end: it then has none (``None``) until another is proven.
 
     ``stop_on="residual"`` ends when every ``||A v - lambda v||`` is at most ``rtol |lambda|``; it does not look for
     missed eigenvalues, and the bounds are those of the first run. With a ``start``, shape ``(n,)`` or ``(m, n)`` (the
     sum of its normalised rows is used), nothing is proven beyond the Ritz values and it stops by the residuals.
     Residuals cost no product: ``||A y - theta y|| <= |beta s_mi| + defect``. They are measured where they are what it
-    stops on or where ``operator.error > 0``, one product each within ``num_products``.
+    stops on or where ``operator.error > 0``, one product each within ``num_products``; ``converged`` and the intervals
+    are those after measuring. ``stopped_by="exhausted"`` where the whole space was spanned and that was not enough.
 
     At most ``max_basis`` vectors (``None``: as many as products) and two more are alive, or twice the vectors asked for
     where that is more, beside what the operator needs. ``seconds`` is looked at after each product. Raises
@@ -65,25 +67,34 @@ def extreme_eigenpairs(
     _check_more(operator.size, knobs, num_products)
     search = Search(operator, knobs, None if start is None else _starting_vector(operator, start))
     history: History = []
+    stopped_by = ""
     while True:
-        search.advance()
-        pairs = search.pairs()
+        pairs = search.advance()
         best = pairs if search.locked is None or search.exact else search.locked
         lowers, uppers = _intervals(search, best)
-        history.append((search.num_products, float(best.values[0]), _finite(lowers[0]), _finite(uppers[0])))
+        history.append((search.num_products, float(best.values[0]), finite(lowers[0]), finite(uppers[0])))
         if progress is not None:
             progress(search.num_products, num_products)
-        stopped_by = ""
-        if _good(search, best):
-            stopped_by = "certainty"
-        elif search.num_products + _reserve(search, num_products) >= num_products:
-            stopped_by = "num_products"
-        elif seconds is not None and time.perf_counter() - began >= seconds:
-            stopped_by = "seconds"
-        if stopped_by or search.exact:
-            return _result(search, best, pairs, stopped_by or "num_products", num_products, history)
+        late = seconds is not None and time.perf_counter() - began >= seconds
+        stopped_by = _reason_to_stop(search, best, num_products, late)
+        if stopped_by:
+            break
         if knobs.verifies and search.settled(pairs) and search.improves(pairs):
             search.lock(pairs)
+    if stopped_by != "certainty" and best is search.locked and search.improves(pairs):
+        best = pairs
+    return _result(search, best, stopped_by, num_products, history)
+
+
+def _reason_to_stop(search: Search, best: RitzPairs, num_products: int, late: bool) -> str:
+    """Return why the search is at its end, or nothing."""
+    if _good(search, best, best.residuals + search.slack):
+        return "certainty"
+    if search.exact:
+        return "exhausted"
+    if search.num_products + _reserve(search, num_products) >= num_products:
+        return "num_products"
+    return "seconds" if late else ""
 
 
 def _intervals(search: Search, pairs: RitzPairs) -> tuple[np.ndarray, np.ndarray]:
@@ -97,21 +108,27 @@ def _intervals(search: Search, pairs: RitzPairs) -> tuple[np.ndarray, np.ndarray
     return lowers, uppers
 
 
-def _good(search: Search, pairs: RitzPairs) -> bool:
+def _good(search: Search, pairs: RitzPairs, residuals: np.ndarray) -> bool:
     """Whether these pairs are what was asked for."""
     knobs, sizes = search.knobs, np.abs(pairs.values)
     if len(sizes) < knobs.num_wanted:
         return False
     if search.exact:  # nothing is unknown but what the product itself gets wrong
-        return search.defect + search.operator.error <= knobs.rtol * search.scale
+        wrong = [search.defect + search.operator.error, *(residuals if knobs.stop_on == "residual" else ())]
+        return bool(max(wrong) <= knobs.rtol * search.scale)
     if knobs.stop_on == "residual":
-        return bool(np.all(pairs.residuals + search.slack <= knobs.rtol * sizes))
+        return bool(np.all(residuals <= knobs.rtol * sizes))
     lowers, uppers = _intervals(search, pairs)
     narrow = bool(np.all(uppers - lowers <= knobs.rtol * sizes))
     if knobs.which == "magnitude" and narrow:
-        others = search.top.bounds[pairs.selection.num_top], search.bottom.bounds[pairs.selection.num_bottom]
-        return max(others) + search.slack <= (1 + knobs.rtol) * sizes.min()
+        return _largest_beside(search, pairs) <= (1 + knobs.rtol) * float(sizes.min())
     return narrow
+
+
+def _largest_beside(search: Search, pairs: RitzPairs) -> float:
+    """Return how large the absolute value of an eigenvalue beside these can be."""
+    top, bottom = search.top.bounds[pairs.selection.num_top], search.bottom.bounds[pairs.selection.num_bottom]
+    return float(max(top, bottom)) + search.slack
 
 
 def _reserve(search: Search, num_products: int) -> int:
@@ -120,31 +137,14 @@ def _reserve(search: Search, num_products: int) -> int:
     return search.knobs.num_wanted if measures and num_products >= 2 * search.knobs.num_wanted else 0
 
 
-def _result(
-    search: Search, best: RitzPairs, pairs: RitzPairs, stopped_by: str, num_products: int, history: History
-) -> Eigenpairs:
+def _result(search: Search, best: RitzPairs, stopped_by: str, num_products: int, history: History) -> Eigenpairs:
     """Form the Ritz vectors in the memory of the basis, measure what is to be measured and say what is known."""
-    knobs, good = search.knobs, stopped_by == "certainty"
-    if best is not search.locked or (not good and search.improves(pairs)):
-        best = pairs
+    knobs, made, defect = search.knobs, search.num_products, search.defect
+    vectors, measures = search.finish(best), _reserve(search, num_products) > 0
+    residuals = _residuals(search, vectors, best.values) if measures else best.residuals + search.slack
+    good = _good(search, best, residuals)  # the operator's error may have grown, too
     lowers, uppers = _intervals(search, best)
-    defect, residuals, made = search.defect, best.residuals + search.slack, search.num_products
-    if best is not search.locked:
-        search.gather(best)
-    vectors = torch.stack(search.vectors)
-    search.vectors.clear()
-    if _reserve(search, num_products):
-        residuals = np.array([_residual(search, v, x, made) for v, x in zip(vectors, best.values, strict=True)])
-        made += len(residuals)
-        if knobs.stop_on == "residual":
-            good = good and bool(np.all(residuals <= knobs.rtol * np.abs(best.values)))
-    reasons = {} if good else {"converged": _shortfall(search, best, lowers, uppers, residuals)}
-    if not knobs.random:
-        reasons["confidence"] = "the start was given, not random"
     known = [bool(np.all(np.isfinite(x))) for x in (lowers, uppers)]
-    for name, finite in zip(("lowers", "uppers"), known, strict=True):
-        if not finite:
-            reasons[name] = reasons.get("confidence", "no bound yet")
     return Eigenpairs(
         which=knobs.which,
         eigenvalues=torch.from_numpy(best.values.copy()),
@@ -154,34 +154,57 @@ def _result(
         residuals=torch.from_numpy(residuals),
         confidence=knobs.confidence if knobs.random else None,
         converged=good,
-        stopped_by=stopped_by,
-        num_products=made,
+        stopped_by="certainty" if good else stopped_by,
+        num_products=made + len(residuals) * measures,
         num_restarts=search.num_restarts,
         num_starts=search.num_starts,
         defect=defect,
         history=history,
-        reasons=reasons,
+        reasons=_reasons(search, best, residuals, stopped_by, good, known),
     )
 
 
-def _shortfall(search: Search, best: RitzPairs, lowers: np.ndarray, uppers: np.ndarray, residuals: np.ndarray) -> str:
+def _residuals(search: Search, vectors: Tensor, values: np.ndarray) -> np.ndarray:
+    """Return ``||A v - value v||`` for each, measured by one product."""
+    products = Products(search.operator, search.num_products)
+    return np.array([norm(products(v)[0].sub_(v, alpha=float(x))) for v, x in zip(vectors, values, strict=True)])
+
+
+def _reasons(
+    search: Search, best: RitzPairs, residuals: np.ndarray, stopped_by: str, good: bool, known: list[bool]
+) -> dict[str, str]:
+    """Say why something is not known or not as narrow as was asked for."""
+    reasons: dict[str, str] = {}
+    if not good:
+        measured = "after measuring the residuals, " if stopped_by == "certainty" else ""
+        reasons["converged"] = measured + _shortfall(search, best, residuals)
+    if not search.knobs.random:
+        reasons["confidence"] = "the start was given, not random"
+    refuted = search.top.refuted or search.bottom.refuted
+    open_end = "a Ritz value refuted the bound, and no other is proven yet" if refuted else "no bound yet"
+    for name, bounded in zip(("lowers", "uppers"), known, strict=True):
+        if not bounded:
+            reasons[name] = reasons.get("confidence", open_end)
+    return reasons
+
+
+def _shortfall(search: Search, best: RitzPairs, residuals: np.ndarray) -> str:
     """Say what is wider than was asked for."""
-    if len(best.values) < search.knobs.num_wanted:
-        return f"{search.num_products} products give {len(best.values)} of the {search.knobs.num_wanted} eigenvalues"
-    widths = residuals if search.knobs.stop_on == "residual" else uppers - lowers
-    what = "residual" if search.knobs.stop_on == "residual" else "interval"
-    widest = int(np.argmax(widths - search.knobs.rtol * np.abs(best.values)))
+    knobs, sizes = search.knobs, np.abs(best.values)
+    if len(sizes) < knobs.num_wanted:
+        return f"{search.num_products} products give {len(sizes)} of the {knobs.num_wanted} eigenvalues"
+    if search.exact:
+        wrong, what = search.defect + search.operator.error, "the error and the asymmetry of the product"
+        if wrong > knobs.rtol * search.scale:
+            return f"the whole space is spanned, but {what} are {wrong:.3g}, the operator's size {search.scale:.3g}"
+    lowers, uppers = _intervals(search, best)
+    by_residual = knobs.stop_on == "residual"
+    widths, what = (residuals, "residual") if by_residual else (uppers - lowers, "interval")
+    widest = int(np.argmax(widths - knobs.rtol * sizes))
+    if knobs.which == "magnitude" and not by_residual and widths[widest] <= knobs.rtol * sizes[widest]:
+        beside = _largest_beside(search, best)
+        return f"an eigenvalue beside these may be as large as {beside:.3g}, the smallest of them is {sizes.min():.3g}"
     return f"the {what} of eigenvalue {widest + 1} is {widths[widest]:.3g}, the eigenvalue {best.values[widest]:.3g}"
-
-
-def _residual(search: Search, v: Tensor, value: float, made: int) -> float:
-    """Return ``||A v - value v||`` by one product."""
-    result, _ = product(search.operator, v, made + 1)
-    return norm(result.sub_(v, alpha=float(value)))
-
-
-def _finite(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None
 
 
 def _starting_vector(operator: SymmetricOperator, start: Tensor) -> Tensor:

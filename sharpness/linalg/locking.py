@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.linalg.basis import random_direction, rotate
-from sharpness.linalg.certificates import Polynomials, coupled_bounds, upper_bound
+from sharpness.linalg.certificates import Polynomials, coupled_bounds, refutes_its_start, upper_bound
 from sharpness.linalg.eigenpairs import Selection, StopOn, Which, select
 from sharpness.linalg.krylov import Krylov
 from sharpness.operators import SymmetricOperator
@@ -61,22 +61,46 @@ class RitzPairs:
 class End:
     """Upper bounds of the ``count`` largest eigenvalues of A, or of -A for the bottom of the spectrum.
 
-    Each is the least of all that were proven. They hold together unless a start was an unlucky one, which shows where a
-    Ritz value is beyond a bound: then all bounds are forgotten. That cannot cost coverage, for they were wrong.
+    Each is the least of all that were proven. They hold together unless a start was an unlucky one. Where a Ritz value
+    is beyond a bound that is what happened, and all bounds are forgotten (:meth:`refute`, after every product, proven
+    or not). That cannot cost coverage, for they were wrong. A run that refutes its own start proves nothing further.
     """
 
     def __init__(self, count: int) -> None:
         self.bounds = np.full(count, math.inf)
         self.beside = math.inf  # of the largest eigenvalue of C, by the present run
+        self.void = False  # whether the present run has refuted its start
+        self.refuted = False  # whether any were ever forgotten
+
+    def begin(self) -> None:
+        """Forget the present run, but not what it proved."""
+        self.beside, self.void = math.inf, False
+
+    def refute(self, values: np.ndarray, slack: float) -> None:
+        """Forget all bounds if one of the largest Ritz ``values`` of A, descending, is beyond its own by ``slack``."""
+        if np.any(values > self.bounds[: len(values)] + slack):
+            self._forget()
+
+    def _forget(self) -> None:
+        self.bounds[:] = self.beside = math.inf
+        self.refuted = True
 
     def tighten(
-        self, polynomials: Polynomials, size: int, level: float, values: np.ndarray, num_top: int, coupling: float
+        self,
+        polynomials: Polynomials,
+        size: int,
+        level: float,
+        values: np.ndarray,
+        num_top: int,
+        coupling: float,
+        slack: float,
     ) -> None:
         """Take the present bound of C, and what it means beside locked ``values``, ``num_top`` of them of this end."""
-        beyond = polynomials.largest_root > self.beside
-        if beyond or np.any(np.sort(values)[::-1][:num_top] > self.bounds[:num_top]):
-            self.beside = math.inf if beyond else self.beside
-            self.bounds[:] = math.inf
+        if polynomials.largest_root > self.beside + slack or refutes_its_start(polynomials, size, level, slack):
+            self._forget()
+            self.void = True
+        if self.void:
+            return
         self.beside = min(self.beside, upper_bound(polynomials, size, level))
         new = coupled_bounds(values, num_top, self.beside, coupling, len(self.bounds))
         self.bounds = np.minimum(self.bounds, new)
@@ -99,6 +123,7 @@ class Search:
         self.locked: RitzPairs | None = None
         self.num_products = self.num_restarts = self.num_starts = self.num_runs = 0
         self.scale = self.past_defect = 0.0
+        self.exact = False  # whether locked vectors and basis span the whole space
         self.top, self.bottom = End(knobs.k + 1), End(knobs.k + 1)
         self.run = self._begin(start)
 
@@ -108,18 +133,15 @@ class Search:
             start = random_direction(self.operator, stream, self.vectors)
             self.num_starts += 1
         self.num_runs += 1
-        self.top.beside = self.bottom.beside = math.inf
-        return Krylov(self.operator, start, self.vectors)
+        self.top.begin()
+        self.bottom.begin()
+        seed = derived_seed(self.knobs.seed, "lanczos", "run", self.num_runs)
+        return Krylov(self.operator, start, self.vectors, seed)
 
     @property
     def coupling(self) -> float:
         """A bound of ||A V - V diag(values)||."""
         return self.locked.coupling if self.locked else 0.0
-
-    @property
-    def exact(self) -> bool:
-        """Whether locked vectors and basis span the whole space."""
-        return self.run.spans_everything
 
     @property
     def defect(self) -> float:
@@ -130,18 +152,24 @@ class Search:
     @property
     def slack(self) -> float:
         """How far rounding, asymmetry and the operator's own error can move a Ritz value or a bound."""
-        rounding = 8 * torch.finfo(self.operator.dtype).eps * (1 + self.num_restarts) * self.scale
+        num_cycles = self.num_runs + self.num_restarts  # each but the first began with a rotation
+        rounding = 8 * torch.finfo(self.operator.dtype).eps * num_cycles * self.scale
         return self.defect + rounding + self.operator.error
 
-    def advance(self) -> None:
-        """Make one product, after a restart where the basis is full, and tighten the bounds."""
+    def advance(self) -> RitzPairs:
+        """Make one product, after a restart where the basis is full; forget refuted bounds and tighten the others."""
         if len(self.vectors) + len(self.run.basis) == self.knobs.max_basis:
             self._restart()
         self.run.step()
         self.num_products += 1
-        self.scale = max(self.scale, self.run.scale)
+        self.scale, self.exact = max(self.scale, self.run.scale), self.run.spans_everything
+        pairs = self.pairs()
+        top, slack = pairs.selection.is_top, self.slack
+        self.top.refute(np.sort(pairs.values[top])[::-1], slack)
+        self.bottom.refute(np.sort(-pairs.values[~top])[::-1], slack)
         if self.knobs.random and self.run.proven:
             self._tighten()
+        return pairs
 
     def _restart(self) -> None:
         """Keep the wanted Ritz vectors and half of the others, from the ends that matter."""
@@ -152,8 +180,13 @@ class Search:
             which = "both" if which == "magnitude" else which
         wanted = select(self.run.ritz()[0], which, 1 if self.vectors else self.knobs.k)
         spare = min((room - len(wanted.indices)) // 2, room - 1 - len(wanted.indices))
-        top = wanted.num_top + {"top": spare, "bottom": 0}.get(which, (spare + 1) // 2)
-        bottom = len(wanted.indices) + spare - top
+        top, kept = (
+            wanted.num_top + {"top": spare, "bottom": 0}.get(which, (spare + 1) // 2),
+            len(wanted.indices) + spare,
+        )
+        if which in ("both", "magnitude"):  # an end of which nothing is kept would never be found: its bound stays open
+            top = min(max(top, 1), kept - 1)
+        bottom = kept - top
         m = len(self.run.basis)
         self.run.restart(np.concatenate([np.arange(top), np.arange(m - bottom, m)]))
         self.num_restarts += 1
@@ -164,10 +197,11 @@ class Search:
         level = (1 - knobs.confidence) / knobs.num_ends * (0.5**self.num_runs if knobs.verifies else 1.0)
         values = self.locked.values if self.locked else np.zeros(0)
         top, bottom = (self.locked.selection.num_top, self.locked.selection.num_bottom) if self.locked else (0, 0)
+        slack = self.slack
         if knobs.which != "bottom":
-            self.top.tighten(polynomials, size, level, values, top, self.coupling)
+            self.top.tighten(polynomials, size, level, values, top, self.coupling, slack)
         if knobs.which != "top":
-            self.bottom.tighten(polynomials.mirrored(), size, level, -values, bottom, self.coupling)
+            self.bottom.tighten(polynomials.mirrored(), size, level, -values, bottom, self.coupling, slack)
 
     def pairs(self) -> RitzPairs:
         """Return the wanted Ritz pairs of ``[V, Q]``, whose matrix is ``[[diag, V^T A Q], [., T]]``."""
@@ -204,7 +238,8 @@ class Search:
         """Make the Ritz vectors of these pairs the locked vectors, in the memory of the basis."""
         vectors = self.vectors + self.run.basis
         self.past_defect = self.defect
-        self.run.basis.clear()
+        self.run.defect, self.run.crossings = 0.0, np.zeros((0, 0))  # they are part of it now
+        self.run.release()
         rotate(vectors, pairs.coefficients)
         self.vectors, self.locked = vectors, pairs
 
@@ -212,3 +247,12 @@ class Search:
         """Lock these pairs and begin a run beside them."""
         self.gather(pairs)
         self.run = self._begin()
+
+    def finish(self, pairs: RitzPairs) -> Tensor:
+        """Return the Ritz vectors of these pairs, shape ``(w, n)``, and let go of all others; no product after that."""
+        if pairs is not self.locked:
+            self.gather(pairs)
+        self.run.release()
+        vectors = torch.stack(self.vectors)
+        self.vectors.clear()
+        return vectors

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.errors import unknown_name
-from sharpness.linalg.basis import orthogonalise, product, random_direction
+from sharpness.linalg.basis import Products, orthogonalise, random_direction
 from sharpness.linalg.certificates import Polynomials, upper_bound
-from sharpness.linalg.eigenpairs import Eigenpairs, History, check_knobs
+from sharpness.linalg.eigenpairs import Eigenpairs, History, check_knobs, finite
 from sharpness.linalg.sampling import Progress
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
@@ -26,7 +26,7 @@ from sharpness.vectors import norm
 class _Recurrence:
     """``A q_j = beta_{j-1} q_{j-1} + alpha_j q_j + beta_j q_{j+1}``, of which only the last two q are kept."""
 
-    operator: SymmetricOperator
+    products: Products
     vector: Tensor
     previous: Tensor | None = None
     alphas: list[float] = field(default_factory=list)
@@ -35,7 +35,7 @@ class _Recurrence:
 
     def step(self) -> None:
         """Make one product; the last vector is subtracted twice, so that alpha has no rounding of a sum over n."""
-        residual, _ = product(self.operator, self.vector, len(self.alphas) + 1)
+        residual, _ = self.products(self.vector)
         if self.previous is not None:
             residual.sub_(self.previous, alpha=self.betas[-1])
         self.previous = None
@@ -51,7 +51,7 @@ class _Recurrence:
     @property
     def invariant(self) -> bool:
         """Whether the last residual is nothing but rounding, so that the recurrence ends."""
-        return self.betas[-1] <= 10 * torch.finfo(self.operator.dtype).eps * self.scale
+        return self.betas[-1] <= 10 * torch.finfo(self.vector.dtype).eps * self.scale
 
     def polynomials(self) -> Polynomials:
         """Return the roots of the last polynomial, all that is known to be of a unit vector."""
@@ -88,7 +88,9 @@ def largest_eigenvalue(
     eps after 250 steps in float32), though Paige's worst case grows faster. Asymmetry of the product is not seen here.
 
     It stops when the interval is narrower than ``rtol |lambda|``, and where the Krylov space is invariant up to
-    rounding. Raises :class:`InputError` for bad knobs and :class:`RunError` for products that are not finite.
+    rounding (``stopped_by="exhausted"`` if the interval is wider then). A Ritz value beyond a bound refutes the start:
+    nothing is proven on that side (``None``). Raises :class:`InputError` for bad knobs and
+    :class:`RunError` for products that are not finite.
 
     >>> from sharpness.operators import FunctionOperator
     >>> diagonal = torch.linspace(0, 1, 5000); diagonal[7] = 5.0
@@ -101,47 +103,55 @@ def largest_eigenvalue(
         raise unknown_name("end of a spectrum", which, ("top", "bottom"))
     check_knobs(operator.size, which, 1, rtol, confidence, num_products, seconds)
     start = random_direction(operator, derived_seed(seed, "lanczos", "start", 0), [])
-    run, beyond, sign = _Recurrence(operator, start), math.inf, 1.0 if which == "top" else -1.0
+    run, beyond, sign = _Recurrence(Products(operator), start), math.inf, 1.0 if which == "top" else -1.0
     del start
     history: History = []
+    refuted = False
     while True:
         run.step()
         made, polynomials = len(run.alphas), run.polynomials()
         polynomials = polynomials if which == "top" else polynomials.mirrored()
-        # A Ritz value beyond a bound says that the start was one of the unlucky: the bounds so far mean nothing then.
-        beyond = math.inf if polynomials.largest_root > beyond else beyond
-        beyond = min(beyond, upper_bound(polynomials, operator.size, 1 - confidence))
         slack = (8 + made) * torch.finfo(operator.dtype).eps * run.scale + operator.error
+        # A Ritz value beyond a bound says that the start was one of the unlucky, with which no bound holds.
+        refuted = refuted or polynomials.largest_root > beyond + slack
+        beyond = math.inf if refuted else min(beyond, upper_bound(polynomials, operator.size, 1 - confidence))
         value, width = polynomials.largest_root, beyond - polynomials.largest_root + 2 * slack
         lower, upper = sorted((sign * (value - slack), sign * (value - slack + width)))
-        history.append((made, sign * value, lower, upper))
+        history.append((made, sign * value, finite(lower), finite(upper)))
         if progress is not None:
             progress(made, num_products)
-        converged = width <= rtol * abs(value)
         late = seconds is not None and time.perf_counter() - began >= seconds
-        if converged or run.invariant or made >= num_products or late:
-            break
-    stopped_by = "certainty" if converged else "seconds" if late else "num_products"
-    return _eigenpair(which, run, history, confidence, stopped_by, slack)
+        checks = {"certainty": width <= rtol * abs(value), "exhausted": run.invariant}
+        checks |= {"num_products": made >= num_products, "seconds": late}
+        if any(checks.values()):
+            stopped_by = next(name for name, stops in checks.items() if stops)
+            return _eigenpair(which, run, history, confidence, stopped_by, slack)
 
 
 def _eigenpair(
     which: str, run: _Recurrence, history: History, confidence: float, stopped_by: str, slack: float
 ) -> Eigenpairs:
     made, value, lower, upper = history[-1]
-    assert lower is not None and upper is not None
     reasons = {
         "eigenvectors": "no basis is kept to form one from",
+        "defect": "no basis is kept to measure it in",
         "residuals": "an estimate from the recurrence, not measured",
     }
     if stopped_by != "certainty":
-        why = "the Krylov space is invariant up to rounding" if run.invariant else f"stopped by {stopped_by}"
-        reasons["converged"] = f"{why}: the interval is {upper - lower:.3g}, the eigenvalue {value:.3g}"
+        exhausted = "no product tells more, for the Krylov space is invariant up to rounding"
+        why = exhausted if stopped_by == "exhausted" else f"stopped by {stopped_by}"
+        wide = (
+            f"the interval is {upper - lower:.3g}" if lower is not None and upper is not None else "there is no bound"
+        )
+        reasons["converged"] = f"{why}: {wide}, the eigenvalue {value:.3g}"
+    for name, bound in (("lowers", lower), ("uppers", upper)):
+        if bound is None:
+            reasons[name] = "a Ritz value refuted what this start had proven"
     return Eigenpairs(
         which=which,
         eigenvalues=torch.tensor([value], dtype=torch.float64),
-        lowers=torch.tensor([lower], dtype=torch.float64),
-        uppers=torch.tensor([upper], dtype=torch.float64),
+        lowers=None if lower is None else torch.tensor([lower], dtype=torch.float64),
+        uppers=None if upper is None else torch.tensor([upper], dtype=torch.float64),
         eigenvectors=None,
         residuals=torch.tensor([run.residual(which == "top") + slack], dtype=torch.float64),
         confidence=confidence,
@@ -150,7 +160,7 @@ def _eigenpair(
         num_products=made,
         num_restarts=0,
         num_starts=1,
-        defect=0.0,
+        defect=None,
         history=history,
         reasons=reasons,
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sharpness.distributed import from_all_ranks, on_all_ranks
 from sharpness.errors import InputError
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
@@ -24,12 +26,14 @@ class Replayed:
     """An operator whose products are written to a folder; made again on that folder, it returns them without work.
 
     Every solver of this package is deterministic, so one that was killed and is run again with the same knobs asks for
-    the same vectors in the same order, gets the products that are there and goes on where it was: the result is bit by
-    bit that of a run that was never killed. With each product goes a sketch of its vector, the sums over 64 segments:
-    a vector that does not fit (another seed, other knobs) is refused with :class:`InputError`, and so is another
-    operator, because the first product is computed anew and compared. A file that is damaged is computed again, as is
-    everything after it. ``num_replayed`` counts the products that were not computed in this process; the first product
-    is counted although it was computed once more to compare.
+    the same vectors in the same order, gets the products that are there and goes on where it was: with exact products
+    the result is that of a run that was never killed (finite differences choose their step anew and agree to their
+    error). With each product goes a sketch of its vector, the sums over 64 segments: a vector that does not fit
+    (another seed, other knobs) is refused with :class:`InputError`. So is another operator: ``identity`` says which it
+    is (the hash of its weights and data, say), and the first product is computed anew and compared. A file that is
+    damaged is computed again, as is everything after it. Several processes, each with a folder of its own, go on from
+    the last product that all of them have. ``num_replayed`` counts the products that were not computed in this
+    process; the first product is counted although it was computed once more to compare.
 
     Disk: one vector of the operator's dtype for each product; delete the folder when the result is safe.
 
@@ -43,7 +47,7 @@ class Replayed:
     tensor([2., 2., 2.]) 1
     """
 
-    def __init__(self, operator: SymmetricOperator, folder: Path | str) -> None:
+    def __init__(self, operator: SymmetricOperator, folder: Path | str, identity: str = "") -> None:
         self.operator, self.folder = operator, Path(folder)
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
         self.num_replayed = 0
@@ -51,6 +55,8 @@ class Replayed:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"expected a folder for products, got the file {self.folder}: name another")
         self.folder.mkdir(parents=True, exist_ok=True)
+        on_all_ranks(lambda: self._refuse_another_identity(identity))
+        self._num_saved = min(from_all_ranks(self._num_readable()))
         self._saved: Iterator[dict[str, Tensor]] | None = self._files()
 
     @property
@@ -80,15 +86,31 @@ class Replayed:
     def _path(self, number: int) -> Path:
         return self.folder / f"product_{number:06d}.safetensors"
 
-    def _files(self) -> Iterator[dict[str, Tensor]]:
-        """Yield the saved products in order, up to the first that is missing or damaged."""
-        while True:
+    def _refuse_another_identity(self, identity: str) -> None:
+        path = self.folder / "identity.txt"
+        if path.exists() and path.read_text() != identity:
+            raise InputError(
+                f"expected the weights, data and matrix that made {self.folder}, got others: its products are not "
+                "theirs; restore them or delete the folder"
+            )
+        if identity:
+            path.write_text(identity)
+
+    def _num_readable(self) -> int:
+        """Return how many products can be read before the first that is missing or damaged."""
+        for number in itertools.count():
             try:
-                saved = load_file(self._path(self._count))
+                with safe_open(self._path(number), framework="pt") as file:
+                    if set(file.keys()) != {"product", "sketch", "error"}:
+                        return number
             except (FileNotFoundError, SafetensorError):
-                return
-            if saved.keys() != {"product", "sketch", "error"}:
-                return
+                return number
+        raise AssertionError("unreachable")
+
+    def _files(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the saved products in order."""
+        while self._count < self._num_saved:
+            saved = load_file(self._path(self._count))
             if saved["product"].shape != (self.size,) or saved["product"].dtype != self.dtype:
                 found = f"{tuple(saved['product'].shape)} of {saved['product'].dtype}"
                 raise InputError(
@@ -118,7 +140,8 @@ class Replayed:
 
     def _refuse_another_operator(self, v: Tensor, saved: Tensor) -> None:
         again = self.operator.matvec(v)
-        if not norm(again - saved) <= TOLERANCE * norm(saved):
+        differs = not norm(again - saved) <= TOLERANCE * norm(saved)
+        if any(from_all_ranks(differs)):
             raise InputError(
                 f"expected the operator that made {self.folder}, got another: its first product is different; "
                 "delete the folder or restore the weights and the data"

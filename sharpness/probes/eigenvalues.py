@@ -122,6 +122,8 @@ class TopEigenvalues(CurvatureProbe):
             pairs = largest_eigenvalue(product, which=self.which, **shared)
         else:
             limit = self.max_basis
+            if isinstance(limit, str) and limit != "auto":
+                raise InputError(f"expected a max_basis of 'auto' or a number of vectors, got {limit!r}")
             if limit == "auto":  # below that many vectors restarts would be too frequent to converge
                 limit = basis_limit(operator, self.num_hvps, least=5 + self.k * (2 if self.which == "both" else 1))
             shared |= {"which": self.which, "stop_on": self.stop_on, "start": start, "max_basis": limit}

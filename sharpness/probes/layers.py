@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sharpness.curvature import per_layer
+from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Which
 from sharpness.loss import Loss
 from sharpness.probes.eigenvalues import EigenvaluesResult, TopEigenvalues
@@ -19,7 +21,10 @@ from sharpness.probes.spectra import CurvatureProbe
 
 @dataclass(frozen=True, kw_only=True)
 class LayersResult(ProbeResult):
-    """The eigenvalues of every layer by its name; ``value`` is the largest of all, with the interval of that layer."""
+    """The eigenvalues of every layer by its name; ``value`` is the largest of all (the smallest for ``bottom``).
+
+    Its interval is from the largest lower to the largest upper bound, at the confidence of all layers together.
+    """
 
     layers: Mapping[str, EigenvaluesResult] = field(repr=False)
 
@@ -47,7 +52,8 @@ class LayerEigenvalues(CurvatureProbe):
     """The k extreme eigenvalues of each layer's own block, the other layers held fixed; see :class:`TopEigenvalues`.
 
     A layer is a module that owns parameters. By Cauchy interlacing no block has an eigenvalue above the whole matrix's
-    largest or below its smallest. Layers with fewer than 2 k parameters give as many as they have.
+    largest or below its smallest. ``confidence`` is that of all intervals together. Layers with fewer parameters than
+    eigenvalues asked for give as many as they have at that end.
 
     >>> import torch
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
@@ -62,35 +68,52 @@ class LayerEigenvalues(CurvatureProbe):
     confidence: float = 0.99
     num_hvps: int = 100
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> LayersResult:
-        """Measure at ``w``, or at the loss's own weights; ``num_hvps`` is the ceiling for each layer."""
+    def __call__(
+        self, loss: Loss, w: Tensor | None = None, *, resume: Path | None = None, progress: Progress | None = None
+    ) -> LayersResult:
+        """Measure at ``w``, or at the loss's own weights; ``num_hvps`` is the ceiling for each layer.
+
+        ``resume`` is a folder for the products of all layers: a solve that was killed goes on from there.
+        """
         started = time.perf_counter()
-        results: dict[str, EigenvaluesResult] = {}
-        for name, part in per_layer(loss, w).items():
-            ends = 2 if self.which == "both" else 1
-            k = min(self.k, max(1, part.layout.size // ends))
+        self.check_seconds()
+        if self.which == "magnitude":
+            raise InputError("expected which='top', 'bottom' or 'both' for layers, got 'magnitude': use 'both'")
+        parts, results = per_layer(loss, w), dict[str, EigenvaluesResult]()
+        for name, part in parts.items():
+            k = min(self.k, max(1, part.layout.size // (2 if self.which == "both" else 1)))
             which: Which = "top" if part.layout.size == 1 else self.which
-            results[name] = TopEigenvalues(**self._shared(started), k=k, which=which)(part, progress=progress)
-        sharpest = max(results.values(), key=lambda result: result.value or 0.0)
+            probe = TopEigenvalues(**self._shared(started, len(parts)), k=k, which=which)
+            folder = None if resume is None else resume / name
+            results[name] = probe(part, resume=folder, progress=progress)
+        extreme = min if self.which == "bottom" else max
+        lowers, uppers = ([getattr(result, end) for result in results.values()] for end in ("lower", "upper"))
+        backends = {result.hvp_backend for result in results.values()}
         return LayersResult(
             probe="layers",
             quantity=self.quantity("layer_eigenvalue"),
             knobs=asdict(self),
-            value=sharpest.value,
-            lower=sharpest.lower,
-            upper=sharpest.upper,
-            confidence=sharpest.confidence,
-            residual=sharpest.residual,
+            value=extreme(float(result.eigenvalues[0]) for result in results.values()),
+            lower=None if None in lowers else extreme(lowers),
+            upper=None if None in uppers else extreme(uppers),
+            confidence=self.confidence,
             converged=all(result.converged for result in results.values()),
             num_hvps=sum(result.num_hvps for result in results.values()),
             seed=self.seed,
-            hvp_backend=sharpest.hvp_backend,
+            hvp_backend="finite_difference" if "finite_difference" in backends else "exact",
+            reasons={"residual": "each layer has its own: see details"},
             evidence=Evidence.collect(loss, started),
             layers=results,
         )
 
-    def _shared(self, started: float) -> dict[str, Any]:
-        """Return the knobs that go to every layer; what is left of ``seconds`` bounds the next one."""
-        names = {f.name for f in fields(TopEigenvalues)} & {f.name for f in fields(self)} - {"k", "which", "seconds"}
-        left = None if self.seconds is None else max(self.seconds - (time.perf_counter() - started), 1e-3)
-        return {name: getattr(self, name) for name in names} | {"seconds": left}
+    def _shared(self, started: float, num_layers: int) -> dict[str, Any]:
+        """Return the knobs that go to every layer; together their intervals have the confidence asked for.
+
+        What is left of ``seconds`` bounds the next layer.
+        """
+        names = {f.name for f in fields(TopEigenvalues)} & {f.name for f in fields(self)} - {"k", "which"}
+        shared = {name: getattr(self, name) for name in names}
+        shared["confidence"] = 1 - (1 - self.confidence) / num_layers
+        if self.seconds is not None:
+            shared["seconds"] = max(self.seconds - (time.perf_counter() - started), 1e-3)
+        return shared

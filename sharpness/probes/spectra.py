@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, curvature_operator
@@ -36,21 +38,25 @@ class CurvatureProbe:
 
     def operator(self, loss: Loss, w: Tensor | None) -> CurvatureOperator:
         """Return the matrix at ``w`` as an operator; :class:`InputError` for knobs that do not go together."""
-        if self.seconds is not None and not self.seconds > 0:
-            raise InputError(f"expected a positive number of seconds, got {self.seconds}: leave it out for no bound")
-        if self.seconds is not None and is_distributed():
-            raise InputError("expected no bound in seconds with several processes, whose clocks differ: use num_hvps")
+        self.check_seconds()
         options: dict[str, Any] = {"cache": self.cache, "backend": self.backend}
         return curvature_operator(
             self.matrix, loss, w, **options | ({"seed": self.seed} if self.matrix == "fisher" else {})
         )
+
+    def check_seconds(self) -> None:
+        """Raise :class:`InputError` for a bound in seconds that cannot be kept."""
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"expected a positive number of seconds, got {self.seconds}: leave it out for no bound")
+        if self.seconds is not None and is_distributed():
+            raise InputError("expected no bound in seconds with several processes, whose clocks differ: use num_hvps")
 
     def quantity(self, name: str) -> str:
         """Return the name of what is measured, with the matrix where it is not the Hessian."""
         return name if self.matrix == "hessian" else f"{self.matrix}_{name}"
 
 
-def remembering(operator: SymmetricOperator, resume: Path | None) -> SymmetricOperator:
+def remembering(operator: CurvatureOperator, resume: Path | None) -> SymmetricOperator:
     """Return the operator itself, or one that keeps its products in a folder so that a killed solve goes on there.
 
     With several processes each keeps its own copy, in a folder named for its rank.
@@ -61,7 +67,11 @@ def remembering(operator: SymmetricOperator, resume: Path | None) -> SymmetricOp
         import torch.distributed as dist
 
         resume = resume / f"rank-{dist.get_rank()}"
-    return Replayed(operator, resume)
+    loss = operator.loss
+    facts = (operator.matrix, loss.norm, loss.dtype, loss.layout.names, loss.data_sha256(), loss.data.batch_sizes)
+    weights = hashlib.sha256(operator.w.cpu().view(torch.uint8).numpy().data).hexdigest()
+    identity = hashlib.sha256(f"{weights}{facts}{len(from_all_ranks(0))}".encode()).hexdigest()
+    return Replayed(operator, resume, identity)
 
 
 def basis_limit(operator: SymmetricOperator, num_products: int, least: int = 0) -> int:

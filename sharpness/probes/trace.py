@@ -10,10 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from sharpness.errors import InputError
 from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
 from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details, remembering
+
+FEWEST = 30  # products before the first look of Hutch++; XTrace looks at 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,8 @@ class Trace(CurvatureProbe):
 
     The interval is looked at only at sizes fixed beforehand, with the error probability shared between the looks
     (:func:`sharpness.linalg.trace.estimate_trace`). ``num_hvps`` is the ceiling; where that many vectors do not fit in
-    0.4 of the free memory XTrace and Hutch++ get as many products as do, so Hutchinson's estimator, which keeps none,
-    is the choice for very large networks.
+    0.4 of the free memory (twice, for a moment) XTrace and Hutch++ get as many products as do, and
+    :class:`InputError` where that is hardly any: Hutchinson's estimator keeps none.
 
     >>> import torch
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
@@ -58,7 +61,14 @@ class Trace(CurvatureProbe):
         """Measure at ``w``, or at the loss's own weights; raises what the solver raises."""
         started = time.perf_counter()
         operator = self.operator(loss, w)
-        ceiling = self.num_hvps if self.method == "hutchinson" else basis_limit(operator, self.num_hvps)
+        ceiling = self.num_hvps
+        if self.method != "hutchinson":  # the others keep their products, twice for a moment while they orthogonalise
+            ceiling = basis_limit(operator, 2 * self.num_hvps) // 2
+            if ceiling < min(FEWEST, self.num_hvps):
+                raise InputError(
+                    f"expected memory for {2 * FEWEST} vectors of {operator.size} numbers for {self.method}, got room "
+                    f"for {2 * ceiling}: use method='hutchinson', which keeps none"
+                )
         estimate = estimate_trace(
             remembering(operator, resume),
             self.method,
