@@ -103,7 +103,7 @@ def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...], numbers: tuple[
 
 def _run_row(cell: Cell) -> dict[str, Any]:
     """Return what one run was and where it ended; only a finished run has final numbers."""
-    config, manifest = _config(cell), _manifest(cell.folder)
+    config, manifest = _config(cell), read_manifest(cell.folder)
     status, reason = _status(cell.folder, manifest)
     row: dict[str, Any] = dict.fromkeys(RUN_COLUMNS) | {key: manifest.get(key) for key in FACTS}
     row |= {"role": cell.role, "seed": cell.seed, "status": status, "reason": reason}
@@ -131,7 +131,8 @@ def _config(cell: Cell) -> dict[str, Any]:
     return config
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a run's manifest, empty where there is none; damage and a newer schema are :class:`InputError`."""
     path = folder / "manifest.json"
     if not path.exists():
         return {}

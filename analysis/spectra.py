@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import tomllib
 from collections import Counter
@@ -17,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import spectra_captions, spectra_figures
-from analysis.load import FACTS, MANIFEST_SCHEMA
+from analysis.load import FACTS, read_manifest
 from analysis.render import remove_figure, save_figure
 from analysis.spectra_drawn import Network, convergence_table, density_table, layers_table
 from analysis.style import STYLE
@@ -117,15 +116,9 @@ def _load(folder: Path, knobs: Mapping[str, Mapping[str, Any]], num_examples: in
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    if not path.exists():
+    if not (folder / "manifest.json").exists():
         raise InputError(f"expected the folder of a finished run, got {folder} without a manifest.json: train it first")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"expected JSON in {path}, got an error: {error}") from error
-    if manifest.get("schema", 0) > MANIFEST_SCHEMA:
-        raise InputError(f"{path}: expected schema {MANIFEST_SCHEMA}, got {manifest['schema']}: update the package")
+    manifest = read_manifest(folder)
     if manifest.get("status") != "finished":
         raise InputError(f"{folder}: expected a finished run, got status {manifest.get('status')!r}: choose another")
     return manifest

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from sharpness.batches import targets_of
-from sharpness.distributed import on_all_ranks, sum_over_ranks
+from sharpness.distributed import sum_over_ranks
 from sharpness.errors import InputError, unknown_name
-from sharpness.graphs import refuse_hidden_derivatives
-from sharpness.kept_graphs import CurvatureOperator, Pieces, Product
+from sharpness.graphs import Pieces, Product, derivative_along, nothing, refuse_hidden_derivatives
+from sharpness.kept_graphs import CurvatureOperator
 from sharpness.loss import Loss
 from sharpness.output_space import (
     OutputProduct,
@@ -26,26 +26,6 @@ from sharpness.output_space import (
 )
 from sharpness.vectors import refuse_non_finite
 from sharpness.weighted import MicroBatch
-
-
-def nothing(v: Pieces, keep: bool) -> Pieces:
-    """The product where nothing depends on the weights."""
-    return ()
-
-
-def _derivative(pieces: Pieces, leaves: Pieces) -> Product:
-    """Return ``v -> d <pieces, v> / d leaves``, holding the graph of the pieces but not their values."""
-    refuse_hidden_derivatives(pieces)
-    varying = [i for i, piece in enumerate(pieces) if piece.requires_grad]
-    if not varying:
-        return nothing  # a loss linear in the weights
-    edges = [get_gradient_edge(pieces[i]) for i in varying]
-
-    def product(v: Pieces, keep: bool) -> Pieces:
-        vectors = [v[i] for i in varying]
-        return torch.autograd.grad(edges, leaves, vectors, retain_graph=keep, materialize_grads=True)
-
-    return product
 
 
 class HessianOperator(CurvatureOperator):
@@ -70,8 +50,7 @@ class HessianOperator(CurvatureOperator):
         gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
         named = zip(self.loss.layout.names, gradients, strict=True)
         refuse_non_finite("gradients", named, "check the data and the weights")
-
-        return _derivative(gradients, leaves)
+        return derivative_along(gradients, leaves)
 
     def _quotient(self, v: Tensor, step: float) -> Tensor:
         ahead = self._gradient(self.w + step * v)
@@ -128,7 +107,7 @@ class GaussNewtonOperator(CurvatureOperator):
         refuse_hidden_derivatives([outputs])
         dummy = torch.zeros_like(outputs, requires_grad=True)
         transposed = torch.autograd.grad(outputs, leaves, dummy, create_graph=True, materialize_grads=True)
-        forward, middle = _derivative(transposed, (dummy,)), self.output_product(outputs, micro)
+        forward, middle = derivative_along(transposed, (dummy,)), self.output_product(outputs, micro)
         edge = get_gradient_edge(outputs)
 
         def product(v: Pieces, keep: bool) -> Pieces:
@@ -138,15 +117,13 @@ class GaussNewtonOperator(CurvatureOperator):
         return product
 
     def _quotient(self, v: Tensor, step: float) -> Tensor:
-        total = on_all_ranks(lambda: self._within_memory(lambda: self._jacobian_quotient(v, step)))
-        return sum_over_ranks(total)
+        return sum_over_ranks(self.within_memory(lambda: self._jacobian_quotient(v, step)))
 
     def _jacobian_quotient(self, v: Tensor, step: float) -> Tensor:
         """Return this process's ``J^T M (f(w + h v) - f(w - h v)) / 2h``; the transposed part needs one derivative."""
         loss, total = self.loss, torch.zeros_like(v)
-        leaves, (ahead, behind) = loss.leaves(self.w), [loss.pieces(self.w + h * v) for h in (step, -step)]
-        for leaf, piece in zip(leaves, loss.pieces(total), strict=True):
-            leaf.grad = piece
+        leaves = loss.leaves(self.w, gradient=total)
+        ahead, behind = (loss.pieces(self.w + h * v) for h in (step, -step))
 
         def backward(micro: MicroBatch, forward: Tensor, model: nn.Module) -> None:
             outputs = self._outputs(micro, model)

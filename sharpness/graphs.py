@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from sharpness.errors import RunError
+
+Pieces = Sequence[Tensor]
+Product = Callable[[Pieces, bool], Pieces]
 
 # What the messages of torch 2.13 have in common: kernels, compiled code, reentrant checkpoints, once_differentiable.
 PHRASES = ("derivative for", "double backward", "not compatible with .grad", "donated buffers", "differentiate twice")
@@ -23,7 +27,7 @@ def needing_second_derivatives() -> Iterator[None]:
     """Turn autograd's complaint about a missing second derivative, and no other error, into one clear line."""
     try:
         yield
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         first = str(error).partition("\n")[0]
         if isinstance(error, RunError) or not any(phrase in first for phrase in PHRASES):
             raise
@@ -58,6 +62,26 @@ def refuse_hidden_derivatives(outputs: Sequence[Tensor]) -> None:
                     "(backend='finite_difference')"
                 )
         stack += [following for following, _ in node.next_functions]
+
+
+def nothing(v: Pieces, keep: bool) -> Pieces:
+    """The product where nothing depends on the weights."""
+    return ()
+
+
+def derivative_along(pieces: Pieces, leaves: Pieces) -> Product:
+    """Return ``v -> d <pieces, v> / d leaves``, holding the graph of the pieces but not their values."""
+    refuse_hidden_derivatives(pieces)
+    varying = [i for i, piece in enumerate(pieces) if piece.requires_grad]
+    if not varying:
+        return nothing  # a loss linear in the weights
+    edges = [get_gradient_edge(pieces[i]) for i in varying]
+
+    def product(v: Pieces, keep: bool) -> Pieces:
+        vectors = [v[i] for i in varying]
+        return torch.autograd.grad(edges, leaves, vectors, retain_graph=keep, materialize_grads=True)
+
+    return product
 
 
 class GraphSize:

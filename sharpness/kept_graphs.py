@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -11,17 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.batches import batch_length, named_tensors
-from sharpness.distributed import on_all_ranks, sum_over_ranks, sums_over_ranks
+from sharpness.distributed import sum_over_ranks, sums_over_ranks
 from sharpness.errors import InputError, RunError, unknown_name
-from sharpness.graphs import GraphSize, MissingDerivativeError, add_pieces, needing_second_derivatives
+from sharpness.graphs import GraphSize, MissingDerivativeError, Product, add_pieces, needing_second_derivatives
 from sharpness.loss import Loss
-from sharpness.memory import cache_budget, is_out_of_memory, release
+from sharpness.memory import cache_budget, release
 from sharpness.vectors import norm, refuse_non_finite
 from sharpness.weighted import MicroBatch
 
 T = TypeVar("T")
-Pieces = Sequence[Tensor]
-Product = Callable[[Pieces, bool], Pieces]
 BACKENDS = ("auto", "exact", "finite_difference")
 
 
@@ -91,7 +89,7 @@ class CurvatureOperator:
 
     def _exact(self, rows: Tensor) -> Tensor | None:
         """Return the products by autograd, or ``None`` where a process found that there are none."""
-        total = on_all_ranks(lambda: self._within_memory(lambda: self._attempt(rows)))
+        total = self.within_memory(lambda: self._attempt(rows))
         if self.backend == "auto":
             (failures,) = sums_over_ranks(float(total is None), device=self.device)
             self.backend = "finite_difference" if failures else "exact"
@@ -182,17 +180,15 @@ class CurvatureOperator:
         """Return the central difference quotient for one step."""
         raise NotImplementedError
 
-    def _within_memory(self, work: Callable[[], T]) -> T:
-        """Do a pass; where memory runs out give up the kept graphs first, then halve the micro-batch."""
-        while True:
-            try:
-                return work()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            if self._kept:
-                self._kept.clear()
-                self._budget = 0
-                release(self.device)
-            else:
-                self.loss.data.halve()
+    def within_memory(self, work: Callable[[], T]) -> T:
+        """Do a pass over the data; where memory runs out the kept graphs go first, then the micro-batch halves."""
+        return self.loss.data.within_memory(work, self._give_up_kept_graphs)
+
+    def _give_up_kept_graphs(self) -> bool:
+        """Free all kept graphs and keep no more; say whether there were any."""
+        if not self._kept:
+            return False
+        self._kept.clear()
+        self._budget = 0
+        release(self.device)
+        return True

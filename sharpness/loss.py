@@ -27,7 +27,7 @@ from sharpness.batches import (
 )
 from sharpness.distributed import from_all_ranks, is_distributed, on_all_ranks, sum_over_ranks, sums_over_ranks
 from sharpness.errors import InputError, unknown_name
-from sharpness.graphs import add_pieces, needing_second_derivatives, refuse_hidden_derivatives
+from sharpness.graphs import Pieces, add_pieces, derivative_along, needing_second_derivatives, refuse_hidden_derivatives
 from sharpness.vectors import Layout, flatten
 from sharpness.weighted import MicroBatch, WeightedData
 
@@ -202,9 +202,8 @@ class Loss:
         return total, sum_over_ranks(gradient)
 
     def _value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
-        total, gradient, leaves = 0.0, torch.zeros_like(self.weights), self.leaves(w)
-        for leaf, piece in zip(leaves, self.pieces(gradient), strict=True):
-            leaf.grad = piece  # backward() adds to it in place, and reentrant checkpoints allow no other way
+        total, gradient = 0.0, torch.zeros_like(self.weights)
+        leaves = self.leaves(w, gradient)
 
         def step(micro: MicroBatch, model: nn.Module) -> float:
             value = self.criterion_value(self.forward(model, micro.batch), micro.batch)
@@ -233,16 +232,13 @@ class Loss:
     def _hvp(self, w: Tensor, v: Tensor) -> Tensor:
         total, leaves, directions = torch.zeros_like(self.weights), self.leaves(w), self.pieces(self.point(v))
 
-        def products(micro: MicroBatch, model: nn.Module) -> Sequence[Tensor]:
+        def products(micro: MicroBatch, model: nn.Module) -> Pieces:
             value = self.criterion_value(self.forward(model, micro.batch), micro.batch)
             if not value.requires_grad:
                 return ()
             refuse_hidden_derivatives([value])
             gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
-            refuse_hidden_derivatives(gradients)
-            varying = [(g, piece) for g, piece in zip(gradients, directions, strict=True) if g.requires_grad]
-            outputs, vectors = zip(*varying, strict=True) if varying else ((), ())
-            return torch.autograd.grad(outputs, leaves, vectors, materialize_grads=True) if varying else ()
+            return derivative_along(gradients, leaves)(directions, False)
 
         with self.measuring(), torch.enable_grad(), needing_second_derivatives():
             for micro in self.data.micro_batches():
@@ -259,13 +255,17 @@ class Loss:
         """Return the views of a flat vector that belong to the parameters, in their order."""
         return tuple(self.layout.unflatten(vector).values())
 
-    def leaves(self, w: Tensor) -> tuple[Tensor, ...]:
-        """Return the parameters at ``w`` as leaves of a new graph.
+    def leaves(self, w: Tensor, gradient: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the parameters at ``w`` as leaves of a new graph; ``backward()`` adds to ``gradient`` in place.
 
         One leaf per parameter: differentiating with respect to one flat leaf would copy a full-length vector for every
-        batch.
+        batch. Reentrant checkpoints allow ``backward()`` only.
         """
-        return tuple(piece.detach().requires_grad_() for piece in self.pieces(self.point(w)))
+        leaves = tuple(piece.detach().requires_grad_() for piece in self.pieces(self.point(w)))
+        if gradient is not None:
+            for leaf, piece in zip(leaves, self.pieces(gradient), strict=True):
+                leaf.grad = piece
+        return leaves
 
     def check_differentiable(self) -> None:
         """Raise :class:`InputError` where the norm mode defines values only."""

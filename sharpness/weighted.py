@@ -91,21 +91,23 @@ class WeightedData:
             f"expected the same {len(self._counts)} batches at every pass, got others: pass a list or shuffle=False"
         )
 
-    def within_memory(self, work: Callable[[], T]) -> T:
+    def within_memory(self, work: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
         """Return what ``work``, a whole pass over the data, returns; do it again with smaller batches if it must be.
 
-        Where it fails on one process it fails on all.
+        Before that ``give_up`` may free what it can do without, and says whether it did. Where ``work`` fails on one
+        process it fails on all.
         """
-        return on_all_ranks(lambda: self._retried(work))
+        return on_all_ranks(lambda: self._retried(work, give_up))
 
-    def _retried(self, work: Callable[[], T]) -> T:
+    def _retried(self, work: Callable[[], T], give_up: Callable[[], bool]) -> T:
         while True:
             try:
                 return work()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self.halve()  # outside the handler, where the traceback would hold the tensors of the failed pass
+            if not give_up():  # outside the handler, where the traceback would hold the tensors of the failed pass
+                self.halve()
 
     def halve(self) -> None:
         """Halve the micro-batch, or raise :class:`RunError` where that is impossible or would change the loss."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.linalg.knobs import check_confidence, check_seconds
 from sharpness.linalg.quadrature import Quadrature, lanczos_quadrature
 from sharpness.linalg.sampling import Progress
 from sharpness.operators import SymmetricOperator
@@ -244,7 +245,5 @@ def _standard_error(size: int, means: np.ndarray, variance: float) -> float:
 def _check(operator: SymmetricOperator, steps: int, starts: int, confidence: float, seconds: float | None) -> None:
     if steps < min(2, operator.size) or starts < 1:  # one node cannot give the Frobenius norm
         raise InputError(f"expected at least 2 steps and 1 start, got {steps} and {starts}: 80 and 4 are usual")
-    if not 0 < confidence < 1:
-        raise InputError(f"expected a confidence between 0 and 1, got {confidence}: 0.95 is usual")
-    if seconds is not None and not seconds > 0:
-        raise InputError(f"expected seconds above 0, got {seconds}: leave it out for no limit")
+    check_confidence(confidence, usual="0.95")
+    check_seconds(seconds)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
+from sharpness.linalg.knobs import check_confidence, check_rtol, check_seconds
 
 Which = Literal["top", "bottom", "both", "magnitude"]
 StopOn = Literal["interval", "residual"]
@@ -120,9 +121,6 @@ def check_knobs(
     least = min((2 * k if which == "both" else k) + 1, size)
     if num_products < least:
         raise InputError(f"expected at least {least} products for k={k}, got {num_products}: raise num_products")
-    if not rtol > 0:
-        raise InputError(f"expected a positive rtol, got {rtol}: 1e-2 is usual")
-    if not 0 < confidence < 1:
-        raise InputError(f"expected a confidence between 0 and 1, got {confidence}: 0.99 is usual")
-    if seconds is not None and not seconds > 0:
-        raise InputError(f"expected seconds above 0, got {seconds}: leave it out for no limit")
+    check_rtol(rtol, usual="1e-2")
+    check_confidence(confidence, usual="0.99")
+    check_seconds(seconds)

@@ -11,6 +11,7 @@ import torch
 from scipy.special import stdtrit
 
 from sharpness.errors import InputError, unknown_name
+from sharpness.linalg.knobs import check_confidence, check_rtol, check_seconds
 from sharpness.linalg.sampling import (
     HutchPlusPlusSamples,
     NormSamples,
@@ -213,9 +214,6 @@ def _check(sampler: SignSamples, rtol: float, confidence: float, seconds: float 
     needed = min(sampler.cost * sampler.first, sampler.operator.size)
     if sampler.products.ceiling < needed:
         raise InputError(f"expected at least {needed} products, got {sampler.products.ceiling}: raise num_products")
-    if not rtol > 0:
-        raise InputError(f"expected a positive rtol, got {rtol}: 2e-2 is usual")
-    if not 0 < confidence < 1:
-        raise InputError(f"expected a confidence between 0 and 1, got {confidence}: 0.95 is usual")
-    if seconds is not None and not seconds > 0:
-        raise InputError(f"expected seconds above 0, got {seconds}: leave it out for no limit")
+    check_rtol(rtol, usual="2e-2")
+    check_confidence(confidence, usual="0.95")
+    check_seconds(seconds)
