@@ -17,8 +17,9 @@ from sharpness.linalg.density import SpectralDensity, spectral_density
 from sharpness.linalg.quadrature import lanczos_quadrature, mass_below_zero
 from sharpness.linalg.sampling import HutchPlusPlusSamples, Products, SignSamples, XTraceSamples
 from sharpness.linalg.trace import Estimate, Method, estimate_trace, frobenius_norm
-from sharpness.operators import FunctionOperator
+from sharpness.operators import FunctionOperator, to_dense
 from sharpness.vectors import random_unit_vector
+from tests.matrices import diagonal_operator
 from tests.oracles import matrix_with_eigenvalues
 
 CPU = torch.device("cpu")
@@ -53,8 +54,8 @@ def matrix_of(name: str, n: int = N) -> Tensor:
     return matrix_with_eigenvalues(spectrum(name, n), 1)
 
 
-def diagonal_operator(values: Tensor) -> FunctionOperator:
-    return FunctionOperator(lambda v: values * v, len(values), values.dtype)
+def rotated_operator(values: Tensor) -> Matrix:
+    return Matrix(matrix_with_eigenvalues(values, 1))
 
 
 def raw_estimates(method: str, matrix: Tensor, samples: int, runs: int) -> np.ndarray:
@@ -350,7 +351,8 @@ def test_an_invariant_space_gives_the_distribution_itself() -> None:
 
 
 def densities(values: Tensor, runs: int, **options: Any) -> list[SpectralDensity]:
-    return [spectral_density(diagonal_operator(values), seed=seed, **options) for seed in range(runs)]
+    operator = rotated_operator(values)
+    return [spectral_density(operator, seed=seed, **options) for seed in range(runs)]
 
 
 @pytest.mark.parametrize("starts", [1, 2, 5])
@@ -372,14 +374,25 @@ def test_sums_are_unbiased_with_the_stated_errors(name: str, starts: int) -> Non
     assert abs(squares.mean() - truth) < 4 * squares.std(ddof=1) / math.sqrt(runs)
 
 
-def test_the_mass_below_zero_follows_the_beta_law() -> None:
-    # Two eigenvalues only: the mass below 0 is exact after two steps, and Beta(m / 2, (n - m) / 2) over starts.
+def test_the_mass_below_zero_has_the_variance_of_random_signs() -> None:
+    # Two eigenvalues only: the mass below 0 is exact after two steps, and v^T P v with the projector P over starts.
     values = torch.ones(60, dtype=torch.float64)
     values[:12] = -1
+    projector = (torch.eye(60, dtype=torch.float64) - to_dense(rotated_operator(values))) / 2
     counts = np.array([r.num_negative for r in densities(values, 300, steps=5, starts=1)])
-    assert stats.kstest(counts / 60, stats.beta(6, 24).cdf).pvalue > 1e-4
-    formula = 60 * math.sqrt(2 * 0.2 * 0.8 / 62)
-    assert counts.std(ddof=1) == pytest.approx(formula, rel=0.2)
+    assert abs(counts.mean() - 12) < 4 * counts.std(ddof=1) / math.sqrt(300)
+    exact = math.sqrt(2 * float(projector.square().sum() - projector.diagonal().square().sum()))
+    assert counts.std(ddof=1) == pytest.approx(exact, rel=0.2)
+    bound = 60 * math.sqrt(2 * 0.2 * 0.8 / 60)
+    assert 0.9 * bound < exact <= bound
+
+
+def test_the_sums_of_a_diagonal_matrix_have_no_error() -> None:
+    values = spectrum("outliers")
+    density = spectral_density(diagonal_operator(values), steps=40, starts=1)
+    assert density.trace == pytest.approx(float(values.sum()), rel=1e-12)
+    assert density.frobenius_norm == pytest.approx(float(values.norm()), rel=1e-12)
+    assert density.trace_standard_error > 0  # one start does not know that it was lucky
 
 
 def distance(left: SpectralDensity, right: SpectralDensity) -> float:
@@ -457,7 +470,7 @@ def test_time_keeps_whole_starts_and_what_the_first_has() -> None:
 
 
 def test_densities_depend_on_the_seed_alone_and_report_progress() -> None:
-    operator, seen = diagonal_operator(spectrum("even")), list[tuple[int, int]]()
+    operator, seen = rotated_operator(spectrum("even")), list[tuple[int, int]]()
     first = spectral_density(operator, steps=8, starts=2, seed=1, progress=lambda *step: seen.append(step))
     again, other = (spectral_density(operator, steps=8, starts=2, seed=seed) for seed in (1, 2))
     assert first.details() == again.details() and first.trace != other.trace

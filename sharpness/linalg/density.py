@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
@@ -15,7 +17,6 @@ from sharpness.linalg.knobs import check_confidence, check_seconds
 from sharpness.linalg.quadrature import Quadrature, lanczos_quadrature
 from sharpness.linalg.sampling import Progress
 from sharpness.operators import SymmetricOperator
-from sharpness.vectors import random_unit_vector
 
 KERNEL_WIDTH = 0.1  # standard deviation of the Gaussian kernel in s: 10 % of lambda where |lambda| >> lambda_0
 NUM_RESAMPLES = 1000
@@ -36,10 +37,11 @@ class SpectralDensity:
     """Gauss quadratures of the spectrum, one for each random start, and what follows from them.
 
     For a start v with eigenvector components c_i the quadrature is of the v-weighted distribution, mass ``c_i^2`` at
-    lambda_i, whose mean over v is that of the eigenvalues, mass 1/n each. An average over eigenvalues of any f thus has
-    the variance ``2 Var_lambda(f) / (n + 2)`` per start (uniform v; for f = 1 below 0 the Beta law 2 F (1 - F) / (n +
-    2)). Standard errors are by that formula with the variance of the quadrature, and where there are three starts or
-    more the larger of it and the error seen between the starts.
+    lambda_i, whose mean over v is that of the eigenvalues, mass 1/n each. The average over the eigenvalues of any f
+    thus has the variance ``2 (||F||_F^2 - sum_j F_jj^2) / n^2`` per start of random signs, F = f(A), which is at most
+    ``2 Var_lambda(f) / n`` (Hutchinson 1990; Cauchy-Schwarz on the diagonal). Standard errors are by that bound with
+    the variance of the quadrature, and where there are three starts or more the larger of it and the error seen between
+    the starts: too large rather than too small.
     """
 
     size: int
@@ -141,13 +143,14 @@ def spectral_density(
     seconds: float | None = None,
     progress: Progress | None = None,
 ) -> SpectralDensity:
-    """Return the spectral density by ``steps`` steps of Lanczos from each of ``starts`` random unit vectors.
+    """Return the spectral density by ``steps`` steps of Lanczos from each of ``starts`` vectors of random signs.
 
     Stochastic Lanczos quadrature (Golub and Welsch 1969; Ubaru, Chen and Saad 2017): k steps give the k-point Gauss
     quadrature of the v-weighted distribution, exact for polynomials of degree 2 k - 1
     (:func:`sharpness.linalg.quadrature.lanczos_quadrature`), and a bracket of its mass below 0 that no other method can
-    narrow with the same products. Eigenvalues at exactly 0 count as not negative where Lanczos resolves them; the
-    bracket holds in any case.
+    narrow with the same products. Signs, not the sphere: the diagonal of F is then without error, so that no average
+    over the eigenvalues has a variance above 1 + 2 / n times the sphere's, and many have less. Eigenvalues at exactly 0
+    count as not negative where Lanczos resolves them; the bracket holds in any case.
 
     With ``reorthogonalise=False`` only three vectors are kept instead of ``steps`` (one start at a time in both cases).
     Nodes then come in copies, but the quadrature stays as accurate: T is that of exact Lanczos for a distribution
@@ -176,14 +179,21 @@ def spectral_density(
         return seconds is not None and time.perf_counter() - began >= seconds
 
     for start in range(starts):
-        stream = derived_seed(seed, "density", "start", start)
-        v = random_unit_vector(operator.size, stream, operator.dtype, operator.device)
+        v = _signs(operator, derived_seed(seed, "density", "start", start))
         rule = lanczos_quadrature(operator, v, steps, reorthogonalise=reorthogonalise, stop=late)
         if rule.complete or not rules:
             rules.append(rule)
         if seconds is not None and time.perf_counter() - began >= seconds:
             break
     return _summary(operator.size, rules, steps, starts, made, confidence, seed)
+
+
+def _signs(operator: SymmetricOperator, seed: int) -> Tensor:
+    """Return a unit vector of random signs over sqrt(n), for a seed the same on every device and in every dtype."""
+    generator, v = torch.Generator().manual_seed(seed), torch.empty(operator.size, dtype=operator.dtype)
+    for piece in v.split(1 << 20):  # in pieces: the draws are of 64 bits each
+        piece.copy_(torch.randint(2, (len(piece),), generator=generator))
+    return v.mul_(2).sub_(1).div_(math.sqrt(operator.size)).to(operator.device)
 
 
 def _summary(
@@ -238,7 +248,7 @@ def _standard_error(size: int, means: np.ndarray, variance: float) -> float:
 
     With n = 1 every start is the eigenvector and the formula's variance is 0, as it should be.
     """
-    by_formula = math.sqrt(2 * variance / ((size + 2) * len(means)))
+    by_formula = math.sqrt(2 * variance / (size * len(means)))
     return max(by_formula, float(means.std(ddof=1)) / math.sqrt(len(means))) if len(means) >= 3 else by_formula
 
 
