@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and the other fil
 import tyro
 from benchmark_networks import BATCH_OF, images, study_run
 from benchmark_parts import SCALE_KNOBS, Job, run_job
-from benchmark_peers import TOOLS
+from benchmark_peers import SEEDED, TOOLS
 from benchmark_tools import NotInstalledError
 
 from sharpness.cli import run_command
@@ -36,7 +36,7 @@ from sharpness.errors import InputError, RunError, unknown_name
 from sharpness.records import append_jsonl, read_jsonl
 
 Network = Literal["SB", "LB", "ResNet", "GPT-2", "MLP"]
-Part = Literal["eigenvalue", "cost", "memory", "estimators"]
+Part = Literal["eigenvalue", "starts", "cost", "memory", "estimators"]
 MEMORY_BUDGETS = (0, 256, 1024)  # MiB
 ROW_MARK = "benchmark row: "
 
@@ -49,8 +49,9 @@ class Options:
     """SB, LB: of the main study. ResNet: three stages, trained briefly. GPT-2: 4 layers. MLP: 1,210 parameters."""
     tools: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(TOOLS)
     """Tools of the table of top eigenvalues."""
-    parts: tuple[Part, ...] = ("eigenvalue", "cost", "memory", "estimators")
-    """eigenvalue: every tool. cost: of one product. memory: ours. estimators: trace and density of the MLP."""
+    parts: tuple[Part, ...] = ("eigenvalue", "starts", "cost", "memory", "estimators")
+    """eigenvalue: every tool. starts: SB and LB from other random starts. cost: of one product. memory: ours.
+    estimators: trace and density of the MLP."""
     scale: tuple[Literal["small", "medium"], ...] = ()
     """Also certify GPT-2 small (124M weights) or medium (355M, not with a full basis) from their configs."""
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = 2
@@ -84,11 +85,14 @@ def jobs_of(options: Options) -> Iterator[Job]:
     def job(part: str, network: str, tool: str = "ours", examples: int = options.examples) -> Job:
         return Job(part, network, tool, examples, options.threads)
 
-    for network in options.networks if {"eigenvalue", "cost", "memory"} & set(options.parts) else ():
+    for network in options.networks if {"eigenvalue", "starts", "cost", "memory"} & set(options.parts) else ():
         yield job("prepare", network)
-        if "eigenvalue" in options.parts:
+        if {"eigenvalue", "starts"} & set(options.parts):
             yield job("truth", network)
+        if "eigenvalue" in options.parts:
             yield from (job("eigenvalue", network, tool) for tool in options.tools)
+        if "starts" in options.parts and network in BATCH_OF:
+            yield from (job("starts", network, tool) for tool in options.tools if tool in SEEDED)
         if "cost" in options.parts:
             yield job("cost", network)
     if "memory" in options.parts and options.networks:

@@ -33,9 +33,9 @@ ADAPTER = {"adapter": "the dict batches were turned into pairs (tokens, next tok
 # Our own engine: one function per call of it.
 
 
-def our_top_eigenvalue(loss: Loss, rtol: float = 1e-2, **knobs: Any) -> Answer:
+def our_top_eigenvalue(loss: Loss, rtol: float = 1e-2, seed: int = SEED, **knobs: Any) -> Answer:
     """Return the top eigenvalue with its interval at 99 %."""
-    result = TopEigenvalues(rtol=rtol, confidence=0.99, seed=SEED, **knobs)(loss)
+    result = TopEigenvalues(rtol=rtol, confidence=0.99, seed=seed, **knobs)(loss)
     return Answer(result.value or 0.0, result.num_hvps, result.converged, result.lower, result.upper)
 
 
@@ -58,15 +58,15 @@ def our_density(operator: SymmetricOperator, steps: int, starts: int, seed: int)
 # The tools of the table of top eigenvalues.
 
 
-def ours(problem: Problem) -> Answer:
+def ours(problem: Problem, seed: int = SEED) -> Answer:
     """Return what our certified Lanczos says, at 1 % and 99 %."""
-    return our_top_eigenvalue(problem.loss())
+    return our_top_eigenvalue(problem.loss(), seed=seed)
 
 
-def pyhessian(problem: Problem, tol: float = 1e-3, max_iterations: int = 100) -> Answer:
+def pyhessian(problem: Problem, seed: int = SEED, tol: float = 1e-3, max_iterations: int = 100) -> Answer:
     """Return PyHessian's power iteration with its default knobs (Yao et al. 2020)."""
     model, criterion, batches = as_pairs(problem)
-    measure = _pyhessian(model, criterion, batches)
+    measure = _pyhessian(model, criterion, batches, seed)
     values, _ = measure.eigenvalues(maxIter=max_iterations, tol=tol, top_n=1)
     calls = measure.dataloader_hv_product.calls
     reasons = {"converged": "it reports none: it stopped before its ceiling"} | _adapter(problem)
@@ -115,7 +115,7 @@ def curvlinops_eigsh(problem: Problem) -> Answer:
     return Answer(answer.value, counted.calls, answer.converged, reasons=answer.reasons | _adapter(problem))
 
 
-def own_eigsh(problem: Problem) -> Answer:
+def own_eigsh(problem: Problem, seed: int = SEED) -> Answer:
     """Return SciPy's eigsh (largest algebraic, tol 1e-2) on our own Hessian: our products, their algorithm."""
     operator = our_operator(problem.loss())
 
@@ -124,11 +124,11 @@ def own_eigsh(problem: Problem) -> Answer:
 
     counted = Counted(product)
     shape = (operator.size, operator.size)
-    answer = _largest(LinearOperator(shape, matvec=counted, dtype=np.float32))  # pyright: ignore[reportCallIssue]
+    answer = _largest(LinearOperator(shape, matvec=counted, dtype=np.float32), seed)  # pyright: ignore[reportCallIssue]
     return Answer(answer.value, counted.calls, answer.converged, reasons=answer.reasons)
 
 
-TOOLS: dict[str, tuple[str, Callable[[Problem], Answer], str]] = {
+TOOLS: dict[str, tuple[str, Callable[..., Answer], str]] = {
     # name: (label, function, distribution whose version stands in the provenance)
     "ours": ("sharpness, certified 1 % at 99 %", ours, "sharpness"),
     "pyhessian": ("PyHessian, power iteration, tol 1e-3", pyhessian, "pyhessian"),
@@ -138,6 +138,8 @@ TOOLS: dict[str, tuple[str, Callable[[Problem], Answer], str]] = {
     "curvlinops-eigsh": ("curvlinops, SciPy eigsh, tol 1e-2", curvlinops_eigsh, "curvlinops-for-pytorch"),
     "own-eigsh": ("our operator, SciPy eigsh, tol 1e-2", own_eigsh, "scipy"),
 }
+SEEDED = ("ours", "pyhessian", "own-eigsh")
+"""The tools that are also called from several random starts: how many products a start takes is luck in part."""
 
 
 class _NextToken(nn.Module):
@@ -163,10 +165,10 @@ def _adapter(problem: Problem) -> dict[str, str]:
     return ADAPTER if problem.criterion is None else {}
 
 
-def _pyhessian(model: nn.Module, criterion: Callable[[Any, Any], Tensor], batches: list[Batch]) -> Any:
+def _pyhessian(model: nn.Module, criterion: Callable[[Any, Any], Tensor], batches: list[Batch], seed: int) -> Any:
     """Return PyHessian's object over all batches, with its product counted."""
     warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
-    torch.manual_seed(derived_seed(SEED, "benchmark", "pyhessian"))
+    torch.manual_seed(derived_seed(seed, "benchmark", "pyhessian"))
     measure = peer("pyhessian").hessian(model, criterion, dataloader=batches, cuda=False)
     measure.dataloader_hv_product = Counted(measure.dataloader_hv_product)
     return measure
@@ -182,9 +184,9 @@ def _eigenthings_operator(problem: Problem) -> Any:
     return operator
 
 
-def _largest(operator: Any) -> Answer:
+def _largest(operator: Any, seed: int = SEED) -> Answer:
     """Return SciPy's largest algebraic eigenvalue with tol 1e-2; the products are counted elsewhere."""
-    rng = np.random.default_rng(derived_seed(SEED, "benchmark", "eigsh"))
+    rng = np.random.default_rng(derived_seed(seed, "benchmark", "eigsh"))
     start = rng.standard_normal(operator.shape[0]).astype(np.float32)
     try:
         values = SOLVE(operator, k=1, which="LA", tol=1e-2, v0=start, return_eigenvectors=False)
@@ -199,22 +201,22 @@ def _largest(operator: Any) -> Answer:
 # PyHessian's trace and density, for the comparison of estimators.
 
 
-def pyhessian_trace(problem: Problem, seed: int) -> tuple[float, int]:
-    """Return PyHessian's trace with its defaults (at most 100 products, tol 1e-3) and the number of its products."""
+def pyhessian_trace(problem: Problem, seed: int, max_iterations: int = 100, tol: float = 1e-3) -> tuple[float, int]:
+    """Return PyHessian's trace (by default at most 100 products, tol 1e-3) and the number of its products."""
     model, criterion, batches = as_pairs(problem)
-    measure = _pyhessian(model, criterion, batches)
-    torch.manual_seed(seed)
-    samples = measure.trace()
+    measure = _pyhessian(model, criterion, batches, seed)
+    samples = measure.trace(maxIter=max_iterations, tol=tol)
     return float(np.mean(samples)), len(samples)
 
 
-def pyhessian_density(problem: Problem, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Return nodes, weights and number of products of PyHessian's density with its defaults (100 steps, 1 start)."""
+def pyhessian_density(
+    problem: Problem, seed: int, starts: int = 1
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Return nodes, weights and number of products of PyHessian's density, by default of 100 steps and 1 start."""
     model, criterion, batches = as_pairs(problem)
-    measure = _pyhessian(model, criterion, batches)
-    torch.manual_seed(seed)
-    nodes, weights = measure.density()
-    return np.array(nodes[0], float), np.array(weights[0], float), measure.dataloader_hv_product.calls
+    measure = _pyhessian(model, criterion, batches, seed)
+    nodes, weights = measure.density(n_v=starts)
+    return np.ravel(np.array(nodes, float)), np.ravel(np.array(weights, float)), measure.dataloader_hv_product.calls
 
 
 @contextlib.contextmanager

@@ -54,7 +54,33 @@ def _of(rows: Sequence[Row], part: str) -> list[Row]:
         return [r | e for r in rows if r["part"] == part for e in r.get("entries", [{"label": r["tool"]}])]
     truths = {r["network"]: r.get("value") for r in rows if r["part"] == "truth"}
     chosen = [r for r in rows if r["part"] == part]
-    return [r | {"truth": truths.get(r["network"])} for r in chosen] if part == "eigenvalue" else chosen
+    if part == "starts":
+        ours = {r["network"]: _seconds_of_starts(r) for r in chosen if r["tool"] == "ours"}
+        chosen = [r | {"ours_seconds": ours.get(r["network"])} for r in chosen]
+    return [r | {"truth": truths.get(r["network"])} for r in chosen] if part in ("eigenvalue", "starts") else chosen
+
+
+def _seconds_of_starts(row: Row) -> float | None:
+    """Return the median seconds over the random starts of a tool."""
+    return float(np.median([each["seconds"] for each in row["starts"]])) if "starts" in row else None
+
+
+def _spread(name: str) -> Callable[[Row], Any]:
+    """Return the function from a row of several starts to ``median (smallest to largest)``."""
+
+    def read(row: Row) -> str | None:
+        if "starts" not in row:
+            return None
+        each = [error_of(row | start) if name == "error" else start[name] for start in row["starts"]]
+        each = [value for value in each if value is not None]
+        return f"{np.median(each):.3g} ({min(each):.3g} to {max(each):.3g})" if each else None
+
+    return read
+
+
+def _times_ours(row: Row) -> float | None:
+    seconds, ours = _seconds_of_starts(row), row.get("ours_seconds")
+    return None if seconds is None or ours is None else seconds / ours
 
 
 def error_of(row: Row) -> float | None:
@@ -118,6 +144,16 @@ SECTIONS: dict[str, tuple[str, str, list[Column]]] = {
             *(("network", _plain("network")), ("tool", _label), ("value", _plain("value")), ("true error", error_of)),
             *(("interval", _interval), *SOLVED, ("HVP / gradient", _plain("hvp_gradients"))),
             *(("memory (MiB)", _mib("peak_bytes")), ("converged", _converged), ("note", _reasons)),
+        ],
+    ),
+    "starts": (
+        "Other random starts",
+        "The same from five other random starts, one after the other in one process: median (smallest to largest). "
+        "Where a power iteration stops is luck in part. Times ours: median seconds over the median of ours.",
+        [
+            *(("network", _plain("network")), ("tool", _label), ("true error", _spread("error"))),
+            *(("HVPs", _spread("num_hvps")), ("seconds", _spread("seconds")), ("times ours", _times_ours)),
+            ("note", _reasons),
         ],
     ),
     "cost": (

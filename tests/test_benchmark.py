@@ -37,13 +37,16 @@ def test_the_benchmark_measures_each_tool_once_against_the_truth(
 
     monkeypatch.setattr(benchmark, "run_in_process", here)
     settings: dict[str, Any] = {"runs": tmp_path / "runs", "figures": tmp_path / "figures"}
+    monkeypatch.setitem(benchmark.BATCH_OF, "MLP", 100)  # other starts are for the networks of the study, not here
+    monkeypatch.setattr(benchmark, "study_run", lambda network, runs: None)
+    monkeypatch.setattr(networks, "BATCH_OF", {})
     options = benchmark.Options(
-        networks=("MLP",), tools=TOOLS, parts=("eigenvalue",), threads=1, examples=200, **settings
+        networks=("MLP",), tools=TOOLS, parts=("eigenvalue", "starts"), threads=1, examples=200, **settings
     )
     benchmark.check_options(options)
     options.figures.mkdir()
     rows = benchmark.measure(options, options.figures / "results.jsonl")
-    assert done == ["ours", "ours", *TOOLS]  # the preparation and the truth come first
+    assert done == ["ours", "ours", *TOOLS, *TOOLS]  # the preparation and the truth come first
 
     loss = networks.load_problem("MLP", 200, options.runs).loss(torch.float64)
     largest = float(torch.linalg.eigvalsh(to_dense(parts.peers.our_operator(loss)))[-1])
@@ -56,7 +59,12 @@ def test_the_benchmark_measures_each_tool_once_against_the_truth(
         assert lowest * largest <= values[tool]["value"] <= (1 + 1e-5) * largest and values[tool]["num_hvps"] > 1
         assert values[tool]["seconds"] > 0 and values[tool]["hvp_gradients"] > 0
 
-    assert benchmark.measure(options, options.figures / "results.jsonl") == rows and len(done) == 5
+    starts = {row["tool"]: row["starts"] for row in rows if row["part"] == "starts"}
+    for tool in TOOLS:
+        assert len(starts[tool]) == parts.NUM_STARTS
+        assert len({start["value"] for start in starts[tool]}) > 1  # the starts are not one and the same
+
+    assert benchmark.measure(options, options.figures / "results.jsonl") == rows and len(done) == 8
     files = importlib.import_module("benchmark_report").render(rows, options.figures)
     assert {file.suffix for file in files} == {".md", ".csv", ".json", ".pdf", ".png"}
     provenance = json.loads((options.figures / "benchmark.json").read_text())
