@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.drawn import SHARPNESS, not_positive
-from analysis.frames import floats, groups, records, rows_where
 from analysis.load import CURVES, ROLES, Study
 from analysis.tables import keskar_setting
+from sharpness.plots.frames import floats, groups, records, rows_where
 
 NAMES = {"top_eigenvalue": "lambda_max", "keskar_sharpness": "phi"}
 

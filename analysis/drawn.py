@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.frames import floats, groups, records, rows_where
 from analysis.load import CURVES, FINAL, ROLES, Study
 from analysis.tables import by_seed
+from sharpness.plots.frames import floats, groups, records, rows_where
 
 ACCURACIES = ("train_accuracy", "test_accuracy")
 SHARPNESS = ("top_eigenvalue", "keskar_sharpness")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,18 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.drawn import drawable
-from analysis.frames import floats, groups, rows_where
 from analysis.numbers import correlation
 from analysis.statistics import Interval
-from analysis.style import ACCURACY_COLOR, LOSS_COLOR, ROLE, Line, Look, log_axis
+from sharpness.plots.axes import log_axis
+from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.line import End, draw_lines
+from sharpness.plots.style import LOOKS, Look
+
+ROLE = {
+    "SB": replace(LOOKS[0], label="small batch (SB)"),
+    "LB": replace(LOOKS[1], label="large batch (LB)"),
+}
+ENDS = [End(0, "SB", ROLE["SB"]), End(1, "LB", ROLE["LB"])]
 
 PANELS = (
     ("train_loss", "Train loss (nats)"),
@@ -24,7 +33,6 @@ PANELS = (
     ("test_accuracy", "Test accuracy (%)"),
 )
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.5}
-SPLITS: dict[str, Line] = {"train": "-", "test": "--"}
 
 
 def training_curves(table: pd.DataFrame, axes: np.ndarray) -> np.ndarray:
@@ -76,38 +84,14 @@ def _limits_after_start(ax: Axes, epochs: NDArray[np.float64], values: NDArray[n
         ax.set_ylim(later.min() - margin, later.max() + margin)
 
 
-def linear_interpolation(table: pd.DataFrame, ax: Axes) -> tuple[Axes, Axes]:
-    """Draw loss and accuracy along (1 - alpha) SB + alpha LB, laid out as Figure 3 of Keskar et al. (2017).
+def linear_interpolation(table: pd.DataFrame, ax: Axes) -> tuple[Axes, Axes | None]:
+    """Draw loss and accuracy along (1 - alpha) SB + alpha LB, the first seed's pair bold, the others faint.
 
-    Cross-entropy on the left axis (log), accuracy on the right, train solid, test dashed; the first seed's pair bold,
-    the others faint. ``table`` is that of :func:`analysis.drawn.interpolation_table`. Returns both axes.
+    ``table`` is that of :func:`analysis.drawn.interpolation_table`. Returns the axes of the loss and of the accuracy.
     """
-    right = ax.twinx()
-    for position, (_, rows) in enumerate(groups(table, "seed")):
-        width, opacity = (1.4, 1.0) if position == 0 else (0.6, 0.35)
-        for side, kind, color in ((ax, "loss", LOSS_COLOR), (right, "accuracy", ACCURACY_COLOR)):
-            for split, dashes in SPLITS.items():
-                values = floats(rows, f"{split}_{kind}")
-                style = {"color": color, "linestyle": dashes, "linewidth": width, "alpha": opacity}
-                side.add_line(Line2D(floats(rows, "alpha"), values, **style))
-    _mark_solutions(ax)
-    ax.set(xlim=(table["alpha"].min(), table["alpha"].max()))
-    ax.set_xlabel(r"$\alpha$ in $(1-\alpha)\,w_{\mathrm{SB}} + \alpha\,w_{\mathrm{LB}}$")
-    log_axis(ax.yaxis, np.concatenate([floats(table, "train_loss"), floats(table, "test_loss")]))
-    right.set_ylim(-2, 102)
-    right.grid(visible=False)
-    right.spines["right"].set_visible(True)
-    for side, label, color in ((ax, "Cross-entropy (nats)", LOSS_COLOR), (right, "Accuracy (%)", ACCURACY_COLOR)):
-        side.set_ylabel(label, color=color)
-        side.tick_params(axis="y", colors=color)
-    _legend_above(ax, [Line2D([], [], color="0.4", linestyle=dashes, label=split) for split, dashes in SPLITS.items()])
-    return ax, right
-
-
-def _mark_solutions(ax: Axes) -> None:
-    for alpha, role in ((0, "SB"), (1, "LB")):
-        ax.axvline(alpha, color=ROLE[role].color, linewidth=1.0, linestyle=ROLE[role].linestyle, zorder=1)
-        ax.text(alpha, 1.01, role, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+    lines = [rows for _, rows in groups(table, "seed")]
+    alpha = r"$\alpha$ in $(1-\alpha)\,w_{\mathrm{SB}} + \alpha\,w_{\mathrm{LB}}$"
+    return draw_lines(ax, lines, ENDS, alpha, "Cross-entropy (nats)")
 
 
 def gap_vs_sharpness(

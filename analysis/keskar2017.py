@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import drawn, figures, sentences, style
+from analysis import drawn, figures, sentences
 from analysis.captions import gap_caption, interpolation_caption, status_line, training_caption
-from analysis.frames import floats
 from analysis.load import Cell, Study, load_study
-from analysis.render import provenance, remove_figure, save_figure, save_table
+from analysis.render import provenance, save_table
 from analysis.statistics import Interval, kendall_tau
 from analysis.tables import comparison_table, keskar_setting
+from sharpness.plots import style
+from sharpness.plots.frames import floats
+from sharpness.plots.save import remove_figure, save_figure
 
 
 @dataclass(frozen=True)

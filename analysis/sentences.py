@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from analysis import numbers
 from analysis.captions import NAMES, status_line
 from analysis.drawn import SHARPNESS, interpolation_table, not_positive
-from analysis.frames import floats, groups, records, rows_where
 from analysis.load import Study
 from analysis.statistics import Interval
 from analysis.tables import by_seed, interval_of, pairs
+from sharpness.plots.frames import floats, groups, records, rows_where
 
 ENOUGH_SEEDS = 5
 

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import platform
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import pandas as pd
-from matplotlib.figure import Figure
-
-from analysis import spectra_captions, spectra_figures
 from analysis.load import FACTS, read_manifest
-from analysis.render import remove_figure, save_figure
-from analysis.spectra_drawn import Network, convergence_table, density_table, layers_table
-from analysis.style import STYLE
 from sharpness.errors import InputError
+from sharpness.plots.kinds import CONVERGENCE, KINDS, save_kind
+from sharpness.plots.networks import MAX_NETWORKS, Network
+from sharpness.plots.save import record_facts, remove_figure, rendered_with
 from sharpness.records import ProbeRecord, read_jsonl
 
-MAX_NETWORKS = len(spectra_figures.LOOKS)
-RECORD_FACTS = ("value", "lower", "upper", "confidence", "converged", "knobs", "num_hvps", "seconds", "seed", "dtype")
-RECORD_FACTS = (*RECORD_FACTS, "device", "threads", "num_examples", "batch_sizes", "norm", "data_sha256", "versions")
-RECORD_FACTS = (*RECORD_FACTS, "reasons")
+FIGURES = {
+    "density": ("density", KINDS["density"]),
+    "layers": ("layers", KINDS["layers"]),
+    "convergence": ("eigenvalues", CONVERGENCE),
+}
+"""The figures by name: the probe whose records each needs, and what draws it."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +31,6 @@ class Rendered:
     networks: list[Network]
     files: list[Path]
     refusals: list[str]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of figure: the probe that it needs, its table, its drawing and its caption."""
-
-    probe: str
-    table: Callable[[Sequence[Network]], pd.DataFrame]
-    draw: Callable[[pd.DataFrame, Sequence[Network]], Figure]
-    caption: Callable[[pd.DataFrame, Sequence[Network]], str]
-
-
-KINDS = {
-    "density": Kind("density", density_table, spectra_figures.spectral_density, spectra_captions.density_caption),
-    "layers": Kind("layers", layers_table, spectra_figures.layer_strip, spectra_captions.layers_caption),
-    "convergence": Kind(
-        "eigenvalues", convergence_table, spectra_figures.convergence, spectra_captions.convergence_caption
-    ),
-}
 
 
 def render_spectra(
@@ -69,19 +45,17 @@ def render_spectra(
     """
     networks = load_networks(folders, knobs, num_examples)
     files, refusals = [], []
-    for name, kind in KINDS.items():
-        absent = [network for network in networks if kind.probe not in network.records]
+    for name, (probe, kind) in FIGURES.items():
+        absent = [network for network in networks if probe not in network.records]
         table = kind.table(networks)
         if table.empty:
             remove_figure(out, name)
-            reason = f"no run has a record of the probe {kind.probe!r}"
+            reason = f"no run has a record of the probe {probe!r}"
             refusals.append(f"{name} was not drawn: {reason if len(absent) == len(networks) else 'nothing is finite'}.")
             continue
         drawn = set(table["network"])
         refusals += [f"{name} is without {n.label}: nothing to draw." for n in networks if n.label not in drawn]
-        with mpl.rc_context(STYLE):
-            figure = kind.draw(table, networks)
-        files += save_figure(figure, table, out, name, kind.caption(table, networks), provenance(networks))
+        files += save_kind(kind, table, networks, out, name, provenance(networks))
     return Rendered(networks, files, refusals)
 
 
@@ -134,18 +108,12 @@ def _training(folder: Path) -> dict[str, Any]:
 
 def provenance(networks: Sequence[Network]) -> dict[str, Any]:
     """Return where the numbers come from: every run with its hashes, the records drawn, and what rendered them."""
-    packages = ("matplotlib", "numpy", "pandas")
     return {
         "schema": 1,
         "runs": [
             {"label": network.label, **network.facts}
-            | {"records": {name: _record_facts(record) for name, record in sorted(network.records.items())}}
+            | {"records": {name: record_facts(record) for name, record in sorted(network.records.items())}}
             for network in networks
         ],
-        "rendered_with": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "rendered_with": rendered_with(),
     }
-
-
-def _record_facts(record: ProbeRecord) -> dict[str, Any]:
-    row = record.to_dict()
-    return {key: row[key] for key in RECORD_FACTS} | {"subset": record.details.get("subset")}

@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import numbers
-from analysis.frames import records, rows_where
 from analysis.load import ROLES, Study
 from analysis.statistics import Interval, Summary, paired_difference, paired_ratio, summarise
 from sharpness.errors import InputError
+from sharpness.plots.frames import records, rows_where
 
 # quantity in Study.values, what it is called, unit, factor into that unit, whether a ratio means something
 QUANTITIES = (

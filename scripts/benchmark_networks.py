@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, relu
 
 from sharpness.batches import Batch
-from sharpness.checkpoints import load_network
+from sharpness.checkpoints.run_folders import load_network
 from sharpness.config import RunConfig, TrainingConfig
 from sharpness.data import Batches, load_dataset
 from sharpness.environment import derived_seed

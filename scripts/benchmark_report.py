@@ -15,8 +15,9 @@ import pandas as pd
 from benchmark_peers import TOOLS
 from matplotlib.lines import Line2D
 
-from analysis.render import save_figure
-from analysis.style import FULL, STYLE, Look, log_axis, new_figure
+from sharpness.plots.axes import log_axis
+from sharpness.plots.save import save_figure
+from sharpness.plots.style import FULL, STYLE, Look, new_figure
 from sharpness.records import write_atomically
 
 Row = dict[str, Any]
@@ -184,7 +185,8 @@ SECTIONS: dict[str, tuple[str, str, list[Column]]] = {
         "micro-batch.",
         [
             *(("GPT-2", _plain("network")), ("parameters", _plain("num_parameters")), ("way", _plain("tool"))),
-            *(("value", _plain("value")), ("interval", _interval), *SOLVED, ("vectors", _plain("peak_vectors"))),
+            *(("value", _plain("value")), ("interval", _interval), ("HVPs", _plain("num_hvps"))),
+            ("vectors", _plain("peak_vectors")),
             *(("vectors without the graph", _plain("peak_vectors_without_graph")), ("converged", _converged)),
             ("note", _reasons),
         ],

@@ -26,13 +26,13 @@ from rich.table import Table
 from rich.text import Text
 from study import Job, Workers, available_cores
 
-from sharpness.checkpoints import load_run_data
+from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.environment import choose_device
 from sharpness.errors import InputError, unknown_name
 from sharpness.probes import DistanceFromStart, KeskarSharpness, LinearInterpolation, PyHessianCheck, TopEigenvalues
-from sharpness.probes.runner import missing_probes, probe_run
+from sharpness.probes.run_folders import missing_probes, probe_run
 from sharpness.runs import RunFolder
 from sharpness.training import check_config, train
 

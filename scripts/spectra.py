@@ -26,7 +26,7 @@ from sharpness.cli import run_command
 from sharpness.environment import choose_device
 from sharpness.errors import InputError
 from sharpness.probes import LayerEigenvalues, SpectralDensity, TopEigenvalues
-from sharpness.probes.runner import missing_probes
+from sharpness.probes.run_folders import missing_probes
 from sharpness.runs import RunFolder
 
 LAYER_PRODUCTS = 30

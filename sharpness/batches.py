@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from sharpness.errors import InputError
 
 Batch = Any
+IGNORED = -100
+"""The label that PyTorch's cross-entropy and Hugging Face's losses leave out of their means."""
 
 
 def batch_length(batch: Batch) -> int:
@@ -54,8 +56,8 @@ def averaged_count(criterion: Any, batch: Batch) -> float:
     """Return what the criterion divides by: the class targets not ignored, summed by class weight, or the examples.
 
     ``ignore_index`` and ``weight`` are read from a ``CrossEntropyLoss``, an ``NLLLoss`` or a ``functools.partial``;
-    without a criterion labels of -100 are not counted. What it cannot see, such as the shift of labels inside a causal
-    language model or an ``ignore_index`` inside a lambda, the ``count`` of :class:`sharpness.loss.Loss` can say.
+    without a criterion labels of -100 are not counted. What it cannot see, such as an ``ignore_index`` inside a lambda,
+    the ``count`` of :class:`sharpness.loss.Loss` can say.
 
     >>> averaged_count(torch.nn.CrossEntropyLoss(), (torch.zeros(2, 5, 3), torch.tensor([[1, -100, 0], [4, 4, -100]])))
     4.0
@@ -98,7 +100,7 @@ def correct_predictions(criterion: Any, output: Any, batch: Batch) -> tuple[int,
 
 
 def _ignored(criterion: Any) -> int:
-    return _keywords(criterion).get("ignore_index", -100)
+    return _keywords(criterion).get("ignore_index", IGNORED)
 
 
 def _keywords(criterion: Any) -> Mapping[str, Any]:

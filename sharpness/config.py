@@ -121,6 +121,10 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
                 f"{where}: expected a table, got {value!r}: write [{where.rsplit(': ')[-1]}] and its keys below"
             )
         return from_dict(typing.cast(type, hint), value, where)
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in (choices := typing.get_args(hint)):
+            raise InputError(f"{where}: {unknown_name('value', str(value), map(str, choices))}")
+        return value
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in options and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         return float(value)

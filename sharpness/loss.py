@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from sharpness import modes
 from sharpness.batches import (
     Batch,
     averaged_count,
-    batch_length,
     cast,
     cast_criterion,
     correct_predictions,
     logits_of,
     reduction_of,
+    split,
     targets_of,
 )
-from sharpness.distributed import from_all_ranks, is_distributed, on_all_ranks, sum_over_ranks, sums_over_ranks
+from sharpness.distributed import from_all_ranks, is_distributed, sum_over_ranks, sums_over_ranks
 from sharpness.errors import InputError, unknown_name
+from sharpness.flat_network import FlatNetwork
 from sharpness.graphs import Pieces, add_pieces, derivative_along, needing_second_derivatives, refuse_hidden_derivatives
-from sharpness.vectors import Layout, flatten
+from sharpness.losses import first_label_counts, shifted_count
 from sharpness.weighted import MicroBatch, WeightedData
 
 T = TypeVar("T")
@@ -42,22 +41,7 @@ class Evaluation:
     accuracy: float | None
 
 
-class _Inside(nn.Module):
-    """Runs a function on a network while ``functional_call`` holds other weights in it.
-
-    The backward passes run inside too: a checkpointed block recomputes itself then, and would otherwise do so with
-    the network's own weights, which gives wrong derivatives at any other point, silently.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, work: Callable[[nn.Module], T]) -> T:
-        return work(self.model)
-
-
-class Loss:
+class Loss(FlatNetwork):
     """The mean loss L(w) over all the batches, as a function of the flat vector of trainable parameters.
 
     ``L(w) = sum_b c_b l_b(w) / sum_b c_b`` with ``l_b`` the criterion's mean over batch b and ``c_b`` the number of
@@ -70,7 +54,8 @@ class Loss:
     ``norm`` says what BatchNorm does: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of each
     given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
     each point from ``calibration`` (by default the batches themselves), for values only. ``count(batch)`` says what the
-    criterion's mean divides by where :func:`sharpness.batches.averaged_count` cannot know it.
+    criterion's mean divides by where :func:`sharpness.batches.averaged_count` cannot know it. Whether a model's own
+    loss counts the first label of a sequence, which a causal language model does not, is asked of the model itself.
 
     Where memory runs out a batch is cut in halves and the pass done again, down to single examples; not for
     ``norm='batch'``, where that would change the definition. Under ``torch.distributed`` each process gives its own
@@ -100,50 +85,28 @@ class Loss:
         count: Callable[[Batch], float] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.model, self.criterion, self.batches, self.norm, self.dtype = model, criterion, batches, norm, dtype
-        self.calibration = batches if calibration is None else calibration
-        self._inside, self._norms = _Inside(model), modes.batch_norms(model)
-        self._check_arguments()
-        self.selection = None if parameters is None else (parameters,) if isinstance(parameters, str) else parameters
-        self.layout = Layout.of(model, self.selection)
-        start = flatten(model, self.layout)
-        self.device = start.device
-        self.weights = self.point(start)
-        fixed = {name: p for name, p in model.named_parameters() if name not in set(self.layout.names)}
+        if (reduction := reduction_of(criterion)) not in ("mean", "sum"):
+            raise InputError(f"expected a criterion that averages, got reduction={reduction!r}: use reduction='mean'")
+        super().__init__(model, (parameters,) if isinstance(parameters, str) else parameters, norm, dtype)
+        self.batches, self.calibration = batches, batches if calibration is None else calibration
         self.criterion = cast_criterion(criterion, self.device, dtype)
-        self._fixed = {name: cast(p.detach().clone(), self.device, dtype) for name, p in fixed.items()}
-        self._buffers = {name: cast(b.detach().clone(), self.device, dtype) for name, b in model.named_buffers()}
-        count = count or partial(averaged_count, criterion)
+        count = count or self._count()
         self.data = WeightedData(
-            batches, count, self.device, dtype, divisible=norm != "batch", summed=reduction_of(criterion) == "sum"
+            batches, count, self.device, dtype, divisible=norm != "batch", summed=reduction == "sum"
         )
 
-    def _check_arguments(self) -> None:
-        if self.norm not in modes.NORM_MODES:
-            raise unknown_name("norm", self.norm, modes.NORM_MODES)
-        if (reduction := reduction_of(self.criterion)) not in ("mean", "sum"):
-            raise InputError(f"expected a criterion that averages, got reduction={reduction!r}: use reduction='mean'")
-        if self.norm != "batch" and any(module.running_mean is None for module in self._norms):
-            raise InputError(
-                f"expected running statistics for norm={self.norm!r}, but the model keeps none: use norm='batch'"
-            )
+    def _count(self) -> Callable[[Batch], float]:
+        """Return what the mean of one batch divides by, for a model's own loss as the model has it."""
 
-    def restricted(self, parameters: str | Sequence[str], w: Tensor | None = None) -> Loss:
-        """Return the same loss as a function of the parameters matching these globs alone, the others as in ``w``.
+        def own_loss(batch: Batch) -> float:
+            with self._evaluating(self.weights, None) as forward:
+                batch = cast(batch, self.device, self.dtype)
+                return float(self.criterion_value(forward(batch), batch))
 
-        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.ones(1, 2), torch.zeros(1, 1))])
-        >>> loss.restricted("bias").layout.names
-        ('bias',)
-        """
-        other = copy.copy(self)
-        values = self.layout.unflatten(self.weights if w is None else self.point(w))
-        other.selection = (parameters,) if isinstance(parameters, str) else parameters
-        other.layout = Layout.of(self.model, other.selection)
-        if missing := set(other.layout.names) - set(self.layout.names):
-            raise InputError(f"expected parameters of this loss, got {sorted(missing)[0]}, which it holds fixed")
-        other._fixed = self._fixed | {name: v for name, v in values.items() if name not in set(other.layout.names)}
-        other.weights = torch.cat([values[name].reshape(-1) for name in other.layout.names])
-        return other
+        first = next(iter(self.batches), None) if self.criterion is None else None
+        if first is not None and not first_label_counts(own_loss, first):
+            return shifted_count
+        return partial(averaged_count, self.criterion)
 
     @property
     def num_examples(self) -> int:
@@ -154,13 +117,84 @@ class Loss:
         """Return the SHA-256 of the data in order, whatever the split into batches and consecutive shards."""
         return self.data.sha256()
 
-    def point(self, w: Tensor) -> Tensor:
-        """Return ``w`` in the dtype and on the device of this loss, detached."""
-        return w.detach().to(device=self.device, dtype=self.dtype)
+    def over(self, batches: Sequence[Batch]) -> Self:
+        """Return the same criterion of the same network over other batches, such as a random one of the same data.
 
-    def measuring(self) -> AbstractContextManager[None]:
-        """Return the context in which the network is evaluated: see :func:`sharpness.modes.measuring`."""
-        return modes.measuring(self.model, self.device, batch_statistics=self.norm == "batch")
+        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.zeros(3, 2), torch.zeros(3, 1))])
+        >>> loss.over([(torch.ones(1, 2), torch.zeros(1, 1))]).num_examples
+        1
+        """
+        other = copy.copy(self)
+        other.batches, data = batches, self.data
+        other.data = WeightedData(
+            batches, data.count, self.device, self.dtype, divisible=data.divisible, summed=data.summed
+        )
+        return other
+
+    def parts(self, size: int) -> Iterator[tuple[float, Self]]:
+        """Yield the loss over each piece of at most ``size`` consecutive examples of a batch, with its share of L.
+
+        L is the sum of shares times parts; with ``norm='batch'`` only where no batch is cut, because a part takes its
+        own statistics. Raises :class:`InputError` for a size below 1 and under ``torch.distributed``.
+
+        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.zeros(3, 2), torch.zeros(3, 1))])
+        >>> [(round(share, 3), part.num_examples) for share, part in loss.parts(2)]
+        [(0.667, 2), (0.333, 1)]
+        """
+        if size < 1:
+            raise InputError(f"expected parts of at least 1 example, got {size}: SAM takes its batch size")
+        if is_distributed():
+            raise InputError("expected one process for parts of the data, got several: start one without torchrun")
+        count, summed = self.data.count, self.data.summed
+        total = 1.0 if summed else sum(count(piece) for batch in self.batches for piece in split(batch, size))
+        for piece in (piece for batch in self.batches for piece in split(batch, size)):
+            if counted := count(piece):
+                part = copy.copy(self)
+                part.batches = [piece]
+                part.data = WeightedData(
+                    part.batches, count, self.device, self.dtype, divisible=self.data.divisible, summed=summed
+                )
+                yield (1.0 if summed else counted / total), part
+
+    def on_outputs(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the criterion's mean over changed outputs, ``criterion(change(logits), target)``, as a loss.
+
+        Raises :class:`InputError` where the loss is the model's own, which never gives its outputs away.
+        """
+        if (criterion := self.criterion) is None:
+            raise InputError("expected a criterion of outputs and targets, got the model's own loss: pass a criterion")
+        other = copy.copy(self)
+        other.criterion = lambda output, target: criterion(change(logits_of(output)), target)
+        return other
+
+    def tensors(self, w: Tensor) -> dict[str, Tensor]:
+        """Return all parameters and buffers by name, those of the flat vector as views of ``w``.
+
+        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.zeros(1, 2), torch.zeros(1, 1))])
+        >>> loss.tensors(torch.arange(3.0))["bias"]
+        tensor([2.])
+        """
+        return self.layout.unflatten(self.point(w)) | self._fixed | self._buffers
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the same loss with other values of these parameters and buffers; the module keeps its own.
+
+        Those of the flat vector become its ``weights``. Raises :class:`InputError` for a name that there is not.
+
+        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.zeros(1, 2), torch.zeros(1, 1))])
+        >>> loss.with_tensors({"bias": torch.tensor([3.0])}).value(torch.tensor([0.0, 0.0, 3.0]))
+        9.0
+        """
+        values = self.tensors(self.weights)
+        for name in tensors:
+            if name not in values:
+                raise unknown_name("tensor", name, values)
+        values |= {name: cast(tensor, self.device, self.dtype) for name, tensor in tensors.items()}
+        other = copy.copy(self)
+        other.weights = torch.cat([values[name].reshape(-1) for name in self.layout.names])
+        other._fixed = {name: values[name] for name in self._fixed}
+        other._buffers = {name: values[name] for name in self._buffers}
+        return other
 
     def value(self, w: Tensor) -> float:
         """Return L(w), accumulated in float64 over the batches."""
@@ -168,7 +202,7 @@ class Loss:
 
     def evaluate(self, w: Tensor) -> Evaluation:
         """Return loss and accuracy at ``w`` in one pass over the data."""
-        buffers = self._buffers_at(w)
+        buffers = self.buffers_at(w, self.calibration)
         sums = self.data.within_memory(lambda: self._sums(w, buffers))
         total, correct, judged = sums_over_ranks(*sums, device=self.device)
         return Evaluation(total, correct / judged if judged else None)
@@ -185,7 +219,7 @@ class Loss:
 
     def outputs(self, w: Tensor) -> Tensor:
         """Return the network's outputs on all examples in order, shape ``(N, ...)``."""
-        buffers = self._buffers_at(w)
+        buffers = self.buffers_at(w, self.calibration)
 
         def shard() -> list[Tensor]:
             with self._evaluating(w, buffers) as forward:
@@ -246,27 +280,6 @@ class Loss:
                     add_pieces(self.pieces(total), pieces, micro.share)
         return total
 
-    def fixed_tensors(self) -> Iterator[Tensor]:
-        """Yield the parameters and buffers that are not part of ``w``."""
-        yield from self._fixed.values()
-        yield from self._buffers.values()
-
-    def pieces(self, vector: Tensor) -> tuple[Tensor, ...]:
-        """Return the views of a flat vector that belong to the parameters, in their order."""
-        return tuple(self.layout.unflatten(vector).values())
-
-    def leaves(self, w: Tensor, gradient: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the parameters at ``w`` as leaves of a new graph; ``backward()`` adds to ``gradient`` in place.
-
-        One leaf per parameter: differentiating with respect to one flat leaf would copy a full-length vector for every
-        batch. Reentrant checkpoints allow ``backward()`` only.
-        """
-        leaves = tuple(piece.detach().requires_grad_() for piece in self.pieces(self.point(w)))
-        if gradient is not None:
-            for leaf, piece in zip(leaves, self.pieces(gradient), strict=True):
-                leaf.grad = piece
-        return leaves
-
     def check_differentiable(self) -> None:
         """Raise :class:`InputError` where the norm mode defines values only."""
         if self.norm == "recalibrate":
@@ -279,20 +292,6 @@ class Loss:
             pieces = self.pieces(self.point(w))
             yield lambda batch: self.at(pieces, lambda model: self.forward(model, batch), buffers)
 
-    def at(
-        self, pieces: Sequence[Tensor], work: Callable[[nn.Module], T], buffers: Mapping[str, Tensor] | None = None
-    ) -> T:
-        """Return ``work(network)``, done while the network holds these parameters; call it while ``measuring``."""
-        # Buffers are cloned for each pass because BatchNorm in training mode writes to the ones it is given.
-        state = dict(zip(self.layout.names, pieces, strict=True)) | self._fixed
-        state |= {name: b.clone() for name, b in self._buffers.items()} if buffers is None else buffers
-        return functional_call(self._inside, {f"model.{name}": value for name, value in state.items()}, (work,))
-
-    @staticmethod
-    def forward(model: nn.Module, batch: Batch) -> Any:
-        """Return a network's output on one batch."""
-        return model(**batch) if isinstance(batch, Mapping) else model(batch[0])
-
     def criterion_value(self, output: Any, batch: Batch) -> Tensor:
         """Return the mean loss of one batch as a graph; :class:`InputError` where the criterion gives no one number."""
         value = output.loss if self.criterion is None else self.criterion(output, targets_of(batch))
@@ -300,27 +299,3 @@ class Loss:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"expected the criterion to return one mean loss, got {got}: use a mean reduction")
         return value.reshape(())
-
-    def _buffers_at(self, w: Tensor) -> Mapping[str, Tensor] | None:
-        """Return the buffers with running statistics recalibrated at ``w`` over all processes; ``None`` to keep all."""
-        if self.norm != "recalibrate":
-            return None
-        with torch.no_grad(), self.measuring():
-            buffers, seen = on_all_ranks(lambda: self._recalibrated(self.pieces(self.point(w))))
-        (everything,) = sums_over_ranks(seen, device=self.device)
-        for name, buffer in buffers.items():
-            if is_distributed() and name.rpartition(".")[2] in modes.RUNNING_STATISTICS:
-                sum_over_ranks(buffer.mul_(seen / everything))
-        return buffers
-
-    def _recalibrated(self, pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], int]:
-        """Return the buffers after a pass over this process's calibration data, and its number of examples.
-
-        The statistics are the example-weighted mean of those of the batches, so these are never cut to fit in memory.
-        """
-        buffers, seen = {name: b.clone() for name, b in self._buffers.items()}, 0
-        for batch in self.calibration:
-            seen += batch_length(batch)
-            with modes.averaging_statistics(self._norms, share=batch_length(batch) / seen):
-                self.at(pieces, lambda model, b=batch: self.forward(model, cast(b, self.device, self.dtype)), buffers)
-        return buffers, seen

@@ -27,15 +27,39 @@ LOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RecordFolder:
+    """A folder with a ``probes.jsonl``, one :class:`ProbeRecord` per line."""
+
+    path: Path
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against other processes; :class:`RunError` if one keeps it. A killed one's lock is free."""
+        try:
+            with FileLock(self.path / ".lock", timeout=LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise RunError(
+                f"another process is working on {self.path}: wait for it or stop it, then run this again"
+            ) from None
+
+    def records(self) -> list[ProbeRecord]:
+        """Return the records of ``probes.jsonl``."""
+        return [ProbeRecord.from_dict(row) for row in read_jsonl(self.path / "probes.jsonl")]
+
+    def append_record(self, record: ProbeRecord) -> None:
+        """Append one record to ``probes.jsonl``."""
+        append_jsonl(self.path / "probes.jsonl", record.to_dict())
+
+
+@dataclass(frozen=True)
+class RunFolder(RecordFolder):
     """One run on disk.
 
     ``config.toml`` (resolved), ``x0.safetensors`` and ``checkpoint-<step>.safetensors`` (each with a ``.json`` beside),
     ``train.jsonl`` (one row per epoch), ``probes.jsonl`` (one :class:`ProbeRecord` per line), ``resume.pt`` while the
     run is unfinished, and ``manifest.json``, whose appearance means that training is over.
     """
-
-    path: Path
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> RunFolder:
@@ -70,17 +94,6 @@ class RunFolder:
     def config(self) -> RunConfig:
         """Return the resolved config that the folder was made for."""
         return from_toml(self.path / "config.toml")
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder against other processes; :class:`RunError` if one keeps it. A killed one's lock is free."""
-        try:
-            with FileLock(self.path / ".lock", timeout=LOCK_SECONDS):
-                yield
-        except Timeout:
-            raise RunError(
-                f"another process is working on {self.path}: wait for it or stop it, then run this again"
-            ) from None
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or ``None`` while training is not over."""
@@ -174,14 +187,6 @@ class RunFolder:
         if len(rows) > num_rows:
             content = "".join(json.dumps(row, allow_nan=False, sort_keys=True) + "\n" for row in rows[:num_rows])
             write_atomically(self.path / "train.jsonl", content.encode())
-
-    def records(self) -> list[ProbeRecord]:
-        """Return the records of ``probes.jsonl``."""
-        return [ProbeRecord.from_dict(row) for row in read_jsonl(self.path / "probes.jsonl")]
-
-    def append_record(self, record: ProbeRecord) -> None:
-        """Append one record to ``probes.jsonl``."""
-        append_jsonl(self.path / "probes.jsonl", record.to_dict())
 
 
 def sha256_file(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,17 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+SHIM = ROOT / "tests" / "shim"
 torch.set_num_threads(1)
+runpy.run_path(str(SHIM / "sitecustomize.py"))  # for this process; others find it through PYTHONPATH
 
 
 def run_python(
     *arguments: str, timeout: float = 200, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run this environment's Python from the root of the project, with the network forbidden to the data loader."""
-    variables = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"} | (environment or {})
+    variables = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    variables |= {"PYTHONPATH": str(SHIM)} | (environment or {})
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, check=False

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+import sharpness as sh
 from tests.conftest import ROOT, run_python
 
 README = (ROOT / "README.md").read_text()
@@ -24,7 +28,7 @@ def commands() -> list[str]:
 
 
 def test_the_python_snippet_runs_as_it_stands() -> None:
-    snippet, _ = blocks(README, "python")
+    snippet, *_ = blocks(README, "python")
     result = run_python("-W", "error", "-c", snippet)
     assert result.returncode == 0, result.stderr
     eigenvalue, keskar = result.stdout.splitlines()
@@ -32,8 +36,48 @@ def test_the_python_snippet_runs_as_it_stands() -> None:
     assert keskar.startswith("phi >= ")
 
 
+@pytest.mark.parametrize("library", ["transformers", "timm"])
+def test_the_snippets_of_libraries_run_as_they_stand(library: str) -> None:
+    (snippet,) = [s for s in blocks(README, "python") if f"sh, {library}" in s or f"torch, {library}" in s]
+    result = run_python("-c", snippet)
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"-?[\d.e-]+ in \[.*\] at 99 %, residual \S+, \d+ HVPs, [\d.]+ s\s*", result.stdout)
+    assert len([line for line in snippet.strip().splitlines() if line]) <= 6
+
+
+def test_the_recipe_tracks_a_training_run(tmp_path: Path) -> None:
+    """With Hugging Face's own Trainer, and as Lightning's LambdaCallback calls the hook."""
+    from torch import nn
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+    (recipe,) = [s for s in blocks(README, "python") if "def track" in s]
+    names: dict[str, Any] = {}
+    exec(compile(recipe, "README.md", "exec"), names)
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=8, resid_pdrop=0, embd_pdrop=0)
+    tokens = [torch.randint(20, (8,)) for _ in range(12)]
+    data = [{"input_ids": t, "labels": t} for t in tokens]
+    batches = [{name: torch.stack([row[name] for row in data]) for name in ("input_ids", "labels")}]
+    callback = names["Sharpness"](batches)
+    settings: dict[str, Any] = {"num_train_epochs": 2, "report_to": [], "use_cpu": True, "save_strategy": "no"}
+    arguments = TrainingArguments(str(tmp_path), disable_tqdm=True, **settings)
+    model = GPT2LMHeadModel(config)
+    Trainer(model, arguments, train_dataset=data, callbacks=[callback]).train()  # pyright: ignore[reportArgumentType]
+    first, second = callback.history
+    assert first.upper is not None and second.upper is None and "start" in second.reasons["upper"]
+    cold = sh.TopEigenvalues(rtol=1e-4)(sh.Loss(model, None, batches))
+    assert second.value == pytest.approx(cold.value, rel=5e-2)
+
+    net = nn.Linear(3, 2)
+    module = SimpleNamespace(net=net, criterion=nn.functional.cross_entropy, sharpness=[])
+    module.probe_batches = [(torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 1, 0]))]
+    for _ in range(2):
+        names["hook"](None, module)
+    assert module.sharpness[1].num_hvps < module.sharpness[0].num_hvps
+
+
 def test_the_snippet_of_spectra_runs_as_it_stands() -> None:
-    _, snippet = blocks(README, "python")
+    (snippet,) = [s for s in blocks(README, "python") if "SpectralDensity" in s]
     result = run_python("-W", "error", "-c", snippet)
     assert result.returncode == 0, result.stderr
     eigenvalues, layers, density, trace, biases = result.stdout.splitlines()
@@ -54,7 +98,7 @@ def test_the_commands_of_a_run_of_your_own(tmp_path: Path) -> None:
             result = run_python("-c", code, *shlex.split(command)[1:])
             assert result.returncode == 0 and result.stdout, f"{command}: {result.stderr}"
             ran += 1
-    assert ran == 5
+    assert ran == 8
     assert (tmp_path / "runs" / "small-batch" / "probes.jsonl").exists()
 
 

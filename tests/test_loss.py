@@ -127,7 +127,7 @@ def test_recalibration_weights_uneven_batches_by_their_size() -> None:
     model, batches = Case(lambda: with_norm(True), F.cross_entropy, norm="batch").build()
     loss = Loss(model, F.cross_entropy, batches, norm="recalibrate", dtype=torch.float64)
     with torch.no_grad(), loss.measuring():
-        buffers, seen = loss._recalibrated(loss.pieces(loss.weights))
+        buffers, seen = loss._recalibrated(loss.pieces(loss.weights), batches)
     assert seen == loss.num_examples
     mean = torch.cat([x for x, _ in batches]) @ model[0].weight.T + model[0].bias
     torch.testing.assert_close(buffers["1.running_mean"], mean.mean(0).detach())

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.checkpoints import evaluation_batches, load_network, load_weights, network_loss
+from sharpness.checkpoints.run_folders import evaluation_batches, load_network, load_weights, network_loss
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, to_toml
 from sharpness.data import Dataset, load_dataset, normalise
 from sharpness.environment import choose_device, derived_seed
 from sharpness.errors import InputError, RunError
 from sharpness.models import MODELS, ModelInfo, build_model
 from sharpness.probes import DistanceFromStart, LinearInterpolation
-from sharpness.probes.runner import probe_run
+from sharpness.probes.run_folders import probe_run
 from sharpness.runs import RunFolder, sha256_file
 from sharpness.training import loop, train
 from sharpness.vectors import flatten

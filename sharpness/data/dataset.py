@@ -7,16 +7,46 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import overload
+from typing import Self, overload
 
 import torch
 from torch import Tensor
 
+from sharpness.data.scaling import BYTES, Scaling, normalise
 from sharpness.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class Examples:
+    """Inputs and targets of any shape and type in a fixed order, one row of each for every example.
+
+    Raises :class:`InputError` unless there are as many of the one as of the other.
+
+    >>> len(Examples(torch.zeros(3, 5), torch.zeros(3)))
+    3
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        if self.inputs.dim() == 0 or self.inputs.shape[:1] != self.targets.shape[:1]:
+            raise InputError(
+                f"expected one row of inputs and one of targets for each example, "
+                f"got the shapes {tuple(self.inputs.shape)} and {tuple(self.targets.shape)}: give as many of each"
+            )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def rows(self, chosen: Tensor) -> Self:
+        """Return the examples with these numbers (int64), in their order."""
+        chosen = chosen.to(self.targets.device)
+        return replace(self, inputs=self.inputs[chosen], targets=self.targets[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Split(Examples):
     """Examples in a fixed order: ``inputs`` of N x C x H x W bytes (0 to 255), ``targets`` of N class numbers (int64).
 
     Raises :class:`InputError` when the shapes or types are others.
@@ -24,9 +54,6 @@ class Split:
     >>> len(Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0])))
     3
     """
-
-    inputs: Tensor
-    targets: Tensor
 
     def __post_init__(self) -> None:
         inputs, targets = self.inputs, self.targets
@@ -40,16 +67,13 @@ class Split:
                 f"got {tuple(targets.shape)} of {targets.dtype}"
             )
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
     def to(self, device: torch.device | str) -> Split:
         """Return the split with both tensors on ``device``."""
         return Split(self.inputs.to(device), self.targets.to(device))
 
     def first(self, n: int | None) -> Split:
         """Return the first ``n`` examples, all of them for ``None``; :class:`InputError` unless 1 <= n <= N."""
-        return self if n is None else Split(self.inputs[: _checked_size(n, self)], self.targets[:n])
+        return self if n is None else Split(self.inputs[: _checked_size(n, len(self))], self.targets[:n])
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,42 +111,32 @@ def hash_splits(train: Split, test: Split) -> str:
     return digest.hexdigest()
 
 
-def normalise(inputs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return bytes as numbers in [0, 1], ``inputs / 255``: all the preprocessing in the code of Keskar et al. (2017).
-
-    The shape stays. Raises :class:`InputError` for a ``dtype`` that is not floating point.
-
-    >>> normalise(torch.tensor([0, 51, 255], dtype=torch.uint8))
-    tensor([0.0000, 0.2000, 1.0000])
-    """
-    if not dtype.is_floating_point:
-        raise InputError(f"expected a floating-point dtype such as torch.float32, got {dtype}")
-    return inputs.to(dtype) / 255
-
-
 @dataclass(frozen=True, eq=False)
 class Batches(Sequence[tuple[Tensor, Tensor]]):
     """A split cut into batches in its own order, the last one smaller when the size does not divide N.
 
     ``batches[i]`` is the pair of normalised inputs (B x C x H x W, of ``dtype``) and targets (B). The data stay bytes
     on their device; a batch is normalised there when it is asked for, so only that batch is held as floating point.
-    Raises :class:`InputError` for an empty split, a batch size below 1 or a ``dtype`` that is not floating point.
+    Other examples are cut in the same way; their inputs stay as they are, type included, where ``scaling`` is ``None``.
+    Raises :class:`InputError` for no examples, a batch size below 1, a ``dtype`` that is not floating point, and a
+    ``scaling`` for another number of channels.
 
     >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
     >>> Batches(split, 2).batch_sizes
     (2, 2, 1)
     """
 
-    split: Split
+    split: Examples
     batch_size: int
     dtype: torch.dtype = torch.float32
+    scaling: Scaling | None = BYTES
 
     def __post_init__(self) -> None:
         if len(self.split) == 0:
             raise InputError("expected at least one example to make batches of, got an empty split")
         if self.batch_size < 1:
             raise InputError(f"expected a batch size of at least 1, got {self.batch_size}")
-        normalise(self.split.inputs[:0], self.dtype)
+        self._normalised(slice(0))
 
     @property
     def num_examples(self) -> int:
@@ -146,7 +160,23 @@ class Batches(Sequence[tuple[Tensor, Tensor]]):
             return [self[i] for i in range(len(self))[index]]
         start = range(len(self))[index] * self.batch_size
         rows = slice(start, start + self.batch_size)
-        return normalise(self.split.inputs[rows], self.dtype), self.split.targets[rows]
+        return self._normalised(rows), self.split.targets[rows]
+
+    def _normalised(self, rows: slice) -> Tensor:
+        inputs = self.split.inputs[rows]
+        return inputs if self.scaling is None else normalise(inputs, self.dtype, self.scaling)
+
+
+def drawn_rows(total: int, n: int, seed: int) -> Tensor:
+    """Return ``n`` different numbers below ``total`` (int64), drawn uniformly with a generator of their own, ascending.
+
+    Raises :class:`InputError` unless 1 <= n <= total.
+
+    >>> drawn_rows(3, 3, seed=0)
+    tensor([0, 1, 2])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(total, generator=generator)[: _checked_size(n, total)].sort().values
 
 
 def random_subset(split: Split, n: int, seed: int) -> Split:
@@ -158,10 +188,7 @@ def random_subset(split: Split, n: int, seed: int) -> Split:
     >>> len(random_subset(split, 3, seed=0))
     3
     """
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(split), generator=generator)[: _checked_size(n, split)].sort().values
-    chosen = chosen.to(split.targets.device)
-    return Split(split.inputs[chosen], split.targets[chosen])
+    return split.rows(drawn_rows(len(split), n, seed))
 
 
 def check_labels(targets: Tensor, num_classes: int, path: str | os.PathLike[str]) -> None:
@@ -177,9 +204,7 @@ def check_labels(targets: Tensor, num_classes: int, path: str | os.PathLike[str]
         )
 
 
-def _checked_size(n: int, split: Split) -> int:
-    if not 1 <= n <= len(split):
-        raise InputError(
-            f"expected a number of examples from 1 to {len(split)}, got {n}: ask for that many or leave it out"
-        )
+def _checked_size(n: int, total: int) -> int:
+    if not 1 <= n <= total:
+        raise InputError(f"expected a number of examples from 1 to {total}, got {n}: ask for that many or leave it out")
     return n

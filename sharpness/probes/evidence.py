@@ -38,21 +38,28 @@ class Evidence:
         """Return the conditions of a measurement on ``loss`` that began at ``started`` of ``time.perf_counter()``."""
         return cls(
             seconds=time.perf_counter() - started,
-            dtype=str(loss.dtype).removeprefix("torch."),
             device=str(loss.device),
             threads=torch.get_num_threads(),
             peak_memory=peak_memory(loss.device),
-            num_examples=loss.num_examples,
-            batch_sizes=tuple(sorted(set(loss.data.batch_sizes), reverse=True)),
-            norm=loss.norm,
-            parameters={
-                "count": loss.layout.size,
-                "tensors": len(loss.layout.names),
-                "selection": "trainable" if loss.selection is None else list(loss.selection),
-            },
-            data_sha256=loss.data_sha256(),
             versions=versions(),
+            **facts_of(loss),
         )
+
+
+def facts_of(loss: Loss) -> dict[str, Any]:
+    """Return what says which function a loss is, but for the weights: data, precision, norm mode and parameters."""
+    return {
+        "dtype": str(loss.dtype).removeprefix("torch."),
+        "num_examples": loss.num_examples,
+        "batch_sizes": tuple(sorted(set(loss.data.batch_sizes), reverse=True)),
+        "norm": loss.norm,
+        "parameters": {
+            "count": loss.layout.size,
+            "tensors": len(loss.layout.names),
+            "selection": "trainable" if loss.selection is None else list(loss.selection),
+        },
+        "data_sha256": loss.data_sha256(),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,140 +1,206 @@
-"""Measure a run's final checkpoint: weights -> loss -> guard -> probes -> ``probes.jsonl``, skipping what is there."""
+"""Measure what is missing at one checkpoint: subject -> probe -> record -> ``probes.jsonl``, skipping what is there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+import hashlib
+import inspect
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from sharpness.checkpoints import evaluation_batches, load_network, load_run_data, load_weights, network_loss
-from sharpness.data import Dataset, random_subset
-from sharpness.determinism import check_deterministic
-from sharpness.environment import derived_seed, deterministic
+from sharpness.environment import deterministic
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
-from sharpness.probes.evidence import Progress
+from sharpness.probes.evidence import Progress, facts_of
 from sharpness.records import ProbeRecord
-from sharpness.runs import RunFolder
+from sharpness.runs import RecordFolder
+
+POINTS = {
+    "x0": "the weights where training started: give --start",
+    "other": "a second checkpoint: use sharpness compare",
+}
+DISK_SHARE = 0.1  # of the free disk that kept products may take
 
 
-def choose_probes(names: Sequence[str] | None) -> dict[str, Any]:
-    """Return the named probes with their default knobs; without names, those that need one run only.
+@dataclass(frozen=True, kw_only=True)
+class FarEnd:
+    """The second checkpoint of a line: its weights, the losses on the line, and what a record says of it."""
 
-    >>> list(choose_probes(["keskar"]))
+    weights: Tensor
+    line: Loss
+    test: Loss | None
+    checkpoint_sha256: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A checkpoint with its loss; ``start`` and ``far_end`` load the other points that some probes need.
+
+    ``details`` go into every record.
+    """
+
+    loss: Loss
+    checkpoint_sha256: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    start: Callable[[], Tensor] | None = None
+    far_end: Callable[[], FarEnd] | None = None
+
+    def missing_point(self, name: str) -> str | None:
+        """Return what the probe of this name needs and is not here, or ``None``."""
+        there = {"w": True, "x0": self.start is not None, "other": self.far_end is not None}
+        return next((POINTS[point] for point in PROBES[name].points if not there[point]), None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one probe: ``measured``, ``there already``, ``out of time`` or ``does not apply``."""
+
+    name: str
+    status: str
+    record: ProbeRecord | None = None
+    reason: str = ""
+
+
+class _TimeIsUp(Exception):
+    """Raised inside a probe that has no bound of its own."""
+
+
+def probes_named(names: Sequence[str] | None) -> dict[str, Any]:
+    """Return the named probes with their default knobs, all of them without names; :class:`InputError` for others.
+
+    >>> list(probes_named(["keskar"]))
     ['keskar']
     """
-    if names is None:
-        names = [name for name, info in PROBES.items() if "other" not in info.points]
-    for name in names:
+    for name in names or ():
         if name not in PROBES:
             raise unknown_name("probe", name, PROBES)
-    return {name: PROBES[name].probe() for name in names}
+    return {name: PROBES[name].probe() for name in names or PROBES}
 
 
-def missing_probes(
-    run: RunFolder, probes: Mapping[str, Any], other: RunFolder | None = None, num_examples: int | None = None
-) -> dict[str, Any]:
-    """Return the probes that ``probes.jsonl`` has no record of, for these knobs, weights and number of examples."""
-    done = [_key(record) for record in run.records()]
-    weights = _checkpoint_sha256(run)
-    second = None if other is None else _checkpoint_sha256(other)
-    missing = {}
-    for name, probe in probes.items():
-        far_end = second if "other" in PROBES[name].points else None
-        if (name, asdict(probe), weights, far_end, num_examples) not in done:
-            missing[name] = probe
-    return missing
-
-
-def probe_run(
-    run: RunFolder,
-    probes: Mapping[str, Any],
-    *,
-    device: torch.device,
-    other: RunFolder | None = None,
-    num_examples: int | None = None,
-    data_dir: Path | None = None,
-    progress: Progress | None = None,
-) -> list[ProbeRecord]:
-    """Measure what is missing on the run's final weights over its training set, append the records and return them.
-
-    ``other`` is the run at the far end of probes between two checkpoints. ``num_examples`` takes a seeded random subset
-    of the training set, as one batch. Raises :class:`InputError` for an unfinished run or a loss that is not one
-    function, before anything is measured.
-    """
-    if num_examples is not None and num_examples < 2:
-        raise InputError(f"expected at least 2 examples, got {num_examples}: batch statistics need them")
+def applicable(probes: Mapping[str, Any], subject: Subject, *, named: bool) -> dict[str, Any]:
+    """Return the probes that have the points they need; with ``named`` the first one without is refused."""
     for name in probes:
-        if other is None and "other" in PROBES[name].points:
-            raise InputError(
-                f"expected a second run for the probe {name!r}, got one: it measures between two checkpoints"
-            )
-    probes = missing_probes(run, probes, other, num_examples)
-    if not probes:
-        return []
-    config = run.config()
-    dataset = load_run_data(config, data_dir).to(device)
-    model = load_network(run, run.final_checkpoint(), dataset, device)
-    split = dataset.train
-    if num_examples is not None:
-        split = random_subset(split, num_examples, derived_seed(config.training.seed, "subset"))
-        config = replace(config, data=replace(config.data, evaluation_batch_size=num_examples))
-    loss = network_loss(model, evaluation_batches(config, split))
-    check_deterministic(loss)
-    records = []
-    with deterministic(device):
-        for name, probe in probes.items():
-            record = _measure(name, probe, loss, run, other, dataset, progress)
-            record = replace(record, details={**record.details, "subset": num_examples})
-            records.append(record)
-            with run.lock():
-                if missing_probes(run, {name: probe}, other, num_examples):
-                    run.append_record(record)
-    return records
+        if named and (missing := subject.missing_point(name)):
+            raise InputError(f"expected for the probe {name!r} {missing}")
+    return {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
 
 
-def _measure(
+def measure(
     name: str,
     probe: Any,
-    loss: Loss,
-    run: RunFolder,
-    other: RunFolder | None,
-    dataset: Dataset,
+    subject: Subject,
+    folder: RecordFolder,
+    *,
+    deadline: float | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Measure one probe unless ``probes.jsonl`` has its record, and append that; ``deadline`` is of ``perf_counter``.
+
+    A solve that ran out of time is recorded as it stands and goes on from its kept products when it is asked for again.
+    """
+    far_end = subject.far_end() if subject.far_end is not None and "other" in PROBES[name].points else None
+    identity = _identity(name, probe, subject, far_end)
+    if (known := _known(folder, identity)) is not None:
+        return Outcome(name, "there already", known)
+    if deadline is not None and time.perf_counter() >= deadline:
+        return Outcome(name, "out of time", reason="it was not begun")
+    products = folder.path / ".products" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    try:
+        with deterministic(subject.loss.device):
+            record = _call(name, probe, subject, far_end, products, deadline, progress)
+    except _TimeIsUp:
+        return Outcome(name, "out of time", reason="it has no result before its end")
+    with folder.lock():
+        if (known := _known(folder, identity)) is not None:
+            return Outcome(name, "there already", known)
+        folder.append_record(record)
+    if not _cut_short(record):
+        shutil.rmtree(products, ignore_errors=True)
+    return Outcome(name, "measured", record)
+
+
+def _call(
+    name: str,
+    probe: Any,
+    subject: Subject,
+    far_end: FarEnd | None,
+    products: Path,
+    deadline: float | None,
     progress: Progress | None,
 ) -> ProbeRecord:
-    """Call one probe with the points that it needs and return its record."""
-    options: dict[str, Any] = {"progress": progress}
-    if "other" in PROBES[name].points:
-        assert other is not None  # checked before anything was measured
-        config, far_end = run.config(), load_weights(other, other.final_checkpoint(), dataset, loss.device)
-        train, test = (evaluation_batches(config, split) for split in (dataset.train, dataset.test))
-        line, test_loss = (network_loss(loss.model, batches, calibration=train) for batches in (train, test))
-        result = probe(line, loss.weights, far_end, test_loss=test_loss, **options)
-        details = {"other_run_id": other.config().run_id, "other_checkpoint_sha256": _checkpoint_sha256(other)}
-    else:
-        start = [load_weights(run, "x0", dataset, loss.device)] if "x0" in PROBES[name].points else []
-        result, details = probe(loss, loss.weights, *start, **options), {}
-    record = result.to_record(_checkpoint_sha256(run))
+    """Call a probe with the points and options that it takes and return its record."""
+    loss, points, details = subject.loss, [subject.loss.weights], dict(subject.details)
+    options: dict[str, Any] = {}
+    takes = inspect.signature(type(probe).__call__).parameters
+    if far_end is not None:
+        loss, points, options = far_end.line, [*points, far_end.weights], {"test_loss": far_end.test}
+        details |= {**far_end.details, "other_checkpoint_sha256": far_end.checkpoint_sha256}
+    elif "x0" in PROBES[name].points and subject.start is not None:
+        points.append(subject.start())
+    if "resume" in takes and _fits_on_disk(probe, loss, products):
+        options["resume"] = products
+    if deadline is not None and hasattr(probe, "seconds"):
+        left = max(deadline - time.perf_counter(), 1e-3)
+        probe = replace(probe, seconds=left if probe.seconds is None else min(left, probe.seconds))
+    elif deadline is not None:
+        progress = _until(deadline, progress)
+    record = probe(loss, *points, **options, progress=progress).to_record(subject.checkpoint_sha256)
     return replace(record, details={**record.details, **details})
 
 
-def _checkpoint_sha256(run: RunFolder) -> str:
-    name = run.final_checkpoint()
-    manifest = run.manifest()
-    assert manifest is not None  # final_checkpoint has read it
-    return manifest["files"][f"{name}.safetensors"]
+def _until(deadline: float, progress: Progress | None) -> Progress:
+    def step(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total)
+        if time.perf_counter() >= deadline and done < total:
+            raise _TimeIsUp
+
+    return step
 
 
-def _key(record: ProbeRecord) -> tuple[Any, ...]:
-    details = record.details
-    return (
-        record.probe,
-        dict(record.knobs),
-        record.checkpoint_sha256,
-        details.get("other_checkpoint_sha256"),
-        details.get("subset"),
-    )
+def _fits_on_disk(probe: Any, loss: Loss, products: Path) -> bool:
+    """Say whether the products of a whole solve may be kept: one vector each."""
+    most = getattr(probe, "num_hvps", None) or probe.steps * probe.starts
+    parent = next(folder for folder in products.parents if folder.exists())
+    return most * loss.weights.numel() * loss.weights.element_size() <= DISK_SHARE * shutil.disk_usage(parent).free
+
+
+def _identity(name: str, probe: Any, subject: Subject, far_end: FarEnd | None) -> dict[str, Any]:
+    """Return what a record must agree with to be this probe's of this subject, as JSON has it."""
+    far = {} if far_end is None else {"other_checkpoint_sha256": far_end.checkpoint_sha256}
+    facts = facts_of(subject.loss if far_end is None else far_end.line)
+    known = {"probe": name, "knobs": _knobs(asdict(probe)), "checkpoint_sha256": subject.checkpoint_sha256}
+    return _plain({**known, **far, **facts})
+
+
+def _known(folder: RecordFolder, identity: Mapping[str, Any]) -> ProbeRecord | None:
+    """Return the last whole record of this identity in a folder."""
+    for record in reversed(folder.records()):
+        row = record.to_dict()
+        row |= {"knobs": _knobs(row["knobs"]), "other_checkpoint_sha256": record.details.get("other_checkpoint_sha256")}
+        if not _cut_short(record) and all(row[key] == value for key, value in identity.items()):
+            return record
+    return None
+
+
+def _knobs(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs that decide the number: not how long it may take."""
+    return {name: value for name, value in knobs.items() if name != "seconds"}
+
+
+def _plain(thing: Any) -> Any:
+    return json.loads(json.dumps(thing))
+
+
+def _cut_short(record: ProbeRecord) -> bool:
+    """Say whether time ended a solve, the whole or that of a layer."""
+    parts = [record.details, *record.details.get("layers", ())]
+    return any(part.get("stopped_by") == "seconds" for part in parts)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sharpness.batches import Batch
-from sharpness.checkpoints import evaluation_batches, network_loss
+from sharpness.checkpoints.run_folders import evaluation_batches, network_loss
 from sharpness.config import RunConfig
 from sharpness.data import DATASETS, Dataset, Split, normalise
 from sharpness.environment import derived_seed, deterministic, git_commit, versions

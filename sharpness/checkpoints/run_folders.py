@@ -17,7 +17,7 @@ from sharpness.loss import Loss
 from sharpness.models import build_model
 from sharpness.modes import batch_norms
 from sharpness.runs import RunFolder
-from sharpness.vectors import flatten
+from sharpness.vectors import flatten, is_finite
 
 
 def load_run_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
@@ -41,7 +41,7 @@ def load_network(run: RunFolder, checkpoint: str, dataset: Dataset, device: torc
         raise RunError(
             f"{run.path}/{checkpoint}: expected the weights of {config.model.name}, got others: {first}"
         ) from None
-    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not is_finite(tensor)]
     if bad:
         raise RunError(f"{run.path}/{checkpoint}: expected finite weights, got NaN or infinity in {', '.join(bad[:3])}")
     return model.to(device)

@@ -1,0 +1,84 @@
+"""The sets of named tensors that a checkpoint holds: each is one possible answer to "which weights?"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sharpness.checkpoints.wording import shown
+from sharpness.errors import InputError
+
+MAX_DEPTH = 3
+EMA_WORDS = frozenset({"ema", "averaged", "average", "shadow", "swa", "polyak"})
+OPTIMIZER_WORDS = frozenset(
+    {"optim", "optimizer", "optimizers", "optimiser", "lr", "scheduler", "schedulers", "scaler"}
+)
+"""How the names of states begin that hold tensors but no weights."""
+LIGHTNING_AVERAGES = frozenset({"state_dict", "current_model_state", "averaging_state"})
+"""Lightning's averaging of weights saves the averages as ``state_dict``, and the weights themselves beside them."""
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Named tensors and where they lie in the file, such as ``state_dict``; the name is empty for the file itself.
+
+    ``ema`` says that the file calls them an average of weights over the training, which is another point than the
+    weights it ended with.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    ema: bool = False
+
+
+def find_readings(content: Any) -> tuple[Reading, ...]:
+    """Return every mapping from names to tensors down to the third level; :class:`InputError` where there is none.
+
+    Other values beside the tensors are left out, and so are optimizers' states. A mapping that appears in several
+    places is one reading.
+
+    >>> import torch
+    >>> content = {"epoch": 3, "model": {"weight": torch.zeros(1)}, "model_ema": {"weight": torch.ones(1)}}
+    >>> [(reading.name, reading.ema) for reading in find_readings(content)]
+    [('model', False), ('model_ema', True)]
+    """
+    readings = tuple(_walk(content, (), False, set()))
+    if not readings:
+        found = shown([str(key) for key in content]) if isinstance(content, Mapping) else type(content).__name__
+        raise InputError(
+            f"expected tensors under their names, got none ({found or 'nothing'}): save model.state_dict() instead"
+        )
+    return readings
+
+
+def says_ema(name: str) -> bool:
+    """Whether a name has a word in it that stands for weights averaged over the training.
+
+    >>> [name for name in ("state_dict_ema", "modelEMA", "ema_model.module.", "schema", "model") if says_ema(name)]
+    ['state_dict_ema', 'modelEMA', 'ema_model.module.']
+    """
+    return not EMA_WORDS.isdisjoint(word.lower() for word in WORD.findall(name))
+
+
+def _walk(content: Any, path: tuple[str, ...], ema: bool, seen: set[int]) -> Iterator[Reading]:
+    # A pickle can put one mapping into another a thousand times, and that one into a third.
+    if not isinstance(content, Mapping) or len(path) > MAX_DEPTH or id(content) in seen:
+        return
+    seen.add(id(content))
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    for key, tensor in tensors.items():
+        if type(tensor) not in (Tensor, nn.Parameter):
+            kind = type(tensor).__name__
+            raise InputError(f"expected plain tensors, got {shown([key])} of the class {kind}: save it as a plain one")
+    if tensors:
+        yield Reading(".".join(path), {key: tensor.detach() for key, tensor in tensors.items()}, ema)
+    averages = content.keys() >= LIGHTNING_AVERAGES
+    for key, value in content.items():
+        if isinstance(key, str) and OPTIMIZER_WORDS.isdisjoint(word.lower() for word in WORD.findall(key)[:1]):
+            averaged = ema or says_ema(key) or (averages and key == "state_dict")
+            yield from _walk(value, (*path, key), averaged, seen)

@@ -1,0 +1,65 @@
+"""The ``sharpness`` command: train a run, probe any checkpoint, compare two, list what there is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import tyro
+
+from sharpness.cli.knobs import split_knobs
+from sharpness.cli.options import Command, Compare, Probe, Train
+from sharpness.cli.output import bar_columns
+from sharpness.errors import InputError, RunError
+
+__all__ = ["bar_columns", "main", "run_command"]
+
+
+def main() -> None:
+    """Run the command line; bad input exits with code 2 and one line, a failed run with code 1."""
+    run_command(_dispatch)
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Call a command and turn its errors into one line and an exit code: 2 bad input, 1 failed run, 130 Ctrl-C."""
+    try:
+        command()
+    except InputError as error:
+        _leave(str(error), 2)
+    except RunError as error:
+        _leave(str(error), 1)
+    except OSError as error:
+        bad_path = (NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError, PermissionError)
+        _leave(f"{error.filename or ''}: {error.strerror or error}", 2 if isinstance(error, bad_path) else 1)
+    except KeyboardInterrupt:
+        _leave("stopped; what is done is kept, and the same command goes on from there", 130)
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _dispatch() -> None:
+    """Parse the command line without torch, which only what the command asks for loads."""
+    arguments, knobs = split_knobs(sys.argv[1:])
+    description = "How flat or sharp is the minimum a network sits in?"
+    command = tyro.cli(Command, prog="sharpness", description=description, args=arguments)  # type: ignore[arg-type]
+    if knobs and not isinstance(command, Probe | Compare):
+        raise InputError(f"expected knobs of probes with probe and compare only, got --{next(iter(knobs))}.…")
+    if isinstance(command, Train):
+        from sharpness.cli.train import run_train
+
+        run_train(command)
+    elif isinstance(command, Probe):
+        from sharpness.cli.probe import run_probe
+
+        run_probe(command, knobs)
+    elif isinstance(command, Compare):
+        from sharpness.cli.compare import run_compare
+
+        run_compare(command, knobs)
+    else:
+        from sharpness.cli.lists import run_list
+
+        run_list(command)

@@ -1,0 +1,105 @@
+"""``sharpness compare``: two checkpoints by the same probes, and the line between them."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from sharpness.checkpoints import MatchReport, MismatchError
+from sharpness.cli.knobs import Knobs, apply_knobs
+from sharpness.cli.options import Compare
+from sharpness.cli.output import comparison_table, make_console, print_json, say
+from sharpness.cli.probe import check_out, deadline_of, draw, measure_all, names_of, open_out, options_of, show_given
+from sharpness.environment import choose_device
+from sharpness.errors import InputError
+from sharpness.probes import PROBES
+from sharpness.probes.given import Given, load_given, with_far_end
+from sharpness.probes.runner import applicable, probes_named
+
+
+def run_compare(command: Compare, knobs: Knobs) -> None:
+    """Measure both checkpoints and the line, and show the numbers side by side."""
+    deadline = deadline_of(command.seconds)
+    console, device = make_console(command.json), choose_device(command.device)
+    check_out(command.out)
+    named, asked = command.probes is not None, apply_knobs(probes_named(names_of(command.probes)), knobs)
+    first = load_given(command, command.first, device)
+    try:
+        second = load_given(command, command.second, device)
+    except MismatchError as error:
+        _show_table(report_table(error.report))
+        raise
+    titles = _titles(first, second)
+    for title, given in zip(titles, (first, second), strict=True):
+        say(console, f"{title}:", "bold")
+        show_given(console, given)
+    _check_alike(first, second)
+    subjects = (with_far_end(command, first, second), second.subject)
+    probes = applicable(asked, subjects[0], named=named)
+    folder = open_out(command.out)
+    found = []
+    for title, subject in zip(titles, subjects, strict=True):
+        here = {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
+        outcomes = measure_all(console, subject, here, folder, deadline, named=named, where=f", {title}")
+        found.append({outcome.name: outcome.record for outcome in outcomes if outcome.record is not None})
+    records = [record for side in found for record in side.values()]
+    if command.json:
+        print_json(records)
+    if records:
+        pairs = [(found[0].get(name), found[1].get(name)) for name in PROBES if name in found[0] or name in found[1]]
+        console.print(comparison_table(pairs, titles))
+        drawn = {title: list(side.values()) for title, side in zip(titles, found, strict=True)}
+        draw(console, drawn, command.out, options_of(command))
+
+
+def _titles(first: Given, second: Given) -> tuple[str, str]:
+    """Return the last parts of the paths that tell the two apart."""
+    a, b = first.path.resolve().parts, second.path.resolve().parts
+    for depth in range(1, max(len(a), len(b)) + 1):
+        if a[-depth:] != b[-depth:]:
+            return "/".join(a[-depth:]), "/".join(b[-depth:])
+    return f"{a[-1]} (0)", f"{b[-1]} (1)"
+
+
+def _check_alike(first: Given, second: Given) -> None:
+    """Refuse two networks of other shapes, with a table of what differs, or two sets of data."""
+    ours, theirs = first.subject.loss, second.subject.loss
+    if ours.layout != theirs.layout:
+        _show_table(shape_table(ours.model, theirs.model))
+        raise InputError(
+            f"expected two checkpoints of one architecture, got {first.path} and {second.path} with other shapes: "
+            "the table above shows them"
+        )
+    if ours.data_sha256() != theirs.data_sha256():
+        raise InputError("expected both checkpoints on the same data, got two data sets: give one with --data")
+
+
+def _show_table(table: Table) -> None:
+    Console(stderr=True, width=130).print(table)
+
+
+def report_table(report: MatchReport) -> Table:
+    """Return a table of the tensors in which a file differs from the model."""
+    table = Table(title=f"{report.path} against the model", title_justify="left")
+    for column in ("tensor", "file", "model"):
+        table.add_column(column)
+    for name, file, model in report.wrong_shape:
+        table.add_row(name, str(file), str(model))
+    for name in report.missing:
+        table.add_row(name, "absent", "there")
+    for name in report.unexpected:
+        table.add_row(name, "there", "absent")
+    return table
+
+
+def shape_table(first: nn.Module, second: nn.Module) -> Table:
+    """Return a table of the parameters whose shapes differ or that only one of the networks has."""
+    ours, theirs = ({name: tuple(p.shape) for name, p in model.named_parameters()} for model in (first, second))
+    table = Table(title="Parameters that differ", title_justify="left")
+    for column in ("parameter", "first", "second"):
+        table.add_column(column)
+    for name in dict.fromkeys([*ours, *theirs]):
+        if ours.get(name) != theirs.get(name):
+            table.add_row(name, str(ours.get(name, "absent")), str(theirs.get(name, "absent")))
+    return table

@@ -1,0 +1,60 @@
+"""``sharpness probes``, ``models`` and ``datasets``: what there is, one line each."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+
+from rich.console import Console
+
+from sharpness.cli.options import Datasets, Models, Probes
+from sharpness.cli.output import make_console, say
+from sharpness.errors import unknown_name
+
+
+def run_list(command: Probes | Models | Datasets) -> None:
+    """Print the list that was asked for."""
+    console = make_console()
+    if isinstance(command, Probes):
+        from sharpness.probes import PROBES
+
+        if command.name is not None:
+            _explain(console, command.name)
+        else:
+            _rows(console, {name: info.description for name, info in PROBES.items()})
+    elif isinstance(command, Models):
+        from sharpness.models import MODELS
+        from sharpness.models.given import MODEL_SOURCES
+
+        sources = {source.usage: source.description for source in MODEL_SOURCES.values()}
+        own = {"package.module:factory": "a function of yours, called with the options behind the name"}
+        _rows(console, {name: info.description for name, info in MODELS.items()} | sources | own)
+    else:
+        from sharpness.data import DATASETS
+        from sharpness.data.sources import SOURCES
+
+        _rows(
+            console,
+            {name: info.description for name, info in DATASETS.items()}
+            | {source.usage: source.description for source in SOURCES.values()},
+        )
+
+
+def _rows(console: Console, rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, description in rows.items():
+        say(console, f"{name:<{width}}  {description}")
+
+
+def _explain(console: Console, name: str) -> None:
+    """Print what a probe measures, with its source, and its knobs with their defaults."""
+    from sharpness.probes import PROBES
+
+    if name not in PROBES:
+        raise unknown_name("probe", name, PROBES)
+    kind = PROBES[name].probe
+    text = inspect.getdoc(kind) or PROBES[name].description
+    say(console, text.partition("\n>>> ")[0].rstrip())
+    say(console, "\nKnobs:")
+    for knob in fields(kind):
+        say(console, f"  --{name}.{knob.name}  {knob.default}  ({knob.type})")

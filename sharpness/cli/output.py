@@ -1,0 +1,119 @@
+"""What the terminal shows: bars with the time left, tables of records, plain lines for logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from sharpness.records import ProbeRecord
+
+
+def make_console(json_only: bool = False) -> Console:
+    """Return the console that people read; with ``json_only`` it stays silent."""
+    return Console(quiet=json_only) if sys.stdout.isatty() else Console(width=130, quiet=json_only)
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print one line as it is: no markup, no highlighting, no breaks."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error, where it stands beside any output."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def print_json(records: Sequence[ProbeRecord]) -> None:
+    """Print records, one JSON object per line."""
+    for record in records:
+        print(json.dumps(record.to_dict(), allow_nan=False, sort_keys=True))
+
+
+def bar_columns() -> tuple[ProgressColumn, ...]:
+    """Return the columns of a progress bar: what, how far, how many, time spent and time left."""
+    text = TextColumn("{task.description}")
+    return text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+
+
+@contextmanager
+def show_progress(console: Console, title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal; elsewhere a line for each tenth; nothing on a silent console."""
+    if console.quiet:
+        yield lambda done, total: None
+        return
+    if not console.is_terminal:
+        printed = [-1]
+
+        def line(done: int, total: int) -> None:
+            if 10 * done // total > printed[0]:
+                printed[0] = 10 * done // total
+                print(f"{title}: {done} of {total} {unit}", flush=True)
+
+        yield line
+        return
+    with Progress(*bar_columns(), console=console) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def records_table(records: Sequence[ProbeRecord], title: str) -> Table:
+    """Return a table of records with their intervals and costs."""
+    table = Table(title=title, title_justify="left")
+    for name in ("probe", "quantity", "value", "interval", "converged", "examples", "HVPs", "gradients", "seconds"):
+        table.add_column(name, justify="left" if name in ("probe", "quantity") else "right")
+    for record in records:
+        converged = {True: "yes", False: "no", None: ""}[record.converged]
+        costs = (record.num_examples, record.num_hvps, record.num_gradients)
+        table.add_row(
+            *(record.probe, record.quantity, value_text(record), interval_text(record), converged),
+            *map(str, costs),
+            f"{record.seconds or 0:.1f}",
+        )
+    return table
+
+
+def comparison_table(pairs: Sequence[tuple[ProbeRecord | None, ProbeRecord | None]], titles: tuple[str, str]) -> Table:
+    """Return a table of the same quantities at two checkpoints side by side, with the ratio of the values."""
+    table = Table()
+    table.add_column("quantity")
+    for title in (*titles, "ratio"):
+        table.add_column(title, justify="right")
+    for first, second in pairs:
+        one = first or second
+        assert one is not None
+        cells = ["" if r is None else f"{value_text(r)} {interval_text(r)}".strip() for r in (first, second)]
+        table.add_row(one.quantity, *cells, _ratio(first, second))
+    return table
+
+
+def value_text(record: ProbeRecord) -> str:
+    """Return the value with five digits, or that there is none and why."""
+    if record.value is None:
+        return f"null ({record.reasons.get('value', 'no reason recorded')})"
+    return f"{record.value:.5g}"
+
+
+def interval_text(record: ProbeRecord) -> str:
+    """Return the bounds that are known, in brackets."""
+    bounds = ["" if bound is None else f"{bound:.5g}" for bound in (record.lower, record.upper)]
+    return f"[{bounds[0]}, {bounds[1]}]" if any(bounds) else ""
+
+
+def _ratio(first: ProbeRecord | None, second: ProbeRecord | None) -> str:
+    if first is None or second is None or not first.value or second.value is None:
+        return ""
+    return f"{second.value / first.value:.3g}"

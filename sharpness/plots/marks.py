@@ -1,0 +1,92 @@
+"""What the figures share: a network's look, dots with intervals, rows of networks, the legend above all axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sharpness.plots.frames import floats
+from sharpness.plots.networks import Network
+from sharpness.plots.style import COLUMN, FULL, LOOKS, Look
+
+LONGEST_LABEL = 40
+"""Longer labels leave no room beside them; the caption and the CSV have them in full."""
+WIDEST = 34
+"""So many characters on both sides of the axes leave room for them in one column."""
+
+Shown = Sequence[tuple[Network, Look]]
+
+
+def shown_in(table: pd.DataFrame, networks: Sequence[Network]) -> list[tuple[Network, Look]]:
+    """Return the networks in the table, each with the look of its place among all of them."""
+    drawn = set(table["network"])
+    return [(network, look) for network, look in zip(networks, LOOKS, strict=False) if network.label in drawn]
+
+
+def dots(ax: Axes, rows: pd.DataFrame, look: Look, height: float, column: str = "eigenvalue") -> None:
+    """Draw values at one height with their intervals; a bound that is not known draws no bar on its side."""
+    values = floats(rows, column)
+    lower, upper = (np.where(np.isfinite(b), b, values) for b in (floats(rows, "lower"), floats(rows, "upper")))
+    ax.hlines(np.full(len(values), height), lower, upper, color=look.color, linewidth=1.2, zorder=2)
+    for value, converged in zip(values, rows["converged"], strict=True):
+        dot(ax, value, height, look, converged)
+
+
+def dot(ax: Axes, x: float, y: float, look: Look, converged: object) -> None:
+    """Draw one mark, open where it is not converged."""
+    face, edge = ("white", look.color) if converged is False else (look.color, "white")
+    style = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 0.8 if face == "white" else 0.35}
+    ax.plot(x, y, marker=look.marker, markersize=3.6, linestyle="", clip_on=False, zorder=3, **style)
+
+
+def rows_of_networks(
+    shown: Shown, texts: Sequence[str], pitch: float = 0.26, extra: float = 0.0
+) -> tuple[Figure, Axes]:
+    """Return a figure with a row for each network, the first at height 0 and the others below, a text at its right.
+
+    Rows are ``pitch`` inches apart, and ``extra`` inches are left for what else there is.
+    """
+    labels = [label_text(network.label) for network, _ in shown]
+    wide = max(map(len, labels)) + max(len(line) for text in texts for line in text.split("\n")) > WIDEST
+    height = 0.62 + extra + pitch * len(shown)
+    figure = Figure(figsize=(FULL if wide else COLUMN, height), layout="constrained")
+    ax = figure.subplots()
+    ax.set_yticks([-float(i) for i in range(len(shown))], labels)
+    ax.set_ylim(0.5 - len(shown), 0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+    ax.spines["left"].set_visible(False)
+    for i, text in enumerate(texts):
+        ax.text(1.02, -i, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
+    return figure, ax
+
+
+def label_text(label: str) -> str:
+    r"""Return a label as Matplotlib shows it unchanged, without the middle where it is too long.
+
+    >>> label_text("runs/" + 40 * "x" + "/checkpoint.pt"), label_text("_a$b")
+    ('runs/xxxxxxxxxxxxx…xxxxxx/checkpoint.pt', ' _a\\$b')
+    """
+    if len(label) > LONGEST_LABEL:
+        half = (LONGEST_LABEL - 2) // 2
+        label = f"{label[: half - 1]}…{label[-half - 1 :]}"
+    # A legend leaves out what begins with an underscore.
+    return (f" {label}" if label.startswith("_") else label).replace("$", "\\$")
+
+
+def legend_above(figure: Figure, shown: Shown, marked: bool) -> None:
+    """Name the networks above all axes, where the legend cannot cover data."""
+    handles = []
+    for network, look in shown:
+        label = label_text(network.label)
+        handle = Line2D([], [], color=look.color, linestyle=look.linestyle, markersize=3.6, label=label)
+        handle.set_marker(look.marker if marked else "")
+        handles.append(handle)
+    short = max(len(network.label) for network, _ in shown) <= len("batch 1000, seed 10")
+    columns = min(len(handles), 2) if short else 1
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)

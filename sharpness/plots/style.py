@@ -1,0 +1,74 @@
+"""One style for every figure: fonts, sizes, and how the networks look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+COLUMN, FULL = 3.25, 6.75
+"""Widths in inches: one of two columns, and both."""
+
+Line = Literal["-", "--", ""]
+
+STYLE: dict[Any, Any] = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "axes.formatter.use_mathtext": True,
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "savefig.dpi": 300,
+    # 42 embeds TrueType; the default 3 is refused by several publishers.
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    # A fixed salt gives the same bytes on every render.
+    "svg.hashsalt": "sharpness",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one network is drawn: a colour of seaborn's ``colorblind`` palette, and in grey its marker and its line."""
+
+    color: str
+    marker: str
+    linestyle: Line
+    label: str = ""
+
+
+LOOKS = (
+    Look("#0173b2", "o", "-"),
+    Look("#de8f05", "s", "--"),
+    Look("#029e73", "^", "-"),
+    Look("#cc78bc", "D", "--"),
+)
+"""How the networks of a figure are drawn, in the order given."""
+
+LOSS_COLOR, ACCURACY_COLOR = "#222222", "#bb4b91"
+"""Colours of two axes on one panel: neither is a network's, and in grey one is much darker."""
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+    """Return a figure of this size in inches with a grid of axes; draw and save it under ``rc_context(STYLE)``."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)

@@ -1,0 +1,219 @@
+"""From what a user names to what probes measure: file, model, data and loss specs -> guarded subject."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.batches import Batch
+from sharpness.checkpoints import MatchReport, load_into, read_checkpoint
+from sharpness.checkpoints.formats import recognise
+from sharpness.checkpoints.run_folders import evaluation_batches, load_run_data
+from sharpness.data import random_subset
+from sharpness.data.given import GivenData
+from sharpness.data.sources import load_data, load_test_data
+from sharpness.environment import derived_seed
+from sharpness.errors import InputError
+from sharpness.guards import Checked, check_before_probing, describe
+from sharpness.loss import Loss
+from sharpness.losses import Criterion, load_loss, on_logits
+from sharpness.models.given import GivenModel, load_model
+from sharpness.modes import batch_norms
+from sharpness.probes.run_folders import check_subset
+from sharpness.probes.runner import FarEnd, Subject
+from sharpness.request import Request
+from sharpness.runs import RunFolder
+from sharpness.vectors import flatten
+
+BATCH_SIZE = 100
+
+
+@dataclass(frozen=True)
+class Given:
+    """A checkpoint ready to be measured, with what was found on the way: the match of the weights and the guards."""
+
+    path: Path
+    run: RunFolder | None
+    model: GivenModel
+    data: GivenData
+    loss_name: str
+    report: MatchReport
+    checked: Checked
+    subject: Subject
+
+    def lines(self) -> list[str]:
+        """Return what a user should see before any number, one sentence each."""
+        accuracy = self.checked.evaluation.accuracy
+        correct = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
+        loss = self.subject.loss
+        return [
+            str(self.report),
+            f"model {self.model.spec}: {loss.layout.size:,} parameters in {len(loss.layout.names)} tensors",
+            f"data {self.data.spec}: {loss.num_examples:,} examples{''.join(f'; {note}' for note in self.data.notes)}",
+            f"loss {self.loss_name}, norm {loss.norm}: {self.checked.evaluation.loss:.6g}{correct}",
+        ]
+
+
+def load_given(request: Request, path: Path, device: torch.device, start: Path | None = None) -> Given:
+    """Return the checkpoint at ``path`` with the model, data and loss of the request, after every guard.
+
+    A run folder brings its own model and data, a Hugging Face folder its model. ``start`` is a checkpoint of the
+    weights where training started. Raises :class:`InputError` for whatever does not fit.
+    """
+    run = RunFolder.open(path) if recognise(path) == "run folder" else None
+    checkpoint = read_checkpoint(_weights_file(path, run), request.allow_global)
+    data = _data(request, path, run)
+    model = _model(request, path, run, data)
+    report = load_into(model.model, checkpoint, key=request.key, ema=request.ema, strict=request.strict)
+    network = model.model.to(device)
+    batches = _named_inputs(network, data.batches)
+    loss_name, criterion = load_loss(request.loss, batches[0])
+    build = _loss_builder(request, network, criterion, batches)
+    loss, checked = check_before_probing(build)
+    first = _start_file(run, start)
+    details = {
+        "checkpoint": {"path": str(path), **report.details()},
+        "model": dict(model.facts),
+        "data": dict(data.facts),
+        "criterion": loss_name,
+        "at_checkpoint": describe(checked.evaluation),
+        "warnings": list(checked.warnings),
+    }
+    if run is not None:
+        details["subset"] = request.examples
+    subject = Subject(
+        loss=loss,
+        checkpoint_sha256=checkpoint.sha256,
+        details=details,
+        start=None if first is None else lambda: weights_of(request, first, loss),
+    )
+    return Given(path, run, model, data, loss_name, report, checked, subject)
+
+
+def with_far_end(request: Request, first: Given, second: Given) -> Subject:
+    """Return the first subject with the second checkpoint at the far end of the line between them.
+
+    On the line running statistics, where the network has them and they are in use, are recomputed at each point: those
+    of a checkpoint belong to its own weights only. Raises :class:`InputError` where the two have other parameters.
+    """
+    ours, theirs = first.subject.loss, second.subject.loss
+    if ours.layout != theirs.layout:
+        raise InputError(
+            f"expected two checkpoints of one architecture, got other parameters in {second.path}: the table shows them"
+        )
+    moving = ours.norm == "frozen" and bool(batch_norms(ours.model))
+    norm = "recalibrate" if moving else ours.norm
+    test = load_test_data(first.data.spec, batch_size=_batch_size(request, first.run), data_dir=request.data_dir)
+
+    def on_line(batches: Iterable[Batch]) -> Loss:
+        options: dict[str, Any] = {"norm": norm, "calibration": ours.batches if moving else None, "dtype": ours.dtype}
+        return Loss(ours.model, ours.criterion, batches, parameters=ours.selection, **options)
+
+    def far_end() -> FarEnd:
+        return FarEnd(
+            weights=theirs.weights,
+            line=on_line(ours.batches),
+            test=None if test is None else on_line(_named_inputs(ours.model, test.batches)),
+            checkpoint_sha256=second.subject.checkpoint_sha256,
+            details={"other_checkpoint": str(second.path)},
+        )
+
+    return replace(first.subject, far_end=far_end)
+
+
+def weights_of(request: Request, path: Path, loss: Loss) -> Tensor:
+    """Return the parameters of a loss as another file of weights for the same network has them, shape ``(n,)``."""
+    model = copy.deepcopy(loss.model)
+    checkpoint = read_checkpoint(path, request.allow_global)
+    load_into(model, checkpoint, key=request.key, ema=request.ema, strict=request.strict)
+    return flatten(model, loss.layout)
+
+
+def _weights_file(path: Path, run: RunFolder | None) -> Path:
+    return path if run is None else run.path / f"{run.final_checkpoint()}.safetensors"
+
+
+def _start_file(run: RunFolder | None, start: Path | None) -> Path | None:
+    return start if start is not None or run is None else run.path / "x0.safetensors"
+
+
+def _batch_size(request: Request, run: RunFolder | None) -> int:
+    if request.batch_size is not None:
+        return request.batch_size
+    return BATCH_SIZE if run is None else run.config().data.evaluation_batch_size
+
+
+def _data(request: Request, path: Path, run: RunFolder | None) -> GivenData:
+    """Return the data of the request, or a run folder's own training set."""
+    if request.data is not None:
+        return load_data(
+            request.data,
+            batch_size=_batch_size(request, run),
+            examples=request.examples,
+            seed=request.seed,
+            data_dir=request.data_dir,
+            tokenizer=_tokenizer(request, path),
+        )
+    if run is None:
+        raise InputError(f"expected --data SPEC to measure {path} on, got none: `sharpness datasets` shows the kinds")
+    check_subset(request.examples)
+    config = run.config()
+    config = replace(config, data=replace(config.data, evaluation_batch_size=_batch_size(request, run)))
+    dataset = load_run_data(config, request.data_dir)
+    split, notes = dataset.train, ["bytes divided by 255"]
+    if request.examples is not None:  # as one batch, as the studies measure subsets
+        split = random_subset(split, request.examples, derived_seed(config.training.seed, "subset"))
+        config = replace(config, data=replace(config.data, evaluation_batch_size=request.examples))
+        notes.append(f"{request.examples} of {len(dataset.train)} drawn at random, as one batch")
+    batches = evaluation_batches(config, split)
+    facts = {"spec": config.data.name, "examples": len(split), "examples_total": len(dataset.train)}
+    return GivenData(config.data.name, batches, dataset.num_classes, dataset.input_shape, tuple(notes), facts)
+
+
+def _tokenizer(request: Request, path: Path) -> Path | None:
+    """Return the folder of a Hugging Face model, where its tokenizer usually lies too."""
+    if request.model is not None and request.model.startswith("hf:"):
+        return Path(request.model.removeprefix("hf:").partition(",")[0])
+    return path if path.is_dir() else None
+
+
+def _model(request: Request, path: Path, run: RunFolder | None, data: GivenData) -> GivenModel:
+    text = request.model
+    if text is None and run is not None:
+        config = run.config().model
+        text = f"{config.name},norm={config.norm}"
+    if text is None and path.is_dir():
+        text = f"hf:{path}"
+    if text is None:
+        raise InputError(
+            f"expected --model SPEC for the weights in {path}, got none: `sharpness models` shows the kinds"
+        )
+    return load_model(text, data.input_shape, data.num_classes)
+
+
+def _named_inputs(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
+    """Return pairs as the dicts that Hugging Face's models take, for those models; anything else as it is."""
+    name = getattr(model, "main_input_name", None)
+    if not isinstance(name, str) or isinstance(batches[0], Mapping):
+        return batches
+    return [{name: inputs, "labels": targets} for inputs, targets in batches]
+
+
+def _loss_builder(
+    request: Request, model: nn.Module, criterion: Criterion | None, batches: Sequence[Batch]
+) -> Callable[[], Loss]:
+    """Return the function that makes the loss of the request; outputs that are structures give their logits to it."""
+    if criterion is not None and isinstance(batches[0], Mapping):
+        criterion = on_logits(criterion)
+    norm = request.norm
+    if norm == "auto":
+        norm = "batch" if any(module.running_mean is None for module in batch_norms(model)) else "frozen"
+    parameters = None if request.parameters is None else request.parameters.split(",")
+    dtype = getattr(torch, request.dtype)
+    return lambda: Loss(model, criterion, batches, parameters=parameters, norm=norm, dtype=dtype)

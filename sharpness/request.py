@@ -1,0 +1,56 @@
+"""What to measure on: the options that ``sharpness probe`` and ``sharpness compare`` share (no torch here)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Arg = tyro.conf.arg
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The model, the data, the loss, and how they are evaluated."""
+
+    model: Annotated[str | None, Arg(metavar="SPEC")] = None
+    """f1, timm:NAME, torchvision:NAME, hf:FOLDER or package.module:factory, options behind commas, as in
+    timm:resnet18,num_classes=10. A run folder or Hugging Face folder needs none."""
+    data: Annotated[str | None, Arg(metavar="SPEC")] = None
+    """A name of `sharpness datasets`, npz:FILE, folder:DIR, hf:DIR, text:FILE or package.module:factory. A run folder
+    needs none."""
+    loss: Annotated[str | None, Arg(metavar="SPEC")] = None
+    """cross_entropy, mse, model (the model's own) or package.module:function; by default what suits the data."""
+    probes: Annotated[str | None, Arg(metavar="NAME,NAME")] = None
+    """Names from `sharpness probes`, separated by commas; by default all. Knobs of one: --NAME.KNOB VALUE, as in
+    --eigenvalues.k 5; `sharpness probes NAME` lists them."""
+    examples: Annotated[int | None, Arg(metavar="N")] = None
+    """Measure on a random subset of so many examples; which ones depends on --seed."""
+    batch_size: Annotated[int | None, Arg(metavar="N")] = None
+    """Examples per pass: 100, or a run folder's own number; with --norm batch part of what is measured."""
+    seed: Annotated[int, Arg(metavar="N")] = 0
+    """Seeds the subset of the examples; probes have seeds of their own (--eigenvalues.seed 1)."""
+    norm: Literal["auto", "frozen", "batch", "recalibrate"] = "auto"
+    """BatchNorm with its running statistics (frozen), those of each batch (batch), or recomputed ones (recalibrate)."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of the whole evaluation."""
+    parameters: Annotated[str | None, Arg(metavar="GLOB,GLOB")] = None
+    """Measure over these parameters only, such as 'layer4.*'; the others stay as they are."""
+    key: Annotated[str | None, Arg(metavar="NAME")] = None
+    """Which of several sets of weights in a file, as the error that asks for it lists them."""
+    ema: bool = False
+    """Take the averaged (EMA) weights of a file that has them."""
+    strict: bool = True
+    """Refuse weights that do not fit name by name; --no-strict ignores extra ones, keeps initial values of others."""
+    allow_global: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], Arg(metavar="NAME")]] = ()
+    """Classes that a pickled file may name, one by one, as the error that refuses them lists them."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    data_dir: Annotated[Path | None, Arg(metavar="DIR")] = None
+    """A folder that holds the data files, looked at first."""
+    seconds: Annotated[float | None, Arg(metavar="S")] = None
+    """Stop after so many seconds; the same command goes on from there."""
+    json: bool = False
+    """Print the records only, one JSON object per line."""

@@ -1,0 +1,105 @@
+"""What a user names on the command line: ``kind:name,option=value``, and the user's own ``package.module:object``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sharpness.errors import InputError, unknown_name
+
+OPTION = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
+IMPORTABLE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A named thing with options: ``kind`` is what stands before the first colon, if that is one of the known kinds."""
+
+    text: str
+    kind: str | None
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def importable(self) -> bool:
+        """Whether the name is of the form ``package.module:object``."""
+        return self.kind is None and IMPORTABLE.fullmatch(self.name) is not None
+
+    def checked(self, known: Iterable[str]) -> dict[str, Any]:
+        """Return the options; :class:`InputError` for one that is not among the known names.
+
+        >>> parse_spec("npz:data.npz,imputs=x", ["npz"]).checked(["inputs", "targets"])
+        Traceback (most recent call last):
+        sharpness.errors.InputError: npz:data.npz,imputs=x: unknown option 'imputs': expected one of inputs, targets
+        """
+        known = list(known)
+        for name in self.options:
+            if name not in known:
+                if not known:
+                    raise InputError(f"{self.text}: expected no options, got {name!r}: leave it out")
+                raise InputError(f"{self.text}: {unknown_name('option', name, known)}")
+        return dict(self.options)
+
+
+def parse_spec(text: str, kinds: Collection[str]) -> Spec:
+    """Take a spec apart; options are read from the end, so that a path may hold commas.
+
+    >>> parse_spec("timm:resnet18,num_classes=10", ["timm"])
+    Spec(text='timm:resnet18,num_classes=10', kind='timm', name='resnet18', options={'num_classes': 10})
+    >>> parse_spec("my.models:make,width=8,act=relu", ["timm"]).options
+    {'width': 8, 'act': 'relu'}
+    """
+    pieces, options = text.split(","), dict[str, Any]()
+    while len(pieces) > 1 and (match := OPTION.fullmatch(pieces[-1].strip())):
+        if match["name"] in options:
+            raise InputError(f"{text}: expected each option once, got {match['name']} twice")
+        options[match["name"]] = literal(match["value"])
+        pieces.pop()
+    kind, colon, name = ",".join(pieces).strip().partition(":")
+    if not colon or kind not in kinds:
+        kind, name = None, ",".join(pieces).strip()
+    if not name:
+        raise InputError(f"expected a name, got {text!r}")
+    return Spec(text, kind, name, dict(reversed(options.items())))
+
+
+def literal(text: str) -> Any:
+    """Return a number, a truth value, a quoted string or ``None`` as itself, and anything else as the string it is.
+
+    >>> literal("1e-3"), literal("true"), literal("False"), literal("None"), literal("both")
+    (0.001, True, False, None, 'both')
+    """
+    if text.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, int | float | str | list) else text
+
+
+def import_object(path: str, what: str) -> Any:
+    """Return what ``package.module:object`` names, looked for in the working folder too.
+
+    This runs the module's code: only ever call it with what the user typed, never with the contents of a file.
+    Raises :class:`InputError` where there is no such module or object.
+    """
+    if IMPORTABLE.fullmatch(path) is None:
+        raise InputError(f"expected {what} as package.module:object, got {path!r}")
+    module_name, _, name = path.partition(":")
+    if os.getcwd() not in sys.path:  # a console script has its own folder there instead
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"expected {what} in {path}, but {module_name} cannot be imported: {error}") from error
+    if not hasattr(module, name):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise InputError(f"{path}: {unknown_name('object', name, names)}")
+    return getattr(module, name)

@@ -1,0 +1,413 @@
+"""Figures of probe records: is every probe drawn, with the records' own numbers, readable, and gaps told?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.plots import Network, Rendered, render_records
+from sharpness.plots.axes import number_axis
+from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.kinds import KINDS, kind_of
+from sharpness.plots.style import COLUMN, FULL, LOOKS, STYLE, new_figure
+from sharpness.probes import (
+    PROBES,
+    DistanceFromStart,
+    KeskarSharpness,
+    LayerEigenvalues,
+    LinearInterpolation,
+    PyHessianCheck,
+    SpectralDensity,
+    TopEigenvalues,
+    Trace,
+)
+from sharpness.records import ProbeRecord
+from tests.cases import CASES
+from tests.conftest import run_python
+from tests.drawings import faults, visible_texts
+
+SUFFIXES = (".pdf", ".png", ".csv", ".json")
+DRAWN = (*KINDS, "distance")
+DATA = {"spec": "npz:points.npz", "examples": 9, "examples_total": 120}
+
+
+def loss_of(seed: int) -> Loss:
+    model, batches = CASES["mlp"].build(seed)
+    return Loss(model, CASES["mlp"].criterion, batches, dtype=batches[0][0].dtype)
+
+
+def records_of(seed: int) -> dict[str, ProbeRecord]:
+    """Return what each probe really says of a small network, as if its data were named and its weights in a file."""
+    loss, other = loss_of(seed), loss_of(seed + 1)
+    results = {
+        "eigenvalues": TopEigenvalues(k=2, which="both", num_hvps=43)(loss),
+        "layers": LayerEigenvalues(k=1)(loss),
+        "density": SpectralDensity(steps=8)(loss),
+        "trace": Trace(rtol=1e-6)(loss),
+        "keskar": KeskarSharpness()(loss),
+        "distance": DistanceFromStart()(loss, loss.weights, other.weights),
+        "interpolation": LinearInterpolation(num_points=7)(loss, loss.weights, other.weights, test_loss=other),
+        "pyhessian": PyHessianCheck()(loss),
+    }
+    records = {name: result.to_record(f"weights {seed}") for name, result in results.items()}
+    records = {name: ProbeRecord.from_dict(record.to_dict()) for name, record in records.items()}
+    line = {"other_checkpoint_sha256": f"weights {seed + 1}", "other_run_id": "a run of a long name"}
+    return {
+        name: replace(record, details={**record.details, "data": DATA, **(line if name == "interpolation" else {})})
+        for name, record in records.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def networks() -> list[Network]:
+    """Two networks, of which the first has the line to the second; the second has records of all other probes."""
+    first, second = records_of(0), records_of(1)
+    del second["interpolation"]
+    return [Network("A", first, {"file": "a.pt"}), Network("B", second)]
+
+
+def value_record(value: float | None = 2.0, **fields: Any) -> ProbeRecord:
+    return ProbeRecord(**({"probe": "flatness", "quantity": "mean_flatness", "value": value} | fields))
+
+
+def figure_of(probe: str, networks: list[Network]) -> Figure:
+    kind = kind_of(probe)
+    with mpl.rc_context(STYLE):
+        return kind.draw(kind.table(networks), networks)
+
+
+def caption_of(probe: str, networks: list[Network]) -> str:
+    return kind_of(probe).caption(kind_of(probe).table(networks), networks)
+
+
+def shown_numbers(ax: Axes, axis: str) -> list[float]:
+    """Return the coordinates of all single marks on one axis."""
+    lines = [line for line in ax.lines if line.get_linestyle() == "None" and line.get_marker() not in ("", "None")]
+    return [float(value) for line in lines for value in np.asarray(getattr(line, f"get_{axis}data")())]
+
+
+# --- every probe ---
+
+
+@pytest.fixture(scope="module")
+def rendered(networks: list[Network], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rendered]:
+    out = tmp_path_factory.mktemp("rendered")
+    return out, render_records(networks, out, {"command": "sharpness compare"})
+
+
+def test_every_kind_of_figure_is_of_a_probe() -> None:
+    assert set(DRAWN) <= PROBES.keys()
+
+
+def test_every_figure_comes_with_its_numbers_and_origin(
+    networks: list[Network], rendered: tuple[Path, Rendered]
+) -> None:
+    out, result = rendered
+    assert result.refusals == []  # B has no line of its own, but it is the far end of A's
+    assert {path.name for path in result.files} == {f"{probe}{suffix}" for probe in DRAWN for suffix in SUFFIXES}
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in result.files)
+    for probe in DRAWN:
+        content = json.loads((out / f"{probe}.json").read_text(), parse_constant=pytest.fail)
+        assert content["csv_sha256"] == hashlib.sha256((out / f"{probe}.csv").read_bytes()).hexdigest()
+        assert content["command"] == "sharpness compare"
+        first = content["networks"][0]
+        assert (first["label"], first["file"], first["record"]["checkpoint_sha256"]) == ("A", "a.pt", "weights 0")
+        assert first["record"]["value"] == networks[0].records[probe].value
+        assert "9 of 120 examples of npz:points.npz, drawn at random" in content["caption"]
+        assert "nan" not in content["caption"].lower() and "None" not in content["caption"]
+
+
+def test_a_second_render_gives_the_same_bytes(
+    networks: list[Network], rendered: tuple[Path, Rendered], tmp_path: Path
+) -> None:
+    probes = ("density", "eigenvalues", "keskar")  # the rest takes as long and the same way
+    some = [replace(n, records={probe: n.records[probe] for probe in probes}) for n in networks]
+    again = render_records(some, tmp_path, {"command": "sharpness compare"})
+    assert len(again.files) == 12
+    assert [path.read_bytes() for path in again.files] == [
+        (rendered[0] / path.name).read_bytes() for path in again.files
+    ]
+
+
+@pytest.mark.parametrize("num_networks", [1, 2, 4])
+@pytest.mark.parametrize("probe", [*DRAWN, "flatness"])
+def test_figures_are_readable(networks: list[Network], probe: str, num_networks: int) -> None:
+    labels = ("A", "B", "checkpoint-12000", "runs/pair/of_$_long/names/checkpoint-12000.safetensors")
+    shown = []
+    for i, label in enumerate(labels[:num_networks]):
+        record = value_record(10.0**i, lower=0.5 * 10**i, converged=i != 1)
+        shown.append(Network(label, {**networks[i % 2].records, "flatness": record}))
+    figure = figure_of(probe, shown)
+    assert figure.get_figwidth() in (COLUMN, FULL)
+    assert faults(figure) == []
+    # The right axis of a pair shares the x axis of the left one, and the density that of the eigenvalues below it.
+    below = figure.axes[0] if probe == "interpolation" else figure.axes[-1]
+    assert below.get_xlabel()
+
+
+# --- the numbers are those of the records ---
+
+
+def test_eigenvalues_are_all_drawn_above_the_course_of_the_first(networks: list[Network]) -> None:
+    record = networks[0].records["eigenvalues"]
+    above, below = figure_of("eigenvalues", networks[:1]).axes
+    assert shown_numbers(above, "x") == record.details["eigenvalues"]
+    table = kind_of("eigenvalues").table(networks[:1])
+    values, curve = rows_where(table, mark="eigenvalue"), rows_where(table, mark="curve")
+    assert floats(values, "lower").tolist() == record.details["lowers"]
+    assert floats(values, "upper").tolist() == record.details["uppers"]
+    history = np.array(record.details["history"], dtype=float)[: len(curve)]
+    drawn = np.column_stack([floats(curve, name) for name in ("products", "ritz", "lower")])
+    np.testing.assert_array_equal(drawn, history[:, :3])
+    assert max(line.get_xdata()[-1] for line in below.lines[:2]) == history[-1, 0]  # type: ignore[index]
+
+
+def test_a_bottom_eigenvalue_is_approached_from_above() -> None:
+    result = TopEigenvalues(which="bottom", num_hvps=43)(loss_of(0)).to_record("weights 0")
+    network = Network("A", {"eigenvalues": result})
+    ax = figure_of("eigenvalues", [network]).axes[1]
+    table = rows_where(kind_of("eigenvalues").table([network]), mark="curve")
+    assert np.all(floats(table, "ritz_percent") >= 0) and np.nanmin(floats(table, "lower_percent")) < -1
+    assert [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [-1.0]  # type: ignore[index]
+    assert r"\lambda_{\min}" in ax.get_ylabel()
+    assert "Ritz value (above) and lower bound (99 % confidence) of the bottom" in caption_of("eigenvalues", [network])
+
+
+def test_eigenvalues_without_a_course_stand_alone(networks: list[Network]) -> None:
+    record = networks[0].records["eigenvalues"]
+    warm = Network("A", {"eigenvalues": replace(record, details={**record.details, "history": []})})
+    assert len(figure_of("eigenvalues", [warm]).axes) == 1
+    assert "Below" not in caption_of("eigenvalues", [warm])
+
+
+def test_trace_is_drawn_look_by_look(networks: list[Network]) -> None:
+    record = networks[0].records["trace"]
+    looks = np.array(record.details["looks"])
+    assert len(looks) > 1
+    table = kind_of("trace").table(networks[:1])
+    np.testing.assert_allclose(np.column_stack([floats(table, n) for n in ("products", "estimate")]), looks[:, :2])
+    np.testing.assert_allclose(floats(table, "upper") - floats(table, "estimate"), looks[:, 2], atol=1e-12)
+    assert shown_numbers(figure_of("trace", networks[:1]).axes[0], "y") == [record.value]
+
+
+def test_keskar_shows_both_losses_phi_and_the_start(networks: list[Network]) -> None:
+    record = networks[0].records["keskar"]
+    figure = figure_of("keskar", networks[:1])
+    assert shown_numbers(figure.axes[0], "x") == [record.details["loss"], record.details["max_loss"]]
+    texts = " ".join(text.get_text() for text in visible_texts(figure))
+    assert f"{record.value:.4g} %" in texts and "start: gradient sign" in texts
+    start = {**record.details, "start": "random"}
+    others = [networks[0], Network("B", {"keskar": replace(record, details=start)})]
+    rows = [text.get_text() for text in figure_of("keskar", others).axes[0].texts]
+    assert ["start: gradient sign" in rows[0], "start: random" in rows[1]] == [True, True]
+
+
+def test_a_second_box_and_a_subspace_have_rows_of_their_own() -> None:
+    result = KeskarSharpness(second_epsilon=5e-4, subspace=5)(loss_of(0))
+    shown = [Network("A", {"keskar": result.to_record("weights 0")})]
+    figure = figure_of("keskar", shown)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert len(texts) == 2 and "= 0.001" in texts[0] and "= 0.0005" in texts[1] and "5 dimensions" in texts[1]
+    assert result.second is not None and f"{result.second.phi:.4g} %" in texts[1]
+    assert shown_numbers(figure.axes[0], "x") == [result.loss, result.max_loss, result.loss, result.second.max_loss]
+    assert faults(figure) == []
+    assert "the space of 5 random columns of A" in caption_of("keskar", shown)
+
+
+def test_pyhessian_is_drawn_relative_to_ours(networks: list[Network]) -> None:
+    record = networks[0].records["pyhessian"]
+    assert record.value is not None
+    ours = record.details["ours"]
+    ax = figure_of("pyhessian", networks[:1]).axes[0]
+    assert shown_numbers(ax, "x") == pytest.approx([0.0, 100 * (record.value - ours) / ours])
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [2.0, -2.0]  # type: ignore[index]
+    apart = replace(record, details={**record.details, "agree": False})
+    assert "DISAGREEMENT" in caption_of("pyhessian", [Network("A", {"pyhessian": apart})])
+    nothing = replace(record, details={**record.details, "ours": 0.0})
+    assert kind_of("pyhessian").table([Network("A", {"pyhessian": nothing})]).empty
+
+
+def test_the_line_names_its_ends_and_draws_what_was_measured(networks: list[Network]) -> None:
+    details = networks[0].records["interpolation"].details
+    left, right = figure_of("interpolation", networks).axes
+    assert [(text.get_text(), text.get_position()[0]) for text in left.texts] == [("A", 0), ("B", 1)]
+    assert np.asarray(left.lines[0].get_ydata()).tolist() == details["train_loss"]
+    np.testing.assert_allclose(
+        np.asarray(right.lines[1].get_ydata(), dtype=float), 100 * np.array(details["test_accuracy"])
+    )
+    assert "through A (alpha = 0) and B (alpha = 1)" in caption_of("interpolation", networks)
+    assert "Without a record" not in caption_of("interpolation", networks)
+    alone = figure_of("interpolation", networks[:1]).axes[0]
+    assert [text.get_text() for text in alone.texts] == ["$w_0$", "$w_1$"]
+    assert "and a run of a long name (alpha = 1)" in caption_of("interpolation", networks[:1])
+
+
+def test_a_line_without_accuracies_has_one_axis_and_no_legend(networks: list[Network]) -> None:
+    record = networks[0].records["interpolation"]
+    bare = {"train_accuracy": [None] * 7, "test_accuracy": None, "test_loss": None}
+    losses = [-0.5, *record.details["train_loss"][1:]]  # a loss of the user's own may be negative
+    record = replace(
+        record, value=None, details={**record.details, **bare, "train_loss": losses}, reasons={"value": "why"}
+    )
+    figure = figure_of("interpolation", [Network("A", {"interpolation": record})])
+    (ax,) = figure.axes
+    assert figure.legends == [] and ax.get_ylim()[0] < -0.5
+    assert "unknown (why)" in caption_of("interpolation", [Network("A", {"interpolation": record})])
+
+
+def test_a_probe_of_tomorrow_is_drawn_as_a_number_with_its_interval() -> None:
+    shown = [Network("A", {"flatness": value_record(2.0, lower=1.5, upper=2.5, confidence=0.9)})]
+    shown.append(Network("B", {"flatness": value_record(40.0, upper=50.0, converged=False)}))
+    ax = figure_of("flatness", shown).axes[0]
+    assert shown_numbers(ax, "x") == [2.0, 40.0]
+    assert [text.get_text() for text in ax.texts] == ["2 [1.5, 2.5]", "40 [?, 50]"]
+    assert [bars.get_segments()[0][:, 0].tolist() for bars in ax.collections] == [[1.5, 2.5], [40.0, 50.0]]  # type: ignore[attr-defined]
+    assert (ax.get_xlabel(), ax.get_xscale()) == ("Mean flatness", "log")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["A", "B"]
+    caption = caption_of("flatness", shown)
+    assert "bars: 90 % intervals" in caption and "open marks: not converged" in caption
+    faces = [line.get_markerfacecolor() for line in ax.lines]
+    assert faces == [LOOKS[0].color, "white"]
+
+
+# --- only what belongs together ---
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"knobs": {"matrix": "fisher", "which": "top", "rtol": 1e-2}}, {"data_sha256": "other"}, {"norm": "batch"}],
+    ids=["another matrix", "other data", "another loss"],
+)
+def test_eigenvalues_of_something_else_are_not_drawn_into_density_and_layers(
+    networks: list[Network], change: dict[str, Any]
+) -> None:
+    own = networks[0].records
+    other = Network("A", {**own, "eigenvalues": replace(own["eigenvalues"], **change)})
+    for probe, mark in (("density", {"mark": "eigenvalue"}), ("layers", {"layer": None})):
+        with_own, without = (kind_of(probe).table([network]) for network in (networks[0], other))
+        assert len(with_own) > len(without)
+        assert len(rows_where(without, **mark)) == 0
+    assert "Vertical lines" in caption_of("layers", networks[:1]) and "Vertical" not in caption_of("layers", [other])
+
+
+def test_figures_name_the_matrix() -> None:
+    record = TopEigenvalues(matrix="gauss_newton")(loss_of(0)).to_record("weights 0")
+    shown = [Network("A", {"eigenvalues": record})]
+    assert "Gauss-Newton eigenvalue" in figure_of("eigenvalues", shown).axes[0].get_xlabel()
+    assert "of the Gauss-Newton by Lanczos (top eigenvalues)" in caption_of("eigenvalues", shown)
+
+
+def test_only_cross_entropy_is_in_nats(networks: list[Network]) -> None:
+    for probe, axis in (("eigenvalues", "x"), ("keskar", "x"), ("trace", "y"), ("interpolation", "y"), ("layers", "x")):
+        record = networks[0].records[probe]
+        for criterion, expected in (("cross_entropy", True), ("mse", False)):
+            changed = replace(record, details={**record.details, "criterion": criterion})
+            ax = figure_of(probe, [Network("A", {probe: changed})]).axes[0]
+            assert ("(nats)" in getattr(ax, f"get_{axis}label")()) == expected
+
+
+def test_many_layers_go_on_in_further_panels(networks: list[Network]) -> None:
+    record = networks[0].records["layers"]
+    layer = record.details["layers"][0]
+    for count, num_panels in ((41, 2), (101, 3)):
+        many = [layer | {"name": f"blocks.{i}.weight"} for i in range(count)]
+        figure = figure_of("layers", [Network("A", {"layers": replace(record, details={"layers": many})})])
+        labels = [label.get_text() for ax in figure.axes for label in ax.get_yticklabels()]
+        assert [label.split(" ")[0] for label in labels] == [layer["name"] for layer in many]
+        assert len(figure.axes) == num_panels
+        assert faults(figure) == []
+
+
+# --- what is missing ---
+
+
+def test_a_null_value_draws_no_mark_and_its_reason_is_told(tmp_path: Path) -> None:
+    shown = [Network("A", {"flatness": value_record(1.0)})]
+    shown.append(Network("B", {"flatness": value_record(None, reasons={"value": "the loss overflowed"})}))
+    shown.append(Network("C", {}))
+    rendered = render_records(shown, tmp_path, {})
+    assert rendered.refusals == [
+        "flatness of B has no value: the loss overflowed.",
+        "flatness is without C: there is no record of it.",
+    ]
+    assert pd.read_csv(tmp_path / "flatness.csv")["network"].tolist() == ["A"]
+    assert json.loads((tmp_path / "flatness.json").read_text())["caption"].endswith("Without a record to draw: B, C.")
+    again = render_records(shown[1:2], tmp_path, {})
+    assert (again.files, again.refusals[1:]) == ([], ["flatness was not drawn: no network has a value to draw."])
+    assert list(tmp_path.iterdir()) == []  # an older figure is not taken for it
+
+
+@pytest.mark.parametrize("probe", ["trace", "keskar", "pyhessian", "distance"])
+def test_null_values_of_known_probes_leave_an_empty_table(networks: list[Network], probe: str) -> None:
+    record = replace(networks[0].records[probe], value=None)
+    assert kind_of(probe).table([Network("A", {probe: record})]).empty
+
+
+def test_bad_networks_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    one = Network("A", {"flatness": value_record()})
+    for shown, words in (
+        ([], "expected 1 to 4 networks, got 0"),
+        ([replace(one, label=str(i)) for i in range(5)], "expected 1 to 4 networks, got 5"),
+        ([one, one], "a label of its own for each network, got 'A' twice"),
+        (
+            [Network("A", {"flatness": value_record(), "../up": value_record()})],
+            r"expected a probe's name .* got '\.\./up'",
+        ),
+    ):
+        with pytest.raises(InputError, match=words):
+            render_records(shown, tmp_path / "out", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- axes and imports ---
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([3.0], "linear"),
+        ([0.0], "linear"),
+        ([], "linear"),
+        ([1.7635, 1.7796], "linear"),
+        ([2.0, float("nan"), 19.0], "linear"),
+        ([2.0, 21.0], "log"),
+        ([-3.0, 50.0], "linear"),
+        ([-0.06, -0.006], "linear"),
+        ([-1e-3, 0.0, 50.0], "asinh"),
+    ],
+)
+def test_number_axis_shows_every_value_with_ticks(values: list[float], scale: str) -> None:
+    _, axes = new_figure(COLUMN, 1.0)
+    ax = axes[0, 0]
+    number_axis(ax.xaxis, np.array(values, dtype=float))
+    low, high = ax.get_xlim()
+    assert all(low < value < high for value in values if np.isfinite(value))
+    labels = [ax.xaxis.get_major_formatter()(x, None) for x in ax.get_xticks() if low <= x <= high]
+    assert ax.get_xscale() == scale and 2 <= len(labels) == len(set(labels)) <= 9
+
+
+def test_importing_loads_no_plotting_library_and_rendering_no_torch(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from sharpness.plots import Network, Rendered, render_records
+from sharpness.records import ProbeRecord
+assert not sys.modules.keys() & {{"torch", "matplotlib", "pandas"}}
+record = ProbeRecord(probe="distance", quantity="distance_from_start", value=3.0)
+assert len(render_records([Network("A", {{"distance": record}})], Path({str(tmp_path)!r}), {{}}).files) == 4
+assert "matplotlib" in sys.modules and "torch" not in sys.modules and "matplotlib.pyplot" not in sys.modules
+"""
+    result = run_python("-c", code)
+    assert result.returncode == 0, result.stderr
