@@ -23,23 +23,33 @@ if TYPE_CHECKING:
     from sharpness.operators import scaled as scaled
     from sharpness.operators import shifted as shifted
     from sharpness.operators import to_dense as to_dense
+    from sharpness.probes import AverageCaseSharpness as AverageCaseSharpness
     from sharpness.probes import DistanceFromStart as DistanceFromStart
+    from sharpness.probes import GradientNoise as GradientNoise
+    from sharpness.probes import KeskarMaximum as KeskarMaximum
     from sharpness.probes import KeskarSharpness as KeskarSharpness
     from sharpness.probes import LayerEigenvalues as LayerEigenvalues
     from sharpness.probes import LinearInterpolation as LinearInterpolation
     from sharpness.probes import PyHessianCheck as PyHessianCheck
+    from sharpness.probes import SamSharpness as SamSharpness
     from sharpness.probes import SpectralDensity as SpectralDensity
     from sharpness.probes import TopEigenvalues as TopEigenvalues
     from sharpness.probes import Trace as Trace
+    from sharpness.probes import WorstCaseSharpness as WorstCaseSharpness
     from sharpness.vectors import flatten as flatten
 
 # Loaded at first use, so that reading records does not load torch.
 _HOMES = {
     "Batches": "data",
+    "WorstCaseSharpness": "probes",
+    "SamSharpness": "probes",
+    "KeskarMaximum": "probes",
+    "AverageCaseSharpness": "probes",
     "DistanceFromStart": "probes",
     "FisherOperator": "curvature",
     "FunctionOperator": "operators",
     "GaussNewtonOperator": "curvature",
+    "GradientNoise": "probes",
     "HessianOperator": "curvature",
     "InputError": "errors",
     "KeskarSharpness": "probes",

@@ -119,7 +119,7 @@ def cast(thing: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """
     if isinstance(thing, Tensor):
         return thing.to(device, dtype) if thing.is_floating_point() else thing.to(device)
-    return _rebuilt(thing, lambda item: cast(item, device, dtype))
+    return rebuilt(thing, lambda item: cast(item, device, dtype))
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
@@ -138,10 +138,10 @@ def _slice(thing: Any, start: int, stop: int, length: int) -> Any:
     """Take examples ``start`` to ``stop`` of everything in a batch that has ``length`` of them."""
     if isinstance(thing, Tensor):
         return thing[start:stop] if thing.ndim and len(thing) == length else thing
-    return _rebuilt(thing, lambda item: _slice(item, start, stop, length))
+    return rebuilt(thing, lambda item: _slice(item, start, stop, length))
 
 
-def _rebuilt(thing: Any, change: Callable[[Any], Any]) -> Any:
+def rebuilt(thing: Any, change: Callable[[Any], Any]) -> Any:
     """Return a mapping, list or tuple (named ones too) with every item changed; anything else as it is."""
     if isinstance(thing, Mapping):
         return {key: change(value) for key, value in thing.items()}

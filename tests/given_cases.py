@@ -83,7 +83,7 @@ def timm_resnet(folder: Path) -> Prepared:
     import timm
 
     model = seeded(lambda: timm.create_model("resnet18", num_classes=CLASSES, in_chans=1))
-    return classifier(folder, f"timm:resnet18,num_classes={CLASSES},in_chans=1", model, 1, 32)
+    return classifier(folder, f"timm:resnet18,num_classes={CLASSES},in_chans=1", model, 1, 16)
 
 
 def timm_vit(folder: Path) -> Prepared:
@@ -99,7 +99,7 @@ def torchvision_resnet(folder: Path) -> Prepared:
     from torchvision import models
 
     model = seeded(lambda: models.resnet18(num_classes=CLASSES))
-    return classifier(folder, f"torchvision:resnet18,num_classes={CLASSES}", model, 3, 32)
+    return classifier(folder, f"torchvision:resnet18,num_classes={CLASSES}", model, 3, 16)
 
 
 def torchvision_mobilenet(folder: Path) -> Prepared:

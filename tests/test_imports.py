@@ -15,11 +15,11 @@ from tests.conftest import ROOT
 LADDER = (
     ("errors",),
     ("records", "config", "spec", "extras", "request"),
-    ("vectors", "batches", "modes", "environment", "memory", "distributed", "graphs"),
-    ("data", "models", "operators", "weighted", "output_space", "losses"),
+    ("vectors", "batches", "modes", "environment", "memory", "distributed", "graphs", "homogeneity"),
+    ("data", "models", "operators", "weighted", "output_space", "losses", "rescaling"),
     ("flat_network",),
     ("loss", "linalg"),
-    ("kept_graphs", "determinism", "runs"),
+    ("kept_graphs", "determinism", "runs", "per_example"),
     ("curvature", "guards"),
     ("checkpoints",),
     ("training", "probes", "plots"),  # the first two meet in the run folder only; plots read records

@@ -36,7 +36,8 @@ def run_list(command: Probes | Models | Datasets) -> None:
         _rows(
             console,
             {name: info.description for name, info in DATASETS.items()}
-            | {source.usage: source.description for source in SOURCES.values()},
+            | {source.usage: source.description for source in SOURCES.values()}
+            | {"package.module:factory": "a function of yours that returns tensors, a Dataset or batches"},
         )
 
 

@@ -54,6 +54,20 @@ class Compare(Request):
     """Folder for records and figures, made if it is not there."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stress(Request):
+    """Which measures move when weights are rescaled and no output changes? (Dinh et al. 2017.)"""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint as for `sharpness probe`."""
+    out: Annotated[Path, Arg(metavar="DIR")]
+    """Folder for the results and the figure, made if it is not there."""
+    alpha: Annotated[float, Arg(metavar="A")] = 4.0
+    """The factor; a power of two rescales without rounding."""
+    rescaling: Annotated[str | None, Arg(metavar="NAME")] = None
+    """Which weights, as `--rescaling list` names them; by default the first pair of layers."""
+
+
 @dataclass(frozen=True)
 class Probes:
     """List the probes, or the knobs of one."""
@@ -76,6 +90,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Stress, tyro.conf.subcommand("stress")]
     | Annotated[Probes, tyro.conf.subcommand("probes")]
     | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Datasets, tyro.conf.subcommand("datasets")]

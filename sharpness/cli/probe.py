@@ -10,13 +10,14 @@ from typing import Any
 from rich.console import Console
 
 from sharpness.cli.knobs import Knobs, apply_knobs
-from sharpness.cli.options import Compare, Probe
+from sharpness.cli.options import Probe
 from sharpness.cli.output import make_console, print_json, records_table, say, show_progress, warn
 from sharpness.environment import choose_device
 from sharpness.errors import InputError
 from sharpness.probes.given import Given, load_given
 from sharpness.probes.runner import Outcome, Subject, applicable, measure, probes_named
 from sharpness.records import ProbeRecord
+from sharpness.request import Request
 from sharpness.runs import RecordFolder
 
 
@@ -120,7 +121,7 @@ def draw(console: Console, records: Mapping[str, Sequence[ProbeRecord]], out: Pa
             say(console, f"  {path}")
 
 
-def options_of(command: Probe | Compare) -> dict[str, Any]:
+def options_of(command: Request) -> dict[str, Any]:
     """Return the options of a command that say what was measured, for provenance."""
     names = ("model", "data", "loss", "norm", "dtype", "parameters", "examples", "batch_size", "seed", "key", "ema")
     return {name: getattr(command, name) for name in names}

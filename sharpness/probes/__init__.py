@@ -5,26 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sharpness.probes.average_case import AverageCaseSharpness
 from sharpness.probes.density import SpectralDensity
 from sharpness.probes.distance import DistanceFromStart
 from sharpness.probes.eigenvalues import TopEigenvalues
+from sharpness.probes.gradient_noise import GradientNoise
 from sharpness.probes.interpolation import LinearInterpolation
+from sharpness.probes.keskar_maximum import KeskarMaximum
 from sharpness.probes.keskar_sharpness import KeskarSharpness
 from sharpness.probes.layers import LayerEigenvalues
 from sharpness.probes.pyhessian_check import PyHessianCheck
+from sharpness.probes.sam import SamSharpness
 from sharpness.probes.trace import Trace
+from sharpness.probes.worst_case import WorstCaseSharpness
 
 __all__ = [
     "PROBES",
+    "AverageCaseSharpness",
     "DistanceFromStart",
+    "GradientNoise",
+    "KeskarMaximum",
     "KeskarSharpness",
     "LayerEigenvalues",
     "LinearInterpolation",
     "ProbeInfo",
     "PyHessianCheck",
+    "SamSharpness",
     "SpectralDensity",
     "TopEigenvalues",
     "Trace",
+    "WorstCaseSharpness",
 ]
 
 
@@ -43,6 +53,17 @@ PROBES: dict[str, ProbeInfo] = {
     "density": ProbeInfo(SpectralDensity, ("w",), "spectral density, negative eigenvalues and effective rank"),
     "trace": ProbeInfo(Trace, ("w",), "trace of the Hessian with a standard error"),
     "keskar": ProbeInfo(KeskarSharpness, ("w",), "Metric 2.1 of Keskar et al. 2017: largest loss rise in a small box"),
+    "keskar_maximum": ProbeInfo(KeskarMaximum, ("w",), "Metric 2.1 with its maximum climbed until it stops growing"),
+    "worst_case": ProbeInfo(
+        WorstCaseSharpness, ("w",), "largest loss rise in an l2 or linf ball: plain, adaptive or by filters"
+    ),
+    "sam": ProbeInfo(SamSharpness, ("w",), "loss rise after one step of SAM"),
+    "average_case": ProbeInfo(
+        AverageCaseSharpness, ("w",), "mean loss rise under Gaussian noise, with a standard error"
+    ),
+    "gradient_noise": ProbeInfo(
+        GradientNoise, ("w",), "gradient noise scale B_simple and B_noise, best step by batch size"
+    ),
     "distance": ProbeInfo(DistanceFromStart, ("w", "x0"), "distance of the weights from where training started"),
     "interpolation": ProbeInfo(
         LinearInterpolation, ("w", "other"), "loss and accuracy on the line to another checkpoint"

@@ -24,7 +24,7 @@ from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
 from sharpness.probes.evidence import Progress
-from sharpness.probes.runner import FarEnd, Subject, measure
+from sharpness.probes.runner import FarEnd, Subject, deciding_knobs, measure
 from sharpness.records import ProbeRecord
 from sharpness.runs import RunFolder
 
@@ -42,7 +42,7 @@ def missing_probes(
     missing = {}
     for name, probe in probes.items():
         far_end = second if "other" in PROBES[name].points else None
-        if (name, asdict(probe), weights, far_end, num_examples) not in done:
+        if (name, deciding_knobs(asdict(probe)), weights, far_end, num_examples) not in done:
             missing[name] = probe
     return missing
 
@@ -139,7 +139,7 @@ def _key(record: ProbeRecord) -> tuple[Any, ...]:
     details = record.details
     return (
         record.probe,
-        dict(record.knobs),
+        deciding_knobs(record.knobs),
         record.checkpoint_sha256,
         details.get("other_checkpoint_sha256"),
         details.get("subset"),

@@ -177,7 +177,7 @@ def _identity(name: str, probe: Any, subject: Subject, far_end: FarEnd | None) -
     """Return what a record must agree with to be this probe's of this subject, as JSON has it."""
     far = {} if far_end is None else {"other_checkpoint_sha256": far_end.checkpoint_sha256}
     facts = facts_of(subject.loss if far_end is None else far_end.line)
-    known = {"probe": name, "knobs": _knobs(asdict(probe)), "checkpoint_sha256": subject.checkpoint_sha256}
+    known = {"probe": name, "knobs": deciding_knobs(asdict(probe)), "checkpoint_sha256": subject.checkpoint_sha256}
     return _plain({**known, **far, **facts})
 
 
@@ -185,15 +185,18 @@ def _known(folder: RecordFolder, identity: Mapping[str, Any]) -> ProbeRecord | N
     """Return the last whole record of this identity in a folder."""
     for record in reversed(folder.records()):
         row = record.to_dict()
-        row |= {"knobs": _knobs(row["knobs"]), "other_checkpoint_sha256": record.details.get("other_checkpoint_sha256")}
+        row |= {
+            "knobs": deciding_knobs(row["knobs"]),
+            "other_checkpoint_sha256": record.details.get("other_checkpoint_sha256"),
+        }
         if not _cut_short(record) and all(row[key] == value for key, value in identity.items()):
             return record
     return None
 
 
-def _knobs(knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the knobs that decide the number: not how long it may take."""
-    return {name: value for name, value in knobs.items() if name != "seconds"}
+def deciding_knobs(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs that decide the number: not how long it may take, nor what is left out."""
+    return {name: value for name, value in knobs.items() if name != "seconds" and value is not None}
 
 
 def _plain(thing: Any) -> Any:

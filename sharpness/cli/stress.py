@@ -1,0 +1,128 @@
+"""``sharpness stress``: every measure before and after a rescaling that changes no output, and which of them moved."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sharpness.cli.knobs import Knobs, apply_knobs
+from sharpness.cli.options import Stress
+from sharpness.cli.output import interval_text, make_console, say, value_text, warn
+from sharpness.cli.probe import check_out, deadline_of, names_of, options_of, show_given
+from sharpness.environment import choose_device
+from sharpness.errors import InputError, unknown_name
+from sharpness.probes.evidence import facts_of
+from sharpness.probes.given import Given, load_given
+from sharpness.probes.runner import applicable, probes_named
+from sharpness.probes.stress import stress_test, usable_rescalings
+from sharpness.records import ProbeRecord, append_jsonl, read_jsonl
+from sharpness.rescaling import Rescaling
+
+Row = dict[str, Any]
+
+
+def run_stress(command: Stress, knobs: Knobs) -> None:
+    """Measure before and after, append a row per probe to ``stress.jsonl``, print the table and draw the figure."""
+    deadline = deadline_of(command.seconds)
+    console, device = make_console(command.json), choose_device(command.device)
+    check_out(command.out)
+    named, asked = command.probes is not None, apply_knobs(probes_named(names_of(command.probes)), knobs)
+    given = load_given(command, command.checkpoint, device)
+    show_given(console, given)
+    rescaling = _chosen(console, command, given)
+    if rescaling is None:
+        return
+    # PyHessian reads the module's own buffers, which stay as they are.
+    points = {name: probe for name, probe in asked.items() if named or name not in ("pyhessian", "distance")}
+    rows = []
+    for name, probe in applicable(points, given.subject, named=named).items():
+        if deadline is not None and time.perf_counter() >= deadline:
+            warn(f"{name}: out of time: it was not begun")
+            continue
+        try:
+            rows.append(_row(name, probe, given, rescaling, command))
+        except InputError as error:
+            if named:
+                raise
+            warn(f"{name}: does not apply: {error}")
+    if command.json:
+        _print_rows(rows)
+    if rows:
+        console.print(stress_table(rows, f"{rescaling.name}, alpha = {command.alpha:g} ({rescaling.kind})"))
+        _draw(console, rows, command)
+
+
+def _chosen(console: Console, command: Stress, given: Given) -> Rescaling | None:
+    """Return the rescaling to use; with ``--rescaling list`` print those there are instead."""
+    usable, refused = usable_rescalings(given.subject.loss, command.alpha)
+    by_name = {rescaling.name: rescaling for rescaling in usable}
+    if command.rescaling == "list":
+        for rescaling in usable:
+            say(console, f"{rescaling.kind:<4}  {rescaling.name}")
+        for name, reason in refused.items():
+            say(console, f"not usable  {name}: {reason}")
+        return None
+    if command.rescaling is None:
+        return usable[0]
+    if command.rescaling in refused:
+        raise InputError(refused[command.rescaling])
+    if command.rescaling not in by_name:
+        raise unknown_name("rescaling", command.rescaling, by_name)
+    return by_name[command.rescaling]
+
+
+def _row(name: str, probe: Any, given: Given, rescaling: Rescaling, command: Stress) -> Row:
+    """Return the row of one probe: that of ``stress.jsonl`` if it is there, else measured and appended."""
+    subject, path = given.subject, command.out / "stress.jsonl"
+    key = {
+        **{"probe": name, "rescaling": rescaling.name, "alpha": command.alpha, "knobs": asdict(probe)},
+        **{"checkpoint_sha256": subject.checkpoint_sha256, "facts": facts_of(subject.loss)},
+    }
+    key["facts"]["batch_sizes"] = list(key["facts"]["batch_sizes"])
+    for row in read_jsonl(path):
+        if row["key"] == key:
+            return row
+    (result,) = stress_test(subject.loss, {name: probe}, command.alpha, rescaling=rescaling)
+    sides = {"before": result.before, "after": result.after}
+    records = {when: side.to_record(subject.checkpoint_sha256).to_dict() for when, side in sides.items()}
+    row = {"key": key, "kind": rescaling.kind, "moved": result.moved, "reason": result.reason, **records}
+    row["details"] = dict(subject.details)
+    command.out.mkdir(parents=True, exist_ok=True)
+    append_jsonl(path, row)
+    return row
+
+
+def _print_rows(rows: list[Row]) -> None:
+    for row in rows:
+        print(json.dumps(row, allow_nan=False, sort_keys=True))
+
+
+def stress_table(rows: list[Row], title: str) -> Table:
+    """Return the table of values before and after, their ratio, and whether they moved."""
+    table = Table(title=title, title_justify="left")
+    for name in ("quantity", "before", "after", "ratio", "moved"):
+        table.add_column(name, justify="left" if name == "quantity" else "right")
+    for row in rows:
+        before, after = (ProbeRecord.from_dict(row[when]) for when in ("before", "after"))
+        cells = [f"{value_text(r)} {interval_text(r)}".strip() for r in (before, after)]
+        ratio = f"{after.value / before.value:.4g}" if before.value and after.value is not None else ""
+        moved = {True: "moved", False: "", None: "unknown"}[row["moved"]]
+        table.add_row(before.quantity, *cells, ratio, moved)
+    return table
+
+
+def _draw(console: Console, rows: list[Row], command: Stress) -> None:
+    from sharpness.plots.stress import render_stress  # the plotting libraries take a while to load
+
+    facts: Mapping[str, Any] = {"checkpoint": str(command.checkpoint), **options_of(command)}
+    files: list[Path] = render_stress(rows, command.out, facts)
+    for path in files:
+        if path.suffix == ".pdf":
+            say(console, f"figure: {path}")

@@ -1,0 +1,221 @@
+"""How noisy is the gradient, and which batch size would average the noise out? McCandlish et al. 2018."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.curvature import HessianOperator
+from sharpness.environment import derived_seed
+from sharpness.errors import InputError
+from sharpness.linalg.knobs import check_confidence
+from sharpness.loss import Loss
+from sharpness.per_example import UnitGradients
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.probes.noise_products import InnerProducts, inner_products
+from sharpness.probes.noise_statistics import (
+    Jackknifed,
+    Measured,
+    combined,
+    curvature_and_noise,
+    data_noise_scale,
+    gradient_and_noise,
+    ratio,
+    sgd_noise_scale,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientNoiseResult(ProbeResult):
+    """``B_simple`` as value, and every other number of the theory with its interval or the reason why it has none."""
+
+    numbers: Mapping[str, Measured] = field(repr=False)
+    by_batch_size: tuple[Mapping[str, Any], ...] = field(repr=False)
+    unit: str
+    num_units: int
+    method: str
+    method_reason: str
+    data_noise_scale: float | None
+    sgd_noise_scale: float | None
+
+    def details(self) -> dict[str, Any]:
+        """Return all estimates, those by batch size, and how the gradients of the units were taken."""
+        plain = ("unit", "num_units", "method", "method_reason", "data_noise_scale", "sgd_noise_scale")
+        numbers = {name: number.details() for name, number in self.numbers.items()}
+        return {**numbers, "by_batch_size": [dict(row) for row in self.by_batch_size]} | {
+            name: getattr(self, name) for name in plain
+        }
+
+    def __str__(self) -> str:
+        def shown(number: Measured) -> str:
+            value, lower, upper = ("?" if x is None else f"{x:.4g}" for x in (number.value, number.lower, number.upper))
+            return f"{value} in [{lower}, {upper}]"
+
+        scale = self.numbers.get("noise_scale")
+        curved = f", B_noise {shown(scale)}" if scale is not None else ""
+        return (
+            f"B_simple {shown(self.numbers['simple_noise_scale'])}{curved} at {100 * (self.confidence or 0):g} %, "
+            f"{self.num_units} {self.unit} gradients by {self.method}, {self.num_hvps} HVPs, {self.seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientNoise:
+    """The gradient noise scale at one point, from the gradients of single examples.
+
+    ``G`` is the gradient over the distribution that the N examples are a sample of, ``Sigma`` the covariance of the
+    gradient of one example, H the Hessian of the loss (of the examples given: its own sampling error is left out). The
+    numbers are those of McCandlish et al. 2018 (arXiv 1812.06162): ``B_simple = tr Sigma / |G|^2`` (2.9, the value),
+    ``B_noise = tr(H Sigma) / G^T H G`` (2.8), ``epsilon_max = |G|^2 / G^T H G`` and, for each of ``batch_sizes``, the
+    best step ``epsilon_opt(B) = |G|^2 / (G^T H G + tr(H Sigma) / B)`` (2.6) and the fall of the loss that it brings,
+    ``|G|^4 / (2 (G^T H G + tr(H Sigma) / B))`` (2.7). Estimates of ``|G|^2``, ``tr Sigma``, ``G^T H G`` and
+    ``tr(H Sigma)`` are unbiased (appendix A.1 with batch sizes 1 and N). Intervals are those of the jackknife, for
+    ratios Fieller's; near a minimum ``|G|^2`` cannot be told from 0, and the noise scale has a lower end only.
+    Weights trained on these very examples have a gradient there that is smaller than that over the distribution, which
+    no estimate from them can mend; ``data_noise_scale`` is ``B_simple`` with these examples as the whole distribution,
+    a number without sampling error.
+
+    ``tr(H Sigma)`` comes from the deviations of ``num_hvps`` units drawn by ``seed``, one Hessian-vector product each;
+    0 leaves out what needs H. ``method`` is how the gradients are taken (:class:`sharpness.per_example.UnitGradients`):
+    by default ``vmap`` in chunks of ``chunk`` examples, where that cannot be one by one, and for ``norm='batch'`` by
+    given batches, for which the estimators are the paper's with two batch sizes and the noise includes that of the
+    statistics. Fewer than five examples (batches, products) give values without intervals. Where the criterion counts
+    examples unevenly (class weights, ignored tokens) Sigma is that of the mini-batch mean to first order,
+    ``Cov(v (g - G))`` with v the count over its mean.
+
+    With ``learning_rate`` and ``batch_size`` the record also has g of Smith and Le 2018 for a training with
+    ``momentum`` on ``num_train`` examples (by default those of the loss).
+
+    Raises :class:`InputError` for bad knobs and what :class:`sharpness.per_example.UnitGradients` refuses, and
+    :class:`RunError` where the gradients of the examples do not add up to that of the loss.
+
+    >>> x = torch.tensor([[1.0], [3.0]])                       # 1/2 (w - x)^2 at w = 0: g = -1, -3
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> loss = Loss(model, lambda output, target: ((output - target) ** 2).mean() / 2, [(torch.ones(2, 1), x)])
+    >>> result = GradientNoise()(loss, torch.zeros(1))
+    >>> round(result.numbers["gradient_square"].value, 4), round(result.numbers["noise_trace"].value, 4)
+    (3.0, 2.0)
+    """
+
+    method: str = "auto"
+    chunk: int | str = "auto"
+    num_hvps: int = 32
+    batch_sizes: tuple[int, ...] = (1, 8, 64, 512, 4096)
+    confidence: float = 0.95
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    momentum: float = 0.0
+    num_train: int | None = None
+    seed: int = 0
+
+    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> GradientNoiseResult:
+        """Measure at ``w``, or at the loss's own weights."""
+        started = time.perf_counter()
+        self._check()
+        point = loss.point(loss.weights if w is None else w)
+        units = UnitGradients(loss, point, self.method, self.chunk)
+        operator = HessianOperator(loss, point) if self.num_hvps else None
+        products = inner_products(units, operator, self._chosen(len(units.weights)), progress)
+        numbers, by_batch_size = self._estimates(products)
+        simple = numbers["simple_noise_scale"]
+        return GradientNoiseResult(
+            probe="gradient_noise",
+            quantity="simple_noise_scale",
+            knobs=asdict(self),
+            value=simple.value,
+            lower=simple.lower,
+            upper=simple.upper,
+            confidence=self.confidence,
+            residual=products.residual,
+            num_hvps=len(products.chosen) + bool(self.num_hvps),
+            num_gradients=len(units.weights) + 1,
+            seed=self.seed,
+            hvp_backend=None if operator is None else operator.backend,
+            reasons=self._reasons(simple, products),
+            evidence=Evidence.collect(loss, started),
+            numbers=numbers,
+            by_batch_size=by_batch_size,
+            unit=units.unit,
+            num_units=len(units.weights),
+            method=units.method,
+            method_reason=units.reason,
+            data_noise_scale=data_noise_scale(products.weights, products.squares, products.square),
+            sgd_noise_scale=self._sgd_noise_scale(loss),
+        )
+
+    def _reasons(self, simple: Measured, products: InnerProducts) -> dict[str, str]:
+        """Return why what is missing is missing."""
+        reasons = {"converged": "an estimate from all the units does not iterate"}
+        for name in ("value", "lower", "upper"):
+            if getattr(simple, name) is None:
+                reasons[name] = str(simple.reason)
+        if not self.num_hvps:
+            reasons["noise_scale"] = "num_hvps=0 leaves out what needs the Hessian"
+        if products.square == 0:
+            reasons["data_noise_scale"] = "the gradient is 0"
+        if self.learning_rate is None:
+            reasons["sgd_noise_scale"] = "needs learning_rate and batch_size"
+        return reasons
+
+    def _check(self) -> None:
+        check_confidence(self.confidence, "0.95")
+        if self.num_hvps < 0 or self.num_hvps == 1:
+            raise InputError(f"expected num_hvps of 0, or at least 2 for a standard error, got {self.num_hvps}")
+        if any(size < 1 for size in self.batch_sizes):
+            raise InputError(f"expected batch sizes of at least 1, got {list(self.batch_sizes)}")
+        if (self.learning_rate is None) != (self.batch_size is None):
+            raise InputError("expected learning_rate and batch_size together, got one of them: give both for g")
+
+    def _sgd_noise_scale(self, loss: Loss) -> float | None:
+        if self.learning_rate is None or self.batch_size is None:
+            return None
+        num_train = loss.num_examples if self.num_train is None else self.num_train
+        return sgd_noise_scale(self.learning_rate, self.batch_size, num_train, self.momentum)
+
+    def _chosen(self, count: int) -> Tensor:
+        """Return the positions of the units that get a Hessian-vector product, drawn without replacement, in order."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "gradient_noise", "units"))
+        return torch.randperm(count, generator=generator)[: self.num_hvps].sort().values
+
+    def _estimates(self, products: InnerProducts) -> tuple[dict[str, Measured], tuple[dict[str, Any], ...]]:
+        p, sure = products, self.confidence
+        square, noise = gradient_and_noise(p.weights, p.squares, p.along, p.square)
+        numbers = {
+            "gradient_square": square.interval(sure),
+            "noise_trace": noise.interval(sure),
+            "simple_noise_scale": ratio(noise, square, sure, "|G|^2"),
+        }
+        if not self.num_hvps:
+            return numbers, ()
+        curvature, curved_noise = curvature_and_noise(p.weights, p.chosen, p.curvatures, p.along_curvature, p.curvature)
+        numbers |= {
+            "gradient_curvature": curvature.interval(sure),
+            "noise_curvature": curved_noise.interval(sure),
+            "noise_scale": ratio(curved_noise, curvature, sure, "G^T H G"),
+            "largest_step": ratio(square, curvature, sure, "G^T H G"),
+            "largest_improvement": improvement(square, curvature, sure),
+        }
+        rows = []
+        for size in self.batch_sizes:
+            felt = combined(lambda c, n, size=size: c + n / size, curvature, curved_noise)
+            step, fall = ratio(square, felt, sure, "G^T H G + tr(H Sigma) / B"), improvement(square, felt, sure)
+            rows.append({"batch_size": size, "step": step.details(), "improvement": fall.details()})
+        return numbers, tuple(rows)
+
+
+def improvement(square: Jackknifed, curvature: Jackknifed, confidence: float) -> Measured:
+    """Return ``|G|^4 / (2 curvature)``, what the best step lowers the loss by, where the curvature is surely positive.
+
+    >>> import numpy as np
+    >>> improvement(Jackknifed(2.0, np.full(3, 2.0), 3), Jackknifed(4.0, np.full(3, 4.0), 3), 0.95).value
+    0.5
+    """
+    bounds = curvature.interval(confidence)
+    if curvature.value <= 0 or (bounds.lower is not None and bounds.lower <= 0):
+        return Measured(None, None, None, f"the curvature cannot be told from 0 or below: {curvature.value:.3g}")
+    return combined(lambda s, c: s**2 / (2 * c), square, curvature).interval(confidence)

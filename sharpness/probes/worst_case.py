@@ -1,0 +1,169 @@
+"""How far can the loss rise in a ball around the weights? Worst-case sharpness, plain, adaptive or by filters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.environment import derived_seed
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.probes.apgd import Ascent, apgd
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.probes.perturbations import (
+    check_radius,
+    choose_ball,
+    finite_value_and_grad,
+    of_logits,
+    parts_of,
+    scale_of,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartMaximum:
+    """What was found on one part of the data: its share of the mean, the loss at w, the largest loss of each start.
+
+    ``radius`` is how far out the largest of them lies, in the norm of the ball.
+    """
+
+    share: float
+    loss: float
+    largest: tuple[float, ...]
+    radius: float
+
+    @property
+    def rise(self) -> float:
+        """The largest rise found; w itself is in the ball, so it is never negative."""
+        return max(0.0, max(self.largest) - self.loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCaseResult(ProbeResult):
+    """The rise, averaged over the parts of the data."""
+
+    value: float
+    loss: float
+    parts: tuple[PartMaximum, ...]
+
+    def details(self) -> dict[str, Any]:
+        """Return the loss at the weights, the mean rise of each start, and the largest radius among the maxima."""
+        starts = range(len(self.parts[0].largest))
+        return {
+            "loss": self.loss,
+            "num_parts": len(self.parts),
+            "rise_by_start": [sum(part.share * (part.largest[i] - part.loss) for part in self.parts) for i in starts],
+            "largest_radius": max(part.radius for part in self.parts),
+        }
+
+    def __str__(self) -> str:
+        knobs, logits = self.knobs, "normalised logits, " * (self.knobs["logits"] == "normalised")
+        return (
+            f"worst case, {knobs['scaling']} {knobs['norm']}, rho {knobs['rho']:g}: {logits}loss rises by at least "
+            f"{self.value:.4g} from {self.loss:.4g} (mean of {len(self.parts)} parts), {self.num_gradients} gradients, "
+            f"{self.seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True)
+class WorstCaseSharpness:
+    """The largest rise in a ball: ``E_S max_{||delta / c||_p <= rho} L_S(w + delta) - L_S(w)``, p = 2 or infinity.
+
+    Andriushchenko et al. 2023 (arXiv 2302.07011, S_max), with c = 1 for ``plain``, |w| for ``adaptive`` (ASAM, Kwon et
+    al. 2021) and the length of each row for ``filter`` (:func:`sharpness.probes.perturbations.scale_of`). S are parts
+    of at most ``m`` consecutive examples of a batch (m-sharpness, Foret et al. 2021), ``None`` is all the data at once.
+    With ``logits="normalised"`` the loss is of logits of mean 0 and length 1.
+
+    The maximum is sought by Auto-PGD (:func:`sharpness.probes.apgd.apgd`) of ``steps`` steps, from w itself and from
+    ``num_starts - 1`` uniform random points; it is a lower bound. The coordinates are u = delta / c, in which the ball
+    is round and the steepest step is that of ASAM; the authors' code steps in delta and projects onto the ellipsoid by
+    bisection. So what is found for ``adaptive`` does not change where a rescaling keeps the network's function. Near a
+    minimum, for small rho and l2, it is ``rho^2 / 2`` times the largest eigenvalue of ``diag(c) H diag(c)``.
+
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
+    >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.ones_(model.weight)
+    >>> loss = Loss(model, torch.nn.functional.mse_loss, [batch])
+    >>> round(WorstCaseSharpness(rho=0.1)(loss).value, 3)      # |w| g / 2 = (3, 4): (7 + 0.1 * 5)^2 - 7^2
+    7.25
+    """
+
+    rho: float = 0.5
+    norm: str = "l2"
+    scaling: str = "adaptive"
+    m: int | None = None
+    logits: str = "plain"
+    steps: int = 20
+    num_starts: int = 2
+    seed: int = 0
+
+    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> WorstCaseResult:
+        """Measure at ``w``, or at the loss's own weights.
+
+        Raises :class:`InputError` for rho <= 0, m, steps or starts below 1 and unknown names, :class:`RunError` where
+        the loss is not finite at the weights or in the ball.
+        """
+        self._check()
+        started = time.perf_counter()
+        x = loss.point(loss.weights if w is None else w)
+        scale, pieces = scale_of(loss, x, self.scaling), list(parts_of(of_logits(loss, self.logits), self.m))
+        total, found = len(pieces) * self.num_starts * (self.steps + 1), list[PartMaximum]()
+        for number, (share, part) in enumerate(pieces):
+
+            def report(step: int, before: int = number) -> None:
+                if progress is not None:
+                    progress(before * (total // len(pieces)) + step, total)
+
+            found.append(self._maximum(part, share, x, scale, number, report))
+        value = sum(part.share * part.rise for part in found)
+        return WorstCaseResult(
+            probe="worst_case",
+            quantity="worst_case_sharpness",
+            knobs=asdict(self),
+            value=value,
+            lower=value,
+            reasons={
+                "upper": "the maximisation is inexact: what it found bounds the worst case from below only",
+                "confidence": "the lower bound holds without a probability",
+            },
+            num_gradients=total,
+            seed=self.seed,
+            evidence=Evidence.collect(loss, started),
+            loss=sum(part.share * part.loss for part in found),
+            parts=tuple(found),
+        )
+
+    def _check(self) -> None:
+        check_radius("rho", self.rho, "ASAM takes 0.5, SAM 0.05")
+        if self.steps < 1 or self.num_starts < 1:
+            raise InputError(
+                f"expected at least 1 step and 1 start, got {self.steps} and {self.num_starts}: "
+                "leave them out for 20 and 2"
+            )
+
+    def _maximum(
+        self, part: Loss, share: float, x: Tensor, scale: Tensor, number: int, report: Callable[[int], None]
+    ) -> PartMaximum:
+        """Climb from each start on one part of the data."""
+        ball, values = choose_ball(self.norm), list[float]()
+
+        def objective(u: Tensor) -> tuple[float, Tensor]:
+            cure = f"use a rho below {self.rho:g} or other weights"
+            value, gradient = finite_value_and_grad(part, x + scale * u, "in the ball", cure)
+            values.append(value)
+            report(len(values))
+            return value, scale * gradient
+
+        ascents = list[Ascent]()
+        for start in range(self.num_starts):
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, "worst_case", number, start))
+            u = ball.random(x, self.rho, generator).to(x.dtype).to(x.device) if start else torch.zeros_like(x)
+            ascents.append(apgd(objective, u, ball, self.rho, self.steps))
+        best = max(ascents, key=lambda ascent: ascent.value)
+        return PartMaximum(
+            share=share, loss=values[0], largest=tuple(a.value for a in ascents), radius=ball.length(best.point)
+        )

@@ -1,0 +1,44 @@
+"""Losses with closed forms, for tests of probes: diagonal quadratics and the small network of the table."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.loss import Loss
+from tests.cases import CASES
+
+
+class _Weights(nn.Module):
+    def __init__(self, w: Tensor) -> None:
+        super().__init__()
+        self.w = nn.Parameter(w.clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.w
+
+
+def quadratic(h: Tensor, w: Tensor, offset: float = 0.0) -> Loss:
+    """Return the loss ``1/2 sum_i h_i w_i^2 + offset`` over one example, at w, in the dtype of w."""
+
+    def criterion(output: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (h.to(output.dtype) * output**2).sum() + offset
+
+    return Loss(_Weights(w), criterion, [(torch.ones(1, len(w)), torch.zeros(1))], dtype=w.dtype)
+
+
+def noisy_quadratic(h: Tensor, w: Tensor, centres: Tensor, batch_size: int) -> Loss:
+    """Return the mean over examples of ``1/2 sum_i h_i (w_i - c_i)^2``, ``centres`` (N, n), in uneven batches."""
+
+    def criterion(output: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (h * (output - target) ** 2).sum(1).mean()
+
+    batches = [(torch.ones_like(part), part) for part in centres.split(batch_size)]
+    return Loss(_Weights(w), criterion, batches, dtype=w.dtype)
+
+
+def small_network(name: str = "mlp", dtype: torch.dtype = torch.float64) -> Loss:
+    """Return the loss of one of the small networks on its uneven batches."""
+    case = CASES[name]
+    model, batches = case.build()
+    return Loss(model, case.criterion, batches, norm=case.norm, dtype=dtype)
