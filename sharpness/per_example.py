@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpness.batches import Batch, rebuilt, batch_length, cast, named_tensors, split
+from sharpness.batches import Batch, batch_length, cast, named_tensors, rebuilt, split
 from sharpness.distributed import is_distributed
 from sharpness.errors import InputError, unknown_name
 from sharpness.graphs import Pieces
