@@ -38,10 +38,16 @@ class Broken:
         return value * float("nan") if len(target) == 5 else value
 
 
+ONE_PROCESS = {"gradient_noise"}
+"""Probes of single examples, which are refused where the data are in several processes."""
+
+
 def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any]:
     """Return the records of all probes, and of some with other knobs."""
     records: dict[str, Any] = {}
     for name, info in PROBES.items():
+        if name in ONE_PROCESS:
+            continue
         norm = "recalibrate" if name == "interpolation" else "frozen"
         loss = Loss(model, F.cross_entropy, batches, norm=norm, dtype=torch.float64)
         if name == "layers":  # cross-entropy has eigenvalues at 0, where rounding decides when a solve ends

@@ -285,7 +285,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) 
     options = ["--model", "tests.test_given:slow_mlp", "--out", str(out), "--probes", "keskar,eigenvalues"]
     options += ["--eigenvalues.cache", "0"]
     arguments = [*(a for a in small if a not in ("--model", "tests.given_cases:mlp")), *options]
-    command = [sys.executable, "-c", "from sharpness.cli import main; main()", "probe", *arguments]
+    # Whoever runs the tests in the background has Ctrl-C ignored, and processes inherit that.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{listening}; from sharpness.cli import main; main()", "probe", *arguments]
     environment = os.environ | {"PYTHONPATH": str(SHIM), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
