@@ -23,24 +23,46 @@ if TYPE_CHECKING:
     from sharpness.operators import scaled as scaled
     from sharpness.operators import shifted as shifted
     from sharpness.operators import to_dense as to_dense
+    from sharpness.probes import AdaptiveRadius as AdaptiveRadius
     from sharpness.probes import AverageCaseSharpness as AverageCaseSharpness
+    from sharpness.probes import BatchSharpness as BatchSharpness
+    from sharpness.probes import CriticalSharpness as CriticalSharpness
+    from sharpness.probes import DirectionalSharpness as DirectionalSharpness
     from sharpness.probes import DistanceFromStart as DistanceFromStart
+    from sharpness.probes import FisherTrace as FisherTrace
     from sharpness.probes import GradientNoise as GradientNoise
     from sharpness.probes import KeskarMaximum as KeskarMaximum
     from sharpness.probes import KeskarSharpness as KeskarSharpness
     from sharpness.probes import LayerEigenvalues as LayerEigenvalues
+    from sharpness.probes import LearningCoefficient as LearningCoefficient
     from sharpness.probes import LinearInterpolation as LinearInterpolation
+    from sharpness.probes import OccamFactor as OccamFactor
+    from sharpness.probes import PacBayesSigma as PacBayesSigma
+    from sharpness.probes import PreconditionedSharpness as PreconditionedSharpness
     from sharpness.probes import PyHessianCheck as PyHessianCheck
+    from sharpness.probes import RelativeFlatness as RelativeFlatness
     from sharpness.probes import SamSharpness as SamSharpness
     from sharpness.probes import SpectralDensity as SpectralDensity
     from sharpness.probes import TopEigenvalues as TopEigenvalues
     from sharpness.probes import Trace as Trace
+    from sharpness.probes import WeightNorms as WeightNorms
     from sharpness.probes import WorstCaseSharpness as WorstCaseSharpness
     from sharpness.vectors import flatten as flatten
 
 # Loaded at first use, so that reading records does not load torch.
 _HOMES = {
     "Batches": "data",
+    "PreconditionedSharpness": "probes",
+    "FisherTrace": "probes",
+    "OccamFactor": "probes",
+    "WeightNorms": "probes",
+    "RelativeFlatness": "probes",
+    "LearningCoefficient": "probes",
+    "AdaptiveRadius": "probes",
+    "PacBayesSigma": "probes",
+    "BatchSharpness": "probes",
+    "DirectionalSharpness": "probes",
+    "CriticalSharpness": "probes",
     "WorstCaseSharpness": "probes",
     "SamSharpness": "probes",
     "KeskarMaximum": "probes",

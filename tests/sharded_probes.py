@@ -38,8 +38,8 @@ class Broken:
         return value * float("nan") if len(target) == 5 else value
 
 
-ONE_PROCESS = {"gradient_noise"}
-"""Probes of single examples, which are refused where the data are in several processes."""
+ONE_PROCESS = {"gradient_noise", "batch_sharpness", "learning_coefficient", "preconditioned_sharpness"}
+"""Probes of single examples or random batches, which are refused where the data are in several processes."""
 
 
 def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any]:

@@ -5,35 +5,57 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sharpness.probes.adaptive_radius import AdaptiveRadius
 from sharpness.probes.average_case import AverageCaseSharpness
+from sharpness.probes.batch_sharpness import BatchSharpness
+from sharpness.probes.critical_sharpness import CriticalSharpness
 from sharpness.probes.density import SpectralDensity
+from sharpness.probes.directional_sharpness import DirectionalSharpness
 from sharpness.probes.distance import DistanceFromStart
 from sharpness.probes.eigenvalues import TopEigenvalues
+from sharpness.probes.fisher_trace import FisherTrace
 from sharpness.probes.gradient_noise import GradientNoise
 from sharpness.probes.interpolation import LinearInterpolation
 from sharpness.probes.keskar_maximum import KeskarMaximum
 from sharpness.probes.keskar_sharpness import KeskarSharpness
 from sharpness.probes.layers import LayerEigenvalues
+from sharpness.probes.learning_coefficient import LearningCoefficient
+from sharpness.probes.norms import WeightNorms
+from sharpness.probes.occam import OccamFactor
+from sharpness.probes.pac_bayes import PacBayesSigma
+from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness
 from sharpness.probes.pyhessian_check import PyHessianCheck
+from sharpness.probes.relative_flatness import RelativeFlatness
 from sharpness.probes.sam import SamSharpness
 from sharpness.probes.trace import Trace
 from sharpness.probes.worst_case import WorstCaseSharpness
 
 __all__ = [
     "PROBES",
+    "AdaptiveRadius",
     "AverageCaseSharpness",
+    "BatchSharpness",
+    "CriticalSharpness",
+    "DirectionalSharpness",
     "DistanceFromStart",
+    "FisherTrace",
     "GradientNoise",
     "KeskarMaximum",
     "KeskarSharpness",
     "LayerEigenvalues",
+    "LearningCoefficient",
     "LinearInterpolation",
+    "OccamFactor",
+    "PacBayesSigma",
+    "PreconditionedSharpness",
     "ProbeInfo",
     "PyHessianCheck",
+    "RelativeFlatness",
     "SamSharpness",
     "SpectralDensity",
     "TopEigenvalues",
     "Trace",
+    "WeightNorms",
     "WorstCaseSharpness",
 ]
 
@@ -60,6 +82,25 @@ PROBES: dict[str, ProbeInfo] = {
     "sam": ProbeInfo(SamSharpness, ("w",), "loss rise after one step of SAM"),
     "average_case": ProbeInfo(
         AverageCaseSharpness, ("w",), "mean loss rise under Gaussian noise, with a standard error"
+    ),
+    "critical_sharpness": ProbeInfo(
+        CriticalSharpness, ("w",), "2 over the smallest step along the gradient that raises the loss"
+    ),
+    "directional_sharpness": ProbeInfo(DirectionalSharpness, ("w",), "curvature over slope along the gradient"),
+    "batch_sharpness": ProbeInfo(BatchSharpness, ("w",), "curvature of random batches along their own gradients"),
+    "pac_bayes": ProbeInfo(
+        PacBayesSigma, ("w",), "largest Gaussian noise in the weights for a stated rise of the loss"
+    ),
+    "adaptive_radius": ProbeInfo(
+        AdaptiveRadius, ("w",), "largest relative change of all weights for a stated rise of the loss"
+    ),
+    "learning_coefficient": ProbeInfo(LearningCoefficient, ("w",), "local learning coefficient by Langevin dynamics"),
+    "relative_flatness": ProbeInfo(RelativeFlatness, ("w",), "relative flatness of each layer (Petzka et al. 2021)"),
+    "norms": ProbeInfo(WeightNorms, ("w",), "l2 and spectral norms of the weights"),
+    "occam": ProbeInfo(OccamFactor, ("w",), "Occam factor of Smith and Le from the spectral density"),
+    "fisher_trace": ProbeInfo(FisherTrace, ("w",), "trace of the Fisher matrix"),
+    "preconditioned_sharpness": ProbeInfo(
+        PreconditionedSharpness, ("w",), "top eigenvalue of the Hessian as Adam sees it"
     ),
     "gradient_noise": ProbeInfo(
         GradientNoise, ("w",), "gradient noise scale B_simple and B_noise, best step by batch size"

@@ -1,0 +1,104 @@
+"""How much does the output distribution move with the weights? The trace of the Fisher matrix."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.errors import unknown_name
+from sharpness.linalg.trace import Method
+from sharpness.loss import Loss
+from sharpness.per_example import UnitGradients
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.probes.spectra import CurvatureProbe
+from sharpness.probes.trace import Trace
+from sharpness.vectors import norm
+
+FISHERS = ("fisher", "empirical_fisher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherTraceResult(ProbeResult):
+    """The trace as ``value``, exact or with its interval."""
+
+    how: Mapping[str, Any] = field(repr=False)
+
+    def details(self) -> dict[str, Any]:
+        """Return how it was computed: the gradients of single examples, or the estimate from products."""
+        return dict(self.how)
+
+    def __str__(self) -> str:
+        at = "exact" if self.lower is None else f"in [{self.lower:.5g}, {self.upper:.5g}]"
+        return f"{self.value:.5g}, {at}, {self.how['method']}, {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherTrace(CurvatureProbe):
+    """The trace of the Fisher matrix, ``(1 / c) sum_n |g_n|^2`` with g_n the gradient of one example's log-likelihood.
+
+    For ``matrix="empirical_fisher"`` the targets are those of the data and the trace is the exact sum of squared
+    gradients of single examples, in one pass (:class:`sharpness.per_example.UnitGradients`). For ``"fisher"`` they
+    are drawn once from the network's own predictions (Martens 2020), and the trace is estimated from products by
+    ``method`` (:class:`sharpness.probes.trace.Trace`); its interval is about the matrix of these targets
+    (``seed``), not about the draw. With ``norm="batch"`` no example has a gradient of its own: both are estimated.
+    ``seconds`` bounds the products, not the pass over single examples.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)
+    >>> x, y = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0], [1.0]])
+    >>> FisherTrace(matrix="empirical_fisher")(Loss(model, torch.nn.functional.mse_loss, [(x, y)])).value   # 4 |x|^2
+    52.0
+    """
+
+    matrix: str = "fisher"
+    method: Method = "xtrace"
+    rtol: float = 2e-2
+    confidence: float = 0.95
+    num_hvps: int = 320
+
+    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> FisherTraceResult:
+        """Measure at ``w``, or at the loss's own weights; :class:`InputError` for a matrix that is no Fisher matrix."""
+        if self.matrix not in FISHERS:
+            raise unknown_name("Fisher matrix", self.matrix, FISHERS)
+        started = time.perf_counter()
+        x = loss.point(loss.weights if w is None else w)
+        exact = self.matrix == "empirical_fisher" and loss.norm != "batch"
+        shared = _by_examples(loss, x, progress) if exact else self._by_products(loss, x, progress)
+        return FisherTraceResult(
+            probe="fisher_trace",
+            quantity=f"{self.matrix}_trace",
+            knobs=asdict(self),
+            **shared,
+            seed=None if exact else self.seed,
+            evidence=Evidence.collect(loss, started),
+        )
+
+    def _by_products(self, loss: Loss, x: Tensor, progress: Progress | None) -> dict[str, Any]:
+        probe = Trace(**{knob.name: getattr(self, knob.name) for knob in fields(Trace)})
+        result = probe(loss, x, progress=progress)
+        names = ("value", "lower", "upper", "confidence", "converged", "num_hvps", "hvp_backend", "reasons")
+        return {name: getattr(result, name) for name in names} | {"how": result.details()}
+
+
+def _by_examples(loss: Loss, x: Tensor, progress: Progress | None) -> dict[str, Any]:
+    """Return the exact trace ``sum_n c_n^2 |grad l_n|^2 / sum_n c_n``, l_n the mean over what example n counts for."""
+    exact = dict.fromkeys(("lower", "upper", "confidence"), "a sum over all examples, exact to rounding")
+    total = sum(float(loss.data.count(batch)) for batch in loss.batches)
+    if loss.num_examples == 1:
+        value, gradients, how = total * norm(loss.grad(x)) ** 2, 1, "one example"
+    else:
+        units = UnitGradients(loss, x)
+        squares = list[Tensor]()
+        for pieces in units:
+            each = [piece.flatten(1).square().sum(1, dtype=torch.float64).cpu() for piece in pieces]
+            squares.append(torch.stack(each).sum(0))
+            if progress is not None:
+                progress(sum(map(len, squares)), len(units.weights))
+        counts = units.weights * (total / units.num_examples)
+        value = float((counts**2 * torch.cat(squares)).sum() / total)
+        gradients, how = len(counts), f"gradients of single examples ({units.method})"
+    return {"value": value, "num_gradients": gradients, "converged": True, "reasons": exact, "how": {"method": how}}

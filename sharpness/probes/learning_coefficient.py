@@ -1,0 +1,244 @@
+"""How degenerate is the minimum? The local learning coefficient, by Langevin dynamics around it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+from torch import Tensor
+
+from sharpness.curvature import HessianOperator
+from sharpness.environment import derived_seed
+from sharpness.errors import InputError
+from sharpness.linalg.density import SpectralDensity, spectral_density
+from sharpness.linalg.knobs import check_confidence
+from sharpness.loss import Loss
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.probes.langevin import Tempered, langevin_losses, split_r_hat
+from sharpness.probes.minibatches import Minibatches
+from sharpness.probes.perturbations import check_finite, normal_vector
+from sharpness.probes.spectral_sums import SpectralSum, spectral_sum
+
+AGREEING = 1.1  # R-hat up to which chains count as agreed
+SPECTRUM: dict[str, Any] = {"steps": 30, "starts": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCoefficientResult(ProbeResult):
+    """The coefficient as ``value``, with a t interval over the chains and the answer of the quadratic approximation."""
+
+    loss: float
+    target: Tempered
+    step: float
+    chains: list[float]
+    r_hat: float | None
+    distances: list[float]
+    gaussian: SpectralSum | None
+    gaussian_at_step: SpectralSum | None
+    largest_eigenvalue: float
+    trace_of_losses: np.ndarray = field(repr=False)
+
+    def details(self) -> dict[str, Any]:
+        """Return temperature, step, each chain's coefficient and end, R-hat, the mean losses, the Gaussian check."""
+        sums = {"gaussian": self.gaussian, "gaussian_at_step": self.gaussian_at_step}
+        plain = ("loss", "step", "chains", "r_hat", "distances", "largest_eigenvalue")
+        return {
+            **{name: getattr(self, name) for name in plain},
+            **asdict(self.target),
+            **{name: None if total is None else total.details() for name, total in sums.items()},
+            "trace_of_losses": self.trace_of_losses.tolist(),
+        }
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"none: {self.reasons['value']}, {self.num_gradients} gradients, {self.seconds:.1f} s"
+        check = "none" if self.gaussian_at_step is None else f"{self.gaussian_at_step.value:.4g}"
+        agree = "?" if self.r_hat is None else f"{self.r_hat:.3f}"
+        return (
+            f"{self.value:.4g} in [{self.lower:.4g}, {self.upper:.4g}] over {len(self.chains)} chains (R-hat {agree}), "
+            f"quadratic approximation {check}, {self.num_gradients} gradients, {self.seconds:.1f} s"
+            f"{'' if self.converged else ', NOT converged'}"
+        )
+
+
+@dataclass(frozen=True)
+class LearningCoefficient:
+    """``nbeta (E[L(w)] - L(w*))`` for w from ``exp(-nbeta L(w) - localization/2 ||w - w*||^2)`` around the weights w*.
+
+    Lau et al. 2023 (arXiv 2308.12108), with ``nbeta = n / ln n`` for n examples unless it is given. Half the number of
+    parameters at a regular minimum, less where it is degenerate: a regular direction with eigenvalue h counts
+    ``1/2 nbeta h / (nbeta h + localization)``. The sum of that over the spectrum, and the same with the bias of the
+    finite step, are in the record as the Gaussian check; where the sampled value differs from the latter the loss is
+    not quadratic at that temperature, or the chains are not done.
+
+    ``num_chains`` chains of Langevin dynamics start at w* and drop ``burn_in`` steps. The step is 0.2 of what the
+    largest eigenvalue allows unless given. Gradients are of all the data; with ``batch_size`` of random batches, whose
+    noise adds a bias of about ``step nbeta / 4`` times the gradient's variance over the curvature, and losses are then
+    compared with that of the same batch at w*. A negative value means that w* is no minimum, and is reported as it is.
+    ``converged`` asks for an R-hat below 1.1. Where a chain diverges there is no value but a reason.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)
+    >>> loss = Loss(model, torch.nn.functional.mse_loss, [(torch.eye(2), torch.zeros(2, 1))])
+    >>> result = LearningCoefficient(nbeta=1e3, localization=1.0, num_draws=300)(loss)      # regular: 2 parameters / 2
+    >>> 0.5 < result.value < 1.5
+    True
+    """
+
+    num_chains: int = 4
+    burn_in: int = 200
+    num_draws: int = 200
+    nbeta: float | None = None
+    localization: float = 100.0
+    step: float | None = None
+    batch_size: int | None = None
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __call__(
+        self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None
+    ) -> LearningCoefficientResult:
+        """Measure at ``w``, or at the loss's own weights.
+
+        Raises :class:`InputError` for bad knobs and a single example without nbeta, :class:`RunError` where the loss
+        at ``w`` is not finite.
+        """
+        target = self._target(loss)
+        started = time.perf_counter()
+        x = loss.point(loss.weights if w is None else w)
+        base = check_finite(loss.value(x), "at the weights", "check the data and the weights")
+        spectrum, backend = self._spectrum(loss, x)
+        step = target.stable_step(spectrum.largest_node) if self.step is None else self.step
+        chains = _Chains(self, loss, x, base, target, step, progress)
+        rises, reason = chains.run()
+        return LearningCoefficientResult(
+            probe="learning_coefficient",
+            quantity="local_learning_coefficient",
+            knobs=asdict(self),
+            **self._judged(target, rises, reason),
+            num_hvps=spectrum.num_products,
+            num_gradients=chains.num_gradients,
+            num_forwards=chains.num_forwards,
+            seed=self.seed,
+            hvp_backend=backend,
+            evidence=Evidence.collect(loss, started),
+            loss=base,
+            target=target,
+            step=step,
+            distances=chains.distances,
+            largest_eigenvalue=spectrum.largest_node,
+            trace_of_losses=base + rises.mean(axis=0) if rises.size else rises,
+            gaussian=_gaussian(spectrum, target, 0.0, self.confidence),
+            gaussian_at_step=_gaussian(spectrum, target, step, self.confidence),
+        )
+
+    def _spectrum(self, loss: Loss, x: Tensor) -> tuple[SpectralDensity, str]:
+        """Return the spectral density of the Hessian, whose kept graphs are then free for the chains."""
+        operator = HessianOperator(loss, x)
+        density = spectral_density(operator, seed=derived_seed(self.seed, "learning_coefficient"), **SPECTRUM)
+        return density, operator.backend
+
+    def _target(self, loss: Loss) -> Tempered:
+        for name, least in (("num_chains", 2), ("num_draws", 4), ("burn_in", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"expected {name} of at least {least}, got {getattr(self, name)}: leave it out")
+        check_confidence(self.confidence, usual="0.95")
+        if not self.localization >= 0 or (self.step is not None and not self.step > 0):
+            got = f"{self.localization} and {self.step}"
+            raise InputError(f"expected a localization of 0 or more and a positive step, got {got}: leave them out")
+        if self.nbeta is None and loss.num_examples < 2:
+            raise InputError("expected at least 2 examples for nbeta = n / ln n, got 1: give nbeta or more examples")
+        nbeta = loss.num_examples / math.log(loss.num_examples) if self.nbeta is None else self.nbeta
+        if not nbeta > 0:
+            raise InputError(f"expected a positive nbeta, got {nbeta}: leave it out for n / ln n")
+        return Tempered(nbeta, self.localization)
+
+    def _judged(self, target: Tempered, rises: np.ndarray, reason: str) -> dict[str, Any]:
+        """Return value, interval and what the chains say about it; ``rises`` (chains, steps) is empty if one failed."""
+        reasons = {"residual": "a mean over random draws has none"}
+        if reason:
+            missing = dict.fromkeys(("value", "lower", "upper", "confidence"))
+            missing |= {"converged": False, "chains": [], "r_hat": None}
+            return missing | {"reasons": reasons | dict.fromkeys(("value", "lower", "upper", "confidence"), reason)}
+        drawn = target.nbeta * rises[:, self.burn_in :]
+        means, r_hat = drawn.mean(axis=1), split_r_hat(drawn)
+        error = float(means.std(ddof=1)) / math.sqrt(len(means))
+        value, half = float(means.mean()), float(stdtrit(len(means) - 1, (1 + self.confidence) / 2)) * error
+        agree = r_hat < AGREEING
+        if not agree:
+            reasons["converged"] = f"R-hat {r_hat:.3g} is not below {AGREEING}: raise burn_in and num_draws"
+        return {
+            "value": value,
+            "lower": value - half,
+            "upper": value + half,
+            "confidence": self.confidence,
+            "converged": agree,
+            "reasons": reasons,
+            "chains": means.tolist(),
+            "r_hat": r_hat if math.isfinite(r_hat) else None,
+        }
+
+
+class _Chains:
+    """Runs the chains one after the other and counts what they cost."""
+
+    def __init__(
+        self,
+        probe: LearningCoefficient,
+        loss: Loss,
+        x: Tensor,
+        base: float,
+        target: Tempered,
+        step: float,
+        progress: Progress | None,
+    ) -> None:
+        self.probe, self.loss, self.x, self.base, self.target, self.step = probe, loss, x, base, target, step
+        self.progress, self.num_steps = progress, probe.burn_in + probe.num_draws
+        self.num_gradients, self.num_forwards, self.distances = 0, 1, list[float]()
+        whole = probe.batch_size is None or probe.batch_size == loss.num_examples
+        self.batches = None if whole else Minibatches(loss, probe.batch_size)
+
+    def run(self) -> tuple[np.ndarray, str]:
+        """Return the rises of the loss over that at w*, shape (chains, steps); none and why where a chain diverged."""
+        rises = []
+        for chain in range(self.probe.num_chains):
+            losses, distance = self._chain(chain)
+            if not math.isfinite(losses[-1]):
+                why = f"chain {chain} diverged after {len(losses)} steps of {self.step:.3g}"
+                return np.zeros((0, 0)), f"{why}: use a smaller step or a larger localization"
+            rises.append(losses)
+            self.distances.append(distance)
+        return np.stack(rises), ""
+
+    def _chain(self, chain: int) -> tuple[np.ndarray, float]:
+        seed, name = self.probe.seed, "learning_coefficient"
+
+        def noise(t: int) -> Tensor:
+            return normal_vector(len(self.x), derived_seed(seed, name, "noise", chain, t), self.x)
+
+        def rise_and_grad(w: Tensor, t: int) -> tuple[float, Tensor]:
+            part, start = self.loss, self.base
+            if self.batches is not None:
+                part = self.batches.draw(seed, f"{name}/batch/{chain}", t)
+                start = part.value(self.x)
+                self.num_forwards += 1
+            value, gradient = part.value_and_grad(w)
+            self.num_gradients += 1
+            if self.progress is not None:
+                self.progress(self.num_gradients, self.probe.num_chains * self.num_steps)
+            return value - start, gradient
+
+        return langevin_losses(rise_and_grad, self.x, self.target, self.step, self.num_steps, noise)
+
+
+def _gaussian(spectrum: SpectralDensity, target: Tempered, step: float, confidence: float) -> SpectralSum | None:
+    """Return the coefficient of the quadratic approximation; ``None`` where it has no such density or is unstable."""
+    nodes = (spectrum.smallest_node, spectrum.largest_node)
+    lowest, highest = (target.nbeta * h + target.localization for h in nodes)
+    if lowest <= 0 or step * highest >= 4:
+        return None
+    return spectral_sum(spectrum, lambda h: target.gaussian(h, step), confidence)

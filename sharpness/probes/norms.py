@@ -1,0 +1,77 @@
+"""How large are the weights? Norms of each layer, and sums and products of spectral norms."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.loss import Loss
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.vectors import norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormsResult(ProbeResult):
+    """The Euclidean norm of all weights as ``value``; those of each parameter in ``layers``."""
+
+    largest: float
+    spectral_sum: float | None
+    log_spectral_product: float | None
+    layers: list[dict[str, Any]]
+
+    def details(self) -> dict[str, Any]:
+        """Return the largest weight, sum and log product of the spectral norms, and each parameter's norms."""
+        names = ("largest", "spectral_sum", "log_spectral_product", "layers")
+        return {name: getattr(self, name) for name in names}
+
+    def __str__(self) -> str:
+        spectral = "none" if self.spectral_sum is None else f"{self.spectral_sum:.4g}"
+        return f"l2 {self.value:.5g}, largest {self.largest:.4g}, spectral norms together {spectral}"
+
+
+@dataclass(frozen=True)
+class WeightNorms:
+    """``||w||_2`` of all weights, and for each parameter its l2 and spectral norm; no data is looked at.
+
+    Among the norm-based measures of Jiang et al. 2020 (arXiv 1912.02178). The spectral norm is of the matrix of rows
+    (a convolution's filters as rows, as there; not that of the convolution as a linear map), exact by singular values,
+    in float64. ``log_spectral_product`` is the natural logarithm of the product over all matrices, ``None`` where one
+    of them is zero. Vectors, such as biases, have no spectral norm.
+
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+    >>> result = WeightNorms()(Loss(model, torch.nn.functional.mse_loss, [(torch.ones(1, 2), torch.ones(1, 2))]))
+    >>> result.value, result.spectral_sum, result.largest
+    (5.0, 4.0, 4.0)
+    """
+
+    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> NormsResult:
+        """Measure at ``w``, or at the loss's own weights."""
+        started = time.perf_counter()
+        x, rows = loss.point(loss.weights if w is None else w), list[dict[str, Any]]()
+        pieces = loss.layout.unflatten(x)
+        for number, (name, piece) in enumerate(pieces.items(), 1):
+            spectral = None
+            if piece.ndim >= 2:
+                spectral = float(torch.linalg.matrix_norm(piece.flatten(1).cpu().double(), 2))
+            rows.append({"name": name, "l2": norm(piece), "spectral": spectral})
+            if progress is not None:
+                progress(number, len(pieces))
+        spectral_norms = [row["spectral"] for row in rows if row["spectral"] is not None]
+        logs = [math.log(value) for value in spectral_norms if value > 0]
+        return NormsResult(
+            probe="norms",
+            quantity="weight_norm",
+            knobs=asdict(self),
+            value=norm(x),
+            evidence=Evidence.collect(loss, started),
+            largest=float(x.abs().max()),
+            spectral_sum=sum(spectral_norms) if spectral_norms else None,
+            log_spectral_product=sum(logs) if logs and len(logs) == len(spectral_norms) else None,
+            layers=rows,
+        )

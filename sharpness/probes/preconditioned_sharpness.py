@@ -1,0 +1,178 @@
+"""How sharp is the sharpest direction as Adam sees it? The top eigenvalue of the preconditioned Hessian."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.curvature import CurvatureOperator
+from sharpness.errors import InputError
+from sharpness.linalg.eigenpairs import Eigenpairs
+from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.loss import Loss
+from sharpness.probes.eigenvalues import SINGULAR
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.probes.minibatches import Minibatches
+from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreconditionedResult(ProbeResult):
+    """The top eigenvalue of ``P^-1/2 H P^-1/2`` as ``value`` with its interval."""
+
+    pairs: Eigenpairs = field(repr=False)
+    edge_learning_rate: float | None
+    preconditioner: str
+    operator_details: Mapping[str, Any] = field(repr=False)
+
+    def details(self) -> dict[str, Any]:
+        """Return the learning rate at whose edge this is, where P is from, and the eigenvalue's history."""
+        plain = {"edge_learning_rate": self.edge_learning_rate, "preconditioner": self.preconditioner}
+        return {**self.pairs.details(), **plain, **self.operator_details}
+
+    def __str__(self) -> str:
+        at = "" if self.lower is None else f" in [{self.lower:.5g}, {self.upper:.5g}]"
+        edge = "" if self.edge_learning_rate is None else f", edge of stability at lr {self.edge_learning_rate:.3g}"
+        flag = "" if self.converged else ", NOT converged"
+        return f"{self.value:.5g}{at}{edge}, P {self.preconditioner}, {self.num_hvps} HVPs, {self.seconds:.1f} s{flag}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreconditionedSharpness(CurvatureProbe):
+    """The largest eigenvalue of ``P^-1/2 H P^-1/2``, P Adam's diagonal preconditioner.
+
+    Cohen et al. 2022 (arXiv 2207.14484): under Adam with a learning rate eta it settles at ``(2 + 2 beta1) / ((1 -
+    beta1) eta)``, which is ``38 / eta`` for beta1 = 0.9; ``edge_learning_rate`` in the details is the eta at which the
+    measured value is at that edge. Adam's own P is :func:`adam_preconditioner` of its state. Without one P is
+    ``sqrt(v) + eps`` with v the mean squared gradient of ``num_batches`` random batches of ``batch_size`` (the loss's
+    largest batch by default): what Adam's v would be on average, had it stayed at these weights; it depends on the
+    batch size.
+
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
+    >>> loss = Loss(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss, [batch], dtype=torch.float64)
+    >>> round(PreconditionedSharpness()(loss, preconditioner=torch.tensor([2.0, 2.0])).value, 3)       # 2 |x|^2 / 2
+    25.0
+    """
+
+    beta1: float = 0.9
+    eps: float = 1e-8
+    batch_size: int | None = None
+    num_batches: int = 100
+    rtol: float = 1e-2
+    confidence: float = 0.99
+    num_hvps: int = 100
+
+    def __call__(
+        self,
+        loss: Loss,
+        w: Tensor | None = None,
+        *,
+        preconditioner: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> PreconditionedResult:
+        """Measure at ``w``, or at the loss's own weights; ``preconditioner`` is the diagonal of P, shape (n,).
+
+        Raises :class:`InputError` for bad knobs and a P that is not positive or of another shape.
+        """
+        self._check()
+        started = time.perf_counter()
+        x = loss.point(loss.weights if w is None else w)
+        given = preconditioner is not None
+        p = loss.point(preconditioner) if preconditioner is not None else self._from_gradients(loss, x)
+        operator = Preconditioned(self.operator(loss, x), checked(p, x))
+        stop: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "num_products": self.num_hvps}
+        stop |= {"seed": self.seed, "seconds": self.seconds, "progress": progress}
+        stop["max_basis"] = basis_limit(operator, self.num_hvps, least=6)
+        pairs = extreme_eigenpairs(operator, 1, which="top", **stop)
+        value = float(pairs.eigenvalues[0])
+        return PreconditionedResult(
+            probe="preconditioned_sharpness",
+            quantity=self.quantity("preconditioned_sharpness"),
+            knobs=asdict(self),
+            value=value,
+            lower=None if pairs.lowers is None else float(pairs.lowers[0]),
+            upper=None if pairs.uppers is None else float(pairs.uppers[0]),
+            confidence=pairs.confidence,
+            residual=float(pairs.residuals[0]),
+            converged=pairs.converged,
+            num_hvps=pairs.num_products,
+            num_gradients=0 if given else self.num_batches,
+            seed=self.seed,
+            hvp_backend=operator.operator.backend,
+            reasons={SINGULAR.get(name, name): reason for name, reason in pairs.reasons.items()},
+            evidence=Evidence.collect(loss, started),
+            pairs=pairs,
+            edge_learning_rate=adam_edge(self.beta1) / value if value > 0 else None,
+            preconditioner="given" if given else "from gradients at these weights",
+            operator_details=curvature_details(operator.operator),
+        )
+
+    def _check(self) -> None:
+        if not 0 <= self.beta1 < 1:
+            raise InputError(f"expected beta1 from 0 to below 1, got {self.beta1}: Adam's default is 0.9")
+        if not self.eps > 0:
+            raise InputError(f"expected a positive eps, got {self.eps}: Adam's default is 1e-8")
+        if self.num_batches < 1:
+            raise InputError(f"expected at least 1 batch, got {self.num_batches}: 100 is usual")
+
+    def _from_gradients(self, loss: Loss, x: Tensor) -> Tensor:
+        batches, v = Minibatches(loss, self.batch_size), torch.zeros_like(x)
+        for index in range(self.num_batches):
+            v += batches.draw(self.seed, "preconditioned", index).grad(x) ** 2 / self.num_batches
+        return v.sqrt() + self.eps
+
+
+class Preconditioned:
+    """``P^-1/2 A P^-1/2`` of a curvature operator A for a positive diagonal P, as an operator."""
+
+    def __init__(self, operator: CurvatureOperator, p: Tensor) -> None:
+        self.operator, self.scale = operator, p.rsqrt()
+        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+
+    @property
+    def error(self) -> float:
+        """The error of A times the largest entry of ``P^-1``."""
+        return self.operator.error * float(self.scale.max()) ** 2
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Return ``P^-1/2 A (P^-1/2 v)``."""
+        return self.scale * self.operator.matvec(self.scale * v)
+
+
+def checked(p: Tensor, x: Tensor) -> Tensor:
+    """Return the diagonal of P; :class:`InputError` unless it is positive, finite and of the shape of the weights."""
+    if p.shape != x.shape:
+        raise InputError(f"expected a preconditioner of shape {tuple(x.shape)}, got {tuple(p.shape)}: one flat vector")
+    if not bool(((p > 0) & p.isfinite()).all()):
+        raise InputError(f"expected a positive finite preconditioner, got {float(p.min()):.3g} at least: add eps")
+    return p
+
+
+def adam_preconditioner(
+    second_moment: Tensor, steps: int, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> Tensor:
+    """Return the diagonal of Adam's P after ``steps`` steps, from its ``exp_avg_sq`` as one flat vector.
+
+    ``P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps)``: with it the step is ``eta P^-1 m``, m the raw first moment
+    (Cohen et al. 2022). Raises :class:`InputError` for fewer than one step.
+
+    >>> adam_preconditioner(torch.tensor([0.001 * 9.0]), 1)       # after the first gradient, 3
+    tensor([0.3000])
+    """
+    if steps < 1:
+        raise InputError(f"expected at least 1 step of the optimizer, got {steps}: there is no state before the first")
+    return (1 - beta1**steps) * ((second_moment / (1 - beta2**steps)).sqrt() + eps)
+
+
+def adam_edge(beta1: float) -> float:
+    """Return the sharpness at the edge of stability times the learning rate, ``(2 + 2 beta1) / (1 - beta1)``.
+
+    >>> round(adam_edge(0.9), 9), adam_edge(0.0)
+    (38.0, 2.0)
+    """
+    return (2 + 2 * beta1) / (1 - beta1)

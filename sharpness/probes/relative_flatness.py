@@ -1,0 +1,131 @@
+"""How flat is each layer, relative to its weights? Relative flatness of Petzka et al. 2021."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.curvature import HessianOperator
+from sharpness.environment import derived_seed
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.probes.sampled_mean import SampledMean, sampled_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeFlatnessResult(ProbeResult):
+    """The sum over all weight matrices as ``value`` with its interval; each matrix's own in ``layers``."""
+
+    layers: list[dict[str, Any]]
+    mean: SampledMean = field(repr=False)
+
+    def details(self) -> dict[str, Any]:
+        """Return each weight matrix's relative flatness with its standard error, and the draws behind them."""
+        return {"layers": self.layers, **self.mean.details()}
+
+    def __str__(self) -> str:
+        assert self.value is not None
+        parts = ", ".join(f"{layer['name']} {layer['relative_flatness']:.4g}" for layer in self.layers[-4:])
+        more = f"{len(self.layers) - 4} more, " if len(self.layers) > 4 else ""
+        return (
+            f"{self.value:.5g} in [{self.lower:.5g}, {self.upper:.5g}] over all layers ({more}{parts}), "
+            f"{self.num_hvps} HVPs, {self.seconds:.1f} s{'' if self.converged else ', NOT converged'}"
+        )
+
+
+@dataclass(frozen=True)
+class RelativeFlatness:
+    """``kappa(W) = sum_{s,s'} <w_s, w_s'> tr H_{s,s'}`` for each weight W with rows w_s, H_{s,s'} their Hessian blocks.
+
+    Petzka et al. 2021 (arXiv 2001.00939), who take one layer, the last ones; here all parameters with rows are
+    measured: those of fully connected layers, and of convolutions with their filters as rows. It does not change where
+    a layer, or single rows of it, are rescaled and the next layer undoes that; the next layer's own does not where all
+    rows are rescaled alike. ``value`` is the sum over all of them, which is not in
+    the paper. Small is flat; it is negative where the loss curves down.
+
+    With S the root of ``W W^T`` it is the trace of ``S H S``, sampled with random signs Z of the shape of W: one
+    product with ``S Z`` of all layers at once serves them all (Hutchinson 1990): terms between layers average out.
+    Stops when the half width of the sum is at most ``rtol`` times it; ``num_hvps`` is the ceiling.
+
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
+    >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.ones_(model.weight)
+    >>> loss = Loss(model, torch.nn.functional.mse_loss, [batch], dtype=torch.float64)
+    >>> result = RelativeFlatness()(loss)
+    >>> result.lower < 2 * 50 < result.upper                   # |w|^2 tr(2 x x^T)
+    True
+    """
+
+    rtol: float = 5e-2
+    confidence: float = 0.95
+    num_hvps: int = 320
+    seed: int = 0
+
+    def __call__(
+        self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None
+    ) -> RelativeFlatnessResult:
+        """Measure at ``w``, or at the loss's own weights; :class:`InputError` where no parameter has rows."""
+        started = time.perf_counter()
+        draws = _Draws(loss, loss.point(loss.weights if w is None else w), self.seed)
+        stop: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "progress": progress}
+        mean = sampled_mean(draws, most=self.num_hvps, **stop)
+        return RelativeFlatnessResult(
+            probe="relative_flatness",
+            quantity="relative_flatness",
+            knobs=asdict(self),
+            **mean.fields(),
+            num_hvps=mean.num_drawn,
+            seed=self.seed,
+            hvp_backend=draws.operator.backend,
+            evidence=Evidence.collect(loss, started),
+            layers=draws.layers(),
+            mean=mean,
+        )
+
+
+class _Draws:
+    """One random product after the other; keeps what each gives for every weight matrix."""
+
+    def __init__(self, loss: Loss, x: Tensor, seed: int) -> None:
+        pieces = loss.layout.unflatten(x)
+        self.names = [name for name, piece in pieces.items() if piece.ndim >= 2]
+        if not self.names:
+            raise InputError(f"expected a parameter with rows, got {', '.join(pieces)}: measure a layer with weights")
+        self.loss, self.seed, self.operator = loss, seed, HessianOperator(loss, x)
+        self.roots = {name: root_of_gram(pieces[name].flatten(1)) for name in self.names}
+        self.made = list[dict[str, float]]()
+
+    def __call__(self, index: int) -> float:
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "relative_flatness", index))
+        v = torch.zeros_like(self.operator.w)
+        parts = self.loss.layout.unflatten(v)
+        for name in self.names:
+            signs = torch.randint(2, parts[name].shape, generator=generator).mul_(2).sub_(1).to(v)
+            parts[name].copy_((self.roots[name] @ signs.flatten(1)).view_as(signs))
+        products = self.loss.layout.unflatten(self.operator.matvec(v))
+        self.made.append({name: float((parts[name] * products[name]).sum(dtype=torch.float64)) for name in self.names})
+        return sum(self.made[-1].values())
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Return the mean and its standard error for each weight matrix, in the order of the network."""
+        rows = []
+        for name in self.names:
+            values = torch.tensor([made[name] for made in self.made], dtype=torch.float64)
+            error = float(values.std() / len(values) ** 0.5)
+            rows.append({"name": name, "relative_flatness": float(values.mean()), "standard_error": error})
+        return rows
+
+
+def root_of_gram(rows: Tensor) -> Tensor:
+    """Return the symmetric root of ``W W^T``, shape (m, m), for rows W of shape (m, d), by singular values.
+
+    >>> root_of_gram(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+    tensor([[3., 0.],
+            [0., 4.]])
+    """
+    u, values, _ = torch.linalg.svd(rows, full_matrices=False)
+    return (u * values) @ u.T

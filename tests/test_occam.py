@@ -1,0 +1,79 @@
+"""The Occam factor against log-determinants of dense matrices, and its invariance."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.probes.occam import OccamFactor
+from tests.cases import CASES
+from tests.oracles import dense_gauss_newton, dense_hessian
+from tests.probe_cases import noisy_quadratic, quadratic, small_network
+
+H = torch.tensor([4.0, 1.0, 0.5, 2.0, 0.0], dtype=torch.float64)
+W = torch.tensor([1.0, -2.0, 0.7, 3.0, 1.0], dtype=torch.float64)
+
+
+def half_logdet(matrix: torch.Tensor, num_examples: int, prior: float) -> float:
+    return 0.5 * float(torch.logdet(num_examples * matrix / prior + torch.eye(len(matrix), dtype=torch.float64)))
+
+
+def test_on_a_quadratic_it_is_the_sum_of_logarithms_and_gives_the_evidence() -> None:
+    centres = torch.zeros(6, 5, dtype=torch.float64)
+    result = OccamFactor(prior=0.3, matrix="hessian", starts=200)(noisy_quadratic(H, W, centres, 4))
+    exact = 0.5 * float((6 * H / 0.3).log1p().sum())
+    assert result.lower is not None and result.upper is not None and result.value is not None
+    assert result.lower <= exact <= result.upper and result.value == pytest.approx(exact, rel=0.05)
+    cost = 6 * 0.5 * float((H * W**2).sum()) + 0.15 * float((W**2).sum())
+    assert result.cost == pytest.approx(cost) and result.log_evidence == pytest.approx(-(cost + result.value))
+
+
+@pytest.mark.parametrize("name", ["mlp", "layer norm"])
+def test_it_is_half_the_log_determinant_of_the_dense_gauss_newton_matrix(name: str) -> None:
+    case, loss = CASES[name], small_network(name)
+    model, batches = case.build()
+    exact = half_logdet(dense_gauss_newton(case, model, batches, loss.weights), 9, 0.1)
+    result = OccamFactor(prior=0.1, starts=20)(loss)
+    assert result.lower is not None and result.upper is not None
+    assert result.lower <= exact <= result.upper and result.value == pytest.approx(exact, rel=0.1)
+
+
+def test_negative_curvature_has_no_factor_unless_the_prior_outweighs_it() -> None:
+    case, loss = CASES["mlp"], small_network()
+    model, batches = case.build()
+    dense = dense_hessian(case, model, batches, loss.weights)
+    lowest = float(torch.linalg.eigvalsh(dense)[0])
+    assert lowest < 0
+    none = OccamFactor(matrix="hessian", starts=2, prior=-4.5 * lowest)(loss)
+    assert none.value is None and "gauss_newton" in none.reasons["value"] and none.num_nodes_outside > 0
+    assert none.to_record().to_dict()["reasons"]["upper"] == none.reasons["value"] and "none: the curv" in str(none)
+    prior = -18 * lowest
+    some = OccamFactor(matrix="hessian", prior=prior, starts=10)(loss)
+    assert some.lower is not None and some.upper is not None
+    assert some.lower <= half_logdet(dense, 9, prior) <= some.upper
+
+
+def test_zeros_that_rounding_made_negative_count_as_zeros() -> None:
+    model = nn.Sequential(nn.Linear(4, 20), nn.Tanh(), nn.Linear(20, 3))
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    loss = Loss(model, F.cross_entropy, [(x, torch.tensor([0, 1, 2, 0, 1, 2]))])
+    result = OccamFactor(prior=1e-6)(loss)
+    in_float64 = OccamFactor(prior=1e-6)(Loss(model, F.cross_entropy, loss.batches, dtype=torch.float64))
+    assert result.value is not None and in_float64.value is not None
+    assert result.value == pytest.approx(in_float64.value, rel=0.15)
+
+
+def test_bad_knobs_are_refused() -> None:
+    loss = quadratic(H, W)
+    for knobs, message in (({"prior": 0.0}, "prior"), ({"starts": 1}, "2 starts"), ({"confidence": 0.0}, "confid")):
+        with pytest.raises(InputError, match=message):
+            OccamFactor(**knobs)(loss)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="averages"):
+        OccamFactor()(small_network("mlp, summed"))
+    assert math.isfinite(OccamFactor(matrix="hessian")(loss).value or math.nan)  # one example is no error
