@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -55,16 +56,14 @@ def default_loss(batch: Batch) -> str:
     return "cross_entropy" if isinstance(targets, Tensor) and not targets.is_floating_point() else "mse"
 
 
-def _bound(criterion: Any, options: Mapping[str, Any]) -> Criterion:
+def _bound(given: Any, options: Mapping[str, Any]) -> Criterion:
     """Return a function with its options; a class such as a criterion module is called with them first."""
-    if inspect.isclass(criterion):
-        made: Any = criterion(**options)
-        return made
-    if not callable(criterion):
-        raise InputError(f"expected a loss that can be called, got {type(criterion).__name__}: give a function")
-    if not options:
-        return criterion
-    return lambda output, targets: criterion(output, targets, **options)
+    criterion: Any = given
+    if inspect.isclass(given):
+        return criterion(**options)
+    if not callable(given):
+        raise InputError(f"expected a loss that can be called, got {type(given).__name__}: give a function")
+    return partial(criterion, **options) if options else criterion
 
 
 def on_logits(criterion: Criterion) -> Criterion:

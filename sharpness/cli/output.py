@@ -74,7 +74,7 @@ def records_table(records: Sequence[ProbeRecord], title: str) -> Table:
     """Return a table of records with their intervals and costs."""
     table = Table(title=title, title_justify="left")
     for name in ("probe", "quantity", "value", "interval", "converged", "examples", "HVPs", "gradients", "seconds"):
-        table.add_column(name, justify="left" if name in ("probe", "quantity") else "right")
+        table.add_column(name, justify="left" if name in ("probe", "quantity") else "right", overflow="fold")
     for record in records:
         converged = {True: "yes", False: "no", None: ""}[record.converged]
         costs = (record.num_examples, record.num_hvps, record.num_gradients)

@@ -27,8 +27,8 @@ def stress_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     lines = []
     for row in rows:
         before, after = row["before"]["value"], row["after"]["value"]
-        known = before is not None and after is not None and before > 0 and after > 0
-        ratio = after / before if known else None
+        both = before is not None and after is not None and before > 0 and after > 0
+        ratio = float(after) / float(before) if both and before and after else None
         lines.append(dict(zip(COLUMNS, (row["before"]["quantity"], before, after, ratio, row["moved"]), strict=True)))
     table = pd.DataFrame(lines, columns=pd.Index(COLUMNS))
     return table.astype(dict.fromkeys(("before", "after", "ratio"), float) | {"moved": object})
