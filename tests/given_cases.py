@@ -71,9 +71,11 @@ def images(folder: Path, channels: int, size: int, count: int = 7) -> tuple[str,
     return f"npz:{folder / 'data.npz'}", torch.from_numpy(x).double(), torch.from_numpy(y)
 
 
-def classifier(folder: Path, spec: str, model: nn.Module, channels: int, size: int, exact: bool = True) -> Prepared:
+def classifier(
+    folder: Path, spec: str, model: nn.Module, channels: int, size: int, exact: bool = True, count: int = 7
+) -> Prepared:
     """Save a network's state dict with torch and give it images."""
-    data, x, y = images(folder, channels, size)
+    data, x, y = images(folder, channels, size, count)
     torch.save(model.state_dict(), folder / "weights.pt")
     arguments = [str(folder / "weights.pt"), "--model", spec, "--data", data, "--batch-size", "3"]
     return Prepared(arguments, model, lambda network: F.cross_entropy(network(x), y), exact)
@@ -83,7 +85,7 @@ def timm_resnet(folder: Path) -> Prepared:
     import timm
 
     model = seeded(lambda: timm.create_model("resnet18", num_classes=CLASSES, in_chans=1))
-    return classifier(folder, f"timm:resnet18,num_classes={CLASSES},in_chans=1", model, 1, 16)
+    return classifier(folder, f"timm:resnet18,num_classes={CLASSES},in_chans=1", model, 1, 16, count=4)
 
 
 def timm_vit(folder: Path) -> Prepared:
@@ -99,14 +101,16 @@ def torchvision_resnet(folder: Path) -> Prepared:
     from torchvision import models
 
     model = seeded(lambda: models.resnet18(num_classes=CLASSES))
-    return classifier(folder, f"torchvision:resnet18,num_classes={CLASSES}", model, 3, 16)
+    return classifier(folder, f"torchvision:resnet18,num_classes={CLASSES}", model, 3, 16, count=4)
 
 
 def torchvision_mobilenet(folder: Path) -> Prepared:
     from torchvision import models
 
     model = seeded(lambda: models.mobilenet_v3_small(num_classes=CLASSES))
-    return classifier(folder, f"torchvision:mobilenet_v3_small,num_classes={CLASSES}", model, 3, 32, exact=False)
+    return classifier(
+        folder, f"torchvision:mobilenet_v3_small,num_classes={CLASSES}", model, 3, 32, exact=False, count=4
+    )
 
 
 def gru(folder: Path) -> Prepared:
@@ -268,4 +272,4 @@ def top_eigenvalue(prepared: Prepared) -> float:
 
     operator: Any = LinearOperator((size, size), matvec=product, dtype=np.float64)  # pyright: ignore
     solve: Any = eigsh
-    return float(solve(operator, k=1, which="LA", tol=1e-7, v0=np.ones(size), return_eigenvectors=False)[0])
+    return float(solve(operator, k=1, which="LA", tol=1e-6, v0=np.ones(size), return_eigenvectors=False)[0])

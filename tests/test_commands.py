@@ -163,6 +163,7 @@ def test_the_study_again_does_nothing_twice(smoke: Path) -> None:
     assert {path for path in before if before[path] != after[path]} == set()
 
 
+@pytest.mark.slow  # that training and probes survive kills is tested by itself, too
 @pytest.mark.xdist_group("smoke")
 def test_a_killed_study_goes_on_and_ends_with_the_same_records(smoke: Path, tmp_path: Path) -> None:
     command = [sys.executable, "scripts/keskar2017.py", "--preset", "smoke", "--seeds", "1", "--workers", "2",

@@ -47,19 +47,22 @@ def as_request(arguments: list[str], **changes: Any) -> tuple[Request, Path]:
     return Request(**values | changes), Path(arguments[0])
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = {"torchvision ResNet-18"}  # as large as timm's
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES])
 def test_real_networks_agree_with_scipy(name: str, tmp_path: Path) -> None:
     prepared = CASES[name](tmp_path)
     out = tmp_path / "out"
-    options = ["--dtype", "float64", "--probes", "eigenvalues", "--eigenvalues.rtol", "1e-3", "--out", str(out)]
+    options = ["--dtype", "float64", "--probes", "eigenvalues", "--eigenvalues.rtol", "1e-2", "--out", str(out)]
     result = sharpness("probe", *prepared.arguments, *options)
     assert result.returncode == 0, result.stderr
     (record,) = read_jsonl(out / "probes.jsonl")
     truth = top_eigenvalue(prepared)
     assert record["hvp_backend"] == ("exact" if prepared.exact else "finite_difference")
-    assert record["value"] == pytest.approx(truth, rel=1e-5 if prepared.exact else 1e-3)
+    assert record["value"] == pytest.approx(truth, rel=1e-4 if prepared.exact else 1e-3)
     # Hugging Face casts the logits of language models to float32, whatever the model is in.
-    assert record["lower"] * (1 - 1e-7) <= truth <= record["upper"] * (1 + 1e-7)
+    assert record["lower"] * (1 - 1e-6) <= truth <= record["upper"]
     assert "loss " in result.stdout and (out / "eigenvalues.pdf").stat().st_size > 1000
 
 

@@ -97,8 +97,10 @@ def load_data(
     return _given(request, source.load(spec, request))
 
 
-def load_test_data(text: str, *, batch_size: int, data_dir: Path | None = None) -> GivenData | None:
-    """Return the whole test split of a built-in dataset, ``None`` for the spec of any other data.
+def load_test_data(
+    text: str, *, batch_size: int, examples: int | None = None, seed: int = 0, data_dir: Path | None = None
+) -> GivenData | None:
+    """Return the test split of a built-in dataset, or a subset of it; ``None`` for the spec of any other data.
 
     >>> load_test_data("npz:data.npz", batch_size=100) is None
     True
@@ -106,7 +108,9 @@ def load_test_data(text: str, *, batch_size: int, data_dir: Path | None = None) 
     spec = parse_spec(text, SOURCES)
     if spec.kind is not None or spec.importable:
         return None
-    return load_data(f"{spec.name},split=test", batch_size=batch_size, data_dir=data_dir)
+    number = None if examples is None or spec.name not in DATASETS else min(examples, DATASETS[spec.name].num_test)
+    test = f"{spec.name},split=test"
+    return load_data(test, batch_size=batch_size, examples=number, seed=seed, data_dir=data_dir)
 
 
 def _load_built_in(spec: Spec, request: DataRequest) -> Loaded:

@@ -109,7 +109,7 @@ def with_far_end(request: Request, first: Given, second: Given) -> Subject:
         )
     moving = ours.norm == "frozen" and bool(batch_norms(ours.model))
     norm = "recalibrate" if moving else ours.norm
-    test = load_test_data(first.data.spec, batch_size=_batch_size(request, first.run), data_dir=request.data_dir)
+    test = _test_batches(request, first)
 
     def on_line(batches: Iterable[Batch]) -> Loss:
         options: dict[str, Any] = {"norm": norm, "calibration": ours.batches if moving else None, "dtype": ours.dtype}
@@ -119,12 +119,25 @@ def with_far_end(request: Request, first: Given, second: Given) -> Subject:
         return FarEnd(
             weights=theirs.weights,
             line=on_line(ours.batches),
-            test=None if test is None else on_line(_named_inputs(ours.model, test.batches)),
+            test=None if test is None else on_line(_named_inputs(ours.model, test)),
             checkpoint_sha256=second.subject.checkpoint_sha256,
             details={"other_checkpoint": str(second.path)},
         )
 
     return replace(first.subject, far_end=far_end)
+
+
+def _test_batches(request: Request, given: Given) -> Sequence[Batch] | None:
+    """Return the test split that belongs to the data, a subset of it where one of the data was asked for."""
+    if given.run is not None and request.data is None:
+        dataset, config = load_run_data(given.run.config(), request.data_dir), given.run.config()
+        split = dataset.test
+        if request.examples is not None and request.examples < len(split):
+            split = random_subset(split, request.examples, derived_seed(config.training.seed, "subset"))
+        return evaluation_batches(config, split)
+    options: dict[str, Any] = {"batch_size": _batch_size(request, given.run), "data_dir": request.data_dir}
+    test = load_test_data(given.data.spec, examples=request.examples, seed=request.seed, **options)
+    return None if test is None else test.batches
 
 
 def weights_of(request: Request, path: Path, loss: Loss) -> Tensor:
