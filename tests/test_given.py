@@ -386,3 +386,20 @@ def test_one_probe_explains_itself() -> None:
     assert result.returncode == 0 and "--eigenvalues.k  1" in result.stdout and "Lanczos" in result.stdout
     assert_refused(sharpness("probes", "eigenvalue"), "eigenvalues")
     assert "timm:NAME" in sharpness("models").stdout and "npz:FILE" in sharpness("datasets").stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "library", "name"),
+    [
+        ("timm:resnet18", "timm", "timm"),
+        ("torchvision:resnet18", "torchvision.models", "torchvision"),
+        ("hf:FOLDER", "transformers", "hf"),
+    ],
+)
+def test_a_missing_library_says_what_installs_it(
+    spec: str, library: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["BertForMaskedLM"]}')
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=rf"pip install 'sharpness\[{name}\]'"):
+        load_model(spec.replace("FOLDER", str(tmp_path)))
