@@ -65,7 +65,7 @@ def averaged_count(criterion: Any, batch: Batch) -> float:
     targets = targets_of(batch)
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         return float(batch_length(batch))
-    counted = targets[targets != _ignored(criterion)]
+    counted = targets[targets != ignored_label(criterion)]
     weight = _keywords(criterion).get("weight")
     return float(counted.numel() if weight is None else weight[counted.to(weight.device)].sum())
 
@@ -95,11 +95,16 @@ def correct_predictions(criterion: Any, output: Any, batch: Batch) -> tuple[int,
     targets, logits = targets_of(batch), logits_of(output)
     if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != 1 or logits.ndim != 2:
         return 0, 0
-    judged = targets != _ignored(criterion)
+    judged = targets != ignored_label(criterion)
     return int((logits.argmax(1) == targets)[judged].sum()), int(judged.sum())
 
 
-def _ignored(criterion: Any) -> int:
+def ignored_label(criterion: Any) -> int:
+    """Return the class number that a criterion leaves out of its mean.
+
+    >>> ignored_label(torch.nn.CrossEntropyLoss(ignore_index=255)), ignored_label(None)
+    (255, -100)
+    """
     return _keywords(criterion).get("ignore_index", IGNORED)
 
 

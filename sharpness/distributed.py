@@ -24,6 +24,15 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def rank() -> int:
+    """Return the number of this process, 0 where it is alone.
+
+    >>> rank()
+    0
+    """
+    return dist.get_rank() if is_distributed() else 0
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Replace a tensor by its sum over all processes, in place, and return it.
 

@@ -17,7 +17,10 @@ def extra(module: str, name: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return importlib.import_module(module)
+            library: Any = importlib.import_module(module)
+            if module == "transformers":
+                library.logging.set_verbosity_error()  # it wonders aloud about losses and special tokens
+            return library
     except ImportError as error:
         raise InputError(
             f"expected {module.partition('.')[0]} to be installed, but it cannot be imported ({error}): "

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpness.batches import IGNORED, Batch, batch_length, cast, logits_of, split, targets_of
+from sharpness.batches import Batch, batch_length, cast, ignored_label, logits_of, split, targets_of
 from sharpness.determinism import check_deterministic
-from sharpness.errors import InputError, RunError
+from sharpness.errors import InputError
 from sharpness.loss import Evaluation, Loss
-from sharpness.memory import is_out_of_memory
+from sharpness.users_code import users_own
 
 T = TypeVar("T")
 LARGE_INPUT = 20.0
@@ -45,8 +45,8 @@ def check_before_probing(build: Callable[[], Loss]) -> tuple[Loss, Checked]:
     outputs = _fitting(lambda: _logits(loss, split(first, 2)[0]), "data that fit this network")
     _check_labels(loss, outputs)
     _check_squared_errors(loss, outputs, targets_of(first))
-    check_deterministic(loss)
-    _check_weights_of_parts(loss, first)
+    _fitting(lambda: check_deterministic(loss), "a loss that fits outputs and targets")
+    _fitting(lambda: _check_weights_of_parts(loss, first), "a loss that fits outputs and targets")
     evaluation = _fitting(lambda: loss.evaluate(loss.weights), "a loss that fits outputs and targets")
     if not math.isfinite(evaluation.loss):
         raise InputError(
@@ -59,17 +59,8 @@ def check_before_probing(build: Callable[[], Loss]) -> tuple[Loss, Checked]:
 
 def _fitting(work: Callable[[], T], expected: str) -> T:
     """Return what ``work`` does; what a network or a criterion raises against its input is bad input."""
-    try:
+    with users_own("measuring", expected, "check --model, --data and --loss"):
         return work()
-    except (InputError, RunError):
-        raise
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
-        if is_out_of_memory(error):
-            raise
-        text = " ".join(str(error).split())[:240]
-        raise InputError(
-            f"expected {expected}, got {type(error).__name__}: {text}: check --model, --data and --loss"
-        ) from error
 
 
 def _logits(loss: Loss, batch: Batch) -> Tensor | None:
@@ -87,8 +78,8 @@ def _check_channels(model: nn.Module, batch: Batch) -> None:
     channels = batch[0].shape[1]
     if found is not None and found[1].in_channels != channels:
         raise InputError(
-            f"expected images of {found[1].in_channels} channels for {found[0]}, got {channels}: give the data "
-            f"channels={found[1].in_channels}, or the model in_chans={channels} (timm) if it was trained so"
+            f"expected images of {found[1].in_channels} channels for {found[0]}, got {tuple(batch[0].shape[1:])}: "
+            "arrays are N x C x H x W, a folder of images takes channels=, and timm's models in_chans="
         )
 
 
@@ -110,9 +101,12 @@ def _check_tokens(model: nn.Module, batch: Batch) -> None:
 def _check_labels(loss: Loss, outputs: Tensor | None) -> None:
     if outputs is None or outputs.ndim < 2 or outputs.is_complex():
         return
-    classes = outputs.shape[-1] if isinstance(next(iter(loss.batches)), Mapping) else outputs.shape[1]
+    first = next(iter(loss.batches))
+    if loss.criterion is not None and isinstance(first, Mapping) and outputs.ndim == 3:
+        raise InputError("expected one label for each example, got one for each token: use --loss model")
+    classes = outputs.shape[-1] if isinstance(first, Mapping) else outputs.shape[1]
     for labels in _class_labels(loss):
-        counted = labels[labels != IGNORED]
+        counted = labels[labels != ignored_label(loss.criterion)]
         if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
             raise InputError(
                 f"expected labels from 0 to {classes - 1} for {classes} outputs, got {int(counted.min())} to "
@@ -141,8 +135,8 @@ def _class_labels(loss: Loss) -> Iterator[Tensor]:
 
 
 def _check_weights_of_parts(loss: Loss, batch: Batch) -> None:
-    """Refuse a model's own loss that is not the mean over what is counted: no split of the data would agree with it."""
-    if loss.criterion is not None or batch_length(batch) < 2 or loss.norm == "batch":
+    """Refuse a loss that is not the mean over what is counted: no split of the data would agree with it."""
+    if batch_length(batch) < 2 or loss.norm == "batch":
         return
     pieces = split(batch, math.ceil(batch_length(batch) / 2))
     with torch.no_grad(), loss.measuring():
@@ -152,11 +146,13 @@ def _check_weights_of_parts(loss: Loss, batch: Batch) -> None:
             return float(loss.at(point, lambda model: loss.criterion_value(loss.forward(model, piece), piece)))
 
         whole, counts = value(batch), [loss.data.count(piece) for piece in pieces]
-        parts = sum(count * value(piece) for count, piece in zip(counts, pieces, strict=True) if count) / sum(counts)
+        terms = [count * value(piece) for count, piece in zip(counts, pieces, strict=True) if count]
+        # A criterion that says of itself that it sums is taken as a sum.
+        parts = sum(value(piece) for piece in pieces) if loss.data.summed else sum(terms) / max(sum(counts), 1e-300)
     if abs(whole - parts) > 1e-3 * (1 + abs(whole)):
         raise InputError(
-            f"expected the model's own loss to be the mean over its labels, got {whole:.6g} for a batch and "
-            f"{parts:.6g} for its halves: give --loss package.module:function, or one batch with --batch-size"
+            f"expected a loss that is the mean over its labels, got {whole:.6g} for a batch and {parts:.6g} for its "
+            "halves put together: return a mean, name an ignored class as the option ignore_index, or measure one batch"
         )
 
 
@@ -186,7 +182,7 @@ def _near_chance(loss: Loss, evaluation: Evaluation, outputs: Tensor | None) -> 
         return None
     shares: Counter[int] = Counter()
     for labels in _class_labels(loss):
-        values, counts = labels[labels != IGNORED].unique(return_counts=True)
+        values, counts = labels[labels != ignored_label(loss.criterion)].unique(return_counts=True)
         shares.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     number = shares.total()
     if not number:

@@ -47,9 +47,9 @@ class Loss(FlatNetwork):
     ``L(w) = sum_b c_b l_b(w) / sum_b c_b`` with ``l_b`` the criterion's mean over batch b and ``c_b`` the number of
     things it averaged over, so any split of the data gives the same number to rounding. ``criterion(output, target)``
     must return a mean, or with ``reduction="sum"`` a sum, and then L is the sum over all the data; ``None`` means that
-    batches are dicts and ``model(**batch).loss`` is the loss. ``batches`` is
-    anything that yields the same batches in the same order each time. ``parameters`` are glob patterns of the names
-    that w consists of (by default all trainable ones); the others stay as they are.
+    batches are dicts and ``model(**batch).loss`` is the loss. With dicts a criterion gets the output's logits and the
+    batch's labels. ``batches`` is anything that yields the same batches in the same order each time. ``parameters``
+    are glob patterns of the names that w consists of (by default all trainable ones); the others stay as they are.
 
     ``norm`` says what BatchNorm does: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of each
     given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
@@ -294,7 +294,10 @@ class Loss(FlatNetwork):
 
     def criterion_value(self, output: Any, batch: Batch) -> Tensor:
         """Return the mean loss of one batch as a graph; :class:`InputError` where the criterion gives no one number."""
-        value = output.loss if self.criterion is None else self.criterion(output, targets_of(batch))
+        if self.criterion is None:
+            value = output.loss
+        else:  # the outputs of models that take dicts are structures, whose logits a criterion is about
+            value = self.criterion(logits_of(output) if isinstance(batch, Mapping) else output, targets_of(batch))
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"expected the criterion to return one mean loss, got {got}: use a mean reduction")

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from sharpness.batches import IGNORED, Batch, logits_of, targets_of
+from sharpness.batches import IGNORED, Batch, targets_of
 from sharpness.errors import InputError, unknown_name
-from sharpness.spec import import_object, parse_spec
+from sharpness.spec import parse_spec
+from sharpness.users_code import import_object, users_own
 
 Criterion = Callable[[Any, Any], Tensor]
 
@@ -38,7 +39,7 @@ def load_loss(text: str | None, batch: Batch) -> tuple[str, Criterion | None]:
     spec = parse_spec(text, ())
     if spec.importable:
         criterion = import_object(spec.name, "a loss")
-        return text, _bound(criterion, spec.options)
+        return text, _bound(criterion, text, spec.options)
     if spec.name not in LOSSES:
         raise unknown_name("loss", spec.name, [*LOSSES, "package.module:function"])
     spec.checked(())
@@ -56,19 +57,15 @@ def default_loss(batch: Batch) -> str:
     return "cross_entropy" if isinstance(targets, Tensor) and not targets.is_floating_point() else "mse"
 
 
-def _bound(given: Any, options: Mapping[str, Any]) -> Criterion:
+def _bound(given: Any, text: str, options: Mapping[str, Any]) -> Criterion:
     """Return a function with its options; a class such as a criterion module is called with them first."""
     criterion: Any = given
-    if inspect.isclass(given):
-        return criterion(**options)
+    with users_own(text, "options that the loss takes", "check the name and its options"):
+        if inspect.isclass(given):
+            return criterion(**options)
     if not callable(given):
-        raise InputError(f"expected a loss that can be called, got {type(given).__name__}: give a function")
+        raise InputError(f"{text}: expected a loss that can be called, got {type(given).__name__}: give a function")
     return partial(criterion, **options) if options else criterion
-
-
-def on_logits(criterion: Criterion) -> Criterion:
-    """Return the criterion for networks whose output is a structure with ``logits``, as Hugging Face's are."""
-    return lambda output, targets: criterion(logits_of(output), targets)
 
 
 def first_label_counts(value: Callable[[Batch], float], batch: Batch) -> bool:

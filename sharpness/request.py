@@ -30,18 +30,21 @@ class Request:
     """Measure on a random subset of so many examples; which ones depends on --seed."""
     batch_size: Annotated[int | None, Arg(metavar="N")] = None
     """Examples per pass: 100, or a run folder's own number; with --norm batch part of what is measured."""
-    seed: Annotated[int, Arg(metavar="N")] = 0
-    """Seeds the subset of the examples; probes have seeds of their own (--eigenvalues.seed 1)."""
+    seed: Annotated[int | None, Arg(metavar="N")] = None
+    """Seeds the subset of the examples: 0, or a run folder's own; probes have theirs (--eigenvalues.seed 1)."""
     norm: Literal["auto", "frozen", "batch", "recalibrate"] = "auto"
-    """BatchNorm with its running statistics (frozen), those of each batch (batch), or recomputed ones (recalibrate)."""
+    """BatchNorm with its running statistics (frozen), those of each batch (batch), or running ones recomputed on the
+    data at the checkpoint (recalibrate). On lines and planes between checkpoints auto recomputes them at each point."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the whole evaluation."""
     parameters: Annotated[str | None, Arg(metavar="GLOB,GLOB")] = None
     """Measure over these parameters only, such as 'layer4.*'; the others stay as they are."""
+    start: Annotated[Path | None, Arg(metavar="FILE")] = None
+    """The weights where training started, for the distance from there; a run folder has its own."""
     key: Annotated[str | None, Arg(metavar="NAME")] = None
-    """Which of several sets of weights in a file, as the error that asks for it lists them."""
+    """Which of several sets of weights in the (first) file, as the error that asks for it lists them."""
     ema: bool = False
-    """Take the averaged (EMA) weights of a file that has them."""
+    """Take the averaged (EMA) weights of the (first) file."""
     strict: bool = True
     """Refuse weights that do not fit name by name; --no-strict ignores extra ones, keeps initial values of others."""
     allow_global: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], Arg(metavar="NAME")]] = ()

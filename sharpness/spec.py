@@ -1,11 +1,8 @@
-"""What a user names on the command line: ``kind:name,option=value``, and the user's own ``package.module:object``."""
+"""What a user names on the command line: ``kind:name,option=value`` or ``package.module:object`` (no torch here)."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -84,22 +81,13 @@ def literal(text: str) -> Any:
     return value if isinstance(value, int | float | str | list) else text
 
 
-def import_object(path: str, what: str) -> Any:
-    """Return what ``package.module:object`` names, looked for in the working folder too.
+def names_in(text: str, what: str) -> list[str]:
+    """Return the names of a comma-separated list, each once; :class:`InputError` for an empty list.
 
-    This runs the module's code: only ever call it with what the user typed, never with the contents of a file.
-    Raises :class:`InputError` where there is no such module or object.
+    >>> names_in("eigenvalues, trace,", "probes")
+    ['eigenvalues', 'trace']
     """
-    if IMPORTABLE.fullmatch(path) is None:
-        raise InputError(f"expected {what} as package.module:object, got {path!r}")
-    module_name, _, name = path.partition(":")
-    if os.getcwd() not in sys.path:  # a console script has its own folder there instead
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"expected {what} in {path}, but {module_name} cannot be imported: {error}") from error
-    if not hasattr(module, name):
-        names = [n for n in vars(module) if not n.startswith("_")]
-        raise InputError(f"{path}: {unknown_name('object', name, names)}")
-    return getattr(module, name)
+    names = [name.strip() for name in text.split(",")]
+    if not any(names):
+        raise InputError(f"expected names of {what} separated by commas, got {text!r}: leave the option out for all")
+    return list(dict.fromkeys(name for name in names if name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -150,6 +151,18 @@ def norm(v: Tensor) -> float:
     # In pieces: torch converts its whole argument first, which would double the memory of a float32 vector.
     pieces = [torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in v.reshape(-1).split(1 << 20)]
     return float(torch.linalg.vector_norm(torch.stack(pieces)))
+
+
+def sha256_of(tensors: Iterable[Tensor]) -> str:
+    """Return the SHA-256 of the bytes of tensors one after the other.
+
+    >>> sha256_of([torch.zeros(2)]) == sha256_of([torch.zeros(1), torch.zeros(1)])
+    True
+    """
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def random_unit_vector(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
+from sharpness.minibatches import Minibatches
 from sharpness.probes.batch_sharpness import BatchSharpness
-from sharpness.probes.minibatches import Minibatches
 from sharpness.probes.sampled_mean import sampled_mean
 from tests.cases import CASES
 from tests.oracles import dense_hessian

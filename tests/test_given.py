@@ -90,14 +90,16 @@ def test_all_probes_leave_the_network_as_it_was(small: list[str], tmp_path: Path
     model = given.model.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags, random_state = [m.training for m in model.modules()], torch.get_rng_state()
-    probes = applicable(probes_named(None), given.subject, named=False)
+    probes = applicable(probes_named(None), given.subject, named=())
     assert "distance" not in probes and "interpolation" not in probes and len(probes) >= 6
-    outcomes = measure_all(make_console(True), given.subject, probes, RecordFolder(tmp_path), None, named=False)
+    folder, silent = RecordFolder(tmp_path), make_console(True)
+    quiet: dict[str, Any] = {"named": (), "found": lambda record: None}
+    outcomes = measure_all(silent, given.subject, probes, folder, None, **quiet)
     assert {outcome.status for outcome in outcomes} == {"measured"}
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert flags == [m.training for m in model.modules()] and torch.equal(random_state, torch.get_rng_state())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
-    again = measure_all(make_console(True), given.subject, probes, RecordFolder(tmp_path), None, named=False)
+    again = measure_all(silent, given.subject, probes, folder, None, **quiet)
     assert {outcome.status for outcome in again} == {"there already"}
     assert not list(tmp_path.glob(".products/*"))
 
@@ -162,7 +164,7 @@ def test_data_that_do_not_fit_are_refused_before_any_number(small: list[str], tm
     refused(
         save_pairs(tmp_path, x, y),
         "3 channels",
-        "got 1",
+        "got (1, 8, 8)",
         model="tests.test_given:small_conv",
         weights=tmp_path / "conv.pt",
     )
@@ -234,8 +236,8 @@ def test_compare_puts_two_checkpoints_side_by_side(small: list[str], tmp_path: P
     result = sharpness("compare", *both, *options)
     assert result.returncode == 0, result.stderr
     records = read_jsonl(tmp_path / "out" / "probes.jsonl")
-    assert [record["probe"] for record in records] == ["eigenvalues", "interpolation", "eigenvalues"]
-    line = records[1]["details"]
+    assert [record["probe"] for record in records] == ["eigenvalues", "eigenvalues", "interpolation"]
+    line = records[2]["details"]
     request, _ = as_request(small)
     ends = [load_given(request, Path(path), CPU).checked.evaluation.loss for path in both]
     assert line["train_loss"][line["alphas"].index(0.0)] == pytest.approx(ends[0], rel=1e-6)

@@ -16,12 +16,15 @@ LADDER = (
     ("errors",),
     ("records", "config", "spec", "extras", "request"),
     ("vectors", "batches", "modes", "environment", "memory", "distributed", "graphs", "homogeneity"),
-    ("data", "models", "operators", "weighted", "output_space", "losses", "rescaling"),
+    ("users_code",),
+    ("data", "models", "operators", "weighted", "output_space", "losses", "rescaling", "permutations", "paths"),
     ("flat_network",),
     ("loss", "linalg"),
     ("kept_graphs", "determinism", "runs", "per_example"),
     ("curvature", "guards"),
+    ("evidence", "minibatches"),
     ("checkpoints",),
+    ("landscapes",),
     ("training", "probes", "plots"),  # the first two meet in the run folder only; plots read records
     ("cli",),
 )

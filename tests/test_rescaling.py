@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult
 from sharpness.loss import Loss
 from sharpness.probes import KeskarSharpness, TopEigenvalues, Trace
-from sharpness.probes.evidence import Evidence, ProbeResult
 from sharpness.probes.stress import has_moved, output_change, rescaled, stress_test, usable_rescalings
 from sharpness.rescaling import Rescaling, find_rescalings
 from sharpness.vectors import flatten

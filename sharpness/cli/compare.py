@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -10,23 +13,34 @@ from sharpness.checkpoints import MatchReport, MismatchError
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Compare
 from sharpness.cli.output import comparison_table, make_console, print_json, say
-from sharpness.cli.probe import check_out, deadline_of, draw, measure_all, names_of, open_out, options_of, show_given
+from sharpness.cli.probe import (
+    check_out_folder,
+    deadline_of,
+    draw,
+    measure_all,
+    names_of,
+    open_out,
+    options_of,
+    show_given,
+)
 from sharpness.environment import choose_device
 from sharpness.errors import InputError
 from sharpness.probes import PROBES
 from sharpness.probes.given import Given, load_given, with_far_end
 from sharpness.probes.runner import applicable, probes_named
+from sharpness.records import ProbeRecord
 
 
 def run_compare(command: Compare, knobs: Knobs) -> None:
     """Measure both checkpoints and the line, and show the numbers side by side."""
     deadline = deadline_of(command.seconds)
     console, device = make_console(command.json), choose_device(command.device)
-    check_out(command.out)
-    named, asked = command.probes is not None, apply_knobs(probes_named(names_of(command.probes)), knobs)
+    check_out_folder(command.out)
+    asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
+    named = set(asked) if command.probes is not None else set(knobs)
     first = load_given(command, command.first, device)
     try:
-        second = load_given(command, command.second, device)
+        second = load_given(replace(command, key=command.second_key, ema=command.second_ema), command.second, device)
     except MismatchError as error:
         _show_table(report_table(error.report))
         raise
@@ -38,19 +52,28 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
     subjects = (with_far_end(command, first, second), second.subject)
     probes = applicable(asked, subjects[0], named=named)
     folder = open_out(command.out)
-    found = []
-    for title, subject in zip(titles, subjects, strict=True):
-        here = {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
-        outcomes = measure_all(console, subject, here, folder, deadline, named=named, where=f", {title}")
-        found.append({outcome.name: outcome.record for outcome in outcomes if outcome.record is not None})
-    records = [record for side in found for record in side.values()]
+    found: dict[str, list[ProbeRecord]] = {title: [] for title in titles}
+    try:
+        for name, probe in probes.items():  # one after the other on both, so that time that is short ends in whole rows
+            for title, subject in zip(titles, subjects, strict=True):
+                if subject.missing_point(name) is None:
+                    shared: dict[str, Any] = {"named": named, "found": found[title].append, "where": f", {title}"}
+                    measure_all(console, subject, {name: probe}, folder, deadline, **shared)
+    finally:
+        _show(console, command, found, titles)
+
+
+def _show(console: Console, command: Compare, found: dict[str, list[ProbeRecord]], titles: tuple[str, str]) -> None:
+    """Print the numbers side by side and draw the figures of what was measured."""
+    records = [record for side in found.values() for record in side]
     if command.json:
         print_json(records)
     if records:
-        pairs = [(found[0].get(name), found[1].get(name)) for name in PROBES if name in found[0] or name in found[1]]
+        first, second = ({record.probe: record for record in found[title]} for title in titles)
+        pairs = [(first.get(name), second.get(name)) for name in PROBES if name in first or name in second]
         console.print(comparison_table(pairs, titles))
-        drawn = {title: list(side.values()) for title, side in zip(titles, found, strict=True)}
-        draw(console, drawn, command.out, options_of(command))
+        facts = {"checkpoints": [str(command.first), str(command.second)], **options_of(command)}
+        draw(console, found, command.out, facts)
 
 
 def _titles(first: Given, second: Given) -> tuple[str, str]:

@@ -38,8 +38,6 @@ class Probe(Request):
     """A run folder, a .safetensors or torch file, an index of shards, or a Hugging Face folder."""
     out: Annotated[Path | None, Arg(metavar="DIR")] = None
     """Folder for records and figures, made if it is not there; by default the run folder itself."""
-    start: Annotated[Path | None, Arg(metavar="FILE")] = None
-    """The weights where training started, for the distance from there; a run folder has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,10 @@ class Compare(Request):
     """The checkpoint at 1."""
     out: Annotated[Path, Arg(metavar="DIR")]
     """Folder for records and figures, made if it is not there."""
+    second_key: Annotated[str | None, Arg(metavar="NAME")] = None
+    """As --key, for the second file."""
+    second_ema: bool = False
+    """As --ema, for the second file."""
 
 
 @dataclass(frozen=True, kw_only=True)

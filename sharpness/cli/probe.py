@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from sharpness.checkpoints import recognise
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Probe
 from sharpness.cli.output import make_console, print_json, records_table, say, show_progress, warn
 from sharpness.environment import choose_device
-from sharpness.errors import InputError
+from sharpness.errors import InputError, RunError
 from sharpness.probes.given import Given, load_given
 from sharpness.probes.runner import Outcome, Subject, applicable, measure, probes_named
 from sharpness.records import ProbeRecord
 from sharpness.request import Request
 from sharpness.runs import RecordFolder
+from sharpness.spec import names_in
 
 
 def run_probe(command: Probe, knobs: Knobs) -> None:
-    """Measure one checkpoint and show what was found."""
+    """Measure one checkpoint and show what was found, also where something fails or Ctrl-C ends it."""
     deadline = deadline_of(command.seconds)
     console, device = make_console(command.json), choose_device(command.device)
-    if command.out is None and (command.model or command.data or command.loss):
-        raise InputError("expected --out DIR with another model, data or loss than a run folder's own, got none")
-    check_out(command.out)
-    named, asked = command.probes is not None, apply_knobs(probes_named(names_of(command.probes)), knobs)
-    given = load_given(command, command.checkpoint, device, command.start)
-    if command.out is None and given.run is None:
-        raise InputError(f"expected --out DIR for the records of {command.checkpoint}, got none")
+    check_out(command)
+    check_out_folder(command.out)
+    asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
+    named = set(asked) if command.probes is not None else set(knobs)
+    given = load_given(command, command.checkpoint, device)
     show_given(console, given)
     probes = applicable(asked, given.subject, named=named)
     folder = open_out(command.out or given.path)
-    outcomes = measure_all(console, given.subject, probes, folder, deadline, named=named)
-    records = [outcome.record for outcome in outcomes if outcome.record is not None]
-    if command.json:
-        print_json(records)
-    if records:
-        console.print(records_table(records, str(folder.path)))
-        label = given.path.name or str(given.path)
-        figures = command.out or folder.path / "figures"
-        draw(console, {label: records}, figures, {"checkpoint": str(given.path)})
+    records: list[ProbeRecord] = []
+    try:
+        measure_all(console, given.subject, probes, folder, deadline, named=named, found=records.append)
+    finally:
+        if command.json:
+            print_json(records)
+        if records:
+            console.print(records_table(records, str(folder.path)))
+            label = given.path.name or str(given.path)
+            figures = command.out or folder.path / "figures"
+            draw(console, {label: records}, figures, {"checkpoint": str(given.path), **options_of(command)})
 
 
 def deadline_of(seconds: float | None) -> float | None:
@@ -54,14 +57,32 @@ def deadline_of(seconds: float | None) -> float | None:
 
 
 def names_of(text: str | None) -> list[str] | None:
-    """Return the names of a comma-separated list, each once."""
-    return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",")))
+    """Return the names of probes in a comma-separated list, ``None`` for all."""
+    return None if text is None else names_in(text, "probes")
 
 
-def check_out(out: Path | None) -> None:
-    """Raise :class:`InputError` before any work where the folder for the results cannot be one."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"expected a folder for the results, got the file {out}: choose another --out")
+def check_out(command: Probe) -> None:
+    """Raise :class:`InputError` where records of a file, or of a run folder with other options, have no folder."""
+    if command.out is not None:
+        return
+    if recognise(command.checkpoint) != "run folder":
+        raise InputError(f"expected --out DIR for the records of {command.checkpoint}, got none: name a folder")
+    changed = [name for name, value in options_of(command).items() if value not in (None, False, "auto", "float32")]
+    if own := [name for name in changed if name not in ("examples", "batch_size", "seed")]:
+        raise InputError(
+            f"expected --out DIR with --{own[0].replace('_', '-')}, got none: "
+            "a run folder holds the records of its own model, data and loss"
+        )
+
+
+def check_out_folder(out: Path | None) -> None:
+    """Raise :class:`InputError` before any work where the folder for the results cannot be one, or is damaged."""
+    if out is None:
+        return
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"expected a folder to write to for the results, got {place} for {out}: choose another --out")
+    RecordFolder(out).records()
 
 
 def open_out(out: Path) -> RecordFolder:
@@ -85,25 +106,37 @@ def measure_all(
     folder: RecordFolder,
     deadline: float | None,
     *,
-    named: bool,
+    named: Collection[str],
+    found: Callable[[ProbeRecord], None],
     where: str = "",
 ) -> list[Outcome]:
-    """Measure one probe after the other; one that cannot be had here is told and left out, unless it was named."""
-    outcomes = []
+    """Measure one probe after the other and hand each record to ``found``; return what became of each.
+
+    A probe that cannot be had here is told and left out, unless it is among ``named``. Raises :class:`RunError` at the
+    end for those that failed.
+    """
+    outcomes, failed = [], []
     for name, probe in probes.items():
         title = f"{name}{where}"
         try:
             with show_progress(console, title, "steps") as progress:
                 outcome = measure(name, probe, subject, folder, deadline=deadline, progress=progress)
         except InputError as error:
-            if named:
+            if name in named:
                 raise
             outcome = Outcome(name, "does not apply", reason=str(error))
+        except RunError as error:
+            failed.append(f"{title}: {error}")
+            continue
+        if outcome.record is not None:
+            found(outcome.record)
         if outcome.status == "there already":
             say(console, f"{title}: in probes.jsonl already")
         elif outcome.record is None:
             warn(f"{title}: {outcome.status}: {outcome.reason}")
         outcomes.append(outcome)
+    if failed:
+        raise RunError("; ".join(failed))
     return outcomes
 
 

@@ -15,12 +15,12 @@ from rich.table import Table
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Stress
 from sharpness.cli.output import interval_text, make_console, say, value_text, warn
-from sharpness.cli.probe import check_out, deadline_of, names_of, options_of, show_given
+from sharpness.cli.probe import check_out_folder, deadline_of, names_of, options_of, show_given
 from sharpness.environment import choose_device
 from sharpness.errors import InputError, unknown_name
-from sharpness.probes.evidence import facts_of
+from sharpness.evidence import facts_of
 from sharpness.probes.given import Given, load_given
-from sharpness.probes.runner import applicable, probes_named
+from sharpness.probes.runner import applicable, probes_named, subject_sha256
 from sharpness.probes.stress import stress_test, usable_rescalings
 from sharpness.records import ProbeRecord, append_jsonl, read_jsonl
 from sharpness.rescaling import Rescaling
@@ -32,15 +32,16 @@ def run_stress(command: Stress, knobs: Knobs) -> None:
     """Measure before and after, append a row per probe to ``stress.jsonl``, print the table and draw the figure."""
     deadline = deadline_of(command.seconds)
     console, device = make_console(command.json), choose_device(command.device)
-    check_out(command.out)
-    named, asked = command.probes is not None, apply_knobs(probes_named(names_of(command.probes)), knobs)
+    check_out_folder(command.out)
+    asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
+    named = set(asked) if command.probes is not None else set(knobs)
     given = load_given(command, command.checkpoint, device)
     show_given(console, given)
     rescaling = _chosen(console, command, given)
     if rescaling is None:
         return
     # PyHessian reads the module's own buffers, which stay as they are.
-    points = {name: probe for name, probe in asked.items() if named or name not in ("pyhessian", "distance")}
+    points = {name: probe for name, probe in asked.items() if name in named or name not in ("pyhessian", "distance")}
     rows = []
     for name, probe in applicable(points, given.subject, named=named).items():
         if deadline is not None and time.perf_counter() >= deadline:
@@ -49,7 +50,7 @@ def run_stress(command: Stress, knobs: Knobs) -> None:
         try:
             rows.append(_row(name, probe, given, rescaling, command))
         except InputError as error:
-            if named:
+            if name in named:
                 raise
             warn(f"{name}: does not apply: {error}")
     if command.json:
@@ -84,6 +85,7 @@ def _row(name: str, probe: Any, given: Given, rescaling: Rescaling, command: Str
     key = {
         **{"probe": name, "rescaling": rescaling.name, "alpha": command.alpha, "knobs": asdict(probe)},
         **{"checkpoint_sha256": subject.checkpoint_sha256, "facts": facts_of(subject.loss)},
+        "identity": dict(subject.identity) | {"weights": subject_sha256(subject)},
     }
     key["facts"]["batch_sizes"] = list(key["facts"]["batch_sizes"])
     for row in read_jsonl(path):

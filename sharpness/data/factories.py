@@ -13,7 +13,8 @@ from sharpness.batches import Batch, batch_length, split, targets_of
 from sharpness.data.dataset import Examples
 from sharpness.data.given import DataRequest, Loaded, count_classes
 from sharpness.errors import InputError
-from sharpness.spec import Spec, import_object
+from sharpness.spec import Spec
+from sharpness.users_code import import_object, users_own
 
 
 def load_from_factory(spec: Spec, request: DataRequest) -> Loaded:
@@ -26,10 +27,8 @@ def load_from_factory(spec: Spec, request: DataRequest) -> Loaded:
     factory = import_object(spec.name, "data")
     if not callable(factory):
         raise InputError(f"{spec.text}: expected a function that returns data, got {type(factory).__name__}")
-    try:
+    with users_own(spec.text, "options that the factory takes", "check the name and its options"):
         made = factory(**spec.options)
-    except TypeError as error:
-        raise InputError(f"{spec.text}: expected options that the factory takes, got an error: {error}") from error
     if isinstance(made, tuple | list) and len(made) == 2 and all(isinstance(part, Tensor) for part in made):
         return _pair(spec, request, *made)
     if isinstance(made, Mapping):

@@ -102,13 +102,17 @@ def _tokenizer(spec: Spec, request: DataRequest) -> Any:
     with offline():
         transformers = extra("transformers", "hf")
         try:
-            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            kind = transformers.AutoTokenizer
+            tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # which of transformers' classes reads the files, and so the error, is up to them
             problem = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{folder}: expected a tokenizer that save_pretrained wrote, got {type(error).__name__} ({problem}): "
                 "name its folder with ,tokenizer=DIR"
             ) from error
+    if len(tokenizer) < 2:  # some kinds are made without files, and know no token then
+        raise InputError(f"{folder}: expected the files of a tokenizer, got none: name its folder with ,tokenizer=DIR")
+    return tokenizer
 
 
 def _tokenised(tokenizer: Any, path: Path) -> list[int]:

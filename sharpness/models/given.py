@@ -18,7 +18,8 @@ from sharpness.config import ModelConfig
 from sharpness.errors import InputError, unknown_name
 from sharpness.extras import extra, offline
 from sharpness.models import MODELS, NORMS, build_model
-from sharpness.spec import Spec, import_object, parse_spec
+from sharpness.spec import Spec, parse_spec
+from sharpness.users_code import import_object, users_own
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,6 @@ def _from_hugging_face(spec: Spec) -> nn.Module:
         )
     with offline():
         transformers = extra("transformers", "hf")
-        transformers.logging.set_verbosity_error()  # it wonders aloud which loss a causal model has
         try:
             kind: Any = getattr(transformers, name, None)
         except (ImportError, RuntimeError) as error:  # a library that this network needs is missing or broken
@@ -134,16 +134,11 @@ def _from_factory(spec: Spec) -> nn.Module:
 
 
 def _called(spec: Spec, create: Callable[[], nn.Module]) -> nn.Module:
-    """Return what a library makes of the options; what it says against them is bad input."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries about their own names and initial weights
-            return create()
-    except (TypeError, ValueError, RuntimeError, KeyError, AssertionError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{spec.text}: expected options that build this network, got {type(error).__name__}: {text}"
-        ) from error
+    """Return what a library or the user's function makes of the options; what it says against them is bad input."""
+    own = users_own(spec.text, "options that build this network", "check the name and its options")
+    with own, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries about their own names and initial weights
+        return create()
 
 
 def _close(name: str, names: list[str]) -> list[str]:

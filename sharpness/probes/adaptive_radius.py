@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.keskar_ascent import climb
 from sharpness.probes.level import Bracket, bracket, check_search
 from sharpness.probes.perturbations import check_finite

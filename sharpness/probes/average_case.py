@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_confidence
 from sharpness.linalg.sampling import mean_and_error
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.perturbations import check_finite, check_radius, normal_vector, of_logits, scale_of
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.curvature import HessianOperator
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
-from sharpness.probes.minibatches import Minibatches
+from sharpness.minibatches import Minibatches
 from sharpness.probes.sampled_mean import SampledMean, sampled_mean
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError, RunError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.line_search import Crossing, first_crossing
 from sharpness.probes.updates import chosen_update
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg import density
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details, remembering
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.curvature import HessianOperator
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.updates import chosen_update
 
 

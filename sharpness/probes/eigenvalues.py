@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.eigenpairs import Eigenpairs, StopOn, Which
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details, remembering
 
 MOST_SHOWN = 4

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import unknown_name
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.trace import Method
 from sharpness.loss import Loss
 from sharpness.per_example import UnitGradients
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.spectra import CurvatureProbe
 from sharpness.probes.trace import Trace
 from sharpness.vectors import norm

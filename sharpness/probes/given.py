@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sharpness.batches import Batch
 from sharpness.checkpoints import MatchReport, load_into, read_checkpoint
@@ -22,13 +22,14 @@ from sharpness.environment import derived_seed
 from sharpness.errors import InputError
 from sharpness.guards import Checked, check_before_probing, describe
 from sharpness.loss import Loss
-from sharpness.losses import Criterion, load_loss, on_logits
+from sharpness.losses import Criterion, load_loss
 from sharpness.models.given import GivenModel, load_model
 from sharpness.modes import batch_norms
 from sharpness.probes.run_folders import check_subset
-from sharpness.probes.runner import FarEnd, Subject
+from sharpness.probes.runner import FarEnd, Start, Subject
 from sharpness.request import Request
 from sharpness.runs import RunFolder
+from sharpness.spec import names_in
 from sharpness.vectors import flatten
 
 BATCH_SIZE = 100
@@ -60,11 +61,11 @@ class Given:
         ]
 
 
-def load_given(request: Request, path: Path, device: torch.device, start: Path | None = None) -> Given:
+def load_given(request: Request, path: Path, device: torch.device) -> Given:
     """Return the checkpoint at ``path`` with the model, data and loss of the request, after every guard.
 
-    A run folder brings its own model and data, a Hugging Face folder its model. ``start`` is a checkpoint of the
-    weights where training started. Raises :class:`InputError` for whatever does not fit.
+    A run folder brings its own model and data, a Hugging Face folder its model. Raises :class:`InputError` for whatever
+    does not fit.
     """
     run = RunFolder.open(path) if recognise(path) == "run folder" else None
     checkpoint = read_checkpoint(_weights_file(path, run), request.allow_global)
@@ -76,7 +77,7 @@ def load_given(request: Request, path: Path, device: torch.device, start: Path |
     loss_name, criterion = load_loss(request.loss, batches[0])
     build = _loss_builder(request, network, criterion, batches)
     loss, checked = check_before_probing(build)
-    first = _start_file(run, start)
+    start = _start(request, run, loss)
     details = {
         "checkpoint": {"path": str(path), **report.details()},
         "model": dict(model.facts),
@@ -87,12 +88,15 @@ def load_given(request: Request, path: Path, device: torch.device, start: Path |
     }
     if run is not None:
         details["subset"] = request.examples
-    subject = Subject(
-        loss=loss,
-        checkpoint_sha256=checkpoint.sha256,
-        details=details,
-        start=None if first is None else lambda: weights_of(request, first, loss),
-    )
+    if request.norm == "recalibrate":
+        details["recalibrated"] = True
+    # The code of a model or loss can change under its name, so the loss at the checkpoint belongs to its identity.
+    identity = {
+        "model": model.spec,
+        "criterion": loss_name,
+        "loss_at_checkpoint": f"{checked.evaluation.loss:.6g}",
+    }
+    subject = Subject(loss=loss, checkpoint_sha256=checkpoint.sha256, details=details, identity=identity, start=start)
     return Given(path, run, model, data, loss_name, report, checked, subject)
 
 
@@ -100,14 +104,14 @@ def with_far_end(request: Request, first: Given, second: Given) -> Subject:
     """Return the first subject with the second checkpoint at the far end of the line between them.
 
     On the line running statistics, where the network has them and they are in use, are recomputed at each point: those
-    of a checkpoint belong to its own weights only. Raises :class:`InputError` where the two have other parameters.
+    of a checkpoint belong to its own weights only. An explicit ``norm='frozen'`` keeps the first checkpoint's. Raises :class:`InputError` where the two have other parameters.
     """
     ours, theirs = first.subject.loss, second.subject.loss
     if ours.layout != theirs.layout:
         raise InputError(
             f"expected two checkpoints of one architecture, got other parameters in {second.path}: the table shows them"
         )
-    moving = ours.norm == "frozen" and bool(batch_norms(ours.model))
+    moving = request.norm != "frozen" and ours.norm == "frozen" and bool(batch_norms(ours.model))
     norm = "recalibrate" if moving else ours.norm
     test = _test_batches(request, first)
 
@@ -116,12 +120,16 @@ def with_far_end(request: Request, first: Given, second: Given) -> Subject:
         return Loss(ours.model, ours.criterion, batches, parameters=ours.selection, **options)
 
     def far_end() -> FarEnd:
+        test_loss = None if test is None else on_line(_named_inputs(ours.model, test))
+        details: dict[str, Any] = {"other_checkpoint": str(second.path)}
+        if test_loss is not None:
+            details |= {"test_examples": test_loss.num_examples, "test_data_sha256": test_loss.data_sha256()}
         return FarEnd(
             weights=theirs.weights,
             line=on_line(ours.batches),
-            test=None if test is None else on_line(_named_inputs(ours.model, test)),
+            test=test_loss,
             checkpoint_sha256=second.subject.checkpoint_sha256,
-            details={"other_checkpoint": str(second.path)},
+            details=details,
         )
 
     return replace(first.subject, far_end=far_end)
@@ -133,27 +141,32 @@ def _test_batches(request: Request, given: Given) -> Sequence[Batch] | None:
         dataset, config = load_run_data(given.run.config(), request.data_dir), given.run.config()
         split = dataset.test
         if request.examples is not None and request.examples < len(split):
-            split = random_subset(split, request.examples, derived_seed(config.training.seed, "subset"))
+            split = random_subset(split, request.examples, derived_seed(_run_seed(request, given.run), "subset"))
         return evaluation_batches(config, split)
     options: dict[str, Any] = {"batch_size": _batch_size(request, given.run), "data_dir": request.data_dir}
-    test = load_test_data(given.data.spec, examples=request.examples, seed=request.seed, **options)
+    test = load_test_data(given.data.spec, examples=request.examples, seed=request.seed or 0, **options)
     return None if test is None else test.batches
 
 
-def weights_of(request: Request, path: Path, loss: Loss) -> Tensor:
+def weights_of(request: Request, path: Path, loss: Loss) -> Start:
     """Return the parameters of a loss as another file of weights for the same network has them, shape ``(n,)``."""
     model = copy.deepcopy(loss.model)
     checkpoint = read_checkpoint(path, request.allow_global)
-    load_into(model, checkpoint, key=request.key, ema=request.ema, strict=request.strict)
-    return flatten(model, loss.layout)
+    load_into(model, checkpoint, strict=request.strict)
+    details = {"start_checkpoint": str(path), "start_checkpoint_sha256": checkpoint.sha256}
+    return Start(weights=flatten(model, loss.layout), details=details)
 
 
 def _weights_file(path: Path, run: RunFolder | None) -> Path:
     return path if run is None else run.path / f"{run.final_checkpoint()}.safetensors"
 
 
-def _start_file(run: RunFolder | None, start: Path | None) -> Path | None:
-    return start if start is not None or run is None else run.path / "x0.safetensors"
+def _start(request: Request, run: RunFolder | None, loss: Loss) -> Callable[[], Start] | None:
+    """Return what loads the weights where training started; a file that was named is read at once."""
+    if request.start is not None:
+        start = weights_of(request, request.start, loss)
+        return lambda: start
+    return None if run is None else lambda: weights_of(request, run.path / "x0.safetensors", loss)
 
 
 def _batch_size(request: Request, run: RunFolder | None) -> int:
@@ -169,7 +182,7 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> GivenData:
             request.data,
             batch_size=_batch_size(request, run),
             examples=request.examples,
-            seed=request.seed,
+            seed=request.seed or 0,
             data_dir=request.data_dir,
             tokenizer=_tokenizer(request, path),
         )
@@ -179,14 +192,20 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> GivenData:
     config = run.config()
     config = replace(config, data=replace(config.data, evaluation_batch_size=_batch_size(request, run)))
     dataset = load_run_data(config, request.data_dir)
-    split, notes = dataset.train, ["bytes divided by 255"]
+    split, notes, facts = dataset.train, ["bytes divided by 255"], dict[str, Any]()
     if request.examples is not None:  # as one batch, as the studies measure subsets
-        split = random_subset(split, request.examples, derived_seed(config.training.seed, "subset"))
+        seed = _run_seed(request, run)
+        split = random_subset(split, request.examples, derived_seed(seed, "subset"))
         config = replace(config, data=replace(config.data, evaluation_batch_size=request.examples))
-        notes.append(f"{request.examples} of {len(dataset.train)} drawn at random, as one batch")
+        notes.append(f"{request.examples} of {len(dataset.train)} drawn with seed {seed}, as one batch")
+        facts |= {"subset_seed": seed}
     batches = evaluation_batches(config, split)
-    facts = {"spec": config.data.name, "examples": len(split), "examples_total": len(dataset.train)}
+    facts |= {"spec": config.data.name, "examples": len(split), "examples_total": len(dataset.train)}
     return GivenData(config.data.name, batches, dataset.num_classes, dataset.input_shape, tuple(notes), facts)
+
+
+def _run_seed(request: Request, run: RunFolder) -> int:
+    return run.config().training.seed if request.seed is None else request.seed
 
 
 def _tokenizer(request: Request, path: Path) -> Path | None:
@@ -221,12 +240,18 @@ def _named_inputs(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]
 def _loss_builder(
     request: Request, model: nn.Module, criterion: Criterion | None, batches: Sequence[Batch]
 ) -> Callable[[], Loss]:
-    """Return the function that makes the loss of the request; outputs that are structures give their logits to it."""
-    if criterion is not None and isinstance(batches[0], Mapping):
-        criterion = on_logits(criterion)
+    """Return the function that makes the loss of the request; its statistics recomputed first where asked."""
     norm = request.norm
     if norm == "auto":
         norm = "batch" if any(module.running_mean is None for module in batch_norms(model)) else "frozen"
-    parameters = None if request.parameters is None else request.parameters.split(",")
-    dtype = getattr(torch, request.dtype)
-    return lambda: Loss(model, criterion, batches, parameters=parameters, norm=norm, dtype=dtype)
+    parameters = None if request.parameters is None else names_in(request.parameters, "parameters")
+    options: dict[str, Any] = {"parameters": parameters, "dtype": getattr(torch, request.dtype)}
+
+    def build() -> Loss:
+        if norm != "recalibrate":
+            return Loss(model, criterion, batches, norm=norm, **options)
+        loss = Loss(model, criterion, batches, norm="recalibrate", **options)
+        buffers = loss.buffers_at(loss.weights, loss.batches)  # once; they are then as fixed as any others
+        return Loss(model, criterion, batches, norm="frozen", **options).with_tensors(buffers or {})
+
+    return build

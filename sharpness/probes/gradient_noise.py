@@ -13,10 +13,10 @@ from torch import Tensor
 from sharpness.curvature import HessianOperator
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
 from sharpness.per_example import UnitGradients
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.noise_products import InnerProducts, inner_products
 from sharpness.probes.noise_statistics import (
     Jackknifed,

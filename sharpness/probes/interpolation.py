@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.vectors import norm
 
 

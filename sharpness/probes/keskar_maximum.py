@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_rtol
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.keskar_ascent import Climb, Objective, climb
 from sharpness.probes.keskar_box import Box, check_epsilons, phi
 

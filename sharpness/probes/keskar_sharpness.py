@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError, unknown_name
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.keskar_box import Box, check_epsilons, phi
 
 STARTS = ("gradient_sign", "random", "zero")

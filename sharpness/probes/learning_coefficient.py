@@ -14,12 +14,12 @@ from torch import Tensor
 from sharpness.curvature import HessianOperator
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.density import SpectralDensity, spectral_density
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
+from sharpness.minibatches import Minibatches
 from sharpness.probes.langevin import Tempered, langevin_losses, split_r_hat
-from sharpness.probes.minibatches import Minibatches
 from sharpness.probes.perturbations import check_finite, normal_vector
 from sharpness.probes.spectral_sums import SpectralSum, spectral_sum
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import RunError
+from sharpness.evidence import Progress
 from sharpness.graphs import Pieces
 from sharpness.operators import SymmetricOperator
 from sharpness.per_example import UnitGradients
-from sharpness.probes.evidence import Progress
 from sharpness.probes.noise_statistics import Array
 from sharpness.vectors import norm, refuse_non_finite
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError, unknown_name
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.level import Bracket, bracket, check_search
 from sharpness.probes.perturbations import check_finite, normal_vector
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
+from sharpness.minibatches import Minibatches
 from sharpness.probes.eigenvalues import SINGULAR
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
-from sharpness.probes.minibatches import Minibatches
 from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details
 
 

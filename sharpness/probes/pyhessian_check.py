@@ -14,10 +14,10 @@ from torch import Tensor
 from sharpness.batches import cast
 from sharpness.distributed import from_all_ranks
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
 from sharpness.modes import batch_norms
 from sharpness.probes.eigenvalues import TopEigenvalues
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.vectors import assign
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from sharpness.curvature import HessianOperator
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.sampled_mean import SampledMean, sampled_mean
 
 

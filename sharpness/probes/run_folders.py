@@ -21,10 +21,10 @@ from sharpness.data import Dataset, random_subset
 from sharpness.determinism import check_deterministic
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.evidence import Progress
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
-from sharpness.probes.evidence import Progress
-from sharpness.probes.runner import FarEnd, Subject, deciding_knobs, measure
+from sharpness.probes.runner import FarEnd, Start, Subject, deciding_knobs, measure
 from sharpness.records import ProbeRecord
 from sharpness.runs import RunFolder
 
@@ -99,7 +99,7 @@ def subject_of_run(
         loss=network_loss(model, evaluation_batches(config, split)),
         checkpoint_sha256=checkpoint_sha256(run),
         details={"subset": num_examples},
-        start=lambda: load_weights(run, "x0", dataset, device),
+        start=lambda: Start(weights=load_weights(run, "x0", dataset, device)),
         far_end=None if other is None else lambda: _far_end(run, model, other, dataset, device),
     )
 

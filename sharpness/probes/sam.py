@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
 from sharpness.probes.apgd import Ball
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.perturbations import (
     check_finite,
     check_radius,

@@ -11,8 +11,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from sharpness.errors import InputError, RunError
+from sharpness.evidence import Progress
 from sharpness.linalg.knobs import check_confidence, check_rtol
-from sharpness.probes.evidence import Progress
 
 FIRST_LOOK = 10
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.errors import InputError
+from sharpness.evidence import ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.evidence import ProbeResult, Progress
 from sharpness.rescaling import PATTERNS, Rescaling, find_rescalings
 
 TOLERANCE = 1e-5  # of the largest output, by which outputs may differ after a rescaling

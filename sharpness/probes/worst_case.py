@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
 from sharpness.probes.apgd import Ascent, apgd
-from sharpness.probes.evidence import Evidence, ProbeResult, Progress
 from sharpness.probes.perturbations import (
     check_radius,
     choose_ball,

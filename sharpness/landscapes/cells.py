@@ -1,0 +1,123 @@
+"""Loss and accuracy at many points of weight space, one line on disk per point: a killed grid loses nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sharpness.distributed import from_all_ranks, rank
+from sharpness.errors import InputError, RunError
+from sharpness.evidence import Progress, facts_of
+from sharpness.loss import Evaluation, Loss
+from sharpness.records import append_jsonl, read_jsonl
+from sharpness.vectors import sha256_of
+
+FILE = "cells-{part}-of-{parts}.jsonl"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What was measured at each point in order; ``test`` is ``None`` where there were no test data."""
+
+    train: list[Evaluation]
+    test: list[Evaluation] | None
+
+    def curves(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:
+        """Return ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy`` of a range of points."""
+        sides = {"train": self.train, "test": self.test}
+        return {
+            f"{side}_{what}": None if points is None else [getattr(point, what) for point in points[start:stop]]
+            for side, points in sides.items()
+            for what in ("loss", "accuracy")
+        }
+
+
+class CellsMissing(RunError):
+    """Raised where other processes have not done their share of the points yet."""
+
+
+def evaluate_cells(
+    loss: Loss,
+    points: Callable[[int], Tensor],
+    count: int,
+    *,
+    test_loss: Loss | None = None,
+    resume: Path | None = None,
+    part: tuple[int, int] = (0, 1),
+    knobs: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Cells:
+    """Return loss and accuracy at ``points(0), ..., points(count - 1)``, of which this process measures its share.
+
+    Part ``(i, n)`` measures the points whose number is i modulo n. With ``resume`` every point is appended there when
+    it is done and read back when it is there already, whoever measured it; points of another landscape there (other
+    ``knobs``, losses or first, middle or last point) are left alone. Without it nothing is written. Raises
+    :class:`CellsMissing` where points of other parts are not there yet when the own ones are done, and
+    :class:`InputError` for a part that there is not.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> loss = Loss(model, torch.nn.functional.mse_loss, [(torch.ones(1, 1), torch.zeros(1, 1))])
+    >>> evaluate_cells(loss, lambda i: torch.tensor([float(i)]), 3).curves()["train_loss"]
+    [0.0, 1.0, 4.0]
+    """
+    mine, parts = part
+    if not 0 <= mine < parts:
+        raise InputError(f"expected a part from 1 to {parts}, got {mine + 1}")
+    if parts > 1 and resume is None:
+        raise InputError("expected a folder that the parts of a grid share, got none: pass resume")
+    own, file = range(mine, count, parts), FILE.format(part=mine + 1, parts=parts)
+    key = "" if resume is None else _key(loss, test_loss, points, count, knobs)
+    known = from_all_ranks(_known(resume, key))[0]  # processes of torchrun measure each point together
+    for done, number in enumerate(own, 1):
+        if number not in known:
+            w = points(number)
+            known[number] = (loss.evaluate(w), None if test_loss is None else test_loss.evaluate(w))
+            if resume is not None and rank() == 0:
+                resume.mkdir(parents=True, exist_ok=True)
+                train, test = map(_row, known[number])
+                append_jsonl(resume / file, {"of": key, "cell": number, "train": train, "test": test})
+        if progress is not None:
+            progress(done, len(own))
+    known |= from_all_ranks(_known(resume, key))[0]
+    if missing := count - len(known):
+        raise CellsMissing(f"{missing} of {count} points are not there yet: run the other parts of {parts} too")
+    pairs = [known[number] for number in range(count)]
+    return Cells([train for train, _ in pairs], None if test_loss is None else [t for _, t in pairs if t is not None])
+
+
+def _key(
+    loss: Loss,
+    test_loss: Loss | None,
+    points: Callable[[int], Tensor],
+    count: int,
+    knobs: Mapping[str, Any] | None,
+) -> str:
+    """Return what tells the points of one landscape from those of another."""
+    facts = [facts_of(side) for side in (loss, test_loss) if side is not None]
+    weights = sha256_of(points(number) for number in (0, count // 2, count - 1))
+    return hashlib.sha256(json.dumps([facts, count, knobs, weights]).encode()).hexdigest()[:16]
+
+
+def _known(folder: Path | None, key: str) -> dict[int, tuple[Evaluation, Evaluation | None]]:
+    """Return the points of this landscape that any process has written."""
+    if folder is None or not folder.exists():
+        return {}
+    rows = [row for path in sorted(folder.glob(FILE.format(part="*", parts="*"))) for row in read_jsonl(path)]
+    mine = [row for row in rows if row["of"] == key]
+    return {int(row["cell"]): (_evaluation(row["train"]), row["test"] and _evaluation(row["test"])) for row in mine}
+
+
+def _row(point: Evaluation | None) -> dict[str, Any] | None:
+    """Return a point as JSON has it: numbers in full, and infinity and NaN, which JSON has not, as words."""
+    return None if point is None else {"loss": repr(point.loss), "accuracy": point.accuracy}
+
+
+def _evaluation(row: Mapping[str, Any]) -> Evaluation:
+    return Evaluation(float(row["loss"]), row["accuracy"])

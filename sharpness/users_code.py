@@ -1,0 +1,60 @@
+"""Code of the user's own: imported by the name that was typed, its errors told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sharpness.errors import InputError, RunError, unknown_name
+from sharpness.memory import is_out_of_memory
+from sharpness.spec import IMPORTABLE
+
+
+def import_object(path: str, what: str) -> Any:
+    """Return what ``package.module:object`` names, looked for in the working folder too.
+
+    This runs the module's code: only ever call it with what the user typed, never with the contents of a file.
+    Raises :class:`InputError` where there is no such module or object.
+    """
+    if IMPORTABLE.fullmatch(path) is None:
+        raise InputError(f"expected {what} as package.module:object, got {path!r}")
+    module_name, _, name = path.partition(":")
+    if os.getcwd() not in sys.path:  # a console script has its own folder there instead
+        sys.path.insert(0, os.getcwd())
+    with users_own(path):
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise InputError(f"expected {what} in {path}, but {module_name} cannot be imported: {error}") from error
+    if not hasattr(module, name):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise InputError(f"{path}: {unknown_name('object', name, names)}")
+    return getattr(module, name)
+
+
+@contextlib.contextmanager
+def users_own(text: str, expected: str = "code that runs", cure: str = "mend it there") -> Iterator[None]:
+    """Turn whatever the code that a user named raises into one line with its place, unless memory ran out.
+
+    >>> with users_own("my.models:make"):
+    ...     raise KeyError("width")
+    Traceback (most recent call last):
+    sharpness.errors.InputError: my.models:make: expected code that runs, got KeyError: 'width' (...): mend it there
+    """
+    try:
+        yield
+    except (InputError, RunError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:240]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        raise InputError(f"{text}: expected {expected}, got {reason} ({place}): {cure}") from error
