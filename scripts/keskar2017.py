@@ -31,7 +31,7 @@ from sharpness.cli import run_command
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.environment import choose_device
 from sharpness.errors import InputError, unknown_name
-from sharpness.probes import DistanceFromStart, KeskarSharpness, LinearInterpolation, PyHessianCheck, TopEigenvalues
+from sharpness.probes import DistanceFromStart, Interpolation, KeskarSharpness, PyHessianCheck, TopEigenvalues
 from sharpness.probes.run_folders import missing_probes, probe_run
 from sharpness.runs import RunFolder
 from sharpness.training import check_config, train
@@ -46,12 +46,12 @@ class Preset:
     large_batch: int
     seeds: int
     check_examples: int
-    interpolation: LinearInterpolation
+    interpolation: Interpolation
 
 
 PRESETS = {
     # The authors' F1 and optimiser on a sixth of Fashion-MNIST; the large batch is 10 % of the data, as in the paper.
-    "cpu": Preset(RunConfig(), 64, 1000, 2, 2000, LinearInterpolation()),
+    "cpu": Preset(RunConfig(), 64, 1000, 2, 2000, Interpolation()),
     # F1 on MNIST with the paper's batch sizes and number of trials; trained for 100 epochs where the paper trains until
     # the loss ceases to improve. Needs the MNIST files and, to finish in an hour, a GPU. It has not been run.
     "paper": Preset(
@@ -61,7 +61,7 @@ PRESETS = {
             training=TrainingConfig(epochs=100),
         ),
         *(256, 6000, 5, 2000),
-        LinearInterpolation(),
+        Interpolation(),
     ),
     # A minute's worth, to see that everything works; its numbers mean nothing.
     "smoke": Preset(
@@ -69,7 +69,7 @@ PRESETS = {
             data=DataConfig(num_train=600, num_test=400, evaluation_batch_size=300), training=TrainingConfig(epochs=2)
         ),
         *(50, 300, 2, 200),
-        LinearInterpolation(num_points=7),
+        Interpolation(num_points=7),
     ),
 }
 

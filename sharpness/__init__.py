@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sharpness.data import load_dataset as load_dataset
     from sharpness.errors import InputError as InputError
     from sharpness.errors import RunError as RunError
+    from sharpness.landscapes import Interpolation as Interpolation
     from sharpness.loss import Loss as Loss
     from sharpness.operators import FunctionOperator as FunctionOperator
     from sharpness.operators import scaled as scaled
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from sharpness.probes import KeskarSharpness as KeskarSharpness
     from sharpness.probes import LayerEigenvalues as LayerEigenvalues
     from sharpness.probes import LearningCoefficient as LearningCoefficient
-    from sharpness.probes import LinearInterpolation as LinearInterpolation
     from sharpness.probes import OccamFactor as OccamFactor
     from sharpness.probes import PacBayesSigma as PacBayesSigma
     from sharpness.probes import PreconditionedSharpness as PreconditionedSharpness
@@ -75,7 +75,7 @@ _HOMES = {
     "HessianOperator": "curvature",
     "InputError": "errors",
     "KeskarSharpness": "probes",
-    "LinearInterpolation": "probes",
+    "Interpolation": "landscapes",
     "LayerEigenvalues": "probes",
     "Loss": "loss",
     "PyHessianCheck": "probes",

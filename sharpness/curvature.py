@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +14,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from sharpness.batches import targets_of
-from sharpness.distributed import sum_over_ranks
+from sharpness.distributed import from_all_ranks, is_distributed, rank, sum_over_ranks
 from sharpness.errors import InputError, unknown_name
 from sharpness.graphs import Pieces, Product, derivative_along, nothing, refuse_hidden_derivatives
 from sharpness.kept_graphs import CurvatureOperator
+from sharpness.linalg.replay import Replayed
 from sharpness.loss import Loss
+from sharpness.operators import SymmetricOperator
 from sharpness.output_space import (
     OutputProduct,
     coins_per_example,
@@ -24,7 +28,7 @@ from sharpness.output_space import (
     gradient_moments,
     sampled_targets,
 )
-from sharpness.vectors import refuse_non_finite
+from sharpness.vectors import refuse_non_finite, sha256_of
 from sharpness.weighted import MicroBatch
 
 
@@ -191,6 +195,22 @@ def curvature_operator(matrix: str, loss: Loss, w: Tensor | None = None, **optio
     if matrix not in MATRICES:
         raise unknown_name("matrix", matrix, MATRICES)
     return MATRICES[matrix](loss, w, **options)
+
+
+def remembering(operator: CurvatureOperator, resume: Path | None) -> SymmetricOperator:
+    """Return the operator itself, or one that keeps its products in a folder so that a killed solve goes on there.
+
+    With several processes each keeps its own copy, in a folder named for its rank.
+    """
+    if resume is None:
+        return operator
+    if is_distributed():
+        resume = resume / f"rank-{rank()}"
+    loss = operator.loss
+    facts = (operator.matrix, loss.norm, loss.dtype, loss.layout.names, loss.data_sha256(), loss.data.batch_sizes)
+    weights = sha256_of([operator.w])
+    identity = hashlib.sha256(f"{weights}{facts}{len(from_all_ranks(0))}".encode()).hexdigest()
+    return Replayed(operator, resume, identity)
 
 
 def per_layer(loss: Loss, w: Tensor | None = None) -> dict[str, Loss]:

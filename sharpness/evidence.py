@@ -62,6 +62,15 @@ def facts_of(loss: Loss) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class ProbeInfo:
+    """One row of ``sharpness probes`` or ``landscapes``: the class, the points it is called with, and what it asks."""
+
+    probe: type[Any]
+    points: tuple[str, ...]
+    description: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
     """What each probe returns: a value, what is proven about it, what it cost, and the conditions.

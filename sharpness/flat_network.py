@@ -123,8 +123,16 @@ class FlatNetwork:
 
     @staticmethod
     def forward(model: nn.Module, batch: Batch) -> Any:
-        """Return a network's output on one batch."""
-        return model(**batch) if isinstance(batch, Mapping) else model(batch[0])
+        """Return a network's output on one batch; :class:`InputError` where it is too small for its own statistics."""
+        try:
+            return model(**batch) if isinstance(batch, Mapping) else model(batch[0])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(
+                f"expected at least two values per channel in each batch for its statistics, got {batch_length(batch)} "
+                "example: choose another batch size, or norm='frozen'"
+            ) from error
 
     def buffers_at(self, w: Tensor, calibration: Iterable[Batch]) -> Mapping[str, Tensor] | None:
         """Return the buffers with running statistics recalibrated at ``w`` over all processes; ``None`` to keep all."""

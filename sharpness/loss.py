@@ -196,6 +196,26 @@ class Loss(FlatNetwork):
         other._buffers = {name: values[name] for name in self._buffers}
         return other
 
+    def with_norm(self, norm: str) -> Self:
+        """Return the same loss with another ``norm`` mode; :class:`InputError` where it needs statistics not there.
+
+        >>> loss = Loss(nn.BatchNorm1d(2), nn.functional.mse_loss, [(torch.eye(2), torch.zeros(2, 2))])
+        >>> round(loss.value(loss.weights), 2), round(loss.with_norm("batch").value(loss.weights), 2)
+        (0.5, 1.0)
+        """
+        other, data = copy.copy(self), self.data
+        other.norm = norm
+        other._check_norm()
+        other.data = WeightedData(
+            self.batches, data.count, self.device, self.dtype, divisible=norm != "batch", summed=data.summed
+        )
+        return other
+
+    def with_fixed_statistics(self, w: Tensor) -> Self:
+        """Return this loss, or where it recomputes statistics at each point one that keeps those at ``w``."""
+        buffers = self.buffers_at(w, self.calibration)
+        return self if buffers is None else self.with_norm("frozen").with_tensors(buffers)
+
     def value(self, w: Tensor) -> float:
         """Return L(w), accumulated in float64 over the batches."""
         return self.evaluate(w).loss

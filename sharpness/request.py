@@ -1,4 +1,4 @@
-"""What to measure on: the options that ``sharpness probe`` and ``sharpness compare`` share (no torch here)."""
+"""What to measure on: the options that the commands that measure share (no torch here)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ class Request:
     needs none."""
     loss: Annotated[str | None, Arg(metavar="SPEC")] = None
     """cross_entropy, mse, model (the model's own) or package.module:function; by default what suits the data."""
-    probes: Annotated[str | None, Arg(metavar="NAME,NAME")] = None
-    """Names from `sharpness probes`, separated by commas; by default all. Knobs of one: --NAME.KNOB VALUE, as in
-    --eigenvalues.k 5; `sharpness probes NAME` lists them."""
     examples: Annotated[int | None, Arg(metavar="N")] = None
     """Measure on a random subset of so many examples; which ones depends on --seed."""
     batch_size: Annotated[int | None, Arg(metavar="N")] = None
@@ -39,8 +36,6 @@ class Request:
     """Precision of the whole evaluation."""
     parameters: Annotated[str | None, Arg(metavar="GLOB,GLOB")] = None
     """Measure over these parameters only, such as 'layer4.*'; the others stay as they are."""
-    start: Annotated[Path | None, Arg(metavar="FILE")] = None
-    """The weights where training started, for the distance from there; a run folder has its own."""
     key: Annotated[str | None, Arg(metavar="NAME")] = None
     """Which of several sets of weights in the (first) file, as the error that asks for it lists them."""
     ema: bool = False
@@ -57,3 +52,14 @@ class Request:
     """Stop after so many seconds; the same command goes on from there."""
     json: bool = False
     """Print the records only, one JSON object per line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRequest(Request):
+    """Which probes, and the one more point that they may need."""
+
+    probes: Annotated[str | None, Arg(metavar="NAME,NAME")] = None
+    """Names from `sharpness probes`, separated by commas; by default all. Knobs of one: --NAME.KNOB VALUE, as in
+    --eigenvalues.k 5; `sharpness probes NAME` lists them."""
+    start: Annotated[Path | None, Arg(metavar="FILE")] = None
+    """The weights where training started, for the distance from there; a run folder has its own."""

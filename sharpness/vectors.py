@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from sharpness.errors import InputError
 
+PIECE = 1 << 20
+"""Numbers drawn at a time: they are float64, and a whole vector of those would be two of float32."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -165,6 +168,19 @@ def sha256_of(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
+def normal_vector(size: int, seed: int, like: Tensor) -> Tensor:
+    """Return independent standard normal numbers, for a seed the same on every device and in every dtype.
+
+    >>> single, double = (normal_vector(3, 0, torch.zeros(1, dtype=dtype)) for dtype in (torch.float32, torch.float64))
+    >>> torch.equal(single, double.float())
+    True
+    """
+    generator, v = torch.Generator().manual_seed(seed), torch.empty(size, dtype=like.dtype)
+    for piece in v.split(PIECE):
+        piece.copy_(torch.randn(len(piece), generator=generator, dtype=torch.float64))
+    return v.to(like.device)
+
+
 def random_unit_vector(size: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a vector uniform on the unit sphere of R^size, for a seed the same on every device and in every dtype.
 
@@ -172,7 +188,7 @@ def random_unit_vector(size: int, seed: int, dtype: torch.dtype, device: torch.d
     1.0
     """
     generator, v, squares = torch.Generator().manual_seed(seed), torch.empty(size, dtype=dtype), 0.0
-    for piece in v.split(1 << 20):  # in pieces: the numbers are float64, and a whole vector of those is two of float32
+    for piece in v.split(PIECE):
         drawn = torch.randn(len(piece), generator=generator, dtype=torch.float64)
         squares += float(drawn.dot(drawn))
         piece.copy_(drawn)

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from sharpness.determinism import check_deterministic
 from sharpness.errors import InputError, RunError
+from sharpness.landscapes import LANDSCAPES
 from sharpness.loss import Loss
-from sharpness.probes import PROBES, TopEigenvalues, Trace
+from sharpness.probes import TopEigenvalues, Trace
+from sharpness.probes.subject import MEASURABLE
 
 SHARDS = {"uneven": [[5], [2, 2]], "one empty": [[5, 2, 2], []]}
 
@@ -38,24 +40,26 @@ class Broken:
         return value * float("nan") if len(target) == 5 else value
 
 
-ONE_PROCESS = {"gradient_noise", "batch_sharpness", "learning_coefficient", "preconditioned_sharpness"}
+ONE_PROCESS = {"gradient_noise", "batch_sharpness", "learning_coefficient", "preconditioned_sharpness", "connectivity"}
 """Probes of single examples or random batches, which are refused where the data are in several processes."""
 
 
 def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any]:
     """Return the records of all probes, and of some with other knobs."""
     records: dict[str, Any] = {}
-    for name, info in PROBES.items():
+    for name, info in MEASURABLE.items():
         if name in ONE_PROCESS:
             continue
-        norm = "recalibrate" if name == "interpolation" else "frozen"
+        norm = "recalibrate" if name in LANDSCAPES else "frozen"
         loss = Loss(model, F.cross_entropy, batches, norm=norm, dtype=torch.float64)
         if name == "layers":  # cross-entropy has eigenvalues at 0, where rounding decides when a solve ends
             targets = [(x, F.one_hot(y, 3).to(x)) for x, y in batches]
             loss = Loss(model, F.mse_loss, targets, dtype=torch.float64)
         check_deterministic(loss)
-        others = [loss.weights + 0.1 * (i + 1) for i in range(len(info.points) - 1)]
-        records[name] = info.probe()(loss, loss.weights, *others).to_record().to_dict()
+        small = {"num_points": 4} if name in LANDSCAPES else {}
+        others = [(1.1 + i) * loss.weights + 0.1 * (i + 1) for i in range(len(info.points) - 1)]
+        others += [2 * others[0] + 0.2] if "trajectory" in info.points else []
+        records[name] = info.probe(**small)(loss, loss.weights, *others).to_record().to_dict()
     loss = Loss(model, F.cross_entropy, batches, dtype=torch.float64)
     for matrix in ("gauss_newton", "fisher", "empirical_fisher"):
         records[matrix] = TopEigenvalues(matrix=matrix)(loss).to_record().to_dict()

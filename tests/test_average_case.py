@@ -12,7 +12,8 @@ from scipy import stats
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError, RunError
 from sharpness.probes.average_case import AverageCaseSharpness
-from sharpness.probes.perturbations import normal_vector, scale_of
+from sharpness.probes.perturbations import scale_of
+from sharpness.vectors import normal_vector
 from tests.cases import CASES
 from tests.oracles import dense_hessian
 from tests.probe_cases import quadratic, small_network

@@ -25,9 +25,9 @@ from sharpness.plots.style import COLUMN, FULL, LOOKS, STYLE, new_figure
 from sharpness.probes import (
     PROBES,
     DistanceFromStart,
+    Interpolation,
     KeskarSharpness,
     LayerEigenvalues,
-    LinearInterpolation,
     PyHessianCheck,
     SpectralDensity,
     TopEigenvalues,
@@ -58,7 +58,7 @@ def records_of(seed: int) -> dict[str, ProbeRecord]:
         "trace": Trace(rtol=1e-6)(loss),
         "keskar": KeskarSharpness()(loss),
         "distance": DistanceFromStart()(loss, loss.weights, other.weights),
-        "interpolation": LinearInterpolation(num_points=7)(loss, loss.weights, other.weights, test_loss=other),
+        "interpolation": Interpolation(num_points=7)(loss, loss.weights, other.weights, test_loss=other),
         "pyhessian": PyHessianCheck()(loss),
     }
     records = {name: result.to_record(f"weights {seed}") for name, result in results.items()}

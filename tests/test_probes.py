@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.errors import InputError, RunError
+from sharpness.landscapes.interpolation import barrier
 from sharpness.loss import Loss
-from sharpness.probes import DistanceFromStart, KeskarSharpness, LinearInterpolation, PyHessianCheck, TopEigenvalues
-from sharpness.probes.interpolation import barrier
+from sharpness.probes import DistanceFromStart, Interpolation, KeskarSharpness, PyHessianCheck, TopEigenvalues
 from sharpness.records import ProbeRecord
 from sharpness.vectors import flatten
 from tests.cases import CASES
@@ -108,7 +108,7 @@ def test_interpolation_end_points_are_the_checkpoints_own_losses(name: str) -> N
     loss = Loss(model, case.criterion, batches, norm=case.norm, dtype=torch.float64)
     test = Loss(model, case.criterion, test_batches, norm=case.norm, dtype=torch.float64)
     a, b = loss.weights, loss.weights + 0.1
-    result = LinearInterpolation()(loss, a, b, test_loss=test)
+    result = Interpolation()(loss, a, b, test_loss=test)
     assert len(result.alphas) == 25 and result.alphas[0] == -1 and result.alphas[-1] == 2
     for point, alpha in ((a, 0.0), (b, 1.0)):
         at = result.alphas.index(alpha)
@@ -122,29 +122,29 @@ def test_interpolation_end_points_are_the_checkpoints_own_losses(name: str) -> N
 def test_interpolation_of_a_quadratic_is_the_parabola_and_its_barrier_is_zero() -> None:
     x = torch.ones(6, dtype=torch.float64)
     loss = quadratic(H, x)
-    result = LinearInterpolation(num_points=7, start=-1, stop=2)(loss, x, -x)
+    result = Interpolation(num_points=7, start=-1, stop=2)(loss, x, -x)
     exact = [0.5 * float(H.sum()) * (1 - 2 * a) ** 2 for a in result.alphas]
     assert result.train_loss == pytest.approx(exact, rel=1e-12)
     assert result.value == 0.0  # a convex path lies below its chord, and the end points are on the grid
-    hill = LinearInterpolation(num_points=7)(quadratic(-H, x), x, -x)
+    hill = Interpolation(num_points=7)(quadratic(-H, x), x, -x)
     assert hill.value == pytest.approx(0.5 * float(H.sum()))
 
 
 def test_a_barrier_without_end_points_is_null_with_a_reason() -> None:
     x = torch.ones(6, dtype=torch.float64)
-    result = LinearInterpolation(num_points=4, start=0.2, stop=0.9)(quadratic(H, x), x, -x)
+    result = Interpolation(num_points=4, start=0.2, stop=0.9)(quadratic(H, x), x, -x)
     record = result.to_record()
     assert record.value is None and "alpha" in record.reasons["value"]
     assert barrier([0.0, 1.0], [math.inf, 1.0]) is None
     with pytest.raises(InputError, match="one shape"):
-        LinearInterpolation()(quadratic(H, x), x, x[:3])
+        Interpolation()(quadratic(H, x), x, x[:3])
     with pytest.raises(InputError, match="at least 2 points"):
-        LinearInterpolation(num_points=1)(quadratic(H, x), x, x)
+        Interpolation(num_points=1)(quadratic(H, x), x, x)
 
 
 def test_non_finite_points_of_a_curve_are_null_in_the_record() -> None:
     x = torch.full((6,), 1e154, dtype=torch.float64)
-    result = LinearInterpolation(num_points=4)(quadratic(H, x), 0 * x, x)
+    result = Interpolation(num_points=4)(quadratic(H, x), 0 * x, x)
     record = result.to_record().to_dict()
     assert None in record["details"]["train_loss"]
     assert any("details.train_loss" in path for path in record["reasons"])

@@ -20,7 +20,7 @@ from sharpness.data import Dataset, load_dataset, normalise
 from sharpness.environment import choose_device, derived_seed
 from sharpness.errors import InputError, RunError
 from sharpness.models import MODELS, ModelInfo, build_model
-from sharpness.probes import DistanceFromStart, LinearInterpolation
+from sharpness.probes import DistanceFromStart, Interpolation
 from sharpness.probes.run_folders import probe_run
 from sharpness.runs import RunFolder, sha256_file
 from sharpness.training import loop, train
@@ -206,7 +206,7 @@ def test_interpolation_between_runs_with_running_statistics_recomputes_them(tmp_
     config = replace(CONFIG, model=ModelConfig(norm="running"))
     other = replace(config, training=replace(config.training, batch_size=65))
     runs = [trained(tmp_path / name, dataset, each) for name, each in (("sb", config), ("lb", other))]
-    probe = {"interpolation": LinearInterpolation(num_points=4)}
+    probe = {"interpolation": Interpolation(num_points=4)}
     (record,) = probe_run(runs[0], probe, device=CPU, other=runs[1])
     assert record.norm == "recalibrate" and record.details["subset"] is None
     for alpha, run in ((0.0, runs[0]), (1.0, runs[1])):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tyro
 
 from sharpness.cli.knobs import split_knobs
-from sharpness.cli.options import Command, Compare, Probe, Stress, Train
+from sharpness.cli.options import Command, Compare, Landscape, Probe, Stress, Train
 from sharpness.cli.output import bar_columns
 from sharpness.errors import InputError, RunError
 
@@ -45,8 +45,8 @@ def _dispatch() -> None:
     arguments, knobs = split_knobs(sys.argv[1:])
     description = "How flat or sharp is the minimum a network sits in?"
     command = tyro.cli(Command, prog="sharpness", description=description, args=arguments)  # type: ignore[arg-type]
-    if knobs and not isinstance(command, Probe | Compare | Stress):
-        raise InputError(f"expected knobs of probes with probe, compare and stress only, got --{next(iter(knobs))}.…")
+    if knobs and not isinstance(command, Probe | Compare | Stress | Landscape):
+        raise InputError(f"expected knobs with the commands that measure only, got --{next(iter(knobs))}.…")
     if isinstance(command, Train):
         from sharpness.cli.train import run_train
 
@@ -63,6 +63,10 @@ def _dispatch() -> None:
         from sharpness.cli.stress import run_stress
 
         run_stress(command, knobs)
+    elif isinstance(command, Landscape):
+        from sharpness.cli.landscape import run_landscape
+
+        run_landscape(command, knobs)
     else:
         from sharpness.cli.lists import run_list
 

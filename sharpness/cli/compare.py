@@ -12,7 +12,7 @@ from torch import nn
 from sharpness.checkpoints import MatchReport, MismatchError
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Compare
-from sharpness.cli.output import comparison_table, make_console, print_json, say
+from sharpness.cli.output import comparison_table, distinct_names, make_console, print_json, say
 from sharpness.cli.probe import (
     check_out_folder,
     deadline_of,
@@ -26,7 +26,8 @@ from sharpness.cli.probe import (
 from sharpness.environment import choose_device
 from sharpness.errors import InputError
 from sharpness.probes import PROBES
-from sharpness.probes.given import Given, load_given, with_far_end
+from sharpness.probes.given import Given, load_given
+from sharpness.probes.others import with_far_end, with_start
 from sharpness.probes.runner import applicable, probes_named
 from sharpness.records import ProbeRecord
 
@@ -38,18 +39,18 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
     check_out_folder(command.out)
     asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
     named = set(asked) if command.probes is not None else set(knobs)
-    first = load_given(command, command.first, device)
+    first = with_start(command, load_given(command, command.first, device))
     try:
         second = load_given(replace(command, key=command.second_key, ema=command.second_ema), command.second, device)
     except MismatchError as error:
-        _show_table(report_table(error.report))
+        show_table(report_table(error.report))
         raise
-    titles = _titles(first, second)
+    titles = distinct_names([first.path, second.path])
     for title, given in zip(titles, (first, second), strict=True):
         say(console, f"{title}:", "bold")
         show_given(console, given)
     _check_alike(first, second)
-    subjects = (with_far_end(command, first, second), second.subject)
+    subjects = (with_far_end(command, first, second, titles[1]), second.subject)
     probes = applicable(asked, subjects[0], named=named)
     folder = open_out(command.out)
     found: dict[str, list[ProbeRecord]] = {title: [] for title in titles}
@@ -63,7 +64,7 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
         _show(console, command, found, titles)
 
 
-def _show(console: Console, command: Compare, found: dict[str, list[ProbeRecord]], titles: tuple[str, str]) -> None:
+def _show(console: Console, command: Compare, found: dict[str, list[ProbeRecord]], titles: list[str]) -> None:
     """Print the numbers side by side and draw the figures of what was measured."""
     records = [record for side in found.values() for record in side]
     if command.json:
@@ -71,25 +72,16 @@ def _show(console: Console, command: Compare, found: dict[str, list[ProbeRecord]
     if records:
         first, second = ({record.probe: record for record in found[title]} for title in titles)
         pairs = [(first.get(name), second.get(name)) for name in PROBES if name in first or name in second]
-        console.print(comparison_table(pairs, titles))
+        console.print(comparison_table(pairs, (titles[0], titles[1])))
         facts = {"checkpoints": [str(command.first), str(command.second)], **options_of(command)}
         draw(console, found, command.out, facts)
-
-
-def _titles(first: Given, second: Given) -> tuple[str, str]:
-    """Return the last parts of the paths that tell the two apart."""
-    a, b = first.path.resolve().parts, second.path.resolve().parts
-    for depth in range(1, max(len(a), len(b)) + 1):
-        if a[-depth:] != b[-depth:]:
-            return "/".join(a[-depth:]), "/".join(b[-depth:])
-    return f"{a[-1]} (0)", f"{b[-1]} (1)"
 
 
 def _check_alike(first: Given, second: Given) -> None:
     """Refuse two networks of other shapes, with a table of what differs, or two sets of data."""
     ours, theirs = first.subject.loss, second.subject.loss
     if ours.layout != theirs.layout:
-        _show_table(shape_table(ours.model, theirs.model))
+        show_table(shape_table(ours.model, theirs.model))
         raise InputError(
             f"expected two checkpoints of one architecture, got {first.path} and {second.path} with other shapes: "
             "the table above shows them"
@@ -98,7 +90,8 @@ def _check_alike(first: Given, second: Given) -> None:
         raise InputError("expected both checkpoints on the same data, got two data sets: give one with --data")
 
 
-def _show_table(table: Table) -> None:
+def show_table(table: Table) -> None:
+    """Print a table of what does not fit, above the line that refuses it."""
     Console(stderr=True, width=130).print(table)
 
 

@@ -1,27 +1,31 @@
-"""``sharpness probes``, ``models`` and ``datasets``: what there is, one line each."""
+"""``sharpness probes``, ``landscapes``, ``models`` and ``datasets``: what there is, one line each."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sharpness.cli.options import Datasets, Models, Probes
+from sharpness.cli.options import Datasets, Landscapes, Models, Probes
 from sharpness.cli.output import make_console, say
 from sharpness.errors import unknown_name
 
+if TYPE_CHECKING:  # it loads torch
+    from sharpness.evidence import ProbeInfo
 
-def run_list(command: Probes | Models | Datasets) -> None:
+
+def run_list(command: Probes | Landscapes | Models | Datasets) -> None:
     """Print the list that was asked for."""
     console = make_console()
-    if isinstance(command, Probes):
-        from sharpness.probes import PROBES
-
+    if isinstance(command, Probes | Landscapes):
+        rows = _registry(command)
         if command.name is not None:
-            _explain(console, command.name)
+            _explain(console, command.name, rows, type(command).__name__.lower().removesuffix("s"))
         else:
-            _rows(console, {name: info.description for name, info in PROBES.items()})
+            _rows(console, {name: info.description for name, info in rows.items()})
     elif isinstance(command, Models):
         from sharpness.models import MODELS
         from sharpness.models.given import MODEL_SOURCES
@@ -47,14 +51,22 @@ def _rows(console: Console, rows: dict[str, str]) -> None:
         say(console, f"{name:<{width}}  {description}")
 
 
-def _explain(console: Console, name: str) -> None:
-    """Print what a probe measures, with its source, and its knobs with their defaults."""
-    from sharpness.probes import PROBES
+def _registry(command: Probes | Landscapes) -> Mapping[str, ProbeInfo]:
+    if isinstance(command, Probes):
+        from sharpness.probes import PROBES
 
-    if name not in PROBES:
-        raise unknown_name("probe", name, PROBES)
-    kind = PROBES[name].probe
-    text = inspect.getdoc(kind) or PROBES[name].description
+        return PROBES
+    from sharpness.landscapes import LANDSCAPES
+
+    return LANDSCAPES
+
+
+def _explain(console: Console, name: str, rows: Mapping[str, ProbeInfo], what: str) -> None:
+    """Print what one measures, with its source, and its knobs with their defaults."""
+    if name not in rows:
+        raise unknown_name(what, name, rows)
+    kind = rows[name].probe
+    text = inspect.getdoc(kind) or rows[name].description
     say(console, text.partition("\n>>> ")[0].rstrip())
     say(console, "\nKnobs:")
     for knob in fields(kind):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from sharpness.request import Request
+from sharpness.request import ProbeRequest, Request
 
 Arg = tyro.conf.arg
 
@@ -28,7 +28,7 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Request):
+class Probe(ProbeRequest):
     """Measure the sharpness of a checkpoint: prints a table, and writes records (probes.jsonl) and a figure per probe.
 
     sharpness probe resnet.pt --model timm:resnet18,num_classes=10 --data folder:images,size=224 --out results
@@ -41,7 +41,7 @@ class Probe(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Request):
+class Compare(ProbeRequest):
     """Measure two checkpoints of one architecture side by side, and the loss on the line between them."""
 
     first: tyro.conf.Positional[Path]
@@ -57,7 +57,7 @@ class Compare(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stress(Request):
+class Stress(ProbeRequest):
     """Which measures move when weights are rescaled and no output changes? (Dinh et al. 2017.)"""
 
     checkpoint: tyro.conf.Positional[Path]
@@ -68,6 +68,33 @@ class Stress(Request):
     """The factor; a power of two rescales without rounding."""
     rescaling: Annotated[str | None, Arg(metavar="NAME")] = None
     """Which weights, as `--rescaling list` names them; by default the first pair of layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landscape(Request):
+    """Measure loss and accuracy on a line, rays, a plane or a curve in weight space, and draw them.
+
+    sharpness landscape random_plane resnet.pt --model timm:resnet18,num_classes=10 --data folder:images --out results
+    """
+
+    name: tyro.conf.Positional[Annotated[str, Arg(metavar="NAME")]]
+    """One of `sharpness landscapes`; `sharpness landscapes NAME` lists its knobs, given as --NAME.KNOB VALUE."""
+    checkpoints: tyro.conf.Positional[Annotated[tuple[Path, ...], Arg(metavar="CHECKPOINT")]]
+    """As for `sharpness probe`: the one in the middle or at 0 first, of a trajectory the last one first."""
+    out: Annotated[Path, Arg(metavar="DIR")]
+    """Folder for the record and the figures, made if it is not there."""
+    part: Annotated[str, Arg(metavar="I/N")] = "1/1"
+    """Measure the I-th of N shares of the points; processes with the same --out put them together."""
+    html: bool = False
+    """Write a plane as an HTML surface to turn, too: one file that works offline."""
+
+
+@dataclass(frozen=True)
+class Landscapes:
+    """List the landscapes, or the knobs of one."""
+
+    name: tyro.conf.Positional[Annotated[str | None, Arg(metavar="NAME")]] = None
+    """A landscape, to show what it measures and its knobs."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +120,9 @@ Command = (
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Stress, tyro.conf.subcommand("stress")]
+    | Annotated[Landscape, tyro.conf.subcommand("landscape")]
     | Annotated[Probes, tyro.conf.subcommand("probes")]
+    | Annotated[Landscapes, tyro.conf.subcommand("landscapes")]
     | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Datasets, tyro.conf.subcommand("datasets")]
 )

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -98,6 +99,20 @@ def comparison_table(pairs: Sequence[tuple[ProbeRecord | None, ProbeRecord | Non
         cells = ["" if r is None else f"{value_text(r)} {interval_text(r)}".strip() for r in (first, second)]
         table.add_row(one.quantity, *cells, _ratio(first, second))
     return table
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return the last parts of paths that tell them apart; the same path twice gets its number.
+
+    >>> distinct_names([Path("/a/run/w.pt"), Path("/b/run/w.pt")]), distinct_names([Path("/c/w.pt")])
+    (['a/run/w.pt', 'b/run/w.pt'], ['w.pt'])
+    """
+    parts = [path.absolute().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{each[-1]} ({i})" for i, each in enumerate(parts)]
 
 
 def value_text(record: ProbeRecord) -> str:

@@ -20,8 +20,9 @@ from sharpness.environment import choose_device
 from sharpness.errors import InputError, unknown_name
 from sharpness.evidence import facts_of
 from sharpness.probes.given import Given, load_given
-from sharpness.probes.runner import applicable, probes_named, subject_sha256
+from sharpness.probes.runner import applicable, probes_named
 from sharpness.probes.stress import stress_test, usable_rescalings
+from sharpness.probes.subject import subject_sha256
 from sharpness.records import ProbeRecord, append_jsonl, read_jsonl
 from sharpness.rescaling import Rescaling
 

@@ -1,1 +1,36 @@
 """Landscapes by name: loss and accuracy on lines, rays, planes and curves, each a frozen dataclass of knobs."""
+
+from __future__ import annotations
+
+from sharpness.evidence import ProbeInfo
+from sharpness.landscapes.interpolation import Interpolation
+from sharpness.landscapes.planes import EigenPlane, RandomPlane, ThreePointPlane, TrajectoryPlane
+from sharpness.landscapes.rays import RandomRays
+
+__all__ = [
+    "LANDSCAPES",
+    "EigenPlane",
+    "Interpolation",
+    "RandomPlane",
+    "RandomRays",
+    "ThreePointPlane",
+    "TrajectoryPlane",
+]
+
+LANDSCAPES: dict[str, ProbeInfo] = {
+    "interpolation": ProbeInfo(
+        Interpolation, ("w", "other"), "the straight line, or the arc, through two checkpoints: loss and accuracy"
+    ),
+    "rays": ProbeInfo(RandomRays, ("w",), "random rays from a checkpoint: how wide it is"),
+    "random_plane": ProbeInfo(
+        RandomPlane, ("w",), "two random directions, plain or normalised by filters (Li et al. 2018)"
+    ),
+    "eigen_plane": ProbeInfo(EigenPlane, ("w",), "the plane of the top two Hessian eigenvectors"),
+    "three_point_plane": ProbeInfo(
+        ThreePointPlane, ("w", "other", "third"), "the plane through three checkpoints (Garipov et al. 2018)"
+    ),
+    "trajectory_plane": ProbeInfo(
+        TrajectoryPlane, ("w", "trajectory"), "the plane of the first two principal components of a training trajectory"
+    ),
+}
+"""Every landscape, by the name that its records have."""

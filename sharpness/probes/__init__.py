@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
+from sharpness.evidence import ProbeInfo
+from sharpness.landscapes.interpolation import Interpolation
 from sharpness.probes.adaptive_radius import AdaptiveRadius
 from sharpness.probes.average_case import AverageCaseSharpness
 from sharpness.probes.batch_sharpness import BatchSharpness
@@ -15,7 +14,6 @@ from sharpness.probes.distance import DistanceFromStart
 from sharpness.probes.eigenvalues import TopEigenvalues
 from sharpness.probes.fisher_trace import FisherTrace
 from sharpness.probes.gradient_noise import GradientNoise
-from sharpness.probes.interpolation import LinearInterpolation
 from sharpness.probes.keskar_maximum import KeskarMaximum
 from sharpness.probes.keskar_sharpness import KeskarSharpness
 from sharpness.probes.layers import LayerEigenvalues
@@ -40,11 +38,11 @@ __all__ = [
     "DistanceFromStart",
     "FisherTrace",
     "GradientNoise",
+    "Interpolation",
     "KeskarMaximum",
     "KeskarSharpness",
     "LayerEigenvalues",
     "LearningCoefficient",
-    "LinearInterpolation",
     "OccamFactor",
     "PacBayesSigma",
     "PreconditionedSharpness",
@@ -58,15 +56,6 @@ __all__ = [
     "WeightNorms",
     "WorstCaseSharpness",
 ]
-
-
-@dataclass(frozen=True)
-class ProbeInfo:
-    """One row of ``sharpness probes``: the class, the points it is called with, and what it asks."""
-
-    probe: type[Any]
-    points: tuple[str, ...]
-    description: str
 
 
 PROBES: dict[str, ProbeInfo] = {
@@ -107,7 +96,7 @@ PROBES: dict[str, ProbeInfo] = {
     ),
     "distance": ProbeInfo(DistanceFromStart, ("w", "x0"), "distance of the weights from where training started"),
     "interpolation": ProbeInfo(
-        LinearInterpolation, ("w", "other"), "loss and accuracy on the line to another checkpoint"
+        Interpolation, ("w", "other"), "loss and accuracy on the line to another checkpoint"
     ),
     "pyhessian": ProbeInfo(PyHessianCheck, ("w",), "cross-check of the top eigenvalue by PyHessian"),
 }

@@ -16,7 +16,8 @@ from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_confidence
 from sharpness.linalg.sampling import mean_and_error
 from sharpness.loss import Loss
-from sharpness.probes.perturbations import check_finite, check_radius, normal_vector, of_logits, scale_of
+from sharpness.probes.perturbations import check_finite, check_radius, of_logits, scale_of
+from sharpness.vectors import normal_vector
 
 
 @dataclass(frozen=True, kw_only=True)

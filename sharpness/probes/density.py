@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from sharpness.curvature import remembering
 from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg import density
 from sharpness.loss import Loss
-from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details, remembering
+from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sharpness.checkpoints.formats import recognise
 from sharpness.checkpoints.run_folders import evaluation_batches, load_run_data
 from sharpness.data import random_subset
 from sharpness.data.given import GivenData
-from sharpness.data.sources import load_data, load_test_data
+from sharpness.data.sources import load_data
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
 from sharpness.guards import Checked, check_before_probing, describe
@@ -26,11 +25,10 @@ from sharpness.losses import Criterion, load_loss
 from sharpness.models.given import GivenModel, load_model
 from sharpness.modes import batch_norms
 from sharpness.probes.run_folders import check_subset
-from sharpness.probes.runner import FarEnd, Start, Subject
+from sharpness.probes.subject import Subject
 from sharpness.request import Request
 from sharpness.runs import RunFolder
 from sharpness.spec import names_in
-from sharpness.vectors import flatten
 
 BATCH_SIZE = 100
 
@@ -68,16 +66,15 @@ def load_given(request: Request, path: Path, device: torch.device) -> Given:
     does not fit.
     """
     run = RunFolder.open(path) if recognise(path) == "run folder" else None
-    checkpoint = read_checkpoint(_weights_file(path, run), request.allow_global)
+    checkpoint = read_checkpoint(weights_file(path, run), request.allow_global)
     data = _data(request, path, run)
     model = _model(request, path, run, data)
     report = load_into(model.model, checkpoint, key=request.key, ema=request.ema, strict=request.strict)
     network = model.model.to(device)
-    batches = _named_inputs(network, data.batches)
+    batches = named_inputs(network, data.batches)
     loss_name, criterion = load_loss(request.loss, batches[0])
     build = _loss_builder(request, network, criterion, batches)
     loss, checked = check_before_probing(build)
-    start = _start(request, run, loss)
     details = {
         "checkpoint": {"path": str(path), **report.details()},
         "model": dict(model.facts),
@@ -96,80 +93,17 @@ def load_given(request: Request, path: Path, device: torch.device) -> Given:
         "criterion": loss_name,
         "loss_at_checkpoint": f"{checked.evaluation.loss:.6g}",
     }
-    subject = Subject(loss=loss, checkpoint_sha256=checkpoint.sha256, details=details, identity=identity, start=start)
+    subject = Subject(loss=loss, checkpoint_sha256=checkpoint.sha256, details=details, identity=identity)
     return Given(path, run, model, data, loss_name, report, checked, subject)
 
 
-def with_far_end(request: Request, first: Given, second: Given) -> Subject:
-    """Return the first subject with the second checkpoint at the far end of the line between them.
-
-    On the line running statistics, where the network has them and they are in use, are recomputed at each point: those
-    of a checkpoint belong to its own weights only. An explicit ``norm='frozen'`` keeps the first checkpoint's. Raises :class:`InputError` where the two have other parameters.
-    """
-    ours, theirs = first.subject.loss, second.subject.loss
-    if ours.layout != theirs.layout:
-        raise InputError(
-            f"expected two checkpoints of one architecture, got other parameters in {second.path}: the table shows them"
-        )
-    moving = request.norm != "frozen" and ours.norm == "frozen" and bool(batch_norms(ours.model))
-    norm = "recalibrate" if moving else ours.norm
-    test = _test_batches(request, first)
-
-    def on_line(batches: Iterable[Batch]) -> Loss:
-        options: dict[str, Any] = {"norm": norm, "calibration": ours.batches if moving else None, "dtype": ours.dtype}
-        return Loss(ours.model, ours.criterion, batches, parameters=ours.selection, **options)
-
-    def far_end() -> FarEnd:
-        test_loss = None if test is None else on_line(_named_inputs(ours.model, test))
-        details: dict[str, Any] = {"other_checkpoint": str(second.path)}
-        if test_loss is not None:
-            details |= {"test_examples": test_loss.num_examples, "test_data_sha256": test_loss.data_sha256()}
-        return FarEnd(
-            weights=theirs.weights,
-            line=on_line(ours.batches),
-            test=test_loss,
-            checkpoint_sha256=second.subject.checkpoint_sha256,
-            details=details,
-        )
-
-    return replace(first.subject, far_end=far_end)
-
-
-def _test_batches(request: Request, given: Given) -> Sequence[Batch] | None:
-    """Return the test split that belongs to the data, a subset of it where one of the data was asked for."""
-    if given.run is not None and request.data is None:
-        dataset, config = load_run_data(given.run.config(), request.data_dir), given.run.config()
-        split = dataset.test
-        if request.examples is not None and request.examples < len(split):
-            split = random_subset(split, request.examples, derived_seed(_run_seed(request, given.run), "subset"))
-        return evaluation_batches(config, split)
-    options: dict[str, Any] = {"batch_size": _batch_size(request, given.run), "data_dir": request.data_dir}
-    test = load_test_data(given.data.spec, examples=request.examples, seed=request.seed or 0, **options)
-    return None if test is None else test.batches
-
-
-def weights_of(request: Request, path: Path, loss: Loss) -> Start:
-    """Return the parameters of a loss as another file of weights for the same network has them, shape ``(n,)``."""
-    model = copy.deepcopy(loss.model)
-    checkpoint = read_checkpoint(path, request.allow_global)
-    load_into(model, checkpoint, strict=request.strict)
-    details = {"start_checkpoint": str(path), "start_checkpoint_sha256": checkpoint.sha256}
-    return Start(weights=flatten(model, loss.layout), details=details)
-
-
-def _weights_file(path: Path, run: RunFolder | None) -> Path:
+def weights_file(path: Path, run: RunFolder | None) -> Path:
+    """Return the file of weights at a path, a run folder's final one."""
     return path if run is None else run.path / f"{run.final_checkpoint()}.safetensors"
 
 
-def _start(request: Request, run: RunFolder | None, loss: Loss) -> Callable[[], Start] | None:
-    """Return what loads the weights where training started; a file that was named is read at once."""
-    if request.start is not None:
-        start = weights_of(request, request.start, loss)
-        return lambda: start
-    return None if run is None else lambda: weights_of(request, run.path / "x0.safetensors", loss)
-
-
-def _batch_size(request: Request, run: RunFolder | None) -> int:
+def batch_size_of(request: Request, run: RunFolder | None) -> int:
+    """Return the examples per pass that were asked for, else a run folder's own or the usual number."""
     if request.batch_size is not None:
         return request.batch_size
     return BATCH_SIZE if run is None else run.config().data.evaluation_batch_size
@@ -180,7 +114,7 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> GivenData:
     if request.data is not None:
         return load_data(
             request.data,
-            batch_size=_batch_size(request, run),
+            batch_size=batch_size_of(request, run),
             examples=request.examples,
             seed=request.seed or 0,
             data_dir=request.data_dir,
@@ -190,11 +124,11 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> GivenData:
         raise InputError(f"expected --data SPEC to measure {path} on, got none: `sharpness datasets` shows the kinds")
     check_subset(request.examples)
     config = run.config()
-    config = replace(config, data=replace(config.data, evaluation_batch_size=_batch_size(request, run)))
+    config = replace(config, data=replace(config.data, evaluation_batch_size=batch_size_of(request, run)))
     dataset = load_run_data(config, request.data_dir)
     split, notes, facts = dataset.train, ["bytes divided by 255"], dict[str, Any]()
     if request.examples is not None:  # as one batch, as the studies measure subsets
-        seed = _run_seed(request, run)
+        seed = run_seed(request, run)
         split = random_subset(split, request.examples, derived_seed(seed, "subset"))
         config = replace(config, data=replace(config.data, evaluation_batch_size=request.examples))
         notes.append(f"{request.examples} of {len(dataset.train)} drawn with seed {seed}, as one batch")
@@ -204,7 +138,8 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> GivenData:
     return GivenData(config.data.name, batches, dataset.num_classes, dataset.input_shape, tuple(notes), facts)
 
 
-def _run_seed(request: Request, run: RunFolder) -> int:
+def run_seed(request: Request, run: RunFolder) -> int:
+    """Return the seed of the subset: the one that was asked for, else a run folder's own."""
     return run.config().training.seed if request.seed is None else request.seed
 
 
@@ -229,7 +164,7 @@ def _model(request: Request, path: Path, run: RunFolder | None, data: GivenData)
     return load_model(text, data.input_shape, data.num_classes)
 
 
-def _named_inputs(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
+def named_inputs(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
     """Return pairs as the dicts that Hugging Face's models take, for those models; anything else as it is."""
     name = getattr(model, "main_input_name", None)
     if not isinstance(name, str) or isinstance(batches[0], Mapping):
@@ -248,10 +183,7 @@ def _loss_builder(
     options: dict[str, Any] = {"parameters": parameters, "dtype": getattr(torch, request.dtype)}
 
     def build() -> Loss:
-        if norm != "recalibrate":
-            return Loss(model, criterion, batches, norm=norm, **options)
-        loss = Loss(model, criterion, batches, norm="recalibrate", **options)
-        buffers = loss.buffers_at(loss.weights, loss.batches)  # once; they are then as fixed as any others
-        return Loss(model, criterion, batches, norm="frozen", **options).with_tensors(buffers or {})
+        loss = Loss(model, criterion, batches, norm=norm, **options)
+        return loss.with_fixed_statistics(loss.weights)  # recalibrated once, they are then as fixed as any others
 
     return build

@@ -20,8 +20,9 @@ from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
 from sharpness.minibatches import Minibatches
 from sharpness.probes.langevin import Tempered, langevin_losses, split_r_hat
-from sharpness.probes.perturbations import check_finite, normal_vector
+from sharpness.probes.perturbations import check_finite
 from sharpness.probes.spectral_sums import SpectralSum, spectral_sum
+from sharpness.vectors import normal_vector
 
 AGREEING = 1.1  # R-hat up to which chains count as agreed
 SPECTRUM: dict[str, Any] = {"steps": 30, "starts": 2}

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.curvature import remembering
 from sharpness.errors import InputError
 from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.density import SpectralDensity, spectral_density
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
-from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details, remembering
+from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details
 from sharpness.probes.spectral_sums import SpectralSum, spectral_sum
 from sharpness.vectors import norm
 

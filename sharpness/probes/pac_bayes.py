@@ -17,7 +17,8 @@ from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
 from sharpness.probes.level import Bracket, bracket, check_search
-from sharpness.probes.perturbations import check_finite, normal_vector
+from sharpness.probes.perturbations import check_finite
+from sharpness.vectors import normal_vector
 
 SCALINGS = {"plain": "pac_bayes_sigma", "magnitude": "magnitude_aware_sigma"}
 """The deviation of the noise in each weight, ``sigma`` or ``sqrt(sigma^2 w_i^2 + floor^2)``, and what its sigma is."""

@@ -13,8 +13,6 @@ from sharpness.loss import Loss
 from sharpness.probes.apgd import BALLS, Ball
 from sharpness.vectors import norm
 
-PIECE = 1 << 20  # numbers drawn at a time, in float64 whatever the dtype
-
 
 def _plain(w: Tensor) -> Tensor:
     return torch.ones_like(w)
@@ -44,19 +42,6 @@ def scale_of(loss: Loss, w: Tensor, scaling: str) -> Tensor:
         raise unknown_name("scaling", scaling, SCALINGS)
     pieces = loss.layout.unflatten(loss.point(w)).values()
     return torch.cat([SCALINGS[scaling](piece).reshape(-1) for piece in pieces])
-
-
-def normal_vector(size: int, seed: int, like: Tensor) -> Tensor:
-    """Return independent standard normal numbers, for a seed the same on every device and in every dtype.
-
-    >>> single, double = (normal_vector(3, 0, torch.zeros(1, dtype=dtype)) for dtype in (torch.float32, torch.float64))
-    >>> torch.equal(single, double.float())
-    True
-    """
-    generator, v = torch.Generator().manual_seed(seed), torch.empty(size, dtype=like.dtype)
-    for piece in v.split(PIECE):
-        piece.copy_(torch.randn(len(piece), generator=generator, dtype=torch.float64))
-    return v.to(like.device)
 
 
 def normalised(logits: Tensor) -> Tensor:

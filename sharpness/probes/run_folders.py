@@ -22,9 +22,9 @@ from sharpness.determinism import check_deterministic
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
 from sharpness.evidence import Progress
-from sharpness.loss import Loss
 from sharpness.probes import PROBES
-from sharpness.probes.runner import FarEnd, Start, Subject, deciding_knobs, measure
+from sharpness.probes.runner import deciding_knobs, measure
+from sharpness.probes.subject import Point, Subject, Surface
 from sharpness.records import ProbeRecord
 from sharpness.runs import RunFolder
 
@@ -99,8 +99,9 @@ def subject_of_run(
         loss=network_loss(model, evaluation_batches(config, split)),
         checkpoint_sha256=checkpoint_sha256(run),
         details={"subset": num_examples},
-        start=lambda: Start(weights=load_weights(run, "x0", dataset, device)),
-        far_end=None if other is None else lambda: _far_end(run, model, other, dataset, device),
+        start=lambda: Point(weights=load_weights(run, "x0", dataset, device)),
+        others=() if other is None else (lambda: _far_end(other, dataset, device),),
+        surface=lambda: _surface(run, model, dataset),
     )
 
 
@@ -110,21 +111,21 @@ def check_subset(num_examples: int | None) -> None:
         raise InputError(f"expected at least 2 examples, got {num_examples}: batch statistics need them")
 
 
-def _far_end(run: RunFolder, model: nn.Module, other: RunFolder, dataset: Dataset, device: torch.device) -> FarEnd:
-    """Return the other run's final weights with the losses of this run's network over its whole splits."""
-    config, weights = run.config(), load_weights(other, other.final_checkpoint(), dataset, device)
-    train, test = (evaluation_batches(config, split) for split in (dataset.train, dataset.test))
-
-    def on_line(batches: list[Any]) -> Loss:
-        return network_loss(model, batches, calibration=train)
-
-    return FarEnd(
-        weights=weights,
-        line=on_line(train),
-        test=on_line(test),
+def _far_end(other: RunFolder, dataset: Dataset, device: torch.device) -> Point:
+    """Return the other run's final weights."""
+    return Point(
+        weights=load_weights(other, other.final_checkpoint(), dataset, device),
+        name=other.config().run_id,
         checkpoint_sha256=checkpoint_sha256(other),
         details={"other_run_id": other.config().run_id},
     )
+
+
+def _surface(run: RunFolder, model: nn.Module, dataset: Dataset) -> Surface:
+    """Return the losses of a run's network over its whole splits, for lines and planes."""
+    train, test = (evaluation_batches(run.config(), split) for split in (dataset.train, dataset.test))
+    losses = (network_loss(model, batches, calibration=train) for batches in (train, test))
+    return Surface(loss=next(losses), test=next(losses))
 
 
 def checkpoint_sha256(run: RunFolder) -> str:

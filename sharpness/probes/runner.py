@@ -8,73 +8,29 @@ import inspect
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from sharpness.environment import deterministic
 from sharpness.errors import InputError, RunError, unknown_name
-from sharpness.evidence import Progress, facts_of
+from sharpness.evidence import Progress
+from sharpness.landscapes.cells import CellsMissing
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
+from sharpness.probes.subject import Point, Subject, Surface, details_of, identity_of
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder
-from sharpness.vectors import sha256_of
 
-POINTS = {
-    "x0": "the weights where training started: give --start",
-    "other": "a second checkpoint: use sharpness compare",
-}
 DISK_SHARE = 0.1  # of the free disk that kept products may take
-
-
-@dataclass(frozen=True, kw_only=True)
-class FarEnd:
-    """The second checkpoint of a line: its weights, the losses on the line, and what a record says of it."""
-
-    weights: Tensor
-    line: Loss
-    test: Loss | None
-    checkpoint_sha256: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """The weights where training started, and what a record says of them."""
-
-    weights: Tensor
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A checkpoint with its loss; ``start`` and ``far_end`` load the other points that some probes need.
-
-    ``details`` go into every record. ``identity`` are plain values that a record must agree with to be of this loss,
-    beside what is compared of every loss (:func:`sharpness.evidence.facts_of`) and the weights themselves.
-    """
-
-    loss: Loss
-    checkpoint_sha256: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    start: Callable[[], Start] | None = None
-    far_end: Callable[[], FarEnd] | None = None
-
-    def missing_point(self, name: str) -> str | None:
-        """Return what the probe of this name needs and is not here, or ``None``."""
-        there = {"w": True, "x0": self.start is not None, "other": self.far_end is not None}
-        return next((POINTS[point] for point in PROBES[name].points if not there[point]), None)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one probe: ``measured``, ``there already``, ``out of time`` or ``does not apply``."""
+    """What became of one probe: ``measured``, ``there already``, ``out of time``, ``waiting`` or ``does not apply``."""
 
     name: str
     status: str
@@ -114,24 +70,29 @@ def measure(
     *,
     deadline: float | None = None,
     progress: Progress | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Outcome:
     """Measure one probe unless ``probes.jsonl`` has its record, and append that; ``deadline`` is of ``perf_counter``.
 
     A solve that ran out of time is recorded as it stands and goes on from its kept products when it is asked for again.
+    ``part`` is this process's share of the points of a landscape: it is recorded by the process that finds all there.
     """
-    points = _points(name, subject)
-    identity = _identity(name, probe, subject, points)
+    surface = subject.surface() if subject.surface is not None and _takes(probe, "test_loss") else None
+    points = subject.points(name)
+    identity = _plain({"probe": name, "knobs": deciding_knobs(asdict(probe)), **identity_of(subject, points, surface)})
     if (known := _known(folder, identity)) is not None:
         return Outcome(name, "there already", known)
     if deadline is not None and time.perf_counter() >= deadline:
         return Outcome(name, "out of time", reason="it was not begun")
     products = folder.path / ".products" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    with _only_here(products, name):
+    with _only_here(products, name, part):
         try:
             with deterministic(subject.loss.device):
-                record = _call(name, probe, subject, points, products, deadline, progress)
+                record = _call(name, probe, subject, points, surface, products, deadline, progress, part)
         except _TimeIsUp:
             return Outcome(name, "out of time", reason="it has no result before its end")
+        except CellsMissing as error:
+            return Outcome(name, "waiting", reason=str(error))
         record = replace(record, details={**record.details, "identity": identity["identity"]})
         with folder.lock():
             if (known := _known(folder, identity)) is not None:
@@ -143,10 +104,10 @@ def measure(
 
 
 @contextlib.contextmanager
-def _only_here(products: Path, name: str) -> Iterator[None]:
-    """Hold one probe of one subject against other processes; :class:`RunError` where one is measuring it."""
+def _only_here(products: Path, name: str, part: tuple[int, int]) -> Iterator[None]:
+    """Hold one part of a probe of a subject against other processes; :class:`RunError` where one is measuring it."""
     products.parent.mkdir(parents=True, exist_ok=True)
-    lock = products.with_suffix(".lock")
+    lock = products.with_suffix(f".{part[0]}.lock")
     try:
         with FileLock(lock, blocking=False):
             yield
@@ -157,42 +118,40 @@ def _only_here(products: Path, name: str) -> Iterator[None]:
         products.parent.rmdir()
 
 
-def _points(name: str, subject: Subject) -> Start | FarEnd | None:
-    """Load the other point that a probe needs."""
-    needed = PROBES[name].points
-    if "other" in needed and subject.far_end is not None:
-        return subject.far_end()
-    return subject.start() if "x0" in needed and subject.start is not None else None
-
-
 def _call(
     name: str,
     probe: Any,
     subject: Subject,
-    other: Start | FarEnd | None,
+    points: Sequence[Point],
+    surface: Surface | None,
     products: Path,
     deadline: float | None,
     progress: Progress | None,
+    part: tuple[int, int],
 ) -> ProbeRecord:
     """Call a probe with the points and options that it takes and return its record."""
-    loss, points, details = subject.loss, [subject.loss.weights], dict(subject.details)
-    options: dict[str, Any] = {}
-    takes = inspect.signature(type(probe).__call__).parameters
-    if other is not None:
-        points.append(other.weights)
-        details |= other.details
-    if isinstance(other, FarEnd):
-        loss, options = other.line, {"test_loss": other.test}
-        details |= {"other_checkpoint_sha256": other.checkpoint_sha256}
-    if "resume" in takes and _fits_on_disk(probe, loss, products):
+    loss = subject.loss if surface is None else surface.loss
+    options: dict[str, Any] = {} if surface is None else {"test_loss": surface.test}
+    if _takes(probe, "names"):
+        options["names"] = (subject.name, *(point.name for point in points))
+    if _takes(probe, "part"):
+        options["part"] = part
+    elif part != (0, 1):
+        raise InputError(f"expected no --part for {name}, got one: it is not made of points that can be shared out")
+    if _takes(probe, "resume") and _fits_on_disk(probe, loss, products):
         options["resume"] = products
     if deadline is not None and hasattr(probe, "seconds"):
         left = max(deadline - time.perf_counter(), 1e-3)
         probe = replace(probe, seconds=left if probe.seconds is None else min(left, probe.seconds))
     elif deadline is not None:
         progress = _until(deadline, progress)
-    record = probe(loss, *points, **options, progress=progress).to_record(subject.checkpoint_sha256)
-    return replace(record, details={**record.details, **details})
+    weights = [subject.loss.weights, *(point.weights for point in points)]
+    record = probe(loss, *weights, **options, progress=progress).to_record(subject.checkpoint_sha256)
+    return replace(record, details={**record.details, **details_of(subject, points, surface)})
+
+
+def _takes(probe: Any, option: str) -> bool:
+    return option in inspect.signature(type(probe).__call__).parameters
 
 
 def _until(deadline: float, progress: Progress | None) -> Progress:
@@ -206,27 +165,12 @@ def _until(deadline: float, progress: Progress | None) -> Progress:
 
 
 def _fits_on_disk(probe: Any, loss: Loss, products: Path) -> bool:
-    """Say whether the products of a whole solve may be kept: one vector each."""
+    """Say whether the products of a whole solve may be kept: one vector each; points of a landscape always are."""
+    if not hasattr(probe, "matrix"):
+        return True
     most = getattr(probe, "num_hvps", None) or probe.steps * probe.starts
     parent = next(folder for folder in products.parents if folder.exists())
     return most * loss.weights.numel() * loss.weights.element_size() <= DISK_SHARE * shutil.disk_usage(parent).free
-
-
-def _identity(name: str, probe: Any, subject: Subject, other: Start | FarEnd | None) -> dict[str, Any]:
-    """Return what a record must agree with to be this probe's of this subject, as JSON has it."""
-    loss = other.line if isinstance(other, FarEnd) else subject.loss
-    own = {**subject.identity, "weights_sha256": subject_sha256(subject)}
-    if other is not None:
-        own["other_weights_sha256"] = sha256_of([other.weights])
-    if isinstance(other, FarEnd) and other.test is not None:
-        own["test_data_sha256"] = other.test.data_sha256()
-    known = {"probe": name, "knobs": deciding_knobs(asdict(probe)), "checkpoint_sha256": subject.checkpoint_sha256}
-    return _plain({**known, **facts_of(loss), "identity": own})
-
-
-def subject_sha256(subject: Subject) -> str:
-    """Return the hash of the weights and buffers that are really measured, whatever file they came from."""
-    return sha256_of([subject.loss.weights, *subject.loss.fixed_tensors()])
 
 
 def _known(folder: RecordFolder, identity: Mapping[str, Any]) -> ProbeRecord | None:

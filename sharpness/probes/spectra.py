@@ -1,19 +1,15 @@
-"""What the probes of a curvature matrix share: the choice of the matrix, its memory, its products kept on disk."""
+"""What the probes of a curvature matrix share: the choice of the matrix, and its memory."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, curvature_operator
 from sharpness.distributed import from_all_ranks, is_distributed
 from sharpness.errors import InputError
-from sharpness.linalg.replay import Replayed
 from sharpness.loss import Loss
 from sharpness.memory import free_memory
 from sharpness.operators import SymmetricOperator
@@ -54,24 +50,6 @@ class CurvatureProbe:
     def quantity(self, name: str) -> str:
         """Return the name of what is measured, with the matrix where it is not the Hessian."""
         return name if self.matrix == "hessian" else f"{self.matrix}_{name}"
-
-
-def remembering(operator: CurvatureOperator, resume: Path | None) -> SymmetricOperator:
-    """Return the operator itself, or one that keeps its products in a folder so that a killed solve goes on there.
-
-    With several processes each keeps its own copy, in a folder named for its rank.
-    """
-    if resume is None:
-        return operator
-    if is_distributed():
-        import torch.distributed as dist
-
-        resume = resume / f"rank-{dist.get_rank()}"
-    loss = operator.loss
-    facts = (operator.matrix, loss.norm, loss.dtype, loss.layout.names, loss.data_sha256(), loss.data.batch_sizes)
-    weights = hashlib.sha256(operator.w.cpu().view(torch.uint8).numpy().data).hexdigest()
-    identity = hashlib.sha256(f"{weights}{facts}{len(from_all_ranks(0))}".encode()).hexdigest()
-    return Replayed(operator, resume, identity)
 
 
 def basis_limit(operator: SymmetricOperator, num_products: int, least: int = 0) -> int:

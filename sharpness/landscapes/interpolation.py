@@ -39,7 +39,7 @@ class InterpolationResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class LinearInterpolation:
+class Interpolation:
     """Loss and accuracy at ``w(alpha) = (1 - alpha) w_0 + alpha w_1`` on an even grid of alpha.
 
     Figure 3 of Keskar et al. 2017 has 25 points on [-1, 2], w_0 the small-batch and w_1 the large-batch solution. At
@@ -50,7 +50,7 @@ class LinearInterpolation:
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> loss = Loss(model, torch.nn.functional.mse_loss, [(torch.ones(1, 1), torch.zeros(1, 1))])
-    >>> LinearInterpolation(num_points=4)(loss, torch.tensor([0.0]), torch.tensor([1.0])).train_loss
+    >>> Interpolation(num_points=4)(loss, torch.tensor([0.0]), torch.tensor([1.0])).train_loss
     [1.0, 0.0, 1.0, 4.0]
     """
 

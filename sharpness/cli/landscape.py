@@ -1,0 +1,102 @@
+"""``sharpness landscape``: guards first, then the points of a line, a plane or a curve, then record and figures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rich.console import Console
+
+from sharpness.checkpoints import MismatchError
+from sharpness.cli.compare import report_table, show_table
+from sharpness.cli.knobs import Knobs, apply_knobs
+from sharpness.cli.options import Landscape
+from sharpness.cli.output import distinct_names, make_console, print_json, records_table, say, show_progress, warn
+from sharpness.cli.probe import check_out_folder, deadline_of, draw, open_out, options_of, show_given
+from sharpness.environment import choose_device
+from sharpness.errors import InputError, unknown_name
+from sharpness.landscapes import LANDSCAPES
+from sharpness.probes.given import load_given
+from sharpness.probes.others import with_others
+from sharpness.probes.runner import measure
+from sharpness.probes.subject import POINTS
+from sharpness.records import ProbeRecord
+
+PART = re.compile(r"(\d+)/(\d+)")
+
+
+def run_landscape(command: Landscape, knobs: Knobs) -> None:
+    """Measure one landscape and draw it; a part of one ends without either while others are missing."""
+    deadline, part = deadline_of(command.seconds), part_of(command.part)
+    console, device = make_console(command.json), choose_device(command.device)
+    if command.name not in LANDSCAPES:
+        raise unknown_name("landscape", command.name, LANDSCAPES)
+    _check_count(command.name, len(command.checkpoints))
+    _check_html(command)
+    check_out_folder(command.out)
+    landscape = apply_knobs({command.name: LANDSCAPES[command.name].probe()}, knobs)[command.name]
+    names = distinct_names(command.checkpoints)
+    given = load_given(command, command.checkpoints[0], device)
+    show_given(console, given)
+    try:
+        subject = with_others(command, given, names[0], list(zip(names[1:], command.checkpoints[1:], strict=True)))
+    except MismatchError as error:
+        show_table(report_table(error.report))
+        raise
+    folder = open_out(command.out)
+    with show_progress(console, command.name, "points") as progress:
+        outcome = measure(command.name, landscape, subject, folder, deadline=deadline, progress=progress, part=part)
+    if outcome.record is None:
+        text = f"{command.name}: {outcome.status}: {outcome.reason}; what is done is kept in {command.out}"
+        say(console, text) if outcome.status == "waiting" else warn(text)
+        return
+    if outcome.status == "there already":
+        say(console, f"{command.name}: in probes.jsonl already")
+    _show(console, command, names[0], outcome.record)
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Return which of how many shares, from 0, of a text such as ``2/4``; :class:`InputError` for another.
+
+    >>> part_of("2/4")
+    (1, 4)
+    """
+    match = PART.fullmatch(text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"expected --part I/N with I from 1 to N, got {text!r}")
+    return int(match[1]) - 1, int(match[2])
+
+
+def _check_count(name: str, count: int) -> None:
+    """Refuse too few or too many checkpoints before any is read."""
+    points = LANDSCAPES[name].points
+    if "trajectory" in points:
+        if count < 3:
+            raise InputError(f"expected for the landscape {name!r} {POINTS['trajectory']}, got {count}")
+    elif count != len(points):
+        raise InputError(f"expected {len(points)} checkpoints for the landscape {name!r}, got {count}")
+
+
+def _check_html(command: Landscape) -> None:
+    """Refuse what cannot be drawn as a surface, or the library that is missing for it, before anything is measured."""
+    if not command.html:
+        return
+    if not command.name.endswith("_plane"):
+        raise InputError(f"expected a plane with --html, got {command.name}: leave --html out")
+    from sharpness.plots.interactive import require_library
+
+    require_library()
+
+
+def _show(console: Console, command: Landscape, name: str, record: ProbeRecord) -> None:
+    if command.json:
+        print_json([record])
+    console.print(records_table([record], str(command.out)))
+    facts = {"checkpoints": [str(path) for path in command.checkpoints], **options_of(command)}
+    draw(console, {name: [record]}, command.out, facts)
+    if command.html:
+        from sharpness.plots.interactive import save_interactive
+
+        path = Path(command.out) / f"{command.name}.html"
+        save_interactive(record, path)
+        say(console, f"Surface to turn: {path}")

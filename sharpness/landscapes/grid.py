@@ -1,0 +1,149 @@
+"""The loss on a grid of a plane, with the true loss at the checkpoints that are marked in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
+from sharpness.landscapes.cells import Cells, evaluate_cells
+from sharpness.landscapes.directions import Frame
+from sharpness.loss import Loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaneResult(ProbeResult):
+    """The grid; ``value`` is the largest rise of the train loss over its finite points above the first mark's loss.
+
+    ``curves`` holds ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``, each a list over ``ys`` of
+    lists over ``xs``, or ``None``. ``marks`` and ``trajectory`` hold for each checkpoint its name, the coordinates of
+    its projection, its distance from the plane, and its own losses, which off the plane are not those of the picture.
+    """
+
+    xs: list[float]
+    ys: list[float]
+    curves: Mapping[str, Any]
+    axes: list[dict[str, str]]
+    marks: list[dict[str, Any]]
+    trajectory: list[dict[str, Any]] | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def details(self) -> dict[str, Any]:
+        """Return the grid, its marks, and what is known of the directions."""
+        names = ("xs", "ys", "axes", "marks", "trajectory")
+        return {name: getattr(self, name) for name in names} | dict(self.curves) | dict(self.facts)
+
+    def __str__(self) -> str:
+        rise = "unknown" if self.value is None else f"{self.value:.4g}"
+        return f"largest rise {rise} over {len(self.ys)} x {len(self.xs)} points, {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaneKnobs:
+    """The number of grid points along each axis; the point in the middle of an odd number is on the grid."""
+
+    num_points: int = 21
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for a grid that is none."""
+        if self.num_points < 2:
+            raise InputError(f"expected at least 2 points along each axis, got {self.num_points}")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What is measured: the frame, the ranges of its coordinates, and the checkpoints that are marked in it."""
+
+    frame: Frame
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    axes: Sequence[tuple[str, str]]
+    marks: Sequence[tuple[str, Tensor]]
+    trajectory: Sequence[tuple[str, Tensor]] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def measure_plane(
+    probe: str,
+    knobs: PlaneKnobs,
+    loss: Loss,
+    plane: Plane,
+    *,
+    started: float,
+    test_loss: Loss | None,
+    resume: Path | None,
+    part: tuple[int, int],
+    progress: Progress | None,
+    **costs: Any,
+) -> PlaneResult:
+    """Measure the grid point by point, then the marks, and return all of it."""
+    xs, ys = (_grid(low, high, knobs.num_points) for low, high in (plane.x_range, plane.y_range))
+    extra = [*plane.marks, *(plane.trajectory or ())]
+    size = len(xs) * len(ys)
+
+    def point(number: int) -> Tensor:
+        if number >= size:
+            return extra[number - size][1]
+        return plane.frame.at(xs[number % len(xs)], ys[number // len(xs)])
+
+    cells = evaluate_cells(
+        loss,
+        point,
+        size + len(extra),
+        test_loss=test_loss,
+        resume=resume,
+        part=part,
+        knobs={"probe": probe, **asdict(knobs)},
+        progress=progress,
+    )
+    marked = [_mark(name, w, plane.frame, cells, size + i) for i, (name, w) in enumerate(extra)]
+    value, reasons = _largest_rise(cells, size)
+    return PlaneResult(
+        probe=probe,
+        quantity="largest_rise",
+        knobs=asdict(knobs),
+        value=value,
+        reasons=reasons,
+        num_forwards=(size + len(extra)) * (1 if test_loss is None else 2),
+        evidence=Evidence.collect(loss, started),
+        xs=xs,
+        ys=ys,
+        curves={name: _rows(curve, len(xs)) for name, curve in cells.curves(0, size).items()},
+        axes=[{"name": name, "unit": unit} for name, unit in plane.axes],
+        marks=marked[: len(plane.marks)],
+        trajectory=None if plane.trajectory is None else marked[len(plane.marks) :],
+        facts={"cosine": plane.frame.cosine, **plane.facts},
+        **costs,
+    )
+
+
+def _grid(low: float, high: float, count: int) -> list[float]:
+    """Return evenly spaced numbers; 0 exactly where rounding alone keeps it from the grid."""
+    values = np.linspace(low, high, count)
+    values[np.abs(values) < 1e-12 * max(abs(low), abs(high))] = 0.0
+    return values.tolist()
+
+
+def _rows(curve: list[Any] | None, width: int) -> list[list[Any]] | None:
+    return None if curve is None else [curve[i : i + width] for i in range(0, len(curve), width)]
+
+
+def _mark(name: str, w: Tensor, frame: Frame, cells: Cells, number: int) -> dict[str, Any]:
+    x, y, distance = frame.coordinates(w)
+    own = {key: None if values is None else values[0] for key, values in cells.curves(number, number + 1).items()}
+    return {"name": name, "x": x, "y": y, "distance": distance, **own}
+
+
+def _largest_rise(cells: Cells, size: int) -> tuple[float | None, dict[str, str]]:
+    first = cells.train[size].loss
+    finite = [cell.loss for cell in cells.train[:size] if math.isfinite(cell.loss)]
+    if not math.isfinite(first) or not finite:
+        return None, {"value": "the loss is not finite at the first mark or on all of the grid"}
+    return max(finite) - first, {}

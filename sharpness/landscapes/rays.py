@@ -1,0 +1,121 @@
+"""How wide is a minimum? Loss and accuracy along random rays from a checkpoint."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sharpness.environment import derived_seed
+from sharpness.errors import InputError
+from sharpness.evidence import Evidence, ProbeResult, Progress
+from sharpness.landscapes.cells import evaluate_cells
+from sharpness.landscapes.directions import random_direction
+from sharpness.loss import Loss
+from sharpness.vectors import norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaysResult(ProbeResult):
+    """The rays; ``value`` is the mean over them of the rise of the train loss at the largest distance."""
+
+    distances: list[float]
+    curves: dict[str, Any]
+    norm_of_weights: float
+    normalisation: str
+    standard_error: float | None
+
+    def details(self) -> dict[str, Any]:
+        """Return loss and accuracy, one list per ray, against the distances, and how far the rays' ends scatter."""
+        names = ("distances", "norm_of_weights", "normalisation", "standard_error")
+        return {name: getattr(self, name) for name in names} | self.curves
+
+    def __str__(self) -> str:
+        rise = "unknown" if self.value is None else f"{self.value:.4g}"
+        rays = len(self.curves["train_loss"])
+        return f"mean rise {rise} at {self.distances[-1]:g} over {rays} rays, {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomRays:
+    r"""Loss and accuracy at ``w + t d`` for random directions ``d``, ``t`` from 0 to ``length``.
+
+    Izmailov et al. 2018 (arXiv 1803.05407), section 3.3 and Figure 4: how wide SWA's solutions are beside SGD's. The
+    directions of a seed are the same at every checkpoint, of length 1 with ``normalisation='none'``, so that ``t`` is a
+    distance; with ``filter`` they are as long as the weights, filter by filter
+    (:func:`sharpness.landscapes.directions.filter_normalised`). On a quadratic the mean rise over directions of length
+    1 is ``t^2 tr(H) / 2n``.
+    """
+
+    num_rays: int = 10
+    num_points: int = 16
+    length: float = 30.0
+    normalisation: str = "none"
+    seed: int = 0
+
+    def __call__(
+        self,
+        loss: Loss,
+        w: Tensor,
+        *,
+        test_loss: Loss | None = None,
+        resume: Path | None = None,
+        part: tuple[int, int] = (0, 1),
+        progress: Progress | None = None,
+    ) -> RaysResult:
+        """Measure on ``loss`` and any ``test_loss``; raises :class:`InputError` for bad knobs and zero directions."""
+        started, w = time.perf_counter(), loss.point(w)
+        if self.num_rays < 1 or self.num_points < 2 or not self.length > 0:
+            raise InputError(
+                f"expected at least 1 ray, 2 points and a positive length, got {self.num_rays}, {self.num_points} and "
+                f"{self.length}"
+            )
+        distances = np.linspace(0, self.length, self.num_points).tolist()
+        further = self.num_points - 1  # all rays begin at w, which is measured once
+
+        @functools.lru_cache(maxsize=1)
+        def direction(ray: int) -> Tensor:
+            return random_direction(loss, w, self.normalisation, derived_seed(self.seed, "ray", ray))
+
+        def point(number: int) -> Tensor:
+            if number == 0:
+                return w
+            ray, step = divmod(number - 1, further)
+            return w + distances[step + 1] * direction(ray)
+
+        count = 1 + self.num_rays * further
+        where: dict[str, Any] = {"test_loss": test_loss, "resume": resume, "part": part, "progress": progress}
+        cells = evaluate_cells(loss, point, count, knobs={"probe": "rays", **asdict(self)}, **where)
+        curves = {name: _rays(curve, further) for name, curve in cells.curves().items()}
+        rises = [losses[-1] - losses[0] for losses in curves["train_loss"] or ()]
+        known = all(map(math.isfinite, rises))
+        return RaysResult(
+            probe="rays",
+            quantity="mean_rise",
+            knobs=asdict(self),
+            value=float(np.mean(rises)) if known else None,
+            reasons={} if known else {"value": "the loss is not finite at the end of every ray"},
+            num_forwards=count * (1 if test_loss is None else 2),
+            seed=self.seed,
+            evidence=Evidence.collect(loss, started),
+            distances=distances,
+            curves=curves,
+            norm_of_weights=norm(w),
+            normalisation=self.normalisation,
+            standard_error=float(np.std(rises, ddof=1) / len(rises) ** 0.5) if known and len(rises) > 1 else None,
+        )
+
+
+def _rays(curve: Sequence[Any] | None, further: int) -> list[list[Any]] | None:
+    """Return one list per ray, each beginning with the value that they share."""
+    if curve is None:
+        return None
+    first, *rest = curve
+    return [[first, *rest[i : i + further]] for i in range(0, len(rest), further)]
