@@ -33,6 +33,15 @@ def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
+def num_ranks() -> int:
+    """Return the number of processes.
+
+    >>> num_ranks()
+    1
+    """
+    return dist.get_world_size() if is_distributed() else 1
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Replace a tensor by its sum over all processes, in place, and return it.
 

@@ -117,7 +117,8 @@ class RunFolder(RecordFolder):
     def write_manifest(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Close the run: hash every file that will not change any more, write the manifest, drop the resume state."""
         names = sorted(p.name for p in self.path.iterdir() if p.suffix in {".safetensors", ".json", ".toml"})
-        files = {name: sha256_file(self.path / name) for name in [*names, "train.jsonl"]}
+        logs = [p.name for p in (self.path / "train.jsonl", self.path / "measures.jsonl") if p.exists()]
+        files = {name: sha256_file(self.path / name) for name in [*names, *logs]}
         identity = {"schema": 1, "run_id": self.config().run_id, "config_sha256": files["config.toml"]}
         manifest = identity | dict(facts) | {"files": files}
         content = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
@@ -181,12 +182,20 @@ class RunFolder(RecordFolder):
         """Append one row to ``train.jsonl``."""
         append_jsonl(self.path / "train.jsonl", row)
 
-    def truncate_log(self, num_rows: int) -> None:
-        """Keep the first rows of ``train.jsonl``: those the resume state knows of."""
-        rows = self.log()
+    def measures(self) -> list[dict[str, Any]]:
+        """Return the rows of ``measures.jsonl``: what was measured while the weights moved."""
+        return read_jsonl(self.path / "measures.jsonl")
+
+    def append_measure(self, row: Mapping[str, Any]) -> None:
+        """Append one row to ``measures.jsonl``."""
+        append_jsonl(self.path / "measures.jsonl", row)
+
+    def truncate_log(self, num_rows: int, name: str = "train.jsonl") -> None:
+        """Keep the first rows of ``train.jsonl`` or another log: those the resume state knows of."""
+        rows = read_jsonl(self.path / name)
         if len(rows) > num_rows:
             content = "".join(json.dumps(row, allow_nan=False, sort_keys=True) + "\n" for row in rows[:num_rows])
-            write_atomically(self.path / "train.jsonl", content.encode())
+            write_atomically(self.path / name, content.encode())
 
 
 def sha256_file(path: Path) -> str:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
+from sharpness.noise_scale import sgd_noise_scale
 from sharpness.per_example import UnitGradients
 from sharpness.probes.gradient_noise import GradientNoise, GradientNoiseResult
 from sharpness.probes.noise_products import deviations
@@ -21,7 +22,6 @@ from sharpness.probes.noise_statistics import (
     curvature_and_noise,
     gradient_and_noise,
     ratio,
-    sgd_noise_scale,
 )
 from sharpness.vectors import flatten
 from tests.cases import CASES

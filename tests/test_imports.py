@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 LADDER = (
     ("errors",),
     ("records", "config", "spec", "extras", "request"),
-    ("vectors", "batches", "modes", "environment", "memory", "distributed", "graphs", "homogeneity"),
+    ("vectors", "noise_scale", "batches", "modes", "environment", "memory", "distributed", "graphs", "homogeneity"),
     ("users_code",),
     ("data", "models", "operators", "weighted", "output_space", "losses", "rescaling", "permutations", "paths"),
     ("flat_network",),

@@ -28,7 +28,8 @@ def files(tmp_path: Path) -> list[str]:
     """Write three checkpoints of the small network and return the options of its data."""
     data, *_ = images(tmp_path, 1, 8)
     for number in range(3):
-        state = {name: (1 + 0.3 * number) * tensor + 0.1 * number**2 for name, tensor in seeded(mlp).state_dict().items()}
+        first = seeded(mlp).state_dict()
+        state = {name: (1 + 0.3 * number) * tensor + 0.1 * number**2 for name, tensor in first.items()}
         torch.save(state, tmp_path / f"{number}.pt")
     return ["--model", "tests.given_cases:mlp", "--data", data, "--batch-size", "3"]
 

@@ -57,7 +57,12 @@ def evaluation_batches(config: RunConfig, split: Split) -> list[Batch]:
     return list(Batches(split, config.data.evaluation_batch_size))
 
 
-def network_loss(model: nn.Module, batches: Sequence[Batch], calibration: Sequence[Batch] | None = None) -> Loss:
+def network_loss(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    calibration: Sequence[Batch] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Loss:
     """Return the mean cross-entropy (nats) over the batches, BatchNorm as the network was built.
 
     With ``calibration`` the running statistics, of a network that has them, are recomputed on those batches at each
@@ -67,4 +72,4 @@ def network_loss(model: nn.Module, batches: Sequence[Batch], calibration: Sequen
     norm = "batch" if any(module.running_mean is None for module in norms) else "frozen"
     if calibration is not None and norms and norm == "frozen":
         norm = "recalibrate"
-    return Loss(model, cross_entropy, batches, norm=norm, calibration=calibration)
+    return Loss(model, cross_entropy, batches, norm=norm, calibration=calibration, dtype=dtype)

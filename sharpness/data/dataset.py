@@ -75,6 +75,10 @@ class Split(Examples):
         """Return the first ``n`` examples, all of them for ``None``; :class:`InputError` unless 1 <= n <= N."""
         return self if n is None else Split(self.inputs[: _checked_size(n, len(self))], self.targets[:n])
 
+    def last(self, n: int) -> Split:
+        """Return the last ``n`` examples; :class:`InputError` unless 1 <= n <= N."""
+        return Split(self.inputs[-_checked_size(n, len(self)) :], self.targets[-n:])
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -1,4 +1,4 @@
-"""What lies between two minima? Loss and accuracy on the straight line through two checkpoints."""
+"""What lies between two minima? Loss and accuracy on the line, or the arc, through two checkpoints."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from sharpness.errors import InputError
+from sharpness.errors import InputError, unknown_name
 from sharpness.evidence import Evidence, ProbeResult, Progress
+from sharpness.landscapes.cells import evaluate_cells
 from sharpness.loss import Loss
+from sharpness.paths import arc, linear
 from sharpness.vectors import norm
+
+PATHS = {"line": linear, "arc": arc}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +32,11 @@ class InterpolationResult(ProbeResult):
     test_loss: list[float] | None
     test_accuracy: list[float | None] | None
     length: float
+    path: str
 
     def details(self) -> dict[str, Any]:
         """Return the curves, one entry per alpha, and the distance of the two checkpoints."""
-        names = ("alphas", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "length")
+        names = ("alphas", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "length", "path")
         return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
@@ -42,7 +48,9 @@ class InterpolationResult(ProbeResult):
 class Interpolation:
     """Loss and accuracy at ``w(alpha) = (1 - alpha) w_0 + alpha w_1`` on an even grid of alpha.
 
-    Figure 3 of Keskar et al. 2017 has 25 points on [-1, 2], w_0 the small-batch and w_1 the large-batch solution. At
+    With ``path='arc'`` it is ``w(alpha) = cos(alpha pi / 2) w_0 + sin(alpha pi / 2) w_1``, the curvilinear path of
+    Keskar et al. 2017, Appendix D. Their Figure 3 has 25 points on [-1, 2], w_0 the small-batch and w_1 the large-batch
+    solution. At
     alpha 0 and 1 the weights are the checkpoints' own, bit for bit. What BatchNorm does between them is the ``norm``
     mode of the loss. The barrier is ``max over grid points in [0, 1] of L(alpha) - ((1 - alpha) L(0) + alpha L(1))``,
     the chord form of Frankle et al. 2020; it needs 0 and 1 on the grid.
@@ -57,6 +65,7 @@ class Interpolation:
     num_points: int = 25
     start: float = -1.0
     stop: float = 2.0
+    path: str = "line"
 
     def __call__(
         self,
@@ -65,27 +74,26 @@ class Interpolation:
         w_1: Tensor,
         *,
         test_loss: Loss | None = None,
+        resume: Path | None = None,
+        part: tuple[int, int] = (0, 1),
         progress: Progress | None = None,
     ) -> InterpolationResult:
         """Measure on ``loss`` and any ``test_loss``; :class:`InputError` for unequal shapes or a bad grid."""
         started = time.perf_counter()
-        if w_0.shape != w_1.shape:
-            raise InputError(f"expected two points of one shape, got {tuple(w_0.shape)} and {tuple(w_1.shape)}")
+        if self.path not in PATHS:
+            raise unknown_name("path", self.path, PATHS)
         if self.num_points < 2 or not self.start < self.stop:
             raise InputError(
                 f"expected at least 2 points on a growing range, got {self.num_points} on [{self.start}, {self.stop}]"
             )
         alphas = np.linspace(self.start, self.stop, self.num_points).round(12).tolist()  # 0 and 1 exactly
         w_0, w_1 = loss.point(w_0), loss.point(w_1)
-        train, test = [], []
-        for number, alpha in enumerate(alphas, 1):
-            w = (1 - alpha) * w_0 + alpha * w_1
-            train.append(loss.evaluate(w))
-            if test_loss is not None:
-                test.append(test_loss.evaluate(w))
-            if progress is not None:
-                progress(number, self.num_points)
-        train_loss = [point.loss for point in train]
+        path = PATHS[self.path](w_0, w_1)
+        where: dict[str, Any] = {"test_loss": test_loss, "resume": resume, "part": part, "progress": progress}
+        knobs = {"probe": "interpolation", **asdict(self)}
+        cells = evaluate_cells(loss, lambda number: path(alphas[number]), self.num_points, knobs=knobs, **where)
+        curves = cells.curves()
+        train_loss = curves["train_loss"]
         value = barrier(alphas, train_loss)
         return InterpolationResult(
             probe="interpolation",
@@ -96,11 +104,9 @@ class Interpolation:
             num_forwards=self.num_points * (1 if test_loss is None else 2),
             evidence=Evidence.collect(loss, started),
             alphas=alphas,
-            train_loss=train_loss,
-            train_accuracy=[point.accuracy for point in train],
-            test_loss=[point.loss for point in test] or None,
-            test_accuracy=[point.accuracy for point in test] or None,
             length=norm(w_1 - w_0),
+            path=self.path,
+            **curves,
         )
 
 

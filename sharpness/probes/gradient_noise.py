@@ -16,6 +16,7 @@ from sharpness.errors import InputError
 from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
+from sharpness.noise_scale import sgd_noise_scale
 from sharpness.per_example import UnitGradients
 from sharpness.probes.noise_products import InnerProducts, inner_products
 from sharpness.probes.noise_statistics import (
@@ -26,7 +27,6 @@ from sharpness.probes.noise_statistics import (
     data_noise_scale,
     gradient_and_noise,
     ratio,
-    sgd_noise_scale,
 )
 
 

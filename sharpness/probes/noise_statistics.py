@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from sharpness.errors import InputError
-
 Array = np.ndarray
 FEWEST = 5  # units for an interval: two even ones deviate by the same length, and the jackknife would see no error
 
@@ -164,21 +162,3 @@ def ratio(over: Jackknifed, under: Jackknifed, confidence: float, what: str) -> 
     lower = (b - root) / a if a < 0 < c and over.value > 0 else None
     spread = under.covariance(under) ** 0.5
     return Measured(value, lower, None, f"{what} cannot be told from 0: {under.value:.3g} +- {spread:.2g}")
-
-
-def sgd_noise_scale(learning_rate: float, batch_size: int, num_examples: int, momentum: float = 0.0) -> float:
-    """Return the noise scale ``g = learning_rate (N / B - 1) / (1 - momentum)`` of SGD (Smith and Le 2018).
-
-    The paper has ``learning_rate (N / B - 1)`` without momentum and ``learning_rate N / (B (1 - momentum))`` for
-    B much smaller than N; this is both. Raises :class:`InputError` for settings that no training can have.
-
-    >>> round(sgd_noise_scale(0.1, 100, 50_000, momentum=0.9), 6)
-    499.0
-    """
-    if not learning_rate > 0:
-        raise InputError(f"expected a positive learning rate, got {learning_rate}")
-    if not 0 < batch_size <= num_examples:
-        raise InputError(f"expected a batch size from 1 to the {num_examples} training examples, got {batch_size}")
-    if not 0 <= momentum < 1:
-        raise InputError(f"expected a momentum from 0 to below 1, got {momentum}")
-    return learning_rate * (num_examples / batch_size - 1) / (1 - momentum)

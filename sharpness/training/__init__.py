@@ -1,6 +1,9 @@
-"""Training: one visible loop and the optimisers it can use."""
+"""Training: one visible loop, and one file for each thing that the large-batch literature varies."""
 
-from sharpness.training.loop import check_config, train
+from sharpness.training.checks import check_config
+from sharpness.training.loop import train
+from sharpness.training.measures import MEASURES
 from sharpness.training.optimizers import OPTIMIZERS
+from sharpness.training.signals import Terminated
 
-__all__ = ["OPTIMIZERS", "check_config", "train"]
+__all__ = ["MEASURES", "OPTIMIZERS", "Terminated", "check_config", "train"]

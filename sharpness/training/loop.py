@@ -1,75 +1,33 @@
-"""Train one network as its config says, logging every epoch, so that a kill loses a few seconds at most."""
+"""Train one network as its config says, so that a kill at any moment loses a few seconds at most."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from sharpness.batches import Batch
-from sharpness.checkpoints.run_folders import evaluation_batches, network_loss
 from sharpness.config import RunConfig
-from sharpness.data import DATASETS, Dataset, Split, normalise
+from sharpness.data import Dataset, normalise
+from sharpness.distributed import from_all_ranks, num_ranks, rank
 from sharpness.environment import derived_seed, deterministic, git_commit, versions
-from sharpness.errors import InputError, unknown_name
-from sharpness.loss import Evaluation
-from sharpness.models import build_model, check_model
 from sharpness.runs import RunFolder, remove_leftovers
-from sharpness.training.optimizers import OPTIMIZERS
+from sharpness.training import schedules
+from sharpness.training.checks import check_config
+from sharpness.training.ends import Measure, after_update, begin, close
+from sharpness.training.gradients import Batch, update
+from sharpness.training.position import Position
+from sharpness.training.session import Session
+from sharpness.training.signals import Terminated, terminating
 
 Progress = Callable[[int, int], None]
-"""Called with the number of epochs done and the number asked for."""
-
+"""Called with the number of epochs done and the most there can be."""
 RESUME_SECONDS = 10.0
-"""The resume state is written at the end of an epoch, but not more often than this."""
-
-
-def check_config(config: RunConfig) -> None:
-    """Raise :class:`InputError` for a config that cannot be trained, before data are read or anything is written."""
-    data, training = config.data, config.training
-    if data.name not in DATASETS:
-        raise unknown_name("dataset", data.name, DATASETS)
-    check_model(config.model)
-    if training.optimizer not in OPTIMIZERS:
-        raise unknown_name("optimizer", training.optimizer, OPTIMIZERS)
-    sizes = {
-        "num_train": data.num_train,
-        "num_test": data.num_test,
-        "evaluation_batch_size": data.evaluation_batch_size,
-    }
-    for name, value in sizes.items() | {("batch_size", training.batch_size), ("epochs", training.epochs)}:
-        if value is not None and value < 1:
-            raise InputError(f"expected {name} of at least 1, got {value}")
-    if not (training.learning_rate > 0 and math.isfinite(training.learning_rate)):
-        raise InputError(f"expected a positive learning_rate, got {training.learning_rate}: 1e-3 is usual for Adam")
-    if not 0 <= training.seed < 2**63:
-        raise InputError(f"expected a seed from 0 to 2^63 - 1, got {training.seed}")
-    examples = min(data.num_train or DATASETS[data.name].num_train, DATASETS[data.name].num_train)
-    if training.batch_size > examples:
-        raise InputError(
-            f"expected a batch_size of at most the {examples} training examples, got {training.batch_size}: lower it"
-        )
-    tests = min(data.num_test or DATASETS[data.name].num_test, DATASETS[data.name].num_test)
-    _check_last_batch("batch_size", training.batch_size, examples)
-    if config.model.norm == "batch":
-        _check_last_batch("evaluation_batch_size", data.evaluation_batch_size, examples)
-        _check_last_batch("evaluation_batch_size", data.evaluation_batch_size, tests)
-
-
-def _check_last_batch(name: str, size: int, examples: int) -> None:
-    """Refuse batches of one example, which have no batch statistics."""
-    if size == 1 or examples % size == 1:
-        raise InputError(
-            f"expected batches of at least 2 examples for BatchNorm, got a batch of 1 ({examples} examples in batches "
-            f"of {size}): choose another {name}"
-        )
+"""The resume state is written after an update, but not more often than this."""
 
 
 def train(
@@ -78,150 +36,94 @@ def train(
     run: RunFolder,
     device: torch.device,
     progress: Progress | None = None,
+    measure: Measure | None = None,
 ) -> dict[str, Any]:
-    """Train to the end of the config's epochs, continuing from where the folder stands, and return the manifest.
+    """Train until a budget is used up or a goal is reached, from where the folder stands, and return the manifest.
 
-    The order of the examples and everything drawn at random is a function of (seed, epoch), so a run that was stopped
-    and continued has the same bits as one that was not, on one machine type, device and number of threads. The loss is
-    the mean cross-entropy (nats). A non-finite loss ends the run with status ``diverged`` and the step it was seen at.
+    Order and variation of the examples are functions of (seed, epoch, position) and everything else drawn at random of
+    (seed, update), so a run that was stopped after any update and continued has the same bits as one that was not, on
+    one machine type, device, number of threads and of processes. The loss is the mean cross-entropy (nats). A
+    non-finite loss ends the run with status ``diverged`` and the update it was seen at. SIGTERM saves after the update
+    in progress and raises :class:`sharpness.training.signals.Terminated`. ``measure`` is called besides what
+    ``measure.names`` asks for, at the same epochs.
     """
     check_config(config)
     with run.lock(), deterministic(device):
-        manifest = run.manifest() or _train(config, dataset.to(device), run, device, progress)
+        manifest = run.manifest() or _train(config, dataset.to(device), run, device, progress, measure)
         remove_leftovers(run)
         return manifest
 
 
-@dataclass(frozen=True)
-class _Position:
-    epoch: int
-    step: int
-    seconds: float
-
-
 def _train(
-    config: RunConfig, dataset: Dataset, run: RunFolder, device: torch.device, progress: Progress | None
+    config: RunConfig,
+    dataset: Dataset,
+    run: RunFolder,
+    device: torch.device,
+    progress: Progress | None,
+    measure: Measure | None,
 ) -> dict[str, Any]:
-    model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.training.seed).to(device)
-    optimizer = OPTIMIZERS[config.training.optimizer](model.parameters(), config.training.learning_rate)
-    at = _restore(run, model, optimizer, config, dataset)
-    begun = saved = time.perf_counter() - at.seconds
-    outcome: dict[str, Any] = {"status": "finished"}
-    test = evaluation_batches(config, dataset.test)
-    for epoch in range(at.epoch + 1, config.training.epochs + 1):
-        steps = _train_epoch(model, optimizer, dataset.train, config, epoch)
-        row = _log_row(epoch, at.step, steps, _evaluate(model, test))
-        now = time.perf_counter()
-        at = _Position(epoch, row["step"], now - begun)
-        run.append_log(row | {"seconds": at.seconds})
-        if row["train_loss"] is None:
-            outcome = {"status": "diverged", "reason": row["reason"]}
-            break
-        if now - saved > RESUME_SECONDS and epoch < config.training.epochs:
-            _save(run, model, optimizer, at)
-            saved = now
-        if progress is not None:
-            progress(epoch, config.training.epochs)
-    if outcome["status"] == "finished":
-        outcome["final"] = final = _final(model, config, dataset)
-        if not all(math.isfinite(value) for value in final.values() if value is not None):
-            outcome = {
-                "status": "diverged",
-                "reason": f"the loss of the final weights was not finite at step {at.step}",
-            }
-    if outcome["status"] == "finished":
-        run.save_weights(f"checkpoint-{at.step}", model.state_dict(), {"step": at.step, "epoch": at.epoch})
-    position = {"step": at.step, "epochs_done": at.epoch, "seconds": at.seconds}
-    return run.write_manifest(outcome | position | _facts(dataset, device))
+    session = Session.open(config, dataset, run, device)
+    at, outcome = begin(session, session.restore()), None
+    began = saved = time.perf_counter() - at.seconds
+    with terminating() as asked_to_stop:
+        while outcome is None:
+            before = at
+            at = replace(_one_update(session, at), seconds=time.perf_counter() - began)
+            at, outcome = after_update(session, before, at, measure)
+            stop = asked_to_stop()
+            if outcome is None and _agreed(stop or time.perf_counter() - saved > RESUME_SECONDS):
+                session.save(at)
+                saved = time.perf_counter()
+                if stop:
+                    raise Terminated(f"{run.path}: stopped after update {at.update}; the same command goes on there")
+            if progress is not None and at.epoch > before.epoch:
+                progress(at.epoch - 1, math.ceil(session.total_epochs))
+    return close(session, at, outcome, _facts(session, device))
 
 
-def _restore(
-    run: RunFolder, model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, dataset: Dataset
-) -> _Position:
-    """Continue from the resume state if there is one, else write x0 and the row of epoch 0."""
-    state = run.load_resume_state()
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        run.truncate_log(state["epoch"] + 1)
-        return _Position(state["epoch"], state["step"], state["seconds"])
-    run.truncate_log(0)
-    run.save_weights("x0", model.state_dict(), {"step": 0, "epoch": 0})
-    run.append_log({"epoch": 0, "step": 0} | _final(model, config, dataset) | {"seconds": 0.0})
-    return _Position(0, 0, 0.0)
+def _agreed(due: bool) -> bool:
+    """Say whether the first process says so: clocks differ, and all must save at one update."""
+    return from_all_ranks(due)[0]
 
 
-def _save(run: RunFolder, model: nn.Module, optimizer: torch.optim.Optimizer, at: _Position) -> None:
-    run.save_resume_state({"model": model.state_dict(), "optimizer": optimizer.state_dict()} | asdict(at))
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """Loss and number of right answers of each step of one epoch, and how many examples each step saw."""
-
-    losses: Tensor
-    right: Tensor
-    examples: Tensor
-
-
-def _train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, split: Split, config: RunConfig, epoch: int
-) -> _Steps:
-    """Make one pass over the examples in this epoch's order."""
-    seed = derived_seed(config.training.seed, "epoch", epoch)
-    losses, right, examples = [], [], []
+def _one_update(session: Session, at: Position) -> Position:
+    """Make the update that begins at a position."""
+    config, split = session.config, session.train
+    epoch = at.epochs_done(len(split))
+    size = min(schedules.batch_size(config, epoch, at.batch), len(split) - at.seen)
+    rate = session.rate(epoch)
+    for group in session.optimizer.param_groups:
+        group["lr"] = rate
+    batch = batch_at(session, at, size)
     with torch.random.fork_rng(devices=[split.inputs.device] if split.inputs.is_cuda else []):
-        torch.manual_seed(seed)  # for what the network itself draws, such as dropout
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)).to(split.inputs.device)
-        model.train()
-        for rows in order.split(config.training.batch_size):
-            targets = split.targets[rows]
-            logits = model(normalise(split.inputs[rows]))
-            loss = cross_entropy(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-            right.append((logits.argmax(1) == targets).sum())
-            examples.append(len(rows))
-    return _Steps(torch.stack(losses).cpu().double(), torch.stack(right).cpu(), torch.tensor(examples))
+        torch.manual_seed(derived_seed(config.training.seed, "update", at.update, rank()))  # for dropout and the like
+        session.network.train()
+        told = update(session.network, session.optimizer, session.backward, batch, config.training)
+    session.count(told, size, batch.weight)
+    return at.after(size, len(split))
 
 
-def _log_row(epoch: int, step: int, steps: _Steps, test: Evaluation) -> dict[str, Any]:
-    """Return this epoch's row: training numbers over its own steps, test numbers at its end.
-
-    Where a loss is not finite the numbers are ``None`` and ``reason`` says at which step.
-    """
-    finite = torch.isfinite(steps.losses)
-    names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-    if finite.all() and math.isfinite(test.loss):
-        share = steps.examples / steps.examples.sum()
-        train = (float(share @ steps.losses.to(share)), int(steps.right.sum()) / int(steps.examples.sum()))
-        values = (*train, test.loss, test.accuracy)
-        return {"epoch": epoch, "step": step + len(finite)} | dict(zip(names, values, strict=True))
-    step += len(finite) if finite.all() else int(finite.int().argmin()) + 1
-    return {"epoch": epoch, "step": step} | dict.fromkeys(names) | {"reason": f"the loss was not finite at step {step}"}
-
-
-def _evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
-    loss = network_loss(model, batches)
-    return loss.evaluate(loss.weights)
+def batch_at(session: Session, at: Position, size: int) -> Batch:
+    """Return this process's share of the batch that begins at a position: varied, as numbers."""
+    config, split = session.config, session.train
+    order, varied = session.epoch_of(at.epoch)
+    rows = order[at.seen : at.seen + size]
+    first, last = rank() * size // num_ranks(), (rank() + 1) * size // num_ranks()
+    images = split.inputs[rows[first:last]]
+    if varied is not None:
+        images = varied(images, at.seen + first)
+    dtype = getattr(torch, config.training.dtype)
+    # DistributedDataParallel averages over processes, whose shares may be uneven.
+    weight = num_ranks() * (last - first) / size
+    return Batch(normalise(images, dtype), split.targets[rows[first:last]], weight)
 
 
-def _final(model: nn.Module, config: RunConfig, dataset: Dataset) -> dict[str, float | None]:
-    """Return loss and accuracy of these weights over the whole training and test set, in evaluation mode."""
-    row = {}
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
-        evaluation = asdict(_evaluate(model, evaluation_batches(config, split)))
-        row |= {f"{name}_{key}": value for key, value in evaluation.items()}
-    return row
-
-
-def _facts(dataset: Dataset, device: torch.device) -> dict[str, Any]:
+def _facts(session: Session, device: torch.device) -> dict[str, Any]:
     return {
-        "data_sha256": dataset.sha256,
-        "data_source": dataset.source,
+        "data_sha256": session.dataset.sha256,
+        "data_source": session.dataset.source,
         "device": str(device),
+        "processes": num_ranks(),
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "git_commit": git_commit(),

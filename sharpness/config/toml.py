@@ -1,78 +1,21 @@
-"""What a training run is: frozen dataclasses, their TOML form, and the run id that is the hash of them."""
+"""Configs as TOML: written out in full, read back with every key and type checked."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
 
+from sharpness.config.fields import RunConfig
 from sharpness.errors import InputError, unknown_name
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which data, and how they are cut for evaluation."""
-
-    name: str = "fashion_mnist_10k"
-    """A name of ``sharpness datasets``."""
-    num_train: int | None = None
-    """Use the first so many training examples; all of them when left out."""
-    num_test: int | None = None
-    """Use the first so many test examples; all of them when left out."""
-    evaluation_batch_size: int = 1000
-    """Examples per forward pass of evaluations and probes; with batch-statistics norm part of what is measured."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which network."""
-
-    name: str = "f1"
-    """A name of ``sharpness models``."""
-    norm: str = "batch"
-    """``batch``: BatchNorm uses the statistics of the batch it sees; ``running``: running ones in evaluation."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How the weights are found."""
-
-    optimizer: str = "adam"
-    """A name of ``sharpness.training.OPTIMIZERS``."""
-    learning_rate: float = 1e-3
-    batch_size: int = 64
-    epochs: int = 30
-    seed: int = 0
-    """Seeds the initial weights and, with the epoch, the order of the examples."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides the weights of one run; device and threads stand in its manifest."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    @property
-    def run_id(self) -> str:
-        """A readable name that ends in the first 8 digits of the SHA-256 of the resolved config.
-
-        >>> RunConfig().run_id
-        'f1-fashion_mnist_10k-b64-s0-5ac936c3'
-        """
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-        return f"{self.model.name}-{self.data.name}-b{self.training.batch_size}-s{self.training.seed}-{digest[:8]}"
 
 
 def to_toml(config: Any) -> str:
@@ -98,10 +41,11 @@ def from_toml(path: Path) -> RunConfig:
 def from_dict(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """Build a config dataclass from nested tables, checking each key and type.
 
+    >>> from sharpness.config.fields import TrainingConfig
     >>> from_dict(TrainingConfig, {"batch_sise": 32}, "my.toml")
     Traceback (most recent call last):
         ...
-    sharpness.errors.InputError: my.toml: unknown key 'batch_sise': expected one of batch_size, seed, epochs, ...
+    sharpness.errors.InputError: my.toml: unknown key 'batch_sise': expected one of batch_size, ...
     """
     hints = typing.get_type_hints(kind)
     known = [f.name for f in fields(typing.cast(Any, kind))]
@@ -125,11 +69,15 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         if value not in (choices := typing.get_args(hint)):
             raise InputError(f"{where}: {unknown_name('value', str(value), map(str, choices))}")
         return value
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_checked(typing.get_args(hint)[0], item, where) for item in value)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in options and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         return float(value)
     if type(value) in options:
         return value
+    if typing.get_origin(hint) is tuple:
+        options = (list,)
     names = " or ".join(option.__name__ for option in options if option is not type(None))
     raise InputError(f"{where}: expected {names}, got {value!r} ({type(value).__name__})")
 
@@ -137,6 +85,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     """List the fields in which two configs differ, as ``section.key: ours != theirs``.
 
+    >>> from sharpness.config.fields import TrainingConfig
     >>> differences(RunConfig(), RunConfig(training=TrainingConfig(seed=1)))
     ['training.seed: 0 != 1']
     """

@@ -1,0 +1,30 @@
+"""What a training run is: frozen dataclasses, their TOML form, and the run id that is the hash of them."""
+
+from sharpness.config.fields import (
+    AverageConfig,
+    BatchConfig,
+    BudgetConfig,
+    DataConfig,
+    MeasureConfig,
+    ModelConfig,
+    RunConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from sharpness.config.toml import differences, from_dict, from_toml, to_toml
+
+__all__ = [
+    "AverageConfig",
+    "BatchConfig",
+    "BudgetConfig",
+    "DataConfig",
+    "MeasureConfig",
+    "ModelConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "TrainingConfig",
+    "differences",
+    "from_dict",
+    "from_toml",
+    "to_toml",
+]

@@ -1,0 +1,210 @@
+"""The fields of a run: one frozen dataclass per table of the TOML file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, how they are cut for evaluation, and how training images are varied."""
+
+    name: str = "fashion_mnist_10k"
+    """A name of ``sharpness datasets``."""
+    num_train: int | None = None
+    """Use the first so many training examples; all of them when left out."""
+    num_test: int | None = None
+    """Use the first so many test examples; all of them when left out."""
+    num_validation: int = 0
+    """Hold out the last so many of the training examples; a target error is that of these, else of the test set."""
+    evaluation_batch_size: int = 1000
+    """Examples per forward pass of evaluations and probes; with batch-statistics norm part of what is measured."""
+    crop_padding: int = 0
+    """Training images are shifted at random by up to so many pixels, zeros coming in."""
+    flip: bool = False
+    """Training images are mirrored left to right at random."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network."""
+
+    name: str = "f1"
+    """A name of ``sharpness models``."""
+    norm: Literal["batch", "running", "none"] = "batch"
+    """``batch``: BatchNorm uses the statistics of the batch it sees; ``running``: running ones in evaluation; ``none``:
+    the network without its norms."""
+    synchronised: bool = False
+    """Batch statistics in training are those of the whole batch over all processes (CUDA only), not of each one's."""
+    ghost_batch: int | None = None
+    """Batch statistics in training are those of so many consecutive examples (Hoffer et al. 2017), not of the batch."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the weights are found."""
+
+    optimizer: str = "adam"
+    """A name of ``sharpness.training.OPTIMIZERS``."""
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    epochs: int = 30
+    """Passes over the training examples; 0 for no bound but those of [budget]."""
+    seed: int = 0
+    """Seeds the initial weights, the order of the examples, their variation, and what the network itself draws."""
+    start: str | None = None
+    """A file of weights to start from instead, from the folder that holds the run folder."""
+    momentum: float = 0.9
+    """For momentum, nesterov and lars."""
+    weight_decay: float = 0.0
+    """Added to the gradient as ``weight_decay * w``; of adamw decoupled."""
+    trust: float = 1e-3
+    """The trust coefficient of lars."""
+    clip_norm: float | None = None
+    """Scale gradients longer than this down to it."""
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+    """Cut each batch into so many pieces and add their gradients: the same step with less memory."""
+    sam_rho: float | None = None
+    """Take the gradient at the worst point within this radius (SAM, Foret et al. 2021)."""
+    sam_adaptive: bool = False
+    """With a radius in units of the weights (ASAM, Kwon et al. 2021)."""
+    proximal: float | None = None
+    """The strength lambda of conservative training (Keskar et al. 2017, Appendix E)."""
+    proximal_steps: int = 3
+    """Inner steps of conservative training."""
+    dtype: Literal["float32", "float64"] = "float32"
+    autocast: Literal["none", "bfloat16"] = "none"
+    """Forward passes of training in this precision."""
+    tf32: bool = False
+    """Products of training in TF32 where the GPU has it."""
+    compile: bool = False
+    """Train through ``torch.compile``."""
+    vectorised: bool = False
+    """Train runs that differ in seed, learning rate or momentum only as one (``sharpness.training.train_together``)."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate changes; times in epochs, which may be fractions."""
+
+    kind: Literal["constant", "steps", "linear", "cosine", "polynomial", "cyclic"] = "constant"
+    milestones: tuple[float, ...] = ()
+    """When ``steps`` multiplies the rate by ``factor``."""
+    factor: float = 0.1
+    final: float = 0.0
+    """Where linear, cosine and polynomial end and cyclic goes down to, as a share of the rate."""
+    power: float = 2.0
+    cycle: float = 1.0
+    """Length of a cycle of ``cyclic``."""
+    warmup: float = 0.0
+    """The rate grows linearly for so long first."""
+    warmup_from: float = 0.0
+    """Where it grows from, as a share of the rate."""
+    scaling: Literal["none", "linear", "sqrt"] = "none"
+    """The rate belongs to ``base_batch``, and grows with the batch size or its square root."""
+    base_batch: int = 256
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How the batch size changes."""
+
+    kind: Literal["constant", "steps", "noise_scale"] = "constant"
+    milestones: tuple[float, ...] = ()
+    """Epochs at which ``steps`` multiplies the size by ``factor``."""
+    factor: float = 5.0
+    largest: int | None = None
+    """No batch is larger; where ``steps`` would be, the learning rate falls by what is left of the factor instead."""
+    ratio: float = 1.0
+    """``noise_scale`` sets the size to ``sqrt(ratio * B_simple)`` (McCandlish et al. 2018, Appendix D)."""
+    every: float = 1.0
+    """Epochs between the changes of ``noise_scale``."""
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Which average of the weights is kept beside them."""
+
+    kind: Literal["none", "swa", "ema"] = "none"
+    start: float = 0.0
+    """Epochs before it begins."""
+    every: float = 1.0
+    """Epochs between the weights that ``swa`` averages: the cycle of the learning rate."""
+    decay: float = 0.999
+    """Share of the old average that ``ema`` keeps at each update."""
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What ends training, whichever comes first; its epochs stand in [training]."""
+
+    updates: int | None = None
+    examples: int | None = None
+    """Training examples seen."""
+    train_loss: float | None = None
+    """Stop when the loss over the training set is at most this at the end of an epoch."""
+    error: float | None = None
+    """Stop when the error (share of wrong answers) on the held-out or test examples is at most this."""
+    check_every: int = 0
+    """Updates between looks at the targets; 0 for the ends of epochs."""
+    patience: int | None = None
+    """Stop after so many epochs in which the mean training loss has not fallen by ``min_fall`` of its best."""
+    min_fall: float = 1e-3
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What is measured while the weights move."""
+
+    names: tuple[str, ...] = ()
+    """Names of ``sharpness.training.MEASURES``: eigenvalue, noise_scale, distance."""
+    every: float = 1.0
+    """Epochs between measurements."""
+    examples: int | None = 2000
+    """Measure on the first so many training examples."""
+    keep_every: float = 0.0
+    """Epochs between checkpoints that are kept; 0 for the last alone."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the weights of one run; device and threads stand in its manifest."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+
+    @property
+    def run_id(self) -> str:
+        """A readable name that ends in the first 8 digits of the SHA-256 of what differs from the defaults.
+
+        A field that is added later leaves the ids of all runs that do not use it as they are.
+
+        >>> RunConfig().run_id
+        'f1-fashion_mnist_10k-b64-s0-44136fa3'
+        """
+        digest = hashlib.sha256(json.dumps(changed_fields(self), sort_keys=True).encode()).hexdigest()
+        return f"{self.model.name}-{self.data.name}-b{self.training.batch_size}-s{self.training.seed}-{digest[:8]}"
+
+
+def changed_fields(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Return the fields that differ from the defaults, by table.
+
+    >>> changed_fields(RunConfig(training=TrainingConfig(seed=1)))
+    {'training': {'seed': 1}}
+    """
+    defaults, tables = asdict(RunConfig()), asdict(config)
+    changed = {
+        table: {key: value for key, value in values.items() if value != defaults[table][key]}
+        for table, values in tables.items()
+    }
+    return {table: values for table, values in changed.items() if values}

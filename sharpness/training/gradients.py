@@ -1,0 +1,185 @@
+"""One update: its gradient in pieces, at SAM's worst point, shortened; the inner steps of conservative training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sharpness.config import TrainingConfig
+from sharpness.modes import batch_norms
+
+ADAPTIVE_OFFSET = 0.01  # eta of ASAM: the authors' code adds it to |w|
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs as numbers, class numbers, and the share that this process has of the whole batch, times their number."""
+
+    inputs: Tensor
+    targets: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a forward pass says: the mean loss over the batch's examples here, and how many were right."""
+
+    loss: Tensor
+    right: Tensor
+    piece_square: float | None = None  # mean squared norm of the gradients of the pieces, where it was asked for
+
+
+Backward = Callable[[Batch], Told]
+"""Adds the gradient of a batch's mean loss to the parameters' and returns what the forward pass said."""
+
+
+def backward_of(model: nn.Module, config: TrainingConfig, device: torch.device, *, watch: bool = False) -> Backward:
+    """Return the function that adds the gradient of the mean cross-entropy over a batch, piece by piece.
+
+    ``watch`` also takes the norm of each piece's own gradient, for the noise scale; that is for one process.
+
+    With ``accumulate`` pieces the sum of ``n_i / n`` times the mean loss of each is that of the batch, so the gradient
+    is that of one pass to rounding.
+    """
+    synchronised = getattr(model, "no_sync", None)  # of DistributedDataParallel
+
+    def backward(batch: Batch) -> Told:
+        size = -(-len(batch.targets) // config.accumulate)
+        pieces = list(zip(batch.inputs.split(size), batch.targets.split(size), strict=True))
+        losses, right, squares = [], [], []
+        for number, (inputs, targets) in enumerate(pieces, 1):
+            waits = synchronised is not None and number < len(pieces)
+            with synchronised() if waits and synchronised is not None else contextlib.nullcontext():
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
+                    logits = model(inputs)
+                loss = cross_entropy(logits.to(inputs.dtype), targets, label_smoothing=config.label_smoothing)
+                share = len(targets) / len(batch.targets)
+                before = _gradients(model) if watch else None
+                (loss * (share * batch.weight)).backward()
+            if before is not None:
+                squares.append(_square_of_change(model, before) / share**2)
+            losses.append(share * loss.detach())
+            right.append((logits.argmax(1) == targets).sum())
+        mean = float(torch.stack(squares).mean()) if squares else None
+        return Told(torch.stack(losses).sum(), torch.stack(right).sum(), mean)
+
+    return backward
+
+
+def _gradients(model: nn.Module) -> list[Tensor | None]:
+    return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+def _square_of_change(model: nn.Module, before: Sequence[Tensor | None]) -> Tensor:
+    """Return the squared norm of what was added to the gradients."""
+    changes = [
+        p.grad if was is None else p.grad - was
+        for p, was in zip(model.parameters(), before, strict=True)
+        if p.grad is not None
+    ]
+    return torch.stack([change.double().square().sum() for change in changes]).sum()
+
+
+def square_of_gradient(model: nn.Module) -> float:
+    """Return the squared norm of the gradient that the parameters have."""
+    return float(_square_of_change(model, [None] * sum(1 for _ in model.parameters())))
+
+
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, backward: Backward, batch: Batch, config: TrainingConfig
+) -> Told:
+    """Make one update of the weights and return what the first forward pass said."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.proximal is None:
+        return _step(model, parameters, optimizer, backward, batch, config)
+    # x_{k+1} = argmin_x L_B(x) + lambda/2 |x - x_k|^2, inexactly by some steps of the optimiser (Keskar et al. 2017,
+    # Appendix E.2, with 3 of Adam). Its state is kept from one batch to the next, which the paper leaves open.
+    anchors = [p.detach().clone() for p in parameters]
+    told = None
+    for _ in range(config.proximal_steps):
+        optimizer.zero_grad()
+        now = backward(batch)
+        told = told or now
+        for p, anchor in zip(parameters, anchors, strict=True):
+            if p.grad is not None:
+                p.grad.add_(p.detach() - anchor, alpha=config.proximal)
+        _clip(parameters, config)
+        optimizer.step()
+    assert told is not None  # proximal_steps is at least 1
+    return told
+
+
+def _step(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    backward: Backward,
+    batch: Batch,
+    config: TrainingConfig,
+) -> Told:
+    optimizer.zero_grad()
+    told = backward(batch)
+    if config.sam_rho is not None:
+        with at_worst_point(parameters, config.sam_rho, config.sam_adaptive), fixed_statistics(model):
+            optimizer.zero_grad()
+            backward(batch)
+    _clip(parameters, config)
+    optimizer.step()
+    return told
+
+
+def _clip(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> None:
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+
+
+@contextlib.contextmanager
+def at_worst_point(parameters: Sequence[nn.Parameter], rho: float, adaptive: bool) -> Iterator[None]:
+    r"""Hold the weights at the point that SAM takes for the worst within ``rho``, from the gradient that they have.
+
+    ``e = rho g / |g|`` (Foret et al. 2021, arXiv 2010.01412, equation 2); adaptive ``e = rho T^2 g / |T g|`` with
+    ``T = |w| + 0.01`` for weights with more than one axis and 1 for others (Kwon et al. 2021, arXiv 2102.11600,
+    equation 4; the offset and the exception are those of the authors' code, which goes by names that hold ``weight``).
+    """
+    moved = [p for p in parameters if p.grad is not None]
+    with torch.no_grad():
+        scales = [p.abs() + ADAPTIVE_OFFSET if adaptive and p.ndim > 1 else None for p in moved]
+        slopes = [_gradient(p) if t is None else t * _gradient(p) for p, t in zip(moved, scales, strict=True)]
+        length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(slope) for slope in slopes]))
+        factor = torch.where(length > 0, rho / length, torch.zeros_like(length))
+        before = [p.detach().clone() for p in moved]
+        for p, t, slope in zip(moved, scales, slopes, strict=True):
+            p.add_((slope if t is None else t * slope) * factor)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, w in zip(moved, before, strict=True):
+                p.copy_(w)
+
+
+def _gradient(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None  # only such parameters are moved
+    return p.grad
+
+
+@contextlib.contextmanager
+def fixed_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's running statistics from a second pass over the same batch, at weights that are not kept."""
+    norms = [norm for norm in batch_norms(model) if norm.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and count is not None:
+                norm.num_batches_tracked.copy_(count)

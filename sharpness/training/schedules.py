@@ -1,0 +1,130 @@
+"""The learning rate, the batch size and the noise scale at each update, as functions of how far training has come."""
+
+from __future__ import annotations
+
+import math
+
+from sharpness.config import RunConfig
+
+
+def target_rate(config: RunConfig, batch_size: int) -> float:
+    """Return the learning rate after the scaling rule, before any schedule.
+
+    ``linear``: ``rate * B / base_batch`` (Goyal et al. 2017, arXiv 1706.02677); ``sqrt``: ``rate * sqrt(B /
+    base_batch)`` (Hoffer et al. 2017, arXiv 1705.08741); ``none``: the rate as it is.
+
+    >>> from sharpness.config import ScheduleConfig, TrainingConfig
+    >>> config = RunConfig(training=TrainingConfig(learning_rate=0.1), schedule=ScheduleConfig(scaling="linear"))
+    >>> target_rate(config, 8192)
+    3.2
+    """
+    rule, ratio = config.schedule.scaling, batch_size / config.schedule.base_batch
+    factor = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[rule]
+    return config.training.learning_rate * factor
+
+
+def learning_rate(config: RunConfig, epoch: float, total: float, updates_per_epoch: float) -> float:
+    """Return the learning rate of the update that begins at ``epoch`` of ``total`` (both may be fractions).
+
+    With the rate r of :func:`target_rate` for the first batch size, e the epoch, W the warm-up and E the total:
+    ``r (f + (1 - f) (e + u) / W)`` while ``e < W``, where f is ``warmup_from`` and u one update, so that the last
+    warm-up update has the whole rate (Goyal et al. 2017 grow it at each update too); then, with
+    ``p = (e - W) / (E - W)`` and s the share ``final``:
+
+    - ``steps``: ``r factor^(milestones passed)``;
+    - ``linear``: ``r (1 - (1 - s) p)``; ``polynomial``: ``r (s + (1 - s) (1 - p)^power)`` (You et al. 2017);
+    - ``cosine``: ``r (s + (1 - s) (1 + cos(pi p)) / 2)`` (Loshchilov and Hutter 2017);
+    - ``cyclic``: ``r ((1 - t) + t s)`` with ``t = ((i - 1) mod c + 1) / c`` at update i of cycles of c updates
+      (Izmailov et al. 2018, section 3.2); c = 1 is the constant rate ``r s``.
+
+    Where the batch size would grow beyond ``batch.largest``, the rate falls by what is left of the factor
+    (Smith et al. 2018).
+
+    >>> learning_rate(RunConfig(), 3.0, 30.0, 157.0)
+    0.001
+    """
+    schedule = config.schedule
+    rate = target_rate(config, config.training.batch_size) / _left_over(config, epoch)
+    one = 1.0 / updates_per_epoch
+    if epoch < schedule.warmup:
+        share = min(1.0, (epoch + one) / schedule.warmup)
+        return rate * (schedule.warmup_from + (1 - schedule.warmup_from) * share)
+    after = max(total - schedule.warmup, one)
+    p, s = min((epoch - schedule.warmup) / after, 1.0), schedule.final
+    if schedule.kind == "steps":
+        return rate * schedule.factor ** _passed(schedule.milestones, epoch)
+    if schedule.kind == "linear":
+        return rate * (1 - (1 - s) * p)
+    if schedule.kind == "polynomial":
+        return rate * (s + (1 - s) * (1 - p) ** schedule.power)
+    if schedule.kind == "cosine":
+        return rate * (s + (1 - s) * (1 + math.cos(math.pi * p)) / 2)
+    if schedule.kind == "cyclic":
+        updates = max(1, round(schedule.cycle * updates_per_epoch))
+        done = round((epoch - schedule.warmup) * updates_per_epoch)
+        t = (done % updates + 1) / updates
+        return rate * ((1 - t) + t * s)
+    return rate
+
+
+def batch_size(config: RunConfig, epoch: float, measured: int | None = None) -> int:
+    """Return the batch size of the update that begins at ``epoch``; ``measured`` is what the noise scale asks for.
+
+    ``steps`` multiplies it by ``factor`` at each milestone, up to ``largest`` (Smith et al. 2018, arXiv 1711.00489).
+
+    >>> from sharpness.config import BatchConfig
+    >>> config = RunConfig(batch=BatchConfig(kind="steps", milestones=(2.0, 4.0), factor=5.0, largest=1000))
+    >>> [batch_size(config, epoch) for epoch in (1.9, 2.0, 4.0)]
+    [64, 320, 1000]
+    """
+    first, batch = config.training.batch_size, config.batch
+    if batch.kind == "steps":
+        size = round(first * batch.factor ** _passed(batch.milestones, epoch))
+    else:
+        size = first if batch.kind == "constant" or measured is None else measured
+    return size if batch.largest is None else min(size, max(first, batch.largest))
+
+
+def momentum_of(config: RunConfig) -> float:
+    """Return the momentum that the optimiser uses, 0 for one without."""
+    return config.training.momentum if config.training.optimizer in ("momentum", "nesterov", "lars") else 0.0
+
+
+def total_epochs(config: RunConfig, examples: int) -> float:
+    """Return how many passes over the examples the budgets allow at most, which is what decays are stretched over.
+
+    >>> total_epochs(RunConfig(), 1000)
+    30.0
+    """
+    bounds = [float(config.training.epochs)] if config.training.epochs else []
+    if config.budget.examples is not None:
+        bounds.append(config.budget.examples / examples)
+    if config.budget.updates is not None:
+        bounds.append(_epochs_of_updates(config, config.budget.updates, examples))
+    return min(bounds)
+
+
+def _epochs_of_updates(config: RunConfig, updates: int, examples: int) -> float:
+    """Return the epoch at which so many updates are done, by the batch sizes known beforehand."""
+    done, epoch = 0, 0
+    while True:
+        at = 0
+        while at < examples:
+            if done == updates:
+                return epoch + at / examples
+            at = min(at + batch_size(config, epoch + at / examples), examples)
+            done += 1
+        epoch += 1
+
+
+def _passed(milestones: tuple[float, ...], epoch: float) -> int:
+    return sum(epoch >= milestone for milestone in milestones)
+
+
+def _left_over(config: RunConfig, epoch: float) -> float:
+    """Return by how much the batch size that is asked for exceeds the largest."""
+    batch, first = config.batch, config.training.batch_size
+    if batch.kind != "steps" or batch.largest is None:
+        return 1.0
+    asked = first * batch.factor ** _passed(batch.milestones, epoch)
+    return max(1.0, asked / max(first, batch.largest))

@@ -1,0 +1,209 @@
+"""Everything that belongs to a run while it trains: the network, its optimiser, its averages, and the saved state."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sharpness.checkpoints.run_folders import evaluation_batches, network_loss
+from sharpness.config import RunConfig
+from sharpness.data import Dataset, Split
+from sharpness.distributed import from_all_ranks, is_distributed, num_ranks, on_all_ranks, rank
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.models import build_model
+from sharpness.modes import batch_norms
+from sharpness.runs import RunFolder
+from sharpness.training import schedules
+from sharpness.training.averages import Average
+from sharpness.training.gradients import Backward, Told, backward_of, square_of_gradient
+from sharpness.training.measures import Measures
+from sharpness.training.optimizers import OPTIMIZERS
+from sharpness.training.order import Augmentation, epoch_order, varies
+from sharpness.training.position import EpochSums, Position
+from sharpness.vectors import flatten
+
+
+@dataclass
+class Session:
+    """One run in progress; ``network`` is ``model`` itself, or what compiles it or shares its gradients."""
+
+    config: RunConfig
+    dataset: Dataset
+    run: RunFolder
+    device: torch.device
+    model: nn.Module
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    backward: Backward
+    train: Split
+    held_out: Split
+    measures: Measures
+    average: Average
+    sums: EpochSums = field(default_factory=EpochSums)
+
+    @classmethod
+    def open(cls, config: RunConfig, dataset: Dataset, run: RunFolder, device: torch.device) -> Session:
+        """Return a run at its initial weights; :class:`InputError` where it cannot be on this machine."""
+        _check_processes(config, dataset, device)
+        training = config.training
+        model = build_model(config.model, dataset.input_shape, dataset.num_classes, training.seed)
+        model = model.to(device, getattr(torch, training.dtype))
+        if config.model.synchronised:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if training.start is not None:
+            _load_start(model, run, training.start)
+        network: nn.Module = DistributedDataParallel(model) if is_distributed() else model
+        if training.compile:
+            network = torch.compile(network)  # type: ignore[assignment]
+        watches = "noise_scale" in config.measure.names and training.accumulate > 1 and not is_distributed()
+        held = config.data.num_validation
+        train = dataset.train.first(len(dataset.train) - held)
+        return cls(
+            config=config,
+            dataset=dataset,
+            run=run,
+            device=device,
+            model=model,
+            network=network,
+            optimizer=OPTIMIZERS[training.optimizer](model.parameters(), training),
+            backward=backward_of(network, training, device, watch=watches),
+            train=train,
+            held_out=dataset.train.last(held) if held else dataset.test,
+            measures=Measures(config.measure.names, flatten(model)),
+            average=Average(config.average),
+        )
+
+    @property
+    def total_epochs(self) -> float:
+        """How many epochs the budgets allow at most."""
+        return schedules.total_epochs(self.config, len(self.train))
+
+    def rate(self, epoch: float) -> float:
+        """Return the learning rate at an epoch."""
+        updates = len(self.train) / schedules.batch_size(self.config, epoch)
+        return schedules.learning_rate(self.config, epoch, self.total_epochs, updates)
+
+    def epoch_of(self, epoch: int) -> tuple[Tensor, Callable[[Tensor, int], Tensor] | None]:
+        """Return the order of an epoch's examples, on the device, and what varies their images, if anything does."""
+        return self._epoch(epoch)
+
+    @functools.cached_property
+    def _epoch(self) -> Callable[[int], tuple[Tensor, Callable[[Tensor, int], Tensor] | None]]:
+        seed, count, device = self.config.training.seed, len(self.train), self.device
+
+        @functools.lru_cache(maxsize=1)
+        def of(epoch: int) -> tuple[Tensor, Callable[[Tensor, int], Tensor] | None]:
+            order = epoch_order(seed, epoch, count).to(device)
+            data = self.config.data
+            return order, Augmentation(data, seed, epoch, count, device) if varies(data) else None
+
+        return of
+
+    def loss_over(self, split: Split, model: nn.Module | None = None) -> Loss:
+        """Return the loss of the present weights, or a ``model``'s, over a split: over this process's share of batches.
+
+        Processes share whole evaluation batches, so that batch statistics are those of one process.
+        """
+        batches = evaluation_batches(self.config, split)
+        dtype = getattr(torch, self.config.training.dtype)
+        return network_loss(model or self.model, batches[rank() :: num_ranks()], dtype=dtype)
+
+    def averaged_model(self) -> nn.Module:
+        """Return a network with the averaged weights, its running statistics recomputed by one pass over the data.
+
+        The pass is over the training examples as they are, in evaluation batches, each weighted by its examples.
+        """
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(self.average.weights[name])
+        if batch_norms(model) and all(norm.running_mean is not None for norm in batch_norms(model)):
+            loss = self.loss_over(self.train, model).with_norm("recalibrate")
+            model.load_state_dict({**model.state_dict(), **(loss.buffers_at(loss.weights, loss.batches) or {})})
+        return model
+
+    def count(self, told: Told, size: int, weight: float) -> None:
+        """Take in what one update's forward pass said; ``weight`` is this process's share of it times their number."""
+        self.sums.add(told.loss * (weight / num_ranks()), told.right, size)
+        if told.piece_square is not None:
+            self._add_noise(told.piece_square, size)
+
+    def _add_noise(self, piece_square: float, size: int) -> None:
+        """Take the noise scale from the pieces of an accumulated gradient, whose sum the parameters still have."""
+        small = -(-size // self.config.training.accumulate)
+        if small < size:
+            self.measures.noise.add(piece_square, square_of_gradient(self.model), small, size)
+
+    def restore(self) -> Position:
+        """Go on from the saved state if there is one, else write x0 and begin."""
+        state = from_all_ranks(self.run.load_resume_state() if rank() == 0 else None)[0]
+        if state is None:
+            self.write(lambda: self._truncate(0, 0))
+            self.write(lambda: self.run.save_weights("x0", self.model.state_dict(), {"step": 0, "epoch": 0}))
+            return Position()
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"], self.device)
+        self.measures.load_state_dict(state["measures"])
+        self.sums.load_state_dict(state["sums"], self.device)
+        at = Position(**state["at"])
+        self.measures.start = state["start"]
+        self.write(lambda: self._truncate(at.log_rows, at.measure_rows))
+        return at
+
+    def _truncate(self, log_rows: int, measure_rows: int) -> None:
+        self.run.truncate_log(log_rows)
+        self.run.truncate_log(measure_rows, "measures.jsonl")
+
+    def write(self, work: Callable[[], Any]) -> None:
+        """Do the work of writing on the first process alone; where it fails, all fail."""
+        on_all_ranks(lambda: work() if rank() == 0 else None)
+
+    def save(self, at: Position) -> None:
+        """Write everything that the run needs to go on after this update with the same bits."""
+        self.sums.gather()
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+            "measures": self.measures.state_dict(),
+            "start": self.measures.start,
+            "sums": self.sums.state_dict(),
+            "at": asdict(at),
+        }
+        self.write(lambda: self.run.save_resume_state(state))
+
+
+def _check_processes(config: RunConfig, dataset: Dataset, device: torch.device) -> None:
+    """Refuse batches that leave a process without examples, and norms over processes where there are none."""
+    if config.model.synchronised and device.type != "cuda":
+        raise InputError(
+            f"expected a CUDA device with model.synchronised, got {device}: PyTorch's synchronised norm has no other; "
+            "use ghost_batch, or leave it out"
+        )
+    examples = len(dataset.train) - config.data.num_validation
+    smallest = examples % config.training.batch_size or config.training.batch_size
+    if smallest < num_ranks():
+        raise InputError(
+            f"expected at least one example of every batch for each of {num_ranks()} processes, got a batch of "
+            f"{smallest}: choose another batch_size, or fewer processes"
+        )
+
+
+def _load_start(model: nn.Module, run: RunFolder, start: str) -> None:
+    """Put the weights of another file into a network; :class:`InputError` where they are not there or do not fit."""
+    path = run.path.parent / start
+    try:
+        model.load_state_dict(safetensors.torch.load(path.read_bytes()))
+    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"expected weights of this network to start from in {path}, got: {reason}") from error
