@@ -88,6 +88,12 @@ def test_the_snippet_of_spectra_runs_as_it_stands() -> None:
     assert 0 < float(biases) <= largest  # a block of the whole
 
 
+def test_the_snippet_of_landscapes_runs_as_it_stands() -> None:
+    (snippet,) = [s for s in blocks(README, "python") if "RandomPlane" in s]
+    result = run_python("-W", "error", "-c", snippet)
+    assert result.returncode == 0 and result.stdout.startswith("largest rise "), result.stderr
+
+
 def test_the_commands_of_a_run_of_your_own(tmp_path: Path) -> None:
     (config,) = blocks(README, "toml")
     (tmp_path / "run.toml").write_text(config)
@@ -98,7 +104,7 @@ def test_the_commands_of_a_run_of_your_own(tmp_path: Path) -> None:
             result = run_python("-c", code, *shlex.split(command)[1:])
             assert result.returncode == 0 and result.stdout, f"{command}: {result.stderr}"
             ran += 1
-    assert ran == 8
+    assert ran == 10
     assert (tmp_path / "runs" / "small-batch" / "probes.jsonl").exists()
 
 

@@ -41,7 +41,7 @@ def doubled() -> nn.Module:
         def forward(self, input: Tensor) -> Tensor:
             return 2 * super().forward(input)
 
-    return Doubled(*mlp())
+    return Doubled(*mlp().children())
 
 
 def broken() -> nn.Module:

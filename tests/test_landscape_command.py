@@ -138,7 +138,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     name: str, count: int, changes: dict[str, object], words: str, files: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=words):
-        run(tmp_path, files, name, count, **changes)
+        run(tmp_path, files, name, count, **changes)  # type: ignore[arg-type]
     assert not (tmp_path / "out" / "probes.jsonl").exists()
 
 

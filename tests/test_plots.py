@@ -39,7 +39,7 @@ from tests.conftest import run_python
 from tests.drawings import faults, visible_texts
 
 SUFFIXES = (".pdf", ".png", ".csv", ".json")
-DRAWN = (*KINDS, "distance")
+DRAWN = (*(probe for probe in KINDS if probe in PROBES), "distance")
 DATA = {"spec": "npz:points.npz", "examples": 9, "examples_total": 120}
 
 

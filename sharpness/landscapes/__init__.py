@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from sharpness.evidence import ProbeInfo
+from sharpness.landscapes.barrier import Barrier
+from sharpness.landscapes.connectivity import ModeConnectivity
 from sharpness.landscapes.interpolation import Interpolation
 from sharpness.landscapes.planes import EigenPlane, RandomPlane, ThreePointPlane, TrajectoryPlane
 from sharpness.landscapes.rays import RandomRays
 
 __all__ = [
     "LANDSCAPES",
+    "Barrier",
     "EigenPlane",
     "Interpolation",
+    "ModeConnectivity",
     "RandomPlane",
     "RandomRays",
     "ThreePointPlane",
@@ -20,6 +24,12 @@ __all__ = [
 LANDSCAPES: dict[str, ProbeInfo] = {
     "interpolation": ProbeInfo(
         Interpolation, ("w", "other"), "the straight line, or the arc, through two checkpoints: loss and accuracy"
+    ),
+    "barrier": ProbeInfo(
+        Barrier, ("w", "other"), "the barrier on that line, plainly and after matching hidden units (Git Re-Basin)"
+    ),
+    "connectivity": ProbeInfo(
+        ModeConnectivity, ("w", "other"), "a Bezier curve or chain of low loss trained between two checkpoints"
     ),
     "rays": ProbeInfo(RandomRays, ("w",), "random rays from a checkpoint: how wide it is"),
     "random_plane": ProbeInfo(
