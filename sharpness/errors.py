@@ -1,7 +1,8 @@
-"""The two ways a command can fail, and the sentence for an unknown name (standard library only)."""
+"""The ways a command can end early, and the sentence for an unknown name (standard library only)."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -12,6 +13,14 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The input was fine and the work failed all the same: one line (exit code 1)."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM came and the state was saved: the process ends with one line and code 143, as shells have it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(128 + signal.SIGTERM)
+        self.message = message
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sharpness.errors import InputError
+from sharpness.errors import InputError, RunError
 
 SCHEMA = 1
 
@@ -103,21 +106,27 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Append one row as one line with a single write and fsync, first cutting off a half-written last line.
 
     A process killed while it appends leaves at most one partial line, which the next append removes and
-    :func:`read_jsonl` ignores. NaN raises ``ValueError`` before anything is written.
+    :func:`read_jsonl` ignores; an append that fails leaves none. NaN raises ``ValueError`` before anything is written,
+    a full disk :class:`RunError`.
     """
     line = (json.dumps(row, allow_nan=False, sort_keys=True) + "\n").encode()
     created = not path.exists()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        os.ftruncate(descriptor, _complete_length(descriptor))
-        os.lseek(descriptor, 0, os.SEEK_END)
-        if os.write(descriptor, line) < len(line):
-            raise OSError(f"{path}: only part of a line could be written: is the disk full?")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if created:
-        fsync_folder(path.parent)
+    with _saying_where(path, len(line)):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            length = _complete_length(descriptor)
+            os.ftruncate(descriptor, length)
+            os.lseek(descriptor, 0, os.SEEK_END)
+            try:
+                _write_all(descriptor, line)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, length)
+                raise
+        finally:
+            os.close(descriptor)
+        if created:
+            fsync_folder(path.parent)
 
 
 def _complete_length(descriptor: int) -> int:
@@ -149,18 +158,50 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves the old content or the new: temporary file, fsync, ``os.replace``."""
+def write_atomically(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
+    """Write a file so that a kill leaves the old content or the new: temporary file, fsync, ``os.replace``.
+
+    With ``keep`` the old file is moved there when the new one is whole; a kill between the two moves leaves it there
+    alone. Raises :class:`RunError` with the bytes needed and free when the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _saying_where(path, len(content)):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                _write_all(descriptor, content)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if keep is not None and path.exists():
+                os.replace(path, keep)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+
+
+def _write_all(descriptor: int, content: bytes | memoryview) -> None:
+    """Write with one call; where the system takes only a part, go on with the rest."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+@contextlib.contextmanager
+def _saying_where(path: Path, size: int) -> Iterator[None]:
+    """Name the file in the errors of writing ``size`` bytes, and turn a full disk into a :class:`RunError`."""
     try:
-        with open(temporary, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"expected {size} bytes free for {path}, got {shutil.disk_usage(path.parent).free} ({error.strerror}): "
+                "make room there, then run the same command again; what was written before is whole"
+            ) from error
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # the system does not know the name of an open file
+        raise
 
 
 def fsync_folder(folder: Path) -> None:

@@ -6,9 +6,12 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
+import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,12 +21,16 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from sharpness.config import RunConfig, differences, from_toml, to_toml
+from sharpness.config import RunConfig, differences, from_dict, from_toml, to_toml
 from sharpness.errors import InputError, RunError
 from sharpness.records import ProbeRecord, append_jsonl, read_jsonl, write_atomically
 
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 1.0
 """A killed command's child processes take up to a second to notice and let go of a run."""
+HOLDER = ".lock-holder"
+RESUME, PREVIOUS = "resume.pt", "resume-previous.pt"
+DIGEST_BYTES = hashlib.sha256().digest_size
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,33 @@ class RecordFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against other processes; :class:`RunError` if one keeps it. A killed one's lock is free."""
+        """Hold the folder against other processes; :class:`RunError` that names the one that keeps it, if one does.
+
+        The system frees the lock of a process that is gone, however it went.
+        """
+        lock = FileLock(self.path / ".lock", timeout=LOCK_SECONDS)
         try:
-            with FileLock(self.path / ".lock", timeout=LOCK_SECONDS):
-                yield
+            lock.acquire()
         except Timeout:
             raise RunError(
-                f"another process is working on {self.path}: wait for it or stop it, then run this again"
+                f"another process ({self._holder()}) is working on {self.path}: wait for it or stop it, then run this "
+                "again"
             ) from None
+        try:
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            facts = {"pid": os.getpid(), "host": platform.node(), "since": since}
+            write_atomically(self.path / HOLDER, json.dumps(facts).encode())
+            yield
+        finally:
+            (self.path / HOLDER).unlink(missing_ok=True)
+            lock.release()
+
+    def _holder(self) -> str:
+        try:
+            facts = json.loads((self.path / HOLDER).read_text())
+            return f"{facts['pid']} on {facts['host']}, since {facts['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "which left no name"
 
     def records(self) -> list[ProbeRecord]:
         """Return the records of ``probes.jsonl``."""
@@ -57,8 +83,9 @@ class RunFolder(RecordFolder):
     """One run on disk.
 
     ``config.toml`` (resolved), ``x0.safetensors`` and ``checkpoint-<step>.safetensors`` (each with a ``.json`` beside),
-    ``train.jsonl`` (one row per epoch), ``probes.jsonl`` (one :class:`ProbeRecord` per line), ``resume.pt`` while the
-    run is unfinished, and ``manifest.json``, whose appearance means that training is over.
+    ``train.jsonl`` (one row per epoch), ``probes.jsonl`` (one :class:`ProbeRecord` per line), ``resume.pt`` and the one
+    before it, ``resume-previous.pt``, while the run is unfinished, and ``manifest.json``, whose appearance means that
+    training is over.
     """
 
     @classmethod
@@ -67,19 +94,17 @@ class RunFolder(RecordFolder):
 
         Raises :class:`InputError` with the differences when the folder belongs to another config.
         """
-        run = cls(path)
-        if (path / "config.toml").exists():
-            if changed := differences(run.config(), config):
-                raise InputError(
-                    f"{path} holds a run of another config ({'; '.join(changed)}): choose another --out or that config"
-                )
-            return run
-        if path.exists() and (
-            not path.is_dir() or any(not p.match(".*.tmp") and p.name != ".lock" for p in path.iterdir())
-        ):
-            raise InputError(f"expected a run folder or an empty one at {path}, got other files: choose another --out")
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / "config.toml", to_toml(config).encode())
+        run, file = cls(path), path / "config.toml"
+        if not file.exists():
+            _check_empty(path)
+            path.mkdir(parents=True, exist_ok=True)
+            with run.lock():
+                if not file.exists():  # another command may have begun at the same time
+                    write_atomically(file, to_toml(config).encode())
+        if changed := differences(run.config(), config):
+            raise InputError(
+                f"{path} holds a run of another config ({'; '.join(changed)}): choose another --out or that config"
+            )
         return run
 
     @classmethod
@@ -159,20 +184,42 @@ class RunFolder(RecordFolder):
         return f"checkpoint-{manifest['step']}"
 
     def save_resume_state(self, state: Mapping[str, Any]) -> None:
-        """Write the state that training continues from, replacing the previous one in one move."""
+        """Write the state that training continues from, its SHA-256 at its end, and keep the one before it."""
         buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        write_atomically(self.path / "resume.pt", buffer.getvalue())
+        torch.save({**state, "config": asdict(self.config())}, buffer)
+        buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
+        write_atomically(self.path / RESUME, buffer.getbuffer(), keep=self.path / PREVIOUS)
 
     def load_resume_state(self) -> dict[str, Any] | None:
-        """Return the state to continue from, or ``None`` at the very start."""
-        path = self.path / "resume.pt"
-        try:
-            return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise RunError(
-                f"{path} is damaged ({type(error).__name__}): delete it, and training starts again"
-            ) from error
+        """Return the state to continue from, or ``None`` at the very start; call it under the lock.
+
+        Where the newest is damaged, the one before it takes its place and a warning is logged that names both. Raises
+        :class:`RunError` when none is whole, :class:`InputError` with the differences when the config was changed.
+        """
+        damaged = []
+        for path in (self.path / RESUME, self.path / PREVIOUS):
+            if not path.exists():
+                continue
+            try:
+                state = _read_state(path)
+            except Exception as error:  # torch raises many kinds for what is no state
+                damaged.append(f"{path} is damaged ({' '.join(str(error).split())[:200]})")
+                continue
+            self._check_same_config(state.pop("config"))
+            if damaged:
+                logger.warning("%s: training goes on from the state before it, %s", damaged[0], path)
+                os.replace(path, self.path / RESUME)
+            return state
+        if damaged:
+            raise RunError(f"{'; '.join(damaged)}: delete the file, and training starts again")
+        return None
+
+    def _check_same_config(self, table: Mapping[str, Any]) -> None:
+        if changed := differences(from_dict(RunConfig, table, RESUME), self.config()):
+            raise InputError(
+                f"{self.path / 'config.toml'} was changed under an unfinished run ({'; '.join(changed)}): put it back, "
+                "or choose another --out"
+            )
 
     def log(self) -> list[dict[str, Any]]:
         """Return the rows of ``train.jsonl``."""
@@ -191,8 +238,16 @@ class RunFolder(RecordFolder):
         append_jsonl(self.path / "measures.jsonl", row)
 
     def truncate_log(self, num_rows: int, name: str = "train.jsonl") -> None:
-        """Keep the first rows of ``train.jsonl`` or another log: those the resume state knows of."""
+        """Keep the first rows of ``train.jsonl`` or another log: those the resume state knows of.
+
+        Raises :class:`RunError` if there are fewer.
+        """
         rows = read_jsonl(self.path / name)
+        if len(rows) < num_rows:
+            raise RunError(
+                f"expected at least {num_rows} rows in {self.path / name}, got {len(rows)}: put them back, or delete "
+                f"{RESUME} and {PREVIOUS}, and training starts again"
+            )
         if len(rows) > num_rows:
             content = "".join(json.dumps(row, allow_nan=False, sort_keys=True) + "\n" for row in rows[:num_rows])
             write_atomically(self.path / name, content.encode())
@@ -204,9 +259,27 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _check_empty(path: Path) -> None:
+    """Refuse a place for a new run that holds anything but what a killed command leaves before its config."""
+    ours = (".lock", HOLDER)
+    if path.exists() and (
+        not path.is_dir() or any(not p.match(".*.tmp") and p.name not in ours for p in path.iterdir())
+    ):
+        raise InputError(f"expected a run folder or an empty one at {path}, got other files: choose another --out")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Read a resume state; ``ValueError`` if its bytes are not those that were written."""
+    content = memoryview(path.read_bytes())
+    state, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if hashlib.sha256(state).digest() != digest:
+        raise ValueError("its SHA-256 is not the one at its end")
+    return torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
+
+
 def remove_leftovers(run: RunFolder) -> None:
-    """Delete what a killed process left behind, and the resume state of a closed run; call it under the lock."""
-    closed = [run.path / "resume.pt"] if run.manifest() is not None else []
+    """Delete what a killed process left behind, and the resume states of a closed run; call it under the lock."""
+    closed = [run.path / RESUME, run.path / PREVIOUS] if run.manifest() is not None else []
     for path in [*run.path.glob(".*.tmp"), *closed]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

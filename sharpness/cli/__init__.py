@@ -10,7 +10,7 @@ import tyro
 from sharpness.cli.knobs import split_knobs
 from sharpness.cli.options import Command, Compare, Landscape, Probe, Stress, Train
 from sharpness.cli.output import bar_columns
-from sharpness.errors import InputError, RunError
+from sharpness.errors import InputError, RunError, Terminated
 
 __all__ = ["bar_columns", "main", "run_command"]
 
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Call a command and turn its errors into one line and an exit code: 2 bad input, 1 failed run, 130 Ctrl-C."""
+    """Call a command and turn its errors into a line and a code: 2 bad input, 1 failed run, 130 Ctrl-C, 143 SIGTERM."""
     try:
         command()
     except InputError as error:
@@ -31,6 +31,8 @@ def run_command(command: Callable[[], None]) -> None:
     except OSError as error:
         bad_path = (NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError, PermissionError)
         _leave(f"{error.filename or ''}: {error.strerror or error}", 2 if isinstance(error, bad_path) else 1)
+    except Terminated as error:
+        _leave(error.message, 143)
     except KeyboardInterrupt:
         _leave("stopped; what is done is kept, and the same command goes on from there", 130)
 

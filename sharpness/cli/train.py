@@ -6,21 +6,24 @@ from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.cli.options import Train
 from sharpness.cli.output import make_console, say, show_progress
 from sharpness.config import from_toml
+from sharpness.distributed import from_all_ranks, on_all_ranks, rank
 from sharpness.environment import choose_device
 from sharpness.errors import RunError
 from sharpness.runs import RunFolder
 from sharpness.training import check_config, train
+from sharpness.training.processes import processes
 
 
 def run_train(command: Train) -> None:
     """Train, or go on, and print where it ended."""
-    console = make_console()
     config, device = from_toml(command.config), choose_device(command.device)
     check_config(config)
-    dataset = load_run_data(config, command.data_dir)
-    run = RunFolder.create(command.out, config)
-    with show_progress(console, f"train {config.run_id}", "epochs") as progress:
-        manifest = train(config, dataset, run, device, progress)
+    with processes(device) as device:
+        console = make_console(rank() > 0)  # the others are silent
+        dataset = on_all_ranks(lambda: load_run_data(config, command.data_dir))
+        run = from_all_ranks(on_all_ranks(lambda: RunFolder.create(command.out, config) if rank() == 0 else None))[0]
+        with show_progress(console, f"train {config.run_id}", "epochs") as progress:
+            manifest = train(config, dataset, run, device, progress)
     if manifest["status"] != "finished":
         raise RunError(f"{command.out}: the run {manifest['status']}: {manifest['reason']}; it is recorded as such")
     final = manifest["final"]

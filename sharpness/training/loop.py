@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -13,8 +14,9 @@ import torch
 
 from sharpness.config import RunConfig
 from sharpness.data import Dataset, normalise
-from sharpness.distributed import from_all_ranks, num_ranks, rank
+from sharpness.distributed import num_ranks, on_all_ranks, rank, sums_over_ranks
 from sharpness.environment import derived_seed, deterministic, git_commit, versions
+from sharpness.errors import Terminated
 from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training import schedules
 from sharpness.training.checks import check_config
@@ -22,7 +24,7 @@ from sharpness.training.ends import Measure, after_update, begin, close
 from sharpness.training.gradients import Batch, update
 from sharpness.training.position import Position
 from sharpness.training.session import Session
-from sharpness.training.signals import Terminated, terminating
+from sharpness.training.signals import terminating
 
 Progress = Callable[[int, int], None]
 """Called with the number of epochs done and the most there can be."""
@@ -44,13 +46,13 @@ def train(
     (seed, update), so a run that was stopped after any update and continued has the same bits as one that was not, on
     one machine type, device, number of threads and of processes. The loss is the mean cross-entropy (nats). A
     non-finite loss ends the run with status ``diverged`` and the update it was seen at. SIGTERM saves after the update
-    in progress and raises :class:`sharpness.training.signals.Terminated`. ``measure`` is called besides what
+    in progress and raises :class:`sharpness.errors.Terminated`. ``measure`` is called besides what
     ``measure.names`` asks for, at the same epochs.
     """
     check_config(config)
-    with run.lock(), deterministic(device):
+    with run.lock() if rank() == 0 else contextlib.nullcontext(), deterministic(device):
         manifest = run.manifest() or _train(config, dataset.to(device), run, device, progress, measure)
-        remove_leftovers(run)
+        on_all_ranks(lambda: remove_leftovers(run) if rank() == 0 else None)
         return manifest
 
 
@@ -65,13 +67,15 @@ def _train(
     session = Session.open(config, dataset, run, device)
     at, outcome = begin(session, session.restore()), None
     began = saved = time.perf_counter() - at.seconds
-    with terminating() as asked_to_stop:
+    session.network.train()
+    own_draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with own_draws, terminating() as asked_to_stop:
         while outcome is None:
             before = at
             at = replace(_one_update(session, at), seconds=time.perf_counter() - began)
             at, outcome = after_update(session, before, at, measure)
-            stop = asked_to_stop()
-            if outcome is None and _agreed(stop or time.perf_counter() - saved > RESUME_SECONDS):
+            stop, due = _agreed(asked_to_stop(), time.perf_counter() - saved > RESUME_SECONDS, device)
+            if outcome is None and (stop or due):
                 session.save(at)
                 saved = time.perf_counter()
                 if stop:
@@ -81,9 +85,17 @@ def _train(
     return close(session, at, outcome, _facts(session, device))
 
 
-def _agreed(due: bool) -> bool:
-    """Say whether the first process says so: clocks differ, and all must save at one update."""
-    return from_all_ranks(due)[0]
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed what a network may draw from: torch.manual_seed takes a while, for devices that are not there too."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def _agreed(stop: bool, due: bool, device: torch.device) -> tuple[bool, bool]:
+    """Return whether any process was asked to stop and whether the first finds a save due: all must do the same."""
+    stops, first = sums_over_ranks(stop, due and rank() == 0, device=device)
+    return bool(stops), bool(first)
 
 
 def _one_update(session: Session, at: Position) -> Position:
@@ -95,10 +107,8 @@ def _one_update(session: Session, at: Position) -> Position:
     for group in session.optimizer.param_groups:
         group["lr"] = rate
     batch = batch_at(session, at, size)
-    with torch.random.fork_rng(devices=[split.inputs.device] if split.inputs.is_cuda else []):
-        torch.manual_seed(derived_seed(config.training.seed, "update", at.update, rank()))  # for dropout and the like
-        session.network.train()
-        told = update(session.network, session.optimizer, session.backward, batch, config.training)
+    _seed(derived_seed(config.training.seed, "update", at.update, rank()), session.device)  # for dropout and the like
+    told = update(session.network, session.optimizer, session.backward, batch, config.training)
     session.count(told, size, batch.weight)
     return at.after(size, len(split))
 

@@ -40,12 +40,13 @@ class TopEigenvalue:
         pairs = extreme_eigenpairs(operator, 1, stop_on="residual", start=start, **knobs)
         assert pairs.eigenvectors is not None  # this solver keeps its basis
         self.vector = pairs.eigenvectors[0].detach().cpu()
-        return {
+        row: Row = {
             "top_eigenvalue": float(pairs.eigenvalues[0]),
             "top_eigenvalue_residual": float(pairs.residuals[0]),
             "top_eigenvalue_hvps": pairs.num_products,
-            "edge": 2 / rate,
         }
+        # Schedules that fall to 0 are there at the end of the run.
+        return row | ({"edge": 2 / rate} if rate else {"edge": None, "edge_reason": "the learning rate is 0"})
 
 
 class NoiseScale:

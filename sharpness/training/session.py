@@ -82,7 +82,7 @@ class Session:
             average=Average(config.average),
         )
 
-    @property
+    @functools.cached_property
     def total_epochs(self) -> float:
         """How many epochs the budgets allow at most."""
         return schedules.total_epochs(self.config, len(self.train))

@@ -1,4 +1,4 @@
-"""SIGTERM as a request: finish the update in progress, save, and leave with the usual exit code."""
+"""SIGTERM as a request: finish the update in progress, save, and leave with :class:`sharpness.errors.Terminated`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-
-
-class Terminated(SystemExit):
-    """Raised after the state was saved because SIGTERM came; the process ends with code 143, as shells have it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(128 + signal.SIGTERM)
-        self.message = message
 
 
 @contextlib.contextmanager
