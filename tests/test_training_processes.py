@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tests.conftest import ROOT
 CONFIG = RunConfig(
     data=DataConfig(num_train=130, num_test=50, evaluation_batch_size=20, crop_padding=2, flip=True),
     model=ModelConfig(name="f1", norm="none"),
-    training=TrainingConfig(optimizer="momentum", learning_rate=0.02, batch_size=32, epochs=2),
+    training=TrainingConfig(optimizer="momentum", learning_rate=0.02, batch_size=33, epochs=2),
     average=AverageConfig(kind="ema", decay=0.5),
     measure=MeasureConfig(names=("distance", "noise_scale"), every=0.5),
 )
@@ -91,7 +92,7 @@ def test_ghost_batches_are_the_same_whatever_the_number_of_processes(tmp_path: P
         CONFIG,
         data=replace(CONFIG.data, num_train=128),
         model=ModelConfig(name="f1", norm="running", ghost_batch=8),
-        training=replace(CONFIG.training, dtype="float64"),
+        training=replace(CONFIG.training, dtype="float64", batch_size=32),
     )
     weights = [trained(tmp_path / str(n), config, n).load_weights("checkpoint-8") for n in (1, 2)]
     for key, tensor in weights[0].items():
@@ -101,7 +102,7 @@ def test_ghost_batches_are_the_same_whatever_the_number_of_processes(tmp_path: P
 
 @pytest.mark.slow
 def test_killed_processes_go_on_from_the_saved_state_with_the_same_bits(tmp_path: Path) -> None:
-    config = replace(CONFIG, training=replace(CONFIG.training, epochs=30, dtype="float64"))
+    config = replace(CONFIG, training=replace(CONFIG.training, epochs=10, dtype="float64"))
     whole = trained(tmp_path / "whole", config, 2)
     folder = tmp_path / "killed"
     folder.mkdir()
@@ -112,6 +113,7 @@ def test_killed_processes_go_on_from_the_saved_state_with_the_same_bits(tmp_path
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
         while not (folder / "run" / "resume.pt").exists():
             assert process.poll() is None
+            time.sleep(0.02)
         process.terminate()
     assert process.returncode != 0 and not (folder / "run" / "manifest.json").exists()
     assert run(folder, config, 2).returncode == 0

@@ -13,16 +13,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpness.plots import (
+    barrier,
+    connectivity,
     eigenvalues,
     keskar,
     line,
+    plane,
+    plane_captions,
     pyhessian,
+    rays,
     rows,
     spectra_captions,
     spectra_figures,
     spectra_tables,
+    surface,
     trace,
 )
+from sharpness.plots.grids import plane_table
 from sharpness.plots.networks import Network
 from sharpness.plots.save import save_figure
 from sharpness.plots.style import STYLE
@@ -40,16 +47,45 @@ class Kind:
 CONVERGENCE = Kind(spectra_tables.convergence_table, spectra_figures.convergence, spectra_captions.convergence_caption)
 """The lower half of the figure of ``eigenvalues`` alone."""
 
+PLANES = ("eigen_plane", "random_plane", "three_point_plane", "trajectory_plane")
+"""The landscapes that have two figures: contours by their name and a surface beside them."""
+
+
+def _contours(probe: str) -> Kind:
+    return Kind(
+        partial(plane_table, probe=probe),
+        partial(plane.plane_figure, probe=probe),
+        partial(plane_captions.plane_caption, probe=probe),
+    )
+
+
+def _surface(probe: str) -> Kind:
+    return Kind(
+        partial(surface.surface_table, probe=probe),
+        partial(surface.surface_figure, probe=probe),
+        partial(plane_captions.surface_caption, probe=probe),
+    )
+
+
 KINDS = {
+    "barrier": Kind(barrier.barrier_table, barrier.barrier_figure, barrier.barrier_caption),
+    "connectivity": Kind(
+        connectivity.connectivity_table, connectivity.connectivity_figure, connectivity.connectivity_caption
+    ),
     "density": Kind(spectra_tables.density_table, spectra_figures.spectral_density, spectra_captions.density_caption),
     "eigenvalues": Kind(eigenvalues.eigenvalues_table, eigenvalues.eigenvalues_figure, eigenvalues.eigenvalues_caption),
     "interpolation": Kind(line.line_table, line.line_figure, line.line_caption),
     "keskar": Kind(keskar.keskar_table, keskar.keskar_figure, keskar.keskar_caption),
     "layers": Kind(spectra_tables.layers_table, spectra_figures.layer_strip, spectra_captions.layers_caption),
     "pyhessian": Kind(pyhessian.pyhessian_table, pyhessian.pyhessian_figure, pyhessian.pyhessian_caption),
+    "rays": Kind(rays.rays_table, rays.rays_figure, rays.rays_caption),
     "trace": Kind(trace.trace_table, trace.trace_figure, trace.trace_caption),
+    **{probe: _contours(probe) for probe in PLANES},
 }
 """The figures by probe; every other probe's value is drawn as one number per network (:func:`kind_of`)."""
+
+SURFACES = {probe: _surface(probe) for probe in PLANES}
+"""The second figures of planes, named ``<probe>_surface``."""
 
 
 def kind_of(probe: str) -> Kind:
@@ -60,6 +96,11 @@ def kind_of(probe: str) -> Kind:
         partial(rows.value_caption, probe=probe),
     )
     return KINDS.get(probe, number)
+
+
+def kinds_of(probe: str) -> dict[str, Kind]:
+    """Return all figures of a probe by their names, the one of its name first."""
+    return {probe: kind_of(probe)} | ({f"{probe}_surface": SURFACES[probe]} if probe in SURFACES else {})
 
 
 def save_kind(

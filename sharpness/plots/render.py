@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.errors import InputError
-from sharpness.plots.kinds import kind_of, save_kind
+from sharpness.plots.kinds import kinds_of, save_kind
 from sharpness.plots.networks import Network, Rendered, check_networks, far_end, with_record
 from sharpness.plots.save import record_facts, remove_figure, rendered_with
 
@@ -22,14 +22,15 @@ def render(networks: Sequence[Network], out: Path, provenance: Mapping[str, Any]
             raise InputError(f"expected a probe's name of letters, digits, _ and -, got {probe!r}: it names files")
     files, refusals = [], []
     for probe in probes:
-        kind = kind_of(probe)
-        table = kind.table(networks)
-        refusals += _refusals(networks, probe, set(table["network"]))
-        if table.empty:
-            remove_figure(out, probe)
-            refusals.append(f"{probe} was not drawn: no network has a value to draw.")
-            continue
-        files += save_kind(kind, table, networks, out, probe, _origin(networks, probe, provenance))
+        for name, kind in kinds_of(probe).items():
+            table = kind.table(networks)
+            if name == probe:
+                refusals += _refusals(networks, probe, set(table["network"]))
+            if table.empty:
+                remove_figure(out, name)
+                refusals.append(f"{name} was not drawn: no network has a value to draw.")
+                continue
+            files += save_kind(kind, table, networks, out, name, _origin(networks, probe, provenance))
     return Rendered(files, refusals)
 
 

@@ -1,0 +1,180 @@
+"""Loss and accuracy in a plane of weight space: filled contours with the checkpoints and a trajectory in it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+from numpy.typing import NDArray
+
+from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.grids import (
+    MARKERS,
+    QUANTITIES,
+    Bands,
+    Grid,
+    above_minimum,
+    axis_texts,
+    bands_of,
+    checkpoint_text,
+    edge_text,
+    edge_ticks,
+    grid_of,
+    marks_of,
+    shown_quantities,
+    to_scale,
+    wrapped,
+)
+from sharpness.plots.marks import label_text
+from sharpness.plots.networks import Network
+from sharpness.plots.style import COLUMN, FULL, new_figure
+from sharpness.plots.words import Pairs, drawn_records, unit, with_unit
+from sharpness.records import ProbeRecord
+
+BESIDE = 1.35
+"""Inches of a panel's width that its labels and its colour bar take."""
+LINE = 0.125
+"""Inches of one line of the legend."""
+TICKS = 6.5
+"""So many numbers of a colour bar fit into an inch."""
+SHORTEST = 1.7
+"""Inches that the labels at the side of a panel need, however flat the plane is."""
+EDGE: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": "black"}
+MARK = EDGE | {"markersize": 5.5, "markeredgewidth": 0.9, "linestyle": ""}
+OUTLINE = [Stroke(linewidth=2.2, foreground="black"), Normal()]
+PATH = EDGE | {"markersize": 2.5, "markeredgewidth": 0.4, "marker": "o", "color": "white", "linewidth": 0.9}
+PATH["path_effects"] = OUTLINE
+
+
+def plane_figure(table: pd.DataFrame, networks: Sequence[Network], probe: str) -> Figure:
+    """Draw a panel for each quantity of one network, or for the losses of several, in bands of the same rises."""
+    drawn = drawn_records(networks, probe, table)
+    grids = {network.label: grid_of(table, network.label) for network, _ in drawn}
+    panels = [(n, record, name) for n, record in drawn for name in shown_quantities(grids[n.label], len(drawn))]
+    columns = 1 if len(panels) == 1 else 2
+    width = COLUMN if columns == 1 else FULL
+    legend = legend_of(table, drawn, grids, 56 if columns == 1 else 118)
+    lines = sum(str(handle.get_label()).count("\n") + 1 for handle in legend)
+    rows = -(-len(panels) // columns)
+    most = 2.6 if rows < 3 else 1.8
+    tall = {n.label: min(most, (width / columns - BESIDE) * _ratio(grids[n.label], record)) for n, record in drawn}
+    figure, axes = new_figure(width, rows * (max(SHORTEST, *tall.values()) + 0.6) + LINE * lines + 0.1, rows, columns)
+    bands = {name: bands_of(name, list(grids.values())) for name in {name for *_, name in panels}}
+    for ax, (network, record, name) in zip(axes.flat, panels, strict=False):
+        grid = grids[network.label]
+        _panel(ax, grid, name, bands[name], with_unit(QUANTITIES[name], drawn), int(TICKS * tall[network.label]))
+        _checkpoints(ax, table, network, grid)
+        ax.set_aspect("equal" if to_scale(record) else "auto")
+        x_label, y_label = axis_texts(record, 30)
+        ax.set_xlabel(x_label, fontsize=8, linespacing=1.0)
+        ax.set_ylabel(y_label, fontsize=8, linespacing=1.0)
+        if len(drawn) > 1:
+            ax.set_title(wrapped(network.label, 36), linespacing=1.0)
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    figure.legend(handles=legend, loc="outside lower center", ncols=1, handlelength=1.6, fontsize=7)
+    return figure
+
+
+def _ratio(grid: Grid, record: ProbeRecord) -> float:
+    """Return the height of a panel for its width."""
+    x, y = grid.size
+    return y / x if to_scale(record) else 0.8
+
+
+def _panel(ax: Axes, grid: Grid, name: str, bands: Bands, label: str, most_ticks: int) -> None:
+    """Fill the contours of the values at the points, linear between them, and cross out what is not finite."""
+    values = grid.values[name]
+    shown = above_minimum(values) if name.endswith("loss") else values
+    colors: dict[str, Any] = {"cmap": bands.colors, "norm": bands.norm}
+    filled = ax.contourf(grid.xs, grid.ys, np.ma.masked_invalid(shown), levels=bands.edges, **colors)
+    inner = bands.edges[1:-1]
+    if len(inner):
+        style: dict[str, Any] = {"colors": "white", "linewidths": 0.35, "alpha": 0.7}
+        ax.contour(grid.xs, grid.ys, np.ma.masked_invalid(shown), levels=inner, **style)
+    _gaps(ax, grid, shown, colors)
+    ax.set(xlim=(grid.xs.min(), grid.xs.max()), ylim=(grid.ys.min(), grid.ys.max()))
+    ax.grid(visible=False)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(filled, cax=ax.inset_axes((1.03, 0, 0.05, 1)), spacing="uniform")
+    ticks = edge_ticks(bands.edges, most_ticks)
+    bar.set_ticks(list(ticks), labels=list(ticks.values()))
+    bar.ax.tick_params(which="both", length=0, labelsize=6.5, pad=1.5)
+    bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
+    bar.set_label(_bar_label(name, label, values), fontsize=7.5, linespacing=1.0)
+
+
+def _bar_label(name: str, label: str, values: NDArray[np.float64]) -> str:
+    if name.endswith("accuracy"):
+        return f"{label.partition(' (')[0]} (%)"
+    loss, _, loss_unit = label.partition(" (")
+    minimum = edge_text(float(f"{np.nanmin(values):.4g}"))
+    return f"{loss} above its\nminimum of {minimum}{f' ({loss_unit}' if loss_unit else ''}"
+
+
+def _gaps(ax: Axes, grid: Grid, shown: NDArray[np.float64], colors: dict[str, Any]) -> None:
+    """Hatch what no contour can fill, cross each point that is not finite, and dot those that stand alone."""
+    finite = np.isfinite(shown)
+    if finite.all():
+        return
+    corner, (width, height) = (grid.xs.min(), grid.ys.min()), grid.size
+    with mpl.rc_context({"hatch.linewidth": 0.4}):
+        hatched: dict[str, Any] = {
+            "facecolor": "0.85",
+            "edgecolor": "0.6",
+            "hatch": "////",
+            "linewidth": 0,
+            "zorder": 0,
+        }
+        ax.add_patch(Rectangle(corner, width, height, **hatched))
+    x, y = np.meshgrid(grid.xs, grid.ys)
+    cross: dict[str, Any] = {"marker": "x", "markersize": 3, "markeredgewidth": 0.6, "linestyle": "", "color": "0.25"}
+    ax.plot(x[~finite], y[~finite], clip_on=False, zorder=2.5, **cross)
+    alone = finite & ~_filled(finite)
+    ax.scatter(x[alone], y[alone], c=shown[alone], s=9, linewidths=0.3, edgecolors="white", zorder=2.4, **colors)
+
+
+def _filled(finite: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which points lie in a filled part: three finite corners of a cell of the grid are filled.
+
+    >>> _filled(np.array([[True, True, False], [True, False, True]])).tolist()
+    [[True, True, False], [True, False, False]]
+    """
+    count = finite.astype(int)
+    cells = np.pad(count[:-1, :-1] + count[1:, :-1] + count[:-1, 1:] + count[1:, 1:] >= 3, 1)
+    return finite & (cells[:-1, :-1] | cells[1:, :-1] | cells[:-1, 1:] | cells[1:, 1:])
+
+
+def _checkpoints(ax: Axes, table: pd.DataFrame, network: Network, grid: Grid) -> None:
+    """Draw the trajectory as a line with points, and the marks upon it."""
+    path = rows_where(table, network=network.label, part="trajectory")
+    if len(path):
+        ax.plot(floats(path, "x"), floats(path, "y"), zorder=3, **PATH)
+    for marker, mark in zip(MARKERS, marks_of(table, network), strict=False):
+        if grid.holds(mark["x"], mark["y"]):
+            ax.plot(mark["x"], mark["y"], marker=marker, clip_on=False, zorder=4, **MARK)
+
+
+def legend_of(table: pd.DataFrame, drawn: Pairs, grids: Mapping[str, Grid], width: int) -> list[Line2D]:
+    """Return the marks with their own losses, and the trajectory with its ends."""
+    handles = []
+    for network, _ in drawn:
+        whose = f"{label_text(network.label)}, " if len(drawn) > 1 else ""
+        for marker, mark in zip(MARKERS, marks_of(table, network), strict=False):
+            text = checkpoint_text(mark, grids[network.label], unit(drawn), width - len(whose))
+            handles.append(Line2D([], [], marker=marker, label=whose + text, **MARK))
+        path = list(rows_where(table, network=network.label, part="trajectory")["name"])
+        if path:
+            text = f"{whose}trajectory from {label_text(path[0])} to {label_text(path[-1])}"
+            handles.append(Line2D([], [], label=textwrap.fill(text, width), **PATH))
+    return handles

@@ -1,0 +1,124 @@
+"""Loss and accuracy along two paths between the same two checkpoints: how the second lowers the barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sharpness.plots.axes import number_axis
+from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.line import CURVES, SPLITS
+from sharpness.plots.marks import label_text
+from sharpness.plots.networks import Network, far_end
+from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
+from sharpness.plots.words import Pairs, with_unit
+from sharpness.records import ProbeRecord
+
+CHORD: dict[str, Any] = {"color": "0.45", "linestyle": ":", "linewidth": 0.9}
+WIDTHS = (5.0, 1.8)
+"""Points of the bars at the largest rises: those of both paths are seen where they stand in one place."""
+
+
+def path_rows(label: str, path: str, ts: Sequence[float], curves: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return loss (nats) and accuracy (%) along one path, a row for each ``t``."""
+    known = {name: np.array(curves[name], dtype=float) for name in CURVES if curves.get(name) is not None}
+    return [
+        {"network": label, "path": path, "t": t}
+        | {name: (100 if name.endswith("accuracy") else 1) * values[i] for name, values in known.items()}
+        for i, t in enumerate(ts)
+    ]
+
+
+def path_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows as a table, without the networks that have no finite loss on any path."""
+    table = pd.DataFrame(rows, columns=pd.Index(("network", "path", "t", *CURVES)))
+    table = table.astype(dict.fromkeys(("t", *CURVES), float))
+    finite = np.isfinite(floats(table, "train_loss")) | np.isfinite(floats(table, "test_loss"))
+    labels = [label for label, is_finite in zip(table["network"], finite, strict=True) if is_finite]
+    return cast(pd.DataFrame, table.loc[np.isin(list(table["network"]), labels)])
+
+
+def paths_figure(
+    table: pd.DataFrame, networks: Sequence[Network], drawn: Pairs, names: Mapping[str, str], label: str
+) -> Figure:
+    """Draw a row of panels per network: loss and, where it is known, accuracy; ``names`` are the paths' in the legend.
+
+    The grey dotted line is the chord of the train loss between the ends, and the broad bars are the largest rises above
+    it.
+    """
+    finite = [name for name in CURVES if np.isfinite(floats(table, name)).any()]
+    kinds = [kind for kind in ("loss", "accuracy") if any(name.endswith(kind) for name in finite)]
+    splits = [split for split in SPLITS if any(name.startswith(split) for name in finite)]
+    width = COLUMN if len(kinds) == 1 else FULL
+    figure, axes = new_figure(width, 2.1 * len(drawn) + 0.35, len(drawn), len(kinds))
+    shown = {path: name for path, name in names.items() if path in set(table["path"])}
+    for row, (network, record) in zip(axes, drawn, strict=True):
+        rows = rows_where(table, network=network.label)
+        for ax, kind in zip(row, kinds, strict=True):
+            for look, path, bar in zip(LOOKS, names, WIDTHS, strict=False):
+                _path(ax, rows_where(rows, path=path), kind, splits, look)
+                if kind == "loss":
+                    _rise(ax, rows_where(rows, path=path), look.color, bar)
+            ax.set(xlim=(-0.02, 1.02), xlabel=label)
+            if kind == "accuracy":
+                ax.set(ylim=(-2, 102), ylabel="Accuracy (%)")
+            else:
+                number_axis(ax.yaxis, np.concatenate([floats(rows, f"{split}_loss") for split in splits]))
+                ax.set_ylabel(with_unit("Loss", drawn))
+            ends = end_names(networks, network, record)
+            ax.set_title(f"0: {label_text(ends[0])}\n1: {label_text(ends[1])}", loc="left", linespacing=1.0)
+    handles = [
+        Line2D([], [], color=look.color, marker=look.marker, markersize=3, label=name)
+        for look, (path, name) in zip(LOOKS, names.items(), strict=False)
+        if path in shown
+    ]
+    if len(splits) > 1:
+        handles += [Line2D([], [], color="0.4", linestyle=SPLITS[split], label=split) for split in splits]
+    handles.append(Line2D([], [], label="chord", **CHORD))
+    columns = len(handles) if width == FULL else 3
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.2, columnspacing=1.2)
+    return figure
+
+
+def _path(ax: Axes, rows: pd.DataFrame, kind: str, splits: Sequence[str], look: Look) -> None:
+    for split in splits:
+        face = look.color if split == "train" else "white"
+        style: dict[str, Any] = {"color": look.color, "linestyle": SPLITS[split], "linewidth": 1.1, "zorder": 3}
+        dots: dict[str, Any] = {"marker": look.marker, "markersize": 2.2, "markeredgewidth": 0.5}
+        values = floats(rows, f"{split}_{kind}")
+        ax.add_line(Line2D(floats(rows, "t"), values, markerfacecolor=face, **style, **dots))
+
+
+def _rise(ax: Axes, rows: pd.DataFrame, color: str, width: float) -> None:
+    """Draw the chord and the largest rise of the measured train losses above it, if both ends are finite."""
+    t, losses = floats(rows, "t"), floats(rows, "train_loss")
+    if not (len(t) and np.isfinite(losses[[0, -1]]).all()):
+        return
+    chord = (1 - t) * losses[0] + t * losses[-1]
+    top = int(np.nanargmax(losses - chord))
+    ax.add_line(Line2D(t, chord, zorder=2, **CHORD))
+    bar: dict[str, Any] = {"color": color, "linewidth": width, "alpha": 0.5, "solid_capstyle": "butt", "zorder": 2.5}
+    ax.add_line(Line2D([t[top], t[top]], [chord[top], losses[top]], **bar))
+
+
+def end_names(networks: Sequence[Network], network: Network, record: ProbeRecord) -> tuple[str, str]:
+    """Return the names of both ends of a record's paths."""
+    other = far_end(networks, record)
+    if other is not None:
+        return network.label, other.label
+    names = (record.details.get(key) for key in ("other_run_id", "other_checkpoint"))
+    return network.label, next((str(name) for name in names if name is not None), "another checkpoint")
+
+
+def gaps_text(table: pd.DataFrame) -> str:
+    """Say how many losses are not finite and so not drawn."""
+    known = [name for name in ("train_loss", "test_loss") if np.isfinite(floats(table, name)).any()]
+    values = np.concatenate([floats(table, name) for name in known])
+    bad = int(np.sum(~np.isfinite(values)))
+    return f" {bad} of {len(values)} losses are not finite and not drawn." if bad else ""
