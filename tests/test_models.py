@@ -16,7 +16,7 @@ from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.models import MODELS, build_model, check_model
 from sharpness.models.norms import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d, with_ghost_norm
-from sharpness.models.transformer import CharacterTransformer
+from sharpness.models.transformer import CharacterTransformer, tokens_of
 from sharpness.modes import batch_norms
 from sharpness.vectors import flatten
 
@@ -166,9 +166,53 @@ def test_the_weights_of_c1_are_glorot_uniform_and_of_a_resnet_he_normal() -> Non
         fans = sum(layer.weight.shape[:2]) * layer.weight[0, 0].numel()
         bound = (6 / fans) ** 0.5
         assert 0.99 * bound < layer.weight.abs().max() <= bound and not layer.bias.any()
-    conv = build_model(ModelConfig("resnet8"), CIFAR, 10, seed=0).get_submodule("stage3.0.conv2")
+    conv = build_model(ModelConfig("resnet8"), CIFAR, 10, seed=0).get_submodule("stage3.0.conv1")  # 32 to 64 channels
     assert isinstance(conv.weight, Tensor)
     assert float(conv.weight.detach().std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.03)
+    hidden = build_model(ModelConfig("vgg11"), CIFAR, 10, seed=0)[-1]  # type: ignore[index]
+    assert float(hidden.weight.detach().std()) == pytest.approx(0.01, rel=0.03) and not hidden.bias.any()
+
+
+LETTERS = {
+    **{nn.Conv2d: "C", nn.BatchNorm1d: "N", nn.BatchNorm2d: "N", nn.ReLU: "R", nn.Tanh: "T", nn.MaxPool2d: "P"},
+    **{nn.Dropout: "D", nn.Flatten: "F", nn.Linear: "L", nn.Identity: ""},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "letters", "dropouts"),
+    [
+        ("f1", "F LNR LNR LNR LNR LNR L", []),
+        ("c1", "CNRP CNRP F LNRD LNRD L", [0.5, 0.5]),
+        (
+            "c2",
+            "CNRDCNRP CNRDCNRP CNRDCNRDCNRP CNRDCNRDCNRP CNRDCNRDCNRP F DLNRDL",
+            [0.3, 0.4, *[0.4] * 6, 0.5, 0.5],
+        ),
+        ("smith_le", "F LR L", []),
+        ("cohen_tanh", "F LT LT L", []),
+        ("simple_cnn", "CRP CRP F LRD L", [0.4]),
+        ("vgg11", "CNRP CNRP CNRCNRP CNRCNRP CNRCNRP F DLRDLRL", [0.5, 0.5]),
+    ],
+)
+def test_layers_follow_each_other_as_the_authors_have_them(name: str, letters: str, dropouts: list[float]) -> None:
+    layers = list(build_model(ModelConfig(name, MODELS[name].norms[0]), CIFAR, 10, seed=0))  # type: ignore[arg-type]
+    assert "".join(LETTERS[type(layer)] for layer in layers) == letters.replace(" ", "")
+    assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == dropouts
+    if name == "c1":
+        pools = [layer for layer in layers if isinstance(layer, nn.MaxPool2d)]
+        assert [(pool.kernel_size, pool.stride, pool.padding) for pool in pools] == [(3, 2, 1)] * 2
+
+
+@pytest.mark.parametrize(("name", "channels"), [("resnet20", (16, 32, 64)), ("wide_resnet16_4", (64, 128, 256))])
+def test_stages_halve_the_image(name: str, channels: tuple[int, ...]) -> None:
+    x, shapes = pixels(2, CIFAR), {}
+    with torch.no_grad():
+        for part, module in build_model(ModelConfig(name), CIFAR, 10, seed=0).named_children():
+            x = module(x)
+            shapes[part] = tuple(x.shape[1:])
+    wanted = zip(channels, (32, 16, 8), strict=True)
+    assert [shapes[f"stage{i}"] for i in (1, 2, 3)] == [(count, side, side) for count, side in wanted]
 
 
 def test_a_wide_block_is_its_formula() -> None:
@@ -198,6 +242,9 @@ def test_characters_see_none_that_follow() -> None:
         states, others = model.states(tokens), model.states(changed)
         moved = (states - others).abs().amax(dim=(0, 2))
         torch.testing.assert_close(model(tokens), model(tokens.view(2, 1, 1, 12).float() / 255))
+    quotients = torch.arange(256).view(1, 1, 1, 256) / 255
+    for numbers in (quotients, torch.nextafter(quotients, torch.zeros(()))):  # as divided elsewhere, one bit off
+        assert torch.equal(tokens_of(numbers), torch.arange(256).view(1, 256))
     assert float(moved[:7].max()) < 1e-12 and float(moved[7:].min()) > 1e-6
 
 
@@ -242,8 +289,9 @@ def test_ghosts_are_normalised_by_their_own_statistics(
     norm = ghost(5, 4, momentum=0.3).double()
     assert isinstance(norm, plain) and batch_norms(norm) == [norm]
     with torch.no_grad():
-        norm.weight.uniform_(0.5, 2), norm.bias.normal_()
-        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            assert tensor is not None
+            tensor.uniform_(0.5, 2)
     means, variances = norm.running_mean.clone(), norm.running_var.clone()  # type: ignore[union-attr]
     chunks, axes = x.split(sizes), (0, *range(2, x.ndim))
     wide = (-1, *[1] * (x.ndim - 2))
@@ -271,9 +319,10 @@ def network(norm: str) -> nn.Module:
     """Return a small network with norms of both kinds, after a pass that moves its running statistics."""
     torch.manual_seed(0)
     track = norm == "running"
+    norms = nn.BatchNorm2d(3, 1e-2, 0.3, track_running_stats=track), nn.BatchNorm1d(4, 1e-3, track_running_stats=track)
     model = nn.Sequential(
-        *(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, track_running_stats=track), nn.ReLU(), nn.Flatten()),
-        *(nn.Linear(48, 4), nn.BatchNorm1d(4, track_running_stats=track), nn.Linear(4, 3)),
+        *(nn.Conv2d(1, 3, 3), norms[0], nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(48, 4), norms[1], nn.Linear(4, 3)),
     ).double()
     model(torch.randn(6, 1, 6, 6, dtype=torch.float64))
     return model
