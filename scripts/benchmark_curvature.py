@@ -10,35 +10,28 @@ that says so, and is measured at the next call after its installation.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and the other files are not part of the installed package
 
+import benchmark_rows
 import tyro
 from benchmark_networks import BATCH_OF, images, study_run
-from benchmark_parts import SCALE_KNOBS, Job, run_job
+from benchmark_parts import SCALE_KNOBS, run_job
 from benchmark_peers import SEEDED, TOOLS
-from benchmark_tools import NotInstalledError
+from benchmark_rows import Job, Row, measure_missing, worker
 
 from sharpness.cli import run_command
-from sharpness.environment import git_commit, versions
-from sharpness.errors import InputError, RunError, unknown_name
-from sharpness.records import append_jsonl, read_jsonl
+from sharpness.errors import InputError, unknown_name
 
 Network = Literal["SB", "LB", "ResNet", "GPT-2", "MLP"]
 Part = Literal["eigenvalue", "starts", "cost", "memory", "estimators"]
 MEMORY_BUDGETS = (0, 256, 1024)  # MiB
-ROW_MARK = "benchmark row: "
 
 
 @dataclass(frozen=True)
@@ -108,68 +101,14 @@ def jobs_of(options: Options) -> Iterator[Job]:
                 yield job("scale", size, way)
 
 
-def run_in_process(job: Job, runs: Path) -> dict[str, Any]:
-    """Do a job in a process of its own and return its row; one that ends without a row gives one with the reason."""
-    command = [sys.executable, str(Path(__file__).resolve()), "worker", json.dumps(asdict(job)), str(runs)]
-    environment = os.environ | {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        try:
-            output, errors = child.communicate()
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode == -signal.SIGINT:
-        raise KeyboardInterrupt
-    lines = [line for line in output.splitlines() if line.startswith(ROW_MARK)]
-    if lines:
-        return json.loads(lines[-1].removeprefix(ROW_MARK))
-    last = (errors.strip().splitlines() or ["no message"])[-1]
-    reason = f"its process ended with code {child.returncode}: {last}"
-    return asdict(job) | {"reasons": {"value": reason}, "again": True}
+def run_in_process(job: Job, runs: Path) -> Row:
+    """Do a job in a process of its own and return its row."""
+    return benchmark_rows.run_in_process(Path(__file__), job, runs)
 
 
-def worker(job: Job, runs: Path) -> None:
-    """Do one job in this process and print its row; a failure of a tool is a row with the reason."""
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-    facts: dict[str, Any] = {"git_commit": git_commit(), "versions": versions()}
-    try:
-        row = run_job(job, runs)
-    except Exception as error:  # whatever a peer raises is a result too
-        text = " ".join(str(error).split())[:300]
-        reason = text if isinstance(error, InputError | RunError) else f"{type(error).__name__}: {text}"
-        row = {"reasons": {"value": reason}, "again": isinstance(error, NotInstalledError)}
-    print(ROW_MARK + json.dumps(asdict(job) | facts | row, allow_nan=False))
-
-
-def _leave_with(parent: int) -> None:
-    """End this process soon after its parent was killed, so that it does not slow the measurements of the next call."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the identity of a row, the fields of its job."""
-    return tuple(row.get(name) for name in Job.__dataclass_fields__)
-
-
-def measure(options: Options, path: Path) -> list[dict[str, Any]]:
+def measure(options: Options, path: Path) -> list[Row]:
     """Do the jobs that have no row yet, append their rows, and return those of all jobs of these options."""
-    rows = {key(row): row for row in read_jsonl(path)}
-    jobs = list(dict.fromkeys(jobs_of(options)))
-    for number, job in enumerate(jobs, 1):
-        known = rows.get(key(asdict(job)))
-        if known is not None and not known.get("again"):
-            continue
-        print(f"{number} of {len(jobs)}, {job.label} ...", end=" ", flush=True)
-        started = time.perf_counter()
-        row = run_in_process(job, options.runs)
-        append_jsonl(path, row)
-        rows[key(row)] = row
-        failed = row["reasons"].get("value") if "reasons" in row else None
-        print(f"{time.perf_counter() - started:.0f} s{f'; no value: {failed}' if failed else ''}", flush=True)
-    return [rows[key(asdict(job))] for job in jobs]
+    return measure_missing(list(dict.fromkeys(jobs_of(options))), lambda job: run_in_process(job, options.runs), path)
 
 
 def main() -> None:
@@ -190,6 +129,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        worker(Job(**json.loads(sys.argv[2])), Path(sys.argv[3]))
+        worker(Job(**json.loads(sys.argv[2])), Path(sys.argv[3]), run_job)
     else:
         run_command(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import benchmark_peers as peers
 import torch
 from benchmark_estimators import density_entries, trace_entries
 from benchmark_networks import Problem, gpt2_at_scale, load_problem, tiny_problem
+from benchmark_rows import Job, Row
 from benchmark_tools import Answer, Cost, interleaved, measured, vector_bytes
 from torch import Tensor
 
@@ -20,26 +21,9 @@ from sharpness.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import random_unit_vector
 
-Row = dict[str, Any]
 TRUTH_RTOL, TRUTH_HVPS = 1e-8, 400
 NUM_STARTS = 5
 MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Job:
-    """One process of the benchmark; its fields are the identity of the row it adds."""
-
-    part: str
-    network: str
-    tool: str
-    examples: int
-    threads: int
-
-    @property
-    def label(self) -> str:
-        """What the progress line says."""
-        return f"{self.part}: {self.network}, {self.tool}"
 
 
 def run_job(job: Job, runs: Path) -> Row:

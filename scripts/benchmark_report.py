@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from benchmark_peers import TOOLS
+from benchmark_tables import Column, Row, cpu, csv_of, markdown, measured_with, plain, table_of
 from matplotlib.lines import Line2D
 
 from sharpness.plots.axes import log_axis
@@ -20,8 +19,6 @@ from sharpness.plots.save import save_figure
 from sharpness.plots.style import FULL, STYLE, Look, new_figure
 from sharpness.records import write_atomically
 
-Row = dict[str, Any]
-Column = tuple[str, Callable[[Row], Any]]
 MIB = 1 << 20
 COLORS = ("#0173b2", "#de8f05", "#029e73", "#56b4e9", "#d55e00", "#cc78bc", "#ca9161")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
@@ -33,11 +30,11 @@ def render(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write ``benchmark.md``, a CSV per part, ``benchmark.json`` and the figure of errors against time."""
     texts, files = [INTRODUCTION.format(**_facts(rows))], []
     for part, (title, note, columns) in SECTIONS.items():
-        table = pd.DataFrame([{name: read(row) for name, read in columns} for row in _of(rows, part)])
+        table = table_of(_of(rows, part), columns)
         if len(table):
             files.append(out / f"{part}.csv")
-            write_atomically(files[-1], table.to_csv(index=False, lineterminator="\n").encode())
-            texts.append(f"## {title}\n\n{note}\n\n{_markdown(table)}")
+            write_atomically(files[-1], csv_of(table))
+            texts.append(f"## {title}\n\n{note}\n\n{markdown(table)}")
     provenance = _provenance(rows)
     contents = {
         "benchmark.md": "\n\n".join(texts) + "\n",
@@ -111,28 +108,24 @@ def _label(row: Row) -> str:
     return TOOLS[row["tool"]][0]
 
 
-def _plain(name: str) -> Callable[[Row], Any]:
-    return lambda row: row.get(name)
-
-
 def _mib(name: str) -> Callable[[Row], Any]:
     return lambda row: None if row.get(name) is None else round(row[name] / MIB, 1)
 
 
-SOLVED: list[Column] = [("HVPs", _plain("num_hvps")), ("seconds", _plain("seconds"))]
+SOLVED: list[Column] = [("HVPs", plain("num_hvps")), ("seconds", plain("seconds"))]
 SECTIONS: dict[str, tuple[str, str, list[Column]]] = {
     "prepare": (
         "What was measured",
         "All tools see these weights, examples and batches in float32.",
         [
-            *(("network", _plain("network")), ("parameters", _plain("num_parameters"))),
-            *(("examples", _plain("num_examples")), ("batch", _plain("batch_size")), ("loss (nats)", _plain("loss"))),
+            *(("network", plain("network")), ("parameters", plain("num_parameters"))),
+            *(("examples", plain("num_examples")), ("batch", plain("batch_size")), ("loss (nats)", plain("loss"))),
         ],
     ),
     "truth": (
         "Reference",
         "Our own solve of the same network in float64, to 1e-8.",
-        [("network", _plain("network")), ("value", _plain("value")), *SOLVED, ("converged", _converged)],
+        [("network", plain("network")), ("value", plain("value")), *SOLVED, ("converged", _converged)],
     ),
     "eigenvalue": (
         "Top eigenvalue",
@@ -142,8 +135,8 @@ SECTIONS: dict[str, tuple[str, str, list[Column]]] = {
         "HVP over the seconds of one gradient in the same process. Memory: peak resident memory above that before the "
         "solve. Converged: by the tool's own rule. Intervals hold with probability 99 %; only ours are certified.",
         [
-            *(("network", _plain("network")), ("tool", _label), ("value", _plain("value")), ("true error", error_of)),
-            *(("interval", _interval), *SOLVED, ("HVP / gradient", _plain("hvp_gradients"))),
+            *(("network", plain("network")), ("tool", _label), ("value", plain("value")), ("true error", error_of)),
+            *(("interval", _interval), *SOLVED, ("HVP / gradient", plain("hvp_gradients"))),
             *(("memory (MiB)", _mib("peak_bytes")), ("converged", _converged), ("note", _reasons)),
         ],
     ),
@@ -152,7 +145,7 @@ SECTIONS: dict[str, tuple[str, str, list[Column]]] = {
         "The same from five other random starts, one after the other in one process: median (smallest to largest). "
         "Where a power iteration stops is luck in part. Times ours: median seconds over the median of ours.",
         [
-            *(("network", _plain("network")), ("tool", _label), ("true error", _spread("error"))),
+            *(("network", plain("network")), ("tool", _label), ("true error", _spread("error"))),
             *(("HVPs", _spread("num_hvps")), ("seconds", _spread("seconds")), ("times ours", _times_ours)),
             ("note", _reasons),
         ],
@@ -161,9 +154,9 @@ SECTIONS: dict[str, tuple[str, str, list[Column]]] = {
         "Cost of one product",
         "Medians of 7, in turns: one gradient, our product on kept graphs, our product that rebuilds them.",
         [
-            *(("network", _plain("network")), ("gradient (s)", _plain("gradient_seconds"))),
-            *(("cached HVP (s)", _plain("cached_seconds")), ("cached / gradient", _plain("cached_ratio"))),
-            *(("uncached HVP (s)", _plain("uncached_seconds")), ("uncached / gradient", _plain("uncached_ratio"))),
+            *(("network", plain("network")), ("gradient (s)", plain("gradient_seconds"))),
+            *(("cached HVP (s)", plain("cached_seconds")), ("cached / gradient", plain("cached_ratio"))),
+            *(("uncached HVP (s)", plain("uncached_seconds")), ("uncached / gradient", plain("uncached_ratio"))),
             *(("kept graphs (MiB)", _mib("kept_bytes")), ("note", _reasons)),
         ],
     ),
@@ -172,10 +165,10 @@ SECTIONS: dict[str, tuple[str, str, list[Column]]] = {
         "Peak above the start against the cache budget plus (HVPs + 4) vectors. One batch's graph exists whatever is "
         "kept, and is not in the budget.",
         [
-            *(("network", _plain("network")), ("examples", _plain("examples")), ("budget (MiB)", _plain("tool"))),
+            *(("network", plain("network")), ("examples", plain("examples")), ("budget (MiB)", plain("tool"))),
             *(("vectors (MiB)", _mib("vectors_bytes")), ("one graph (MiB)", _mib("graph_bytes"))),
-            *(("peak (MiB)", _mib("peak_bytes")), ("peak / (budget + vectors)", _plain("peak_over_allowed"))),
-            *(("HVPs", _plain("num_hvps")), ("note", _reasons)),
+            *(("peak (MiB)", _mib("peak_bytes")), ("peak / (budget + vectors)", plain("peak_over_allowed"))),
+            *(("HVPs", plain("num_hvps")), ("note", _reasons)),
         ],
     ),
     "scale": (
@@ -184,10 +177,10 @@ SECTIONS: dict[str, tuple[str, str, list[Column]]] = {
         "99 %. Vectors: peak memory above the start in vectors of the model's size, with and without the graph of one "
         "micro-batch.",
         [
-            *(("GPT-2", _plain("network")), ("parameters", _plain("num_parameters")), ("way", _plain("tool"))),
-            *(("value", _plain("value")), ("interval", _interval), ("HVPs", _plain("num_hvps"))),
-            ("vectors", _plain("peak_vectors")),
-            *(("vectors without the graph", _plain("peak_vectors_without_graph")), ("converged", _converged)),
+            *(("GPT-2", plain("network")), ("parameters", plain("num_parameters")), ("way", plain("tool"))),
+            *(("value", plain("value")), ("interval", _interval), ("HVPs", plain("num_hvps"))),
+            ("vectors", plain("peak_vectors")),
+            *(("vectors without the graph", plain("peak_vectors_without_graph")), ("converged", _converged)),
             ("note", _reasons),
         ],
     ),
@@ -196,8 +189,8 @@ SECTIONS: dict[str, tuple[str, str, list[Column]]] = {
         "MLP, against its whole Hessian in float64; means over 20 seeds. Error of the trace: root mean square, "
         "relative. Error of the density: Wasserstein-1 distance to the true spectrum over its norm.",
         [
-            *(("quantity", _plain("tool")), ("estimator", _plain("label")), ("HVPs", _plain("num_hvps"))),
-            *(("true error", _plain("error")), ("note", _reasons)),
+            *(("quantity", plain("tool")), ("estimator", plain("label")), ("HVPs", plain("num_hvps"))),
+            *(("true error", plain("error")), ("note", _reasons)),
         ],
     ),
 }
@@ -205,23 +198,6 @@ INTRODUCTION = """# Curvature benchmark
 
 {cpu}, {threads} threads, {examples} examples, float32; torch {torch}. Rows: results.jsonl; unrounded numbers: the CSV \
 files; versions and hashes: benchmark.json."""
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    """Return a table with numbers of four digits and a dash for what is missing; text on the left, numbers right."""
-    header = [str(name) for name in table]
-    numeric = [any(isinstance(value, int | float) and value == value for value in table[name]) for name in table]
-    lines = [header, ["---:" if right else "---" for right in numeric]]
-    lines += [[_cell(value) for value in row] for row in table.astype(object).itertuples(index=False)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 
 def _figure(rows: Sequence[Row], out: Path, provenance: Mapping[str, Any]) -> list[Path]:
@@ -260,25 +236,13 @@ def _figure(rows: Sequence[Row], out: Path, provenance: Mapping[str, Any]) -> li
 def _facts(rows: Sequence[Row]) -> Row:
     torch = next((row["versions"]["torch"] for row in rows if "versions" in row), "unknown")
     threads, examples = rows[0]["threads"], max(row["examples"] for row in rows)
-    return {"cpu": _cpu(), "threads": threads, "examples": f"{examples:,}", "torch": torch}
-
-
-def _cpu() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    return {"cpu": cpu(), "threads": threads, "examples": f"{examples:,}", "torch": torch}
 
 
 def _provenance(rows: Sequence[Row]) -> Row:
     """Return what the numbers were measured on and with."""
     prepared = {r["network"]: {k: r.get(k) for k in ("data_sha256", "weights_sha256")} for r in _of(rows, "prepare")}
-    return {
-        "schema": 1,
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
-        "threads": sorted({row["threads"] for row in rows}),
-        "examples": sorted({row["examples"] for row in rows}),
-        "git_commits": sorted({row["git_commit"] for row in rows if row.get("git_commit")}),
-        "versions": next((row["versions"] for row in rows if "versions" in row), {}),
+    return measured_with(rows) | {
         "tools": {row["tool"]: row["version"] for row in rows if "version" in row},
         "networks": prepared,
     }

@@ -7,7 +7,7 @@ import gc
 import importlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,12 +26,12 @@ class NotInstalledError(RunError):
     """A peer is missing, so its rows are to be measured again once it is there."""
 
 
-def peer(module: str) -> Any:
+def peer(module: str, install: str = INSTALL) -> Any:
     """Return another library by the name of its module; :class:`NotInstalledError` where it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise NotInstalledError(f"{module} cannot be imported ({error}): {INSTALL}") from error
+        raise NotInstalledError(f"{module} cannot be imported ({error}): {install}") from error
 
 
 def hide_broken_torchvision() -> None:
@@ -131,7 +131,7 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Return the median seconds of each call, made in turns so that a slow spell of the machine meets all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):

@@ -61,5 +61,8 @@ class ProbeRequest(Request):
     probes: Annotated[str | None, Arg(metavar="NAME,NAME")] = None
     """Names from `sharpness probes`, separated by commas; by default all. Knobs of one: --NAME.KNOB VALUE, as in
     --eigenvalues.k 5; `sharpness probes NAME` lists them."""
+    trained_on: Annotated[str | None, Arg(metavar="SPEC")] = None
+    """The data whose gradient gives the direction of critical and directional sharpness, if not --data: critical
+    sharpness is then the relative one (Kalra et al. 2026), as of pretraining data under finetuning steps."""
     start: Annotated[Path | None, Arg(metavar="FILE")] = None
     """The weights where training started, for the distance from there; a run folder has its own."""

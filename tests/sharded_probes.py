@@ -41,7 +41,8 @@ class Broken:
 
 
 ONE_PROCESS = {"gradient_noise", "batch_sharpness", "learning_coefficient", "preconditioned_sharpness", "connectivity"}
-"""Probes of single examples or random batches, which are refused where the data are in several processes."""
+ONE_PROCESS |= {"interaction", "geodesic_sharpness"}
+"""Probes of single examples or random batches, which are refused in several processes, and that of attention."""
 
 
 def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sharpness.operators import to_dense
-from sharpness.records import read_jsonl
+from sharpness.records import append_jsonl, read_jsonl
 from tests.conftest import ROOT, run_python
 
 TOOLS = ("ours", "pyhessian", "own-eigsh")
@@ -97,7 +97,7 @@ def test_peak_memory_is_what_the_call_took_beyond_the_start(monkeypatch: pytest.
 
 
 def test_read_back_rows_are_the_appended_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    benchmark = script(monkeypatch, "benchmark_curvature")
-    job = benchmark.Job("scale", "small", "basis-free", 200, 1)
-    benchmark.append_jsonl(tmp_path / "rows.jsonl", asdict(job))
-    assert benchmark.key(read_jsonl(tmp_path / "rows.jsonl")[0]) == benchmark.key(asdict(job))
+    rows = script(monkeypatch, "benchmark_rows")
+    job = rows.Job("scale", "small", "basis-free", 200, 1)
+    append_jsonl(tmp_path / "rows.jsonl", asdict(job))
+    assert rows.key(read_jsonl(tmp_path / "rows.jsonl")[0]) == rows.key(asdict(job))

@@ -76,7 +76,7 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
         ("training", {"learning_rate": 0.0}, "positive learning_rate"),
         ("training", {"learning_rate": float("nan")}, "positive learning_rate"),
         ("training", {"optimizer": "adan"}, "expected one of adam"),
-        ("model", {"name": "f9"}, "expected one of f1"),
+        ("model", {"name": "f9"}, "expected one of f"),
         ("model", {"norm": "bacth"}, "expected one of batch"),
         ("data", {"name": "fashion"}, "expected one of fashion_mnist"),
         ("data", {"num_train": 50}, "at most the 50 training examples"),

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sharpness.cli.options import Probe
 from sharpness.cli.probe import run_probe
 from sharpness.errors import InputError
+from sharpness.probes import CriticalSharpness
 from sharpness.probes.given import load_given
 from sharpness.records import read_jsonl
 from tests.given_cases import CLASSES, classifier, mlp, seeded
@@ -171,6 +172,24 @@ def test_recalibrated_statistics_are_those_of_the_data_and_stay(tmp_path: Path) 
     for change in ({"norm": "frozen"}, {"norm": "recalibrate"}):
         records = probe(options, out, key=None, **change)
     assert len(records) == 2 and records[0]["value"] != records[1]["value"]
+
+
+def test_relative_critical_sharpness_goes_along_the_gradient_of_other_data(tmp_path: Path) -> None:
+    options = classifier(tmp_path, "tests.given_cases:mlp", seeded(mlp), 1, 8).arguments
+    x = np.random.default_rng(5).standard_normal((5, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "other.npz", x=x, y=np.array([0, 1, 2, 3, 0]))
+    other, out = f"npz:{tmp_path / 'other.npz'}", tmp_path / "out"
+    for change in ({}, {"trained_on": other}, {"trained_on": other}):
+        records = probe(options, out, key=None, probes="critical_sharpness,trace", **change)
+    plain, trace, relative = records  # of the three calls the last measures nothing, and the trace knows no other data
+    assert [r["quantity"] for r in records] == ["critical_sharpness", "trace", "relative_critical_sharpness"]
+    request, path = as_request(options)
+    losses = [load_given(as_request(options, data=d)[0], path, CPU).subject.loss for d in (request.data, other)]
+    assert relative["value"] == CriticalSharpness()(losses[0], trained=losses[1]).value != plain["value"]
+    assert relative["details"]["trained_on_examples"] == 5 and "trained_on_examples" not in trace["details"]
+    np.savez(tmp_path / "other.npz", x=x, y=np.array([0, 1, 2, 3, 9]))
+    with pytest.raises(InputError, match="labels from 0 to 3"):
+        probe(options, out, key=None, trained_on=other)
 
 
 def test_a_bad_knob_ends_the_command_but_what_was_found_is_shown(

@@ -27,7 +27,7 @@ from sharpness.environment import choose_device
 from sharpness.errors import InputError
 from sharpness.probes import PROBES
 from sharpness.probes.given import Given, load_given
-from sharpness.probes.others import with_far_end, with_start
+from sharpness.probes.others import with_far_end, with_start, with_trained
 from sharpness.probes.runner import applicable, probes_named
 from sharpness.records import ProbeRecord
 
@@ -39,9 +39,10 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
     check_out_folder(command.out)
     asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
     named = set(asked) if command.probes is not None else set(knobs)
-    first = with_start(command, load_given(command, command.first, device))
+    first = with_trained(command, with_start(command, load_given(command, command.first, device)))
     try:
-        second = load_given(replace(command, key=command.second_key, ema=command.second_ema), command.second, device)
+        theirs = replace(command, key=command.second_key, ema=command.second_ema)
+        second = with_trained(command, load_given(theirs, command.second, device))
     except MismatchError as error:
         show_table(report_table(error.report))
         raise

@@ -17,7 +17,7 @@ from sharpness.cli.output import make_console, print_json, records_table, say, s
 from sharpness.environment import choose_device
 from sharpness.errors import InputError, RunError
 from sharpness.probes.given import Given, load_given
-from sharpness.probes.others import with_start
+from sharpness.probes.others import with_start, with_trained
 from sharpness.probes.runner import Outcome, applicable, measure, probes_named
 from sharpness.probes.subject import Subject
 from sharpness.records import ProbeRecord
@@ -34,7 +34,7 @@ def run_probe(command: Probe, knobs: Knobs) -> None:
     check_out_folder(command.out)
     asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
     named = set(asked) if command.probes is not None else set(knobs)
-    given = with_start(command, load_given(command, command.checkpoint, device))
+    given = with_trained(command, with_start(command, load_given(command, command.checkpoint, device)))
     show_given(console, given)
     probes = applicable(asked, given.subject, named=named)
     folder = open_out(command.out or given.path)

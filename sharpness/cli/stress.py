@@ -36,6 +36,8 @@ def run_stress(command: Stress, knobs: Knobs) -> None:
     check_out_folder(command.out)
     asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
     named = set(asked) if command.probes is not None else set(knobs)
+    if command.trained_on is not None:
+        raise InputError("expected no --trained-on with stress, got one: its directions are those of --data")
     given = load_given(command, command.checkpoint, device)
     show_given(console, given)
     rescaling = _chosen(console, command, given)

@@ -12,8 +12,11 @@ from sharpness.probes.density import SpectralDensity
 from sharpness.probes.directional_sharpness import DirectionalSharpness
 from sharpness.probes.distance import DistanceFromStart
 from sharpness.probes.eigenvalues import TopEigenvalues
+from sharpness.probes.fisher_rao import FisherRaoNorm
 from sharpness.probes.fisher_trace import FisherTrace
+from sharpness.probes.geodesic_sharpness import GeodesicSharpness
 from sharpness.probes.gradient_noise import GradientNoise
+from sharpness.probes.interaction import Interaction
 from sharpness.probes.keskar_maximum import KeskarMaximum
 from sharpness.probes.keskar_sharpness import KeskarSharpness
 from sharpness.probes.layers import LayerEigenvalues
@@ -36,8 +39,11 @@ __all__ = [
     "CriticalSharpness",
     "DirectionalSharpness",
     "DistanceFromStart",
+    "FisherRaoNorm",
     "FisherTrace",
+    "GeodesicSharpness",
     "GradientNoise",
+    "Interaction",
     "Interpolation",
     "KeskarMaximum",
     "KeskarSharpness",
@@ -68,6 +74,9 @@ PROBES: dict[str, ProbeInfo] = {
     "worst_case": ProbeInfo(
         WorstCaseSharpness, ("w",), "largest loss rise in an l2 or linf ball: plain, adaptive or by filters"
     ),
+    "geodesic_sharpness": ProbeInfo(
+        GeodesicSharpness, ("w",), "largest loss rise along geodesics that do not see attention's symmetry"
+    ),
     "sam": ProbeInfo(SamSharpness, ("w",), "loss rise after one step of SAM"),
     "average_case": ProbeInfo(
         AverageCaseSharpness, ("w",), "mean loss rise under Gaussian noise, with a standard error"
@@ -77,6 +86,9 @@ PROBES: dict[str, ProbeInfo] = {
     ),
     "directional_sharpness": ProbeInfo(DirectionalSharpness, ("w",), "curvature over slope along the gradient"),
     "batch_sharpness": ProbeInfo(BatchSharpness, ("w",), "curvature of random batches along their own gradients"),
+    "interaction": ProbeInfo(
+        Interaction, ("w",), "curvature of the whole loss along the gradients of random batches: GNI or IAS"
+    ),
     "pac_bayes": ProbeInfo(
         PacBayesSigma, ("w",), "largest Gaussian noise in the weights for a stated rise of the loss"
     ),
@@ -88,6 +100,7 @@ PROBES: dict[str, ProbeInfo] = {
     "norms": ProbeInfo(WeightNorms, ("w",), "l2 and spectral norms of the weights"),
     "occam": ProbeInfo(OccamFactor, ("w",), "Occam factor of Smith and Le from the spectral density"),
     "fisher_trace": ProbeInfo(FisherTrace, ("w",), "trace of the Fisher matrix"),
+    "fisher_rao_norm": ProbeInfo(FisherRaoNorm, ("w",), "size of the weights in the metric of the Fisher matrix"),
     "preconditioned_sharpness": ProbeInfo(
         PreconditionedSharpness, ("w",), "top eigenvalue of the Hessian as Adam sees it"
     ),
@@ -95,8 +108,6 @@ PROBES: dict[str, ProbeInfo] = {
         GradientNoise, ("w",), "gradient noise scale B_simple and B_noise, best step by batch size"
     ),
     "distance": ProbeInfo(DistanceFromStart, ("w", "x0"), "distance of the weights from where training started"),
-    "interpolation": ProbeInfo(
-        Interpolation, ("w", "other"), "loss and accuracy on the line to another checkpoint"
-    ),
+    "interpolation": ProbeInfo(Interpolation, ("w", "other"), "loss and accuracy on the line to another checkpoint"),
     "pyhessian": ProbeInfo(PyHessianCheck, ("w",), "cross-check of the top eigenvalue by PyHessian"),
 }

@@ -14,9 +14,10 @@ from sharpness.checkpoints import load_into, read_checkpoint
 from sharpness.checkpoints.formats import recognise
 from sharpness.checkpoints.run_folders import evaluation_batches, load_run_data
 from sharpness.data import random_subset
-from sharpness.data.sources import load_test_data
+from sharpness.data.sources import load_data, load_test_data
 from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.guards import check_before_probing
 from sharpness.loss import Loss
 from sharpness.modes import batch_norms
 from sharpness.probes.given import Given, batch_size_of, named_inputs, run_seed, weights_file
@@ -89,6 +90,22 @@ def with_start(request: ProbeRequest, given: Given) -> Given:
     file = run.path / "x0.safetensors"
     subject = replace(given.subject, start=lambda: _renamed(point_of(request, file, loss, same_key=False)))
     return replace(given, subject=subject)
+
+
+def with_trained(request: ProbeRequest, given: Given) -> Given:
+    """Return the checkpoint with the loss over the data of ``trained_on``, whose gradient some probes go along."""
+    if request.trained_on is None:
+        return given
+    ours = given.subject.loss
+    data = load_data(
+        request.trained_on,
+        batch_size=batch_size_of(request, given.run),
+        examples=request.examples,
+        seed=request.seed or 0,
+        data_dir=request.data_dir,
+    )
+    trained, _ = check_before_probing(lambda: ours.over(named_inputs(ours.model, data.batches)))
+    return replace(given, subject=replace(given.subject, trained=lambda: trained))
 
 
 def _renamed(point: Point) -> Point:

@@ -21,7 +21,7 @@ from sharpness.evidence import Progress
 from sharpness.landscapes.cells import CellsMissing
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
-from sharpness.probes.subject import Point, Subject, Surface, details_of, identity_of
+from sharpness.probes.subject import Beside, Subject, details_of, identity_of
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder
 
@@ -77,9 +77,12 @@ def measure(
     A solve that ran out of time is recorded as it stands and goes on from its kept products when it is asked for again.
     ``part`` is this process's share of the points of a landscape: it is recorded by the process that finds all there.
     """
-    surface = subject.surface() if subject.surface is not None and _takes(probe, "test_loss") else None
-    points = subject.points(name)
-    identity = _plain({"probe": name, "knobs": deciding_knobs(asdict(probe)), **identity_of(subject, points, surface)})
+    beside = Beside(
+        points=subject.points(name),
+        surface=subject.surface() if subject.surface is not None and _takes(probe, "test_loss") else None,
+        trained=subject.trained() if subject.trained is not None and _takes(probe, "trained") else None,
+    )
+    identity = _plain({"probe": name, "knobs": deciding_knobs(asdict(probe)), **identity_of(subject, beside)})
     if (known := _known(folder, identity)) is not None:
         return Outcome(name, "there already", known)
     if deadline is not None and time.perf_counter() >= deadline:
@@ -88,7 +91,7 @@ def measure(
     with _only_here(products, name, part):
         try:
             with deterministic(subject.loss.device):
-                record = _call(name, probe, subject, points, surface, products, deadline, progress, part)
+                record = _call(name, probe, subject, beside, products, deadline, progress, part)
         except _TimeIsUp:
             return Outcome(name, "out of time", reason="it has no result before its end")
         except CellsMissing as error:
@@ -108,32 +111,37 @@ def _only_here(products: Path, name: str, part: tuple[int, int]) -> Iterator[Non
     """Hold one part of a probe of a subject against other processes; :class:`RunError` where one is measuring it."""
     products.parent.mkdir(parents=True, exist_ok=True)
     lock = products.with_suffix(f".{part[0]}.lock")
+    held = FileLock(lock, blocking=False)
     try:
-        with FileLock(lock, blocking=False):
-            yield
+        held.acquire()
     except Timeout:
         raise RunError(f"{name}: another process is measuring it in {products.parents[1]}: wait for it") from None
-    lock.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # other probes may have theirs there
-        products.parent.rmdir()
+    try:
+        yield
+    finally:  # a probe that does not apply leaves nothing behind either
+        held.release()
+        lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other probes may have theirs there
+            products.parent.rmdir()
 
 
 def _call(
     name: str,
     probe: Any,
     subject: Subject,
-    points: Sequence[Point],
-    surface: Surface | None,
+    beside: Beside,
     products: Path,
     deadline: float | None,
     progress: Progress | None,
     part: tuple[int, int],
 ) -> ProbeRecord:
     """Call a probe with the points and options that it takes and return its record."""
-    loss = subject.loss if surface is None else surface.loss
+    surface, loss = beside.surface, subject.loss if beside.surface is None else beside.surface.loss
     options: dict[str, Any] = {} if surface is None else {"test_loss": surface.test}
+    if beside.trained is not None:
+        options["trained"] = beside.trained
     if _takes(probe, "names"):
-        options["names"] = (subject.name, *(point.name for point in points))
+        options["names"] = (subject.name, *(point.name for point in beside.points))
     if _takes(probe, "part"):
         options["part"] = part
     elif part != (0, 1):
@@ -145,9 +153,9 @@ def _call(
         probe = replace(probe, seconds=left if probe.seconds is None else min(left, probe.seconds))
     elif deadline is not None:
         progress = _until(deadline, progress)
-    weights = [subject.loss.weights, *(point.weights for point in points)]
+    weights = [subject.loss.weights, *(point.weights for point in beside.points)]
     record = probe(loss, *weights, **options, progress=progress).to_record(subject.checkpoint_sha256)
-    return replace(record, details={**record.details, **details_of(subject, points, surface)})
+    return replace(record, details={**record.details, **details_of(subject, beside)})
 
 
 def _takes(probe: Any, option: str) -> bool:

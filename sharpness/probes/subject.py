@@ -63,6 +63,7 @@ class Subject:
     start: Callable[[], Point] | None = None
     others: Sequence[Callable[[], Point]] = ()
     surface: Callable[[], Surface] | None = None
+    trained: Callable[[], Loss] | None = None  # the loss whose gradient gives the direction of some probes
 
     def missing_point(self, name: str) -> str | None:
         """Return what the probe of this name needs and is not here, or ``None``."""
@@ -80,30 +81,44 @@ class Subject:
         return [self.start()] if "x0" in needed and self.start is not None else pair
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What one probe is given beside the weights and the loss."""
+
+    points: Sequence[Point] = ()
+    surface: Surface | None = None
+    trained: Loss | None = None
+
+
 def subject_sha256(subject: Subject) -> str:
     """Return the hash of the weights and buffers that are really measured, whatever file they came from."""
     return sha256_of([subject.loss.weights, *subject.loss.fixed_tensors()])
 
 
-def identity_of(subject: Subject, points: Sequence[Point], surface: Surface | None) -> dict[str, Any]:
+def identity_of(subject: Subject, beside: Beside) -> dict[str, Any]:
     """Return what a record of this subject must agree with beside its probe and knobs."""
     own: dict[str, Any] = {**subject.identity, "weights_sha256": subject_sha256(subject)}
-    if points:
-        own["points_sha256"] = [sha256_of([point.weights]) for point in points]
+    surface, trained = beside.surface, beside.trained
+    if beside.points:
+        own["points_sha256"] = [sha256_of([point.weights]) for point in beside.points]
     if surface is not None and surface.test is not None:
         own["test_data_sha256"] = surface.test.data_sha256()
+    if trained is not None:
+        own["trained_on_sha256"] = trained.data_sha256()
     loss = subject.loss if surface is None else surface.loss
     return {"checkpoint_sha256": subject.checkpoint_sha256, **facts_of(loss), "identity": own}
 
 
-def details_of(subject: Subject, points: Sequence[Point], surface: Surface | None) -> dict[str, Any]:
-    """Return what a record says of the subject, the other points and the losses between them."""
-    details = dict(subject.details) | dict(surface.details if surface else {})
-    if len(points) == 1:
-        (point,) = points
+def details_of(subject: Subject, beside: Beside) -> dict[str, Any]:
+    """Return what a record says of the subject, the other points and the losses beside its own."""
+    details = dict(subject.details) | dict(beside.surface.details if beside.surface else {})
+    if (trained := beside.trained) is not None:
+        details |= {"trained_on_examples": trained.num_examples, "trained_on_sha256": trained.data_sha256()}
+    if len(beside.points) == 1:
+        (point,) = beside.points
         details |= point.details
         if point.checkpoint_sha256 is not None:
             details["other_checkpoint_sha256"] = point.checkpoint_sha256
-    elif points:
-        details["others"] = [{**p.details, "checkpoint_sha256": p.checkpoint_sha256} for p in points]
+    elif beside.points:
+        details["others"] = [{**p.details, "checkpoint_sha256": p.checkpoint_sha256} for p in beside.points]
     return details

@@ -1,0 +1,73 @@
+"""How large are the weights in the metric of the Fisher matrix? The Fisher-Rao norm, by one product."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sharpness.errors import unknown_name
+from sharpness.evidence import Evidence, ProbeResult, Progress
+from sharpness.loss import Loss
+from sharpness.probes.fisher_trace import FISHERS
+from sharpness.probes.spectra import CurvatureProbe, curvature_details
+from sharpness.vectors import norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherRaoResult(ProbeResult):
+    """``w^T F w`` as ``value``."""
+
+    squared_length: float
+    operator_details: dict[str, Any]
+
+    def details(self) -> dict[str, Any]:
+        """Return ``w^T w``, the square root of the value, and what every product says about itself."""
+        root = None if self.value is None else math.sqrt(max(self.value, 0.0))
+        return {"squared_length": self.squared_length, "root": root, **self.operator_details}
+
+    def __str__(self) -> str:
+        return f"{self.value:.5g} ({self.knobs['matrix']}), |w|^2 {self.squared_length:.5g}, {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherRaoNorm(CurvatureProbe):
+    """The Fisher-Rao norm ``w^T F w = (1 / c) sum_n (w^T g_n)^2``, g_n the gradient of one example's log-likelihood.
+
+    Liang et al. 2019 (arXiv 1711.01530). With ``matrix="empirical_fisher"`` the targets are those of the data, with
+    ``"fisher"`` they are drawn once from the network's own predictions (``seed``). It does not change where a rescaling
+    keeps the network's function. For a ReLU network of L layers without biases w^T g is L times the logits' own
+    ``logits^T dl / dlogits``. Their norm is the square root; weights that the loss holds fixed do not count.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.ones_(model.weight)
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0]]))
+    >>> FisherRaoNorm()(Loss(model, torch.nn.functional.mse_loss, [batch])).value   # g = 2 (7 - 6) x: (2 * 7)^2
+    196.0
+    """
+
+    matrix: str = "empirical_fisher"
+
+    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> FisherRaoResult:
+        """Measure at ``w``, or at the loss's own weights; :class:`InputError` for a matrix that is no Fisher matrix."""
+        if self.matrix not in FISHERS:
+            raise unknown_name("Fisher matrix", self.matrix, FISHERS)
+        started = time.perf_counter()
+        x = loss.point(loss.weights if w is None else w)
+        operator = self.operator(loss, x)
+        product = operator.matvec(x).cpu().double()
+        return FisherRaoResult(
+            probe="fisher_rao_norm",
+            quantity=f"{self.matrix}_rao_norm",
+            knobs=asdict(self),
+            value=float(x.cpu().double() @ product),
+            num_hvps=1,
+            seed=self.seed if self.matrix == "fisher" else None,
+            hvp_backend=operator.backend,
+            evidence=Evidence.collect(loss, started),
+            squared_length=norm(x) ** 2,
+            operator_details=curvature_details(operator),
+        )

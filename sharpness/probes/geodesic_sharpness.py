@@ -1,0 +1,159 @@
+"""How far can the loss rise where attention's symmetry is divided out? Worst-case sharpness along geodesics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.environment import derived_seed
+from sharpness.errors import InputError
+from sharpness.evidence import Evidence, Progress
+from sharpness.loss import Loss
+from sharpness.probes.apgd import BALLS, apgd
+from sharpness.probes.attention_pairs import check_symmetric, find_pairs
+from sharpness.probes.geodesics import Geodesics
+from sharpness.probes.perturbations import check_finite, check_radius, finite_value_and_grad, parts_of
+from sharpness.probes.worst_case import PartMaximum, WorstCaseResult
+from sharpness.vectors import norm, normal_vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeodesicResult(WorstCaseResult):
+    """The rise, averaged over the parts of the data."""
+
+    pairs: dict[str, int]
+    condition: float
+
+    def details(self) -> dict[str, Any]:
+        """Return those of the worst case, the number of heads of each pair, and the worst condition of a G H^T."""
+        return {**super().details(), "pairs": self.pairs, "condition": self.condition}
+
+    def __str__(self) -> str:
+        return (
+            f"geodesic, metric {self.knobs['metric']}, rho {self.knobs['rho']:g}, {len(self.pairs)} attention pairs: "
+            f"loss rises by at least {self.value:.4g} from {self.loss:.4g} (mean of {len(self.parts)} parts), "
+            f"{self.num_gradients} gradients, {self.seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True)
+class GeodesicSharpness:
+    """The largest rise on geodesics: ``E_S max_{|xi|_w <= rho} L_S(w + xi - Gamma[xi, xi] / 2) - L_S(w)``.
+
+    da Silva, Dangel, Oore 2025 (arXiv 2505.05409). The (query, key) and (value, output) matrices G and H of each head
+    of attention are used only as ``G H^T``, so G A and H A^-T are the same function for every invertible A; the measure
+    is the same there too, which the adaptive sharpness is not. xi is orthogonal to the directions of this symmetry, its
+    length is that of ``metric``: ``inv``, Tr[(G^T G)^-1 a^T a + (H^T H)^-1 b^T b], or ``mix``, Tr[(H^T H) a^T a +
+    (G^T G) b^T b], added over the heads, and ``|xi / |w||_2`` of all other weights. Geodesics are those to second
+    order. S are parts of at most ``m`` consecutive examples of a batch, ``None`` is all the data at once (theirs:
+    batches of 128 or 256).
+
+    The maximum is sought by Auto-PGD (:func:`sharpness.probes.apgd.apgd`) from w itself and from ``num_starts - 1``
+    random horizontal xi of length rho; it is a lower bound. Deviations: biases of queries, keys and values belong to
+    their matrices as one more row, without which there is no symmetry; the gradient is that of the loss in xi, Gamma
+    included; no multiple of the identity is added to Gram matrices, products of deficient rank are refused. Whether the
+    loss stays at a random G A and H A^-T is measured first.
+
+    >>> model = torch.nn.MultiheadAttention(1, 1, bias=False)                      # of one token: w_v w_o x
+    >>> for p in model.parameters(): _ = torch.nn.init.ones_(p)
+    >>> batch = (torch.ones(1, 1).expand(3, 1, 1), torch.zeros(()))
+    >>> model.forward = lambda x, own=model.forward: own(x, x, x)[0]
+    >>> loss = Loss(model, lambda output, target: output.square().mean(), [batch], dtype=torch.float64)
+    >>> b = 0.1 / 2**0.5                              # w_v and w_o become 1 + b + b^2 / 2 each
+    >>> abs(GeodesicSharpness(rho=0.1)(loss).value - ((1 + b + b**2 / 2) ** 4 - 1)) < 1e-9
+    True
+    """
+
+    rho: float = 0.5
+    metric: str = "inv"
+    m: int | None = None
+    steps: int = 20
+    num_starts: int = 2
+    seed: int = 0
+
+    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> GeodesicResult:
+        """Measure at ``w``, or at the loss's own weights.
+
+        Raises :class:`InputError` for rho <= 0, m, steps or starts below 1, an unknown metric, networks without
+        attention blocks that are known (:func:`sharpness.probes.attention_pairs.find_pairs`) or whose products have a
+        deficient rank, :class:`RunError` where the loss is not finite at the weights or on the way.
+        """
+        self._check()
+        started = time.perf_counter()
+        x = loss.point(loss.weights if w is None else w)
+        pairs = find_pairs(loss)
+        base = check_finite(loss.value(x), "at the weights", "check the data and the weights")
+        geodesics = Geodesics(x, pairs, self.metric)
+        check_symmetric(loss, x, base, pairs, self.seed)
+        parts = list(parts_of(loss, self.m))
+        each = self.num_starts * (self.steps + 1)
+        found = list[PartMaximum]()
+        for number, (share, part) in enumerate(parts):
+
+            def report(step: int, before: int = number * each) -> None:
+                if progress is not None:
+                    progress(before + step, len(parts) * each)
+
+            found.append(self._maximum(part, share, geodesics, number, report))
+        value = sum(part.share * part.rise for part in found)
+        return GeodesicResult(
+            probe="geodesic_sharpness",
+            quantity="geodesic_sharpness",
+            knobs=asdict(self),
+            value=value,
+            lower=value,
+            reasons={
+                "upper": "the maximisation is inexact: what it found bounds the worst case from below only",
+                "confidence": "the lower bound holds without a probability",
+            },
+            num_gradients=len(parts) * each,
+            num_forwards=2,
+            seed=self.seed,
+            evidence=Evidence.collect(loss, started),
+            loss=sum(part.share * part.loss for part in found),
+            parts=tuple(found),
+            pairs={pair.name: len(pair.first) for pair in pairs},
+            condition=geodesics.condition,
+        )
+
+    def _check(self) -> None:
+        check_radius("rho", self.rho, "worst_case takes 0.5")
+        if self.steps < 1 or self.num_starts < 1:
+            raise InputError(
+                f"expected at least 1 step and 1 start, got {self.steps} and {self.num_starts}: "
+                "leave them out for 20 and 2"
+            )
+
+    def _maximum(
+        self, part: Loss, share: float, geodesics: Geodesics, number: int, report: Callable[[int], None]
+    ) -> PartMaximum:
+        """Climb from each start on one part of the data."""
+        values = list[float]()
+
+        def value_and_grad(point: Tensor) -> tuple[float, Tensor]:
+            return finite_value_and_grad(part, point, "on the geodesics", f"use a rho below {self.rho:g}")
+
+        def objective(u: Tensor) -> tuple[float, Tensor]:
+            value, gradient = geodesics.pulled_back(u, value_and_grad)
+            values.append(value)
+            report(len(values))
+            return value, gradient
+
+        starts = (self._start(geodesics, number, start) for start in range(self.num_starts))
+        ascents = [apgd(objective, start, BALLS["l2"], self.rho, self.steps) for start in starts]
+        best = max(ascents, key=lambda ascent: ascent.value)
+        return PartMaximum(
+            share=share, loss=values[0], largest=tuple(a.value for a in ascents), radius=norm(best.point)
+        )
+
+    def _start(self, geodesics: Geodesics, number: int, start: int) -> Tensor:
+        if start == 0:
+            return torch.zeros_like(geodesics.w)
+        seed = derived_seed(self.seed, "geodesic", number, start)
+        u = geodesics.horizontal(normal_vector(geodesics.w.numel(), seed, geodesics.w))
+        return u * (self.rho / norm(u))

@@ -1,0 +1,132 @@
+"""How curved is the whole loss along the gradients of random batches? Gradient-noise interaction, GNI and IAS."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from sharpness.curvature import HessianOperator
+from sharpness.errors import unknown_name
+from sharpness.evidence import Evidence, ProbeResult, Progress
+from sharpness.loss import Loss
+from sharpness.minibatches import Minibatches
+from sharpness.probes.sampled_mean import SampledMean, sampled_mean
+from sharpness.vectors import norm
+
+RATIOS = ("gni", "ias")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InteractionResult(ProbeResult):
+    """The mean over random batches as ``value`` with its interval."""
+
+    mean: SampledMean | None = field(repr=False)
+    batch_size: int
+    gni: float | None
+    ias: float | None
+    squared_gradient: float
+
+    def details(self) -> dict[str, Any]:
+        """Return the batch size, both ratios over the draws that were made, ``|grad L|^2``, and the draws."""
+        names = ("batch_size", "gni", "ias", "squared_gradient")
+        return {name: getattr(self, name) for name in names} | ({} if self.mean is None else self.mean.details())
+
+    def __str__(self) -> str:
+        what, batches = self.knobs["ratio"].upper(), f"{self.num_hvps} batches of {self.batch_size}"
+        if self.value is None:
+            return f"{what} none: {self.reasons['value']}, {batches}, {self.seconds:.1f} s"
+        at = (
+            ""
+            if self.lower is None
+            else f" in [{self.lower:.5g}, {self.upper:.5g}] at {100 * self.knobs['confidence']:g} %"
+        )
+        flag = "" if self.converged else ", NOT converged"
+        return f"{what} {self.value:.5g}{at}, {batches}, {self.seconds:.1f} s{flag}"
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """``E_B[ g_B^T H g_B ]`` over ``|grad L|^2`` (``gni``), or the mean of ``g_B^T H g_B / g_B^T g_B`` (``ias``).
+
+    g_B is the gradient over a random batch B, H the Hessian over all the data. Andreyev and Beneventano 2024 (arXiv
+    2412.20553) tell them from batch sharpness, where the Hessian is the batch's too. A step ``-eta g_B`` raises the
+    loss on average, to second order, where ``eta > 2 / GNI``: at 2 / eta SGD oscillates, but need not be unstable.
+    Batches of ``batch_size`` different examples are drawn independently of each other (by default that of the loss's
+    largest batch; give the one of the training); where that is all of them both are the Rayleigh quotient of the
+    gradient, without an interval. Each draw costs a product over all the data. Stops as
+    :class:`sharpness.probes.batch_sharpness.BatchSharpness` does; ``num_batches`` is theirs. GNI has no value at a
+    stationary point, and a batch whose own gradient is zero none for IAS.
+
+    >>> import torch
+    >>> batches = [(torch.tensor([[3.0, 4.0]]), torch.tensor([[-1.0]]))]
+    >>> loss = Loss(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss, batches)
+    >>> round(Interaction()(loss).value, 3)                  # 2 |x|^2: the only batch's only eigenvalue
+    50.0
+    """
+
+    ratio: str = "gni"
+    batch_size: int | None = None
+    rtol: float = 1e-2
+    confidence: float = 0.95
+    num_batches: int = 500
+    seed: int = 0
+
+    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> InteractionResult:
+        """Measure at ``w``, or at the loss's own weights; raises :class:`InputError` for bad knobs and data."""
+        if self.ratio not in RATIOS:
+            raise unknown_name("ratio", self.ratio, RATIOS)
+        started = time.perf_counter()
+        terms = _Terms(Minibatches(loss, self.batch_size), loss.point(loss.weights if w is None else w), self)
+        mean, shared = None, dict[str, Any]()
+        if terms.batches.size == terms.batches.total:
+            whole = terms(0)
+            reasons = dict.fromkeys(("lower", "upper", "confidence"), "there is one batch of all the data")
+            reasons |= {} if whole is not None else {"value": "the gradient is zero"}
+            shared = {"value": whole, "converged": whole is not None, "reasons": reasons}
+        else:
+            stop: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "progress": progress}
+            mean = sampled_mean(terms, most=self.num_batches, **stop)
+            shared = mean.fields()
+        return InteractionResult(
+            probe="interaction",
+            quantity=self.ratio,
+            knobs=asdict(self),
+            **shared,
+            num_hvps=len(terms.curved),
+            num_gradients=len(terms.curved) + 1,
+            seed=self.seed,
+            hvp_backend=terms.operator.backend,
+            evidence=Evidence.collect(loss, started),
+            mean=mean,
+            batch_size=terms.batches.size,
+            gni=terms.mean("gni"),
+            ias=terms.mean("ias"),
+            squared_gradient=terms.square,
+        )
+
+
+class _Terms:
+    """The ratio of each random batch; keeps ``(g_B^T H g_B, g_B^T g_B)``."""
+
+    def __init__(self, batches: Minibatches, x: Tensor, probe: Interaction) -> None:
+        self.batches, self.x, self.probe = batches, x, probe
+        self.operator, self.square = HessianOperator(batches.loss, x), norm(batches.loss.grad(x)) ** 2
+        self.curved = list[tuple[float, float]]()
+
+    def __call__(self, index: int) -> float | None:
+        g = self.batches.draw(self.probe.seed, "interaction", index).grad(self.x)
+        product, along = self.operator.matvec(g).cpu().double(), g.cpu().double()
+        self.curved.append((float(along @ product), float(along @ along)))
+        return self._ratio(self.probe.ratio, *self.curved[-1])
+
+    def _ratio(self, name: str, curved: float, own: float) -> float | None:
+        square = self.square if name == "gni" else own
+        return curved / square if square else None
+
+    def mean(self, name: str) -> float | None:
+        """Return the mean of a ratio over the batches that have one."""
+        ratios = [ratio for pair in self.curved if (ratio := self._ratio(name, *pair)) is not None]
+        return sum(ratios) / len(ratios) if ratios else None
