@@ -108,7 +108,7 @@ def update(
         for p, anchor in zip(parameters, anchors, strict=True):
             if p.grad is not None:
                 p.grad.add_(p.detach() - anchor, alpha=config.proximal)
-        _clip(parameters, config)
+        clip(parameters, config)
         optimizer.step()
     assert told is not None  # proximal_steps is at least 1
     return told
@@ -128,12 +128,13 @@ def _step(
         with at_worst_point(parameters, config.sam_rho, config.sam_adaptive), fixed_statistics(model):
             optimizer.zero_grad()
             backward(batch)
-    _clip(parameters, config)
+    clip(parameters, config)
     optimizer.step()
     return told
 
 
-def _clip(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> None:
+def clip(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> None:
+    """Scale the gradients down to ``clip_norm`` if they are longer together."""
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
 

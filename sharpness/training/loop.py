@@ -72,7 +72,7 @@ def _train(
     with own_draws, terminating() as asked_to_stop:
         while outcome is None:
             before = at
-            at = replace(_one_update(session, at), seconds=time.perf_counter() - began)
+            at = replace(one_update(session, at), seconds=time.perf_counter() - began)
             at, outcome = after_update(session, before, at, measure)
             stop, due = _agreed(asked_to_stop(), time.perf_counter() - saved > RESUME_SECONDS, device)
             if outcome is None and (stop or due):
@@ -82,7 +82,7 @@ def _train(
                     raise Terminated(f"{run.path}: stopped after update {at.update}; the same command goes on there")
             if progress is not None and at.epoch > before.epoch:
                 progress(at.epoch - 1, math.ceil(session.total_epochs))
-    return close(session, at, outcome, _facts(session, device))
+    return close(session, at, outcome, facts(session, device))
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -98,19 +98,25 @@ def _agreed(stop: bool, due: bool, device: torch.device) -> tuple[bool, bool]:
     return bool(stops), bool(first)
 
 
-def _one_update(session: Session, at: Position) -> Position:
+def one_update(session: Session, at: Position) -> Position:
     """Make the update that begins at a position."""
     config, split = session.config, session.train
-    epoch = at.epochs_done(len(split))
-    size = min(schedules.batch_size(config, epoch, at.batch), len(split) - at.seen)
-    rate = session.rate(epoch)
-    for group in session.optimizer.param_groups:
-        group["lr"] = rate
+    size = prepare(session, at)
     batch = batch_at(session, at, size)
     _seed(derived_seed(config.training.seed, "update", at.update, rank()), session.device)  # for dropout and the like
     told = update(session.network, session.optimizer, session.backward, batch, config.training)
     session.count(told, size, batch.weight)
     return at.after(size, len(split))
+
+
+def prepare(session: Session, at: Position) -> int:
+    """Set the learning rate of the update that begins at a position, and return the size of its batch."""
+    total = len(session.train)
+    epoch = at.epochs_done(total)
+    rate = session.rate(epoch)
+    for group in session.optimizer.param_groups:
+        group["lr"] = rate
+    return min(schedules.batch_size(session.config, epoch, at.batch), total - at.seen)
 
 
 def batch_at(session: Session, at: Position, size: int) -> Batch:
@@ -128,7 +134,8 @@ def batch_at(session: Session, at: Position, size: int) -> Batch:
     return Batch(normalise(images, dtype), split.targets[rows[first:last]], weight)
 
 
-def _facts(session: Session, device: torch.device) -> dict[str, Any]:
+def facts(session: Session, device: torch.device) -> dict[str, Any]:
+    """Return what the manifest says of where a run was trained."""
     return {
         "data_sha256": session.dataset.sha256,
         "data_source": session.dataset.source,

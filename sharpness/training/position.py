@@ -26,6 +26,8 @@ class Position:
     stale: int = 0
     log_rows: int = 0
     measure_rows: int = 0
+    slot: int = 0  # its place among the runs that are trained together, and their number
+    slots: int = 1
 
     def after(self, size: int, total: int) -> Position:
         """Return the position after an update of ``size`` examples in an epoch of ``total``.

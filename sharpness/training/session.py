@@ -172,7 +172,8 @@ class Session:
         """Write everything that the run needs to go on after this update with the same bits."""
         self.sums.gather()
         state = {
-            "model": self.model.state_dict(),
+            # Copies: of weights that are one run's slice of a stack, torch.save would write the whole stack.
+            "model": {name: value.clone() for name, value in self.model.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
             "measures": self.measures.state_dict(),
