@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from sharpness.data import load_dataset as load_dataset
     from sharpness.errors import InputError as InputError
     from sharpness.errors import RunError as RunError
+    from sharpness.landscapes import Barrier as Barrier
+    from sharpness.landscapes import EigenPlane as EigenPlane
     from sharpness.landscapes import Interpolation as Interpolation
+    from sharpness.landscapes import ModeConnectivity as ModeConnectivity
+    from sharpness.landscapes import RandomPlane as RandomPlane
+    from sharpness.landscapes import RandomRays as RandomRays
+    from sharpness.landscapes import ThreePointPlane as ThreePointPlane
+    from sharpness.landscapes import TrajectoryPlane as TrajectoryPlane
     from sharpness.loss import Loss as Loss
     from sharpness.operators import FunctionOperator as FunctionOperator
     from sharpness.operators import scaled as scaled
@@ -30,8 +37,11 @@ if TYPE_CHECKING:
     from sharpness.probes import CriticalSharpness as CriticalSharpness
     from sharpness.probes import DirectionalSharpness as DirectionalSharpness
     from sharpness.probes import DistanceFromStart as DistanceFromStart
+    from sharpness.probes import FisherRaoNorm as FisherRaoNorm
     from sharpness.probes import FisherTrace as FisherTrace
+    from sharpness.probes import GeodesicSharpness as GeodesicSharpness
     from sharpness.probes import GradientNoise as GradientNoise
+    from sharpness.probes import Interaction as Interaction
     from sharpness.probes import KeskarMaximum as KeskarMaximum
     from sharpness.probes import KeskarSharpness as KeskarSharpness
     from sharpness.probes import LayerEigenvalues as LayerEigenvalues
@@ -51,6 +61,16 @@ if TYPE_CHECKING:
 
 # Loaded at first use, so that reading records does not load torch.
 _HOMES = {
+    "Barrier": "landscapes",
+    "EigenPlane": "landscapes",
+    "ModeConnectivity": "landscapes",
+    "RandomPlane": "landscapes",
+    "RandomRays": "landscapes",
+    "ThreePointPlane": "landscapes",
+    "TrajectoryPlane": "landscapes",
+    "FisherRaoNorm": "probes",
+    "GeodesicSharpness": "probes",
+    "Interaction": "probes",
     "Batches": "data",
     "PreconditionedSharpness": "probes",
     "FisherTrace": "probes",

@@ -465,6 +465,30 @@ def test_float64_and_autocast_are_what_they_say(tmp_path: Path, dataset: Dataset
     assert errors[0] < 1e-2 and errors[0] < errors[1] < 0.5
 
 
+def test_tf32_is_on_while_a_run_trains_and_what_it_was_afterwards(tmp_path: Path, dataset: Dataset) -> None:
+    backends: Any = torch.backends
+    switches = (backends.cuda.matmul, backends.cudnn.conv)
+    before, seen = [switch.fp32_precision for switch in switches], []
+
+    def look(step: int, w: Tensor) -> None:
+        seen.append([switch.fp32_precision for switch in switches])
+
+    trained(tmp_path / "run", dataset, small(epochs=1, tf32=True), measure=look)
+    assert seen == [["tf32", "tf32"]] and [switch.fp32_precision for switch in switches] == before
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_to_the_same_weights(tmp_path: Path, dataset: Dataset) -> None:
+    weights = []
+    for compiled in (False, True):
+        config = replace(small(epochs=1, batch_size=65, compile=compiled, dtype="float64"))
+        config = replace(config, model=replace(config.model, name="smith_le", norm="none"))
+        run, _ = trained(tmp_path / str(compiled), dataset, config)
+        weights.append(run.load_weights(run.final_checkpoint()))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -15,7 +15,7 @@ import torch
 from sharpness.config import RunConfig
 from sharpness.data import Dataset, normalise
 from sharpness.distributed import num_ranks, on_all_ranks, rank, sums_over_ranks
-from sharpness.environment import derived_seed, deterministic, git_commit, versions
+from sharpness.environment import derived_seed, deterministic, git_commit, tensor_float_32, versions
 from sharpness.errors import Terminated
 from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training import schedules
@@ -50,7 +50,8 @@ def train(
     ``measure.names`` asks for, at the same epochs.
     """
     check_config(config)
-    with run.lock() if rank() == 0 else contextlib.nullcontext(), deterministic(device):
+    alone = run.lock() if rank() == 0 else contextlib.nullcontext()
+    with alone, deterministic(device), tensor_float_32(config.training.tf32):
         manifest = run.manifest() or _train(config, dataset.to(device), run, device, progress, measure)
         on_all_ranks(lambda: remove_leftovers(run) if rank() == 0 else None)
         return manifest
