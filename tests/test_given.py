@@ -48,7 +48,7 @@ def as_request(arguments: list[str], **changes: Any) -> tuple[Request, Path]:
     return kind(**values | changes), Path(arguments[0])
 
 
-SLOW = {"torchvision ResNet-18"}  # as large as timm's
+SLOW = {"torchvision ResNet-18", "timm ResNet-18", "BERT"}  # other networks of these libraries are not
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES])
