@@ -102,12 +102,12 @@ def _finite(value: Any, path: str, reasons: dict[str, str]) -> Any:
     return value
 
 
-def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
+def append_jsonl(path: Path, row: Mapping[str, Any], *, sync: bool = True) -> None:
     """Append one row as one line with a single write and fsync, first cutting off a half-written last line.
 
     A process killed while it appends leaves at most one partial line, which the next append removes and
-    :func:`read_jsonl` ignores; an append that fails leaves none. NaN raises ``ValueError`` before anything is written,
-    a full disk :class:`RunError`.
+    :func:`read_jsonl` ignores; an append that fails leaves none. Without ``sync`` a power loss, and nothing else, can
+    take the row. NaN raises ``ValueError`` before anything is written, a full disk :class:`RunError`.
     """
     line = (json.dumps(row, allow_nan=False, sort_keys=True) + "\n").encode()
     created = not path.exists()
@@ -119,7 +119,8 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
             os.lseek(descriptor, 0, os.SEEK_END)
             try:
                 _write_all(descriptor, line)
-                os.fsync(descriptor)
+                if sync:
+                    os.fsync(descriptor)
             except OSError:
                 os.ftruncate(descriptor, length)
                 raise

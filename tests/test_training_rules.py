@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.config import (
     AverageConfig,
     BatchConfig,
@@ -378,6 +379,16 @@ def test_goals_end_a_run_with_the_steps_to_the_result(tmp_path: Path, dataset: D
     assert manifest["ended_by"] == "error" and manifest["reached"] <= 0.5
     assert 1 - manifest["final"]["validation_accuracy"] == pytest.approx(manifest["reached"])
     assert run.log()[-1]["epoch"] < 30
+
+
+def test_held_out_examples_are_not_among_those_that_a_run_is_measured_on() -> None:
+    config = replace(SMALL, data=replace(SMALL.data, num_validation=30))
+    cut, whole = load_run_data(config), load_run_data(SMALL)
+    assert (len(cut.train), len(whole.train)) == (100, 130) and cut.held_out is not None and whole.held_out is None
+    assert torch.equal(torch.cat([cut.train.targets, cut.held_out.targets]), whole.train.targets)
+    assert cut.holding_out(30) is cut and cut.sha256 == whole.sha256
+    with pytest.raises(InputError, match="expected 20 held-out examples, got a dataset with 30"):
+        cut.holding_out(20)
 
 
 def test_training_ends_when_the_loss_ceases_to_improve(tmp_path: Path, dataset: Dataset) -> None:

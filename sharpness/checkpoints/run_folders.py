@@ -21,9 +21,13 @@ from sharpness.vectors import flatten, is_finite
 
 
 def load_run_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
-    """Return the dataset of a run, cut as its config says; raises what :func:`sharpness.data.load_dataset` raises."""
+    """Return the dataset of a run, cut as its config says, held-out examples apart from those it is trained on.
+
+    Raises what :func:`sharpness.data.load_dataset` raises.
+    """
     data = config.data
-    return load_dataset(data.name, data_dir=data_dir, num_train=data.num_train, num_test=data.num_test)
+    dataset = load_dataset(data.name, data_dir=data_dir, num_train=data.num_train, num_test=data.num_test)
+    return dataset.holding_out(data.num_validation)
 
 
 def load_network(run: RunFolder, checkpoint: str, dataset: Dataset, device: torch.device) -> nn.Module:

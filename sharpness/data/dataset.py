@@ -86,6 +86,7 @@ class Dataset:
 
     ``sha256`` covers the bytes of train inputs, train targets, test inputs and test targets (int64, little-endian), in
     this order; ``source`` is ``embedded``, or ``data-dir``, ``cache``, ``system folder`` or ``download`` with its path.
+    ``held_out`` are examples taken from ``train`` to validate on.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Dataset:
     num_classes: int
     sha256: str
     source: str
+    held_out: Split | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -103,7 +105,20 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the dataset with all tensors on ``device``, still as bytes."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
+        held_out = None if self.held_out is None else self.held_out.to(device)
+        return replace(self, train=self.train.to(device), test=self.test.to(device), held_out=held_out)
+
+    def holding_out(self, n: int) -> Dataset:
+        """Return the dataset with the last ``n`` training examples held out, unless they are so already.
+
+        ``sha256`` stays that of all. Raises :class:`InputError` where another number is held out or none is left.
+        """
+        there = 0 if self.held_out is None else len(self.held_out)
+        if there == n:
+            return self
+        if there:
+            raise InputError(f"expected {n} held-out examples, got a dataset with {there}: give the whole one")
+        return replace(self, train=self.train.first(len(self.train) - n), held_out=self.train.last(n))
 
 
 def hash_splits(train: Split, test: Split) -> str:

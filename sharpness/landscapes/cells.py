@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from sharpness.records import append_jsonl, read_jsonl
 from sharpness.vectors import sha256_of
 
 FILE = "cells-{part}-of-{parts}.jsonl"
+SYNC_SECONDS = 1.0
+"""A kill loses no point; a power loss takes those of so many seconds at most."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def evaluate_cells(
     own, file = range(mine, count, parts), FILE.format(part=mine + 1, parts=parts)
     key = "" if resume is None else _key(loss, test_loss, points, count, knobs)
     known = from_all_ranks(_known(resume, key))[0]  # processes of torchrun measure each point together
+    synced = time.monotonic()
     for done, number in enumerate(own, 1):
         if number not in known:
             w = points(number)
@@ -82,7 +86,9 @@ def evaluate_cells(
             if resume is not None and rank() == 0:
                 resume.mkdir(parents=True, exist_ok=True)
                 train, test = map(_row, known[number])
-                append_jsonl(resume / file, {"of": key, "cell": number, "train": train, "test": test})
+                sync = done == len(own) or time.monotonic() - synced > SYNC_SECONDS
+                append_jsonl(resume / file, {"of": key, "cell": number, "train": train, "test": test}, sync=sync)
+                synced = time.monotonic() if sync else synced
         if progress is not None:
             progress(done, len(own))
     known |= from_all_ranks(_known(resume, key))[0]

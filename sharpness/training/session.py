@@ -65,8 +65,7 @@ class Session:
         if training.compile:
             network = torch.compile(network)  # type: ignore[assignment]
         watches = "noise_scale" in config.measure.names and training.accumulate > 1 and not is_distributed()
-        held = config.data.num_validation
-        train = dataset.train.first(len(dataset.train) - held)
+        dataset = dataset.holding_out(config.data.num_validation)
         return cls(
             config=config,
             dataset=dataset,
@@ -76,8 +75,8 @@ class Session:
             network=network,
             optimizer=OPTIMIZERS[training.optimizer](model.parameters(), training),
             backward=backward_of(network, training, device, watch=watches),
-            train=train,
-            held_out=dataset.train.last(held) if held else dataset.test,
+            train=dataset.train,
+            held_out=dataset.held_out or dataset.test,
             measures=Measures(config.measure.names, flatten(model)),
             average=Average(config.average),
         )
@@ -191,7 +190,7 @@ def _check_processes(config: RunConfig, dataset: Dataset, device: torch.device) 
             f"expected a CUDA device with model.synchronised, got {device}: PyTorch's synchronised norm has no other; "
             "use ghost_batch, or leave it out"
         )
-    examples = len(dataset.train) - config.data.num_validation
+    examples = len(dataset.holding_out(config.data.num_validation).train)
     smallest = examples % config.training.batch_size or config.training.batch_size
     if smallest < num_ranks():
         raise InputError(
