@@ -99,9 +99,9 @@ class Frame:
         v = self.v.double() / norm(self.v)
         return norm(v - (v @ unit) * unit)
 
-    def at(self, x: float, y: float) -> Tensor:
-        """Return the weights at the coordinates, shape (n,); at (0, 0) the origin bit for bit."""
-        return self.origin.add(self.u, alpha=x).add_(self.v, alpha=y)  # one new vector instead of four
+    def at(self, x: float, y: float, out: Tensor | None = None) -> Tensor:
+        """Return the weights at the coordinates, shape (n,), in ``out`` if given; at (0, 0) the origin bit for bit."""
+        return torch.add(self.origin, self.u, alpha=x, out=out).add_(self.v, alpha=y)
 
     def coordinates(self, w: Tensor) -> tuple[float, float, float]:
         """Return the coordinates of the nearest point of the plane, and how far ``w`` is from it."""

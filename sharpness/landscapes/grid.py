@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sharpness.errors import InputError
@@ -87,11 +88,12 @@ def measure_plane(
     xs, ys = (_grid(low, high, knobs.num_points) for low, high in (plane.x_range, plane.y_range))
     extra = [*plane.marks, *(plane.trajectory or ())]
     size = len(xs) * len(ys)
+    weights = torch.empty_like(plane.frame.origin)  # one for all points: a new vector each time costs page faults
 
     def point(number: int) -> Tensor:
         if number >= size:
             return extra[number - size][1]
-        return plane.frame.at(xs[number % len(xs)], ys[number // len(xs)])
+        return plane.frame.at(xs[number % len(xs)], ys[number // len(xs)], out=weights)
 
     cells = evaluate_cells(
         loss,
