@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sharpness.batches import cast, split
+from sharpness.distributed import from_all_ranks
 from sharpness.errors import InputError
 from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.landscapes.cells import evaluate_cells
@@ -171,7 +172,7 @@ def _matched(
 
 def _usable_groups(loss: Loss) -> tuple[list[Group], str]:
     """Return the groups of units all of whose weights are measured, and if there is none why."""
-    first = split(next(iter(loss.batches)), 2)[0]  # two examples, of which any network takes a variance
+    first = split(_first_batch(loss), 2)[0]  # two examples, of which any network takes a variance
     dtype = next(loss.model.parameters()).dtype
     found = find_groups(loss.model, cast(first, loss.device, dtype))
     movable = {*loss.layout.names, *(name for name, _ in loss.model.named_buffers())}
@@ -185,7 +186,7 @@ def _output_change(loss: Loss, w_1: Tensor, groups: Sequence[Group], match: Matc
     """Return the largest change of the second network's outputs on the first batch, over the largest output."""
     # Any statistics do for a comparison, and those at w_1 would take a pass over all the data.
     plain = loss.with_norm("frozen") if loss.norm == "recalibrate" else loss
-    plain = plain.over([next(iter(loss.batches))])
+    plain = plain.over([_first_batch(loss)])
     tensors = plain.tensors(w_1)
     for group, order in zip(groups, match.permutations, strict=True):
         tensors |= permuted(tensors, group, order)
@@ -193,3 +194,8 @@ def _output_change(loss: Loss, w_1: Tensor, groups: Sequence[Group], match: Matc
     one, two = plain.outputs(w_1), other.outputs(other.weights)
     largest, difference = float(one.abs().max()), float((two - one).abs().max())
     return difference / largest if largest else difference
+
+
+def _first_batch(loss: Loss) -> Any:
+    """Return the first batch that any process has: a shard may be empty."""
+    return next(batch for batch in from_all_ranks(next(iter(loss.batches), None)) if batch is not None)
