@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -57,21 +56,6 @@ def deterministic(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-@contextlib.contextmanager
-def tensor_float_32(on: bool) -> Iterator[None]:
-    """Compute float32 products on CUDA in TF32 while the context lasts, if ``on``; else leave them as they are."""
-    backends: Any = torch.backends  # pyright does not know the newer switches
-    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn) if on else ()
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "tf32"
-        yield
-    finally:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
 
 
 def derived_seed(*parts: object) -> int:

@@ -48,18 +48,30 @@ def measuring(model: nn.Module, device: torch.device, batch_statistics: bool) ->
             module.training = flag
 
 
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
+def _full_precision() -> contextlib.AbstractContextManager[None]:
     """Compute float32 products in float32 (``ieee``) on every backend, and put the user's choices back afterwards."""
     backends: Any = torch.backends  # pyright does not know the newer switches
-    switches: tuple[Any, ...] = (
-        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
-        *(backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn),
-    )
+    on_cpu = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
+    return _precision("ieee", (*_cuda_switches(), *on_cpu))
+
+
+def tensor_float_32(on: bool) -> contextlib.AbstractContextManager[None]:
+    """Compute float32 products on CUDA in TF32 while the context lasts, if ``on``; else leave them as they are."""
+    return _precision("tf32", _cuda_switches() if on else ())
+
+
+def _cuda_switches() -> tuple[Any, ...]:
+    backends: Any = torch.backends
+    return backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+
+
+@contextlib.contextmanager
+def _precision(name: str, switches: Sequence[Any]) -> Iterator[None]:
+    """Set switches of float32 products, and put them back afterwards."""
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
-            switch.fp32_precision = "ieee"
+            switch.fp32_precision = name
         yield
     finally:
         for switch, precision in zip(switches, before, strict=True):

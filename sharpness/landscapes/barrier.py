@@ -20,6 +20,7 @@ from sharpness.landscapes.cells import evaluate_cells
 from sharpness.landscapes.interpolation import barrier
 from sharpness.landscapes.planes import checked_points
 from sharpness.loss import Loss
+from sharpness.paths import linear
 from sharpness.permutations import PATTERNS, Group, Match, find_groups, match_weights, permuted
 from sharpness.vectors import is_finite, norm
 
@@ -122,9 +123,11 @@ class Barrier:
         """Return the curves of the line to each end, with their barriers."""
         alphas, n = np.linspace(0, 1, self.num_points).tolist(), self.num_points
 
+        paths = [linear(w_0, end) for end in ends]
+
         def point(number: int) -> Tensor:
             line, step = divmod(number, n)
-            return (1 - alphas[step]) * w_0 + alphas[step] * ends[line]
+            return paths[line](alphas[step])
 
         knobs = {"probe": "barrier", **asdict(self)}
         cells = evaluate_cells(loss, point, len(ends) * n, knobs=knobs, **where)

@@ -15,8 +15,9 @@ import torch
 from sharpness.config import RunConfig
 from sharpness.data import Dataset, normalise
 from sharpness.distributed import num_ranks, on_all_ranks, rank, sums_over_ranks
-from sharpness.environment import derived_seed, deterministic, git_commit, tensor_float_32, versions
+from sharpness.environment import derived_seed, deterministic, git_commit, versions
 from sharpness.errors import Terminated
+from sharpness.modes import tensor_float_32
 from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training import schedules
 from sharpness.training.checks import check_config

@@ -53,8 +53,7 @@ class NoiseScale:
     """``tr Sigma``, ``|G|^2`` and ``B_simple`` from the gradients of a batch and of its pieces, smoothed by decay.
 
     McCandlish et al. 2018 (arXiv 1812.06162), Appendix A.1: the averages of both are kept apart, because a ratio of
-    single draws is biased. The pieces are those of gradient accumulation or of the processes where there are several,
-    else halves.
+    single draws is biased. The pieces are those of gradient accumulation, else halves of random batches.
     """
 
     def __init__(self, decay: float = 0.9) -> None:

@@ -53,6 +53,7 @@ class Session:
     @classmethod
     def open(cls, config: RunConfig, dataset: Dataset, run: RunFolder, device: torch.device) -> Session:
         """Return a run at its initial weights; :class:`InputError` where it cannot be on this machine."""
+        dataset = dataset.holding_out(config.data.num_validation)
         _check_processes(config, dataset, device)
         training = config.training
         model = build_model(config.model, dataset.input_shape, dataset.num_classes, training.seed)
@@ -65,7 +66,6 @@ class Session:
         if training.compile:
             network = torch.compile(network)  # type: ignore[assignment]
         watches = "noise_scale" in config.measure.names and training.accumulate > 1 and not is_distributed()
-        dataset = dataset.holding_out(config.data.num_validation)
         return cls(
             config=config,
             dataset=dataset,
@@ -91,12 +91,9 @@ class Session:
         updates = len(self.train) / schedules.batch_size(self.config, epoch)
         return schedules.learning_rate(self.config, epoch, self.total_epochs, updates)
 
-    def epoch_of(self, epoch: int) -> tuple[Tensor, Callable[[Tensor, int], Tensor] | None]:
-        """Return the order of an epoch's examples, on the device, and what varies their images, if anything does."""
-        return self._epoch(epoch)
-
     @functools.cached_property
-    def _epoch(self) -> Callable[[int], tuple[Tensor, Callable[[Tensor, int], Tensor] | None]]:
+    def epoch_of(self) -> Callable[[int], tuple[Tensor, Callable[[Tensor, int], Tensor] | None]]:
+        """From an epoch to the order of its examples, on the device, and what varies their images, if anything does."""
         seed, count, device = self.config.training.seed, len(self.train), self.device
 
         @functools.lru_cache(maxsize=1)
@@ -190,8 +187,7 @@ def _check_processes(config: RunConfig, dataset: Dataset, device: torch.device) 
             f"expected a CUDA device with model.synchronised, got {device}: PyTorch's synchronised norm has no other; "
             "use ghost_batch, or leave it out"
         )
-    examples = len(dataset.holding_out(config.data.num_validation).train)
-    smallest = examples % config.training.batch_size or config.training.batch_size
+    smallest = len(dataset.train) % config.training.batch_size or config.training.batch_size
     if smallest < num_ranks():
         raise InputError(
             f"expected at least one example of every batch for each of {num_ranks()} processes, got a batch of "
