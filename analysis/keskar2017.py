@@ -2,62 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import drawn, figures, sentences
 from analysis.captions import gap_caption, interpolation_caption, status_line, training_caption
 from analysis.load import Cell, Study, load_study
-from analysis.render import provenance, save_table
+from analysis.render import provenance
+from analysis.report import Drawing, Rendered, Report, TextTable, drawn_all, write_report
 from analysis.statistics import Interval, kendall_tau
-from analysis.tables import comparison_table, keskar_setting
+from analysis.tables import HEADER, comparison_table, keskar_setting, text_rows
+from analysis.tidy import Place
 from sharpness.plots import style
 from sharpness.plots.frames import floats
-from sharpness.plots.save import remove_figure, save_figure
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """What was rendered: the study, the comparison table, the files written, and what the numbers show."""
+def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
+    """Read the pairs and write the three figures and the table into ``out``.
 
-    study: Study
-    table: pd.DataFrame
-    files: list[Path]
-    sentences: list[str]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, the numbers drawn in it and its caption."""
-
-    figure: Figure
-    numbers: pd.DataFrame
-    caption: str
-
-
-def render(cells: Iterable[Cell], out: Path) -> Rendered:
-    """Read the runs of all cells and write the three figures and the table into ``out``.
-
-    A figure without any data is not written, an older one of that name is removed, and a sentence says why. Raises
-    :class:`InputError` for damaged or inconsistent run folders.
+    Raises :class:`InputError` for damaged or inconsistent run folders.
     """
-    study = load_study(cells)
-    table, origin = comparison_table(study), provenance(study)
-    files, refusals = [], []
-    for name, drawing in drawings(study).items():
-        if isinstance(drawing, str):
-            remove_figure(out, name)
-            refusals.append(f"{name} was not drawn: {drawing}.")
-        else:
-            files += save_figure(drawing.figure, drawing.numbers, out, name, drawing.caption, origin)
-    files += save_table(table, out, _table_caption(study), origin)
-    return Rendered(study, table, files, describe(study) + refusals)
+    study = load_study(Cell(labels["role"], labels["seed"], folder) for labels, folder in places)
+    return write_report(report(study), out, provenance(study))
+
+
+def report(study: Study) -> Report:
+    """Return the figures, the table and what the numbers show."""
+    return Report(drawings(study), [comparison(study)], describe(study))
+
+
+def comparison(study: Study) -> TextTable:
+    """Return the table of small against large batch."""
+    numbers = comparison_table(study)
+    title = "Small batch (SB) against large batch (LB)"
+    return TextTable("table", title, HEADER, text_rows(numbers), numbers, _table_caption(study))
 
 
 def describe(study: Study) -> list[str]:
@@ -75,12 +57,13 @@ def _correlations(gaps: pd.DataFrame) -> dict[str, Interval]:
 
 def drawings(study: Study) -> dict[str, Drawing | str]:
     """Return the figures by name, each with its numbers and caption, or the reason why it cannot be drawn."""
-    with mpl.rc_context(style.STYLE):
-        return {
-            "training_curves": _training_curves(study),
-            "linear_interpolation": _linear_interpolation(study),
-            "gap_vs_sharpness": _gap_vs_sharpness(study),
+    return drawn_all(
+        {
+            "training_curves": lambda: _training_curves(study),
+            "linear_interpolation": lambda: _linear_interpolation(study),
+            "gap_vs_sharpness": lambda: _gap_vs_sharpness(study),
         }
+    )
 
 
 def _training_curves(study: Study) -> Drawing | str:

@@ -104,12 +104,12 @@ def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...], numbers: tuple[
 def _run_row(cell: Cell) -> dict[str, Any]:
     """Return what one run was and where it ended; only a finished run has final numbers."""
     config, manifest = _config(cell), read_manifest(cell.folder)
-    status, reason = _status(cell.folder, manifest)
+    status, reason = status_of(cell.folder, manifest)
     row: dict[str, Any] = dict.fromkeys(RUN_COLUMNS) | {key: manifest.get(key) for key in FACTS}
     row |= {"role": cell.role, "seed": cell.seed, "status": status, "reason": reason}
     row["run_id"] = manifest.get("run_id", cell.folder.name)
     row["batch_size"] = config.get("training", {}).get("batch_size")
-    row["checkpoint_sha256"] = _final_checkpoint(manifest.get("files", {}))
+    row["checkpoint_sha256"] = final_checkpoint(manifest.get("files", {}))
     if status == "finished":
         row |= {key: manifest["final"][key] for key in FINAL}
         if None not in (row["train_accuracy"], row["test_accuracy"]):
@@ -145,7 +145,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _status(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, str | None]:
+def status_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return ``finished``, ``diverged`` or ``missing``, and the reason of the last two."""
     if not folder.is_dir():
         return "missing", "there is no run folder"
     if not manifest:
@@ -155,10 +156,10 @@ def _status(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, str | None]
     return "missing", f"the manifest's status is {manifest.get('status')!r}"
 
 
-def _final_checkpoint(files: Mapping[str, str]) -> str | None:
+def final_checkpoint(files: Mapping[str, str]) -> str | None:
     """Return the hash of the checkpoint with the highest step.
 
-    >>> _final_checkpoint({"checkpoint-9.safetensors": "a", "checkpoint-10.safetensors": "b", "train.jsonl": "c"})
+    >>> final_checkpoint({"checkpoint-9.safetensors": "a", "checkpoint-10.safetensors": "b", "train.jsonl": "c"})
     'b'
     """
     steps = {int(m[1]): digest for name, digest in files.items() if (m := re.match(r"checkpoint-(\d+)\.safe", name))}

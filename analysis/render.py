@@ -1,29 +1,13 @@
-"""Write the tables of a study, and say where its numbers come from."""
+"""Where the numbers of the pairs of small and large batch come from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 
 from analysis.load import Study
-from analysis.tables import to_csv, to_latex, to_markdown
 from sharpness.plots.frames import records
-from sharpness.plots.save import provenance_json, rendered_with, write_all
-
-
-def save_table(table: pd.DataFrame, out: Path, caption: str, provenance: Mapping[str, Any]) -> list[Path]:
-    """Write ``table.md``, ``table.tex``, ``table.csv`` (unrounded) and ``table.json``; return their paths."""
-    csv = to_csv(table).encode()
-    contents = {
-        "table.md": to_markdown(table, caption).encode(),
-        "table.tex": to_latex(table, caption).encode(),
-        "table.csv": csv,
-        "table.json": provenance_json({**provenance, "caption": caption}, csv),
-    }
-    return write_all(out, contents)
+from sharpness.plots.save import rendered_with
 
 
 def provenance(study: Study) -> dict[str, Any]:

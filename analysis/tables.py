@@ -1,8 +1,7 @@
-"""The comparison of small and large batch as one table, and its Markdown, LaTeX and CSV texts."""
+"""The comparison of small and large batch as one table, in numbers and as text."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +28,6 @@ QUANTITIES = (
 )
 FLOATS = ("_mean", "_std", "difference", "ratio", "_lower", "_upper")
 HEADER = ("", "SB", "LB", "LB - SB [95 %]", "LB / SB [95 %]", "n")
-LATEX = {"–": "--", "±": r"$\pm$", "λ_max": r"$\lambda_{\max}$", "φ": r"$\phi$", "ε": r"$\epsilon$", "%": r"\%"}
-LATEX |= {"_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}"}
-LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
 def comparison_table(study: Study) -> pd.DataFrame:
@@ -107,34 +103,3 @@ def text_rows(table: pd.DataFrame) -> list[list[str]]:
         cells += [numbers.difference(interval_of(row, "difference")), numbers.ratio(interval_of(row, "ratio"))]
         rows.append([label, *cells, n])
     return rows
-
-
-def to_markdown(table: pd.DataFrame, note: str) -> str:
-    """Return the table in Markdown with the note below it."""
-    lines = [list(HEADER), ["---", *["---:"] * 5], *text_rows(table)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{note}\n"
-
-
-def to_latex(table: pd.DataFrame, note: str) -> str:
-    """Return a ``tabular`` for the package booktabs, escaped, with the note as its last line."""
-    rows = [" & ".join(map(_escaped, line)) + r" \\" for line in text_rows(table)]
-    last = rf"\multicolumn{{6}}{{p{{\linewidth}}}}{{\footnotesize {_escaped(note)}}}"
-    head = " & ".join(map(_escaped, HEADER)) + r" \\"
-    lines = [r"\begin{tabular}{lrrrrr}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", last]
-    return "\n".join([*lines, r"\end{tabular}", ""])
-
-
-def to_csv(table: pd.DataFrame) -> str:
-    """Return the unrounded numbers as CSV; an empty field was not measured or makes no sense."""
-    return table.to_csv(index=False, lineterminator="\n")
-
-
-def _escaped(text: str) -> str:
-    r"""Return text as LaTeX.
-
-    >>> print(_escaped("λ_max [50 %] a_b -3"))
-    $\lambda_{\max}$ [50 \%] a\_b $-$3
-    """
-    symbols = "|".join(re.escape(symbol) for symbol in sorted(LATEX, key=len, reverse=True))
-    minus = re.compile(r"(?<!\w)-(?=[\d ])")
-    return "$-$".join(re.sub(symbols, lambda match: LATEX[match[0]], part) for part in minus.split(text))

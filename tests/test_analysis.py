@@ -22,10 +22,12 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from analysis import drawn, figures, keskar2017
-from analysis.keskar2017 import Rendered, describe, render
+from analysis.keskar2017 import describe
 from analysis.load import Cell, Study, load_study
+from analysis.report import Drawing, Rendered
 from analysis.statistics import kendall_tau, paired_difference, paired_ratio, summarise
-from analysis.tables import comparison_table, to_csv, to_latex, to_markdown
+from analysis.tables import HEADER, comparison_table, text_rows
+from analysis.texts import csv_text, latex_text, markdown_text
 from sharpness.errors import InputError
 from sharpness.plots import style
 from sharpness.plots.frames import records, rows_where
@@ -122,6 +124,10 @@ def interpolation(seed: int) -> dict[str, Any]:
 
 def make_cells(root: Path, num_seeds: int) -> list[Cell]:
     return [make_run(root, role, seed) for role in LOOKS for seed in range(num_seeds)]
+
+
+def render(cells: list[Cell], out: Path) -> Rendered:
+    return keskar2017.render([({"role": cell.role, "seed": cell.seed}, cell.folder) for cell in cells], [], {}, out)
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +273,7 @@ def test_different_epsilons_are_not_averaged(tmp_path: Path) -> None:
 
 
 def test_table_holds_the_planted_numbers(five: tuple[list[Cell], Path, Rendered]) -> None:
-    rows = {row["quantity"]: row for row in records(five[2].table)}
+    rows = {row["quantity"]: row for row in records(five[2].tables[0].numbers)}
     top, small, large = rows["top_eigenvalue"], np.array(EIGENVALUES["SB"]), np.array(EIGENVALUES["LB"])
     assert top["SB_mean"] == pytest.approx(small.mean())
     assert top["LB_std"] == pytest.approx(large.std(ddof=1))
@@ -283,8 +289,9 @@ def test_table_holds_the_planted_numbers(five: tuple[list[Cell], Path, Rendered]
 
 
 def test_table_texts(five: tuple[list[Cell], Path, Rendered]) -> None:
-    table = five[2].table
-    markdown, latex = to_markdown(table, "5 % & more"), to_latex(table, "5 % & more")
+    table = five[2].tables[0].numbers
+    texts = HEADER, text_rows(table), "5 % & more"
+    markdown, latex = markdown_text(*texts), latex_text(*texts)
     assert "| λ_max [nats] | 1.75 ± 0.30 | 11.8 ± 3.3 | +10 [+6, +14] | 6.6 [5.5, 8.0] | 5 |" in markdown
     assert markdown.endswith("\n5 % & more\n")
     assert r"$\lambda_{\max}$ [nats] & 1.75 $\pm$ 0.30 & 11.8 $\pm$ 3.3 &" in latex
@@ -293,7 +300,7 @@ def test_table_texts(five: tuple[list[Cell], Path, Rendered]) -> None:
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body.strip().splitlines()} == {5}
     assert latex.isascii()
-    assert f"{np.mean(EIGENVALUES['LB'])}" in to_csv(table)
+    assert f"{np.mean(EIGENVALUES['LB'])}" in csv_text(table)
 
 
 # --- what is written ---
@@ -330,9 +337,9 @@ def test_png_has_300_dpi_and_its_size(five: tuple[list[Cell], Path, Rendered], n
 def test_second_render_gives_the_same_bytes(five: tuple[list[Cell], Path, Rendered], tmp_path: Path) -> None:
     cells, out, _ = five
     # Another process with another hash seed: the order of sets must not reach the files.
-    code = "import sys; from pathlib import Path; from analysis.keskar2017 import Cell, render; "
-    code += "render([Cell(*a.split(':')[:1], int(a.split(':')[1]), Path(a.split(':', 2)[2])) for a in sys.argv[2:]], "
-    code += "Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from analysis.keskar2017 import render; "
+    code += "places = [a.split(':', 2) for a in sys.argv[2:]]; "
+    code += "render([({'role': r, 'seed': int(s)}, Path(p)) for r, s, p in places], [], {}, Path(sys.argv[1]))"
     arguments = [f"{cell.role}:{cell.seed}:{cell.folder}" for cell in reversed(cells)]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code, str(tmp_path), *arguments], check=True, env=environment)
@@ -351,7 +358,7 @@ def test_pdf_has_no_type_3_font(five: tuple[list[Cell], Path, Rendered]) -> None
     plain = Figure()
     plain.text(0.5, 0.5, "text")
     assert pdf_fonts(plain, **{"pdf.fonttype": 3}) == {b"Type3"}  # The search would find one.
-    for figure in all_drawings(five[2].study):
+    for figure in all_drawings(load_study(five[0])):
         assert pdf_fonts(figure) == {b"Type0", b"CIDFontType2"}
 
 
@@ -409,7 +416,7 @@ def test_values_that_are_not_positive_are_counted(tmp_path: Path) -> None:
     texts, drawing = describe(study), keskar2017.drawings(study)["gap_vs_sharpness"]
     assert "1 of 4 runs have lambda_max <= 0 and are not on the log axis." in texts
     assert any("λ_max" in text and "LB - SB" in text for text in texts)
-    assert isinstance(drawing, keskar2017.Drawing)
+    assert isinstance(drawing, Drawing)
     assert "1 with lambda_max <= 0" in drawing.caption
 
 
@@ -451,7 +458,7 @@ def test_a_role_without_finished_runs(tmp_path: Path, roles: tuple[str, ...]) ->
     texts = describe(study)
     assert sum("missing: there is no run folder" in text for text in texts) == 4 - 2 * len(roles)
     assert "Caution: 0 seeds with both runs; intervals from fewer than 5 seeds mean little." in texts
-    assert to_markdown(comparison_table(study), "").count("| – | – |") == 8
+    assert markdown_text(HEADER, text_rows(comparison_table(study)), "").count("| – | – |") == 8
 
 
 # --- how the figures look ---
@@ -485,7 +492,7 @@ def test_the_check_of_figures_sees_overlaps_and_what_is_cut_off() -> None:
 
 def test_interpolation_has_the_layout_of_the_paper(five: tuple[list[Cell], Path, Rendered]) -> None:
     figure, axes = style.new_figure(3.25, 2.5)
-    left, right = figures.linear_interpolation(drawn.interpolation_table(five[2].study), axes[0, 0])
+    left, right = figures.linear_interpolation(drawn.interpolation_table(load_study(five[0])), axes[0, 0])
     assert right is not None
     assert (left.get_xlim(), left.get_yscale(), right.get_yscale()) == ((-1, 2), "log", "linear")
     assert left.yaxis.label.get_color() == left.lines[0].get_color()

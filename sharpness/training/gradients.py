@@ -48,27 +48,38 @@ def backward_of(model: nn.Module, config: TrainingConfig, device: torch.device, 
     """
     synchronised = getattr(model, "no_sync", None)  # of DistributedDataParallel
 
-    def backward(batch: Batch) -> Told:
+    def one(inputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Add a share of the gradient of one piece; return the loss and how many were right."""
+        if config.autocast == "bfloat16":
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = model(inputs).to(inputs.dtype)
+        else:
+            logits = model(inputs)
+        loss = cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+        (loss if share == 1 else loss * share).backward()
+        return loss.detach(), (logits.argmax(1) == targets).sum()
+
+    def in_pieces(batch: Batch) -> Told:
         size = -(-len(batch.targets) // config.accumulate)
         pieces = list(zip(batch.inputs.split(size), batch.targets.split(size), strict=True))
         losses, right, squares = [], [], []
         for number, (inputs, targets) in enumerate(pieces, 1):
+            share = len(targets) / len(batch.targets)
             waits = synchronised is not None and number < len(pieces)
+            before = _gradients(model) if watch else None
             with synchronised() if waits and synchronised is not None else contextlib.nullcontext():
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
-                    logits = model(inputs)
-                loss = cross_entropy(logits.to(inputs.dtype), targets, label_smoothing=config.label_smoothing)
-                share = len(targets) / len(batch.targets)
-                before = _gradients(model) if watch else None
-                (loss * (share * batch.weight)).backward()
+                loss, hits = one(inputs, targets, share * batch.weight)
             if before is not None:
                 squares.append(_square_of_change(model, before) / share**2)
-            losses.append(share * loss.detach())
-            right.append((logits.argmax(1) == targets).sum())
+            losses.append(share * loss)
+            right.append(hits)
         mean = float(torch.stack(squares).mean()) if squares else None
         return Told(torch.stack(losses).sum(), torch.stack(right).sum(), mean)
 
-    return backward
+    def whole(batch: Batch) -> Told:
+        return Told(*one(batch.inputs, batch.targets, batch.weight))
+
+    return whole if config.accumulate == 1 else in_pieces
 
 
 def _gradients(model: nn.Module) -> list[Tensor | None]:
@@ -94,7 +105,7 @@ def update(
     model: nn.Module, optimizer: torch.optim.Optimizer, backward: Backward, batch: Batch, config: TrainingConfig
 ) -> Told:
     """Make one update of the weights and return what the first forward pass said."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if config.proximal is None:
         return _step(model, parameters, optimizer, backward, batch, config)
     # x_{k+1} = argmin_x L_B(x) + lambda/2 |x - x_k|^2, inexactly by some steps of the optimiser (Keskar et al. 2017,

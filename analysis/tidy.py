@@ -1,0 +1,177 @@
+"""Read the runs of a study into tidy tables, keeping every run in the count: finished, diverged and missing ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import PROBE_FIELDS, final_checkpoint, read_manifest, status_of
+from sharpness.errors import InputError
+from sharpness.plots.frames import records, rows_where
+from sharpness.plots.save import rendered_with
+from sharpness.records import read_jsonl
+
+Place = tuple[Mapping[str, Any], Path]
+"""The labels of a run and the folder it is expected in."""
+SPLITS = ("train", "validation", "test")
+FINAL = tuple(f"{split}_{name}" for split in SPLITS for name in ("loss", "accuracy"))
+OUTCOME = ("ended_by", "reached", "steps_to_result", "step", "examples", "epochs_done", "seconds")
+FACTS = ("git_commit", "device", "threads", "data_sha256")
+SETTINGS = {
+    "training": ("optimizer", "learning_rate", "batch_size", "momentum", "weight_decay", "epochs", "seed"),
+    "model": ("name", "norm"),
+    "data": ("num_train",),
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Everything that a study's figures need; losses in nats, accuracies in [0, 1].
+
+    The labels are columns of every table. ``runs`` has a row per place, ``epochs`` one per run and logged epoch,
+    ``tracked`` one per run and measurement while training, ``probes`` one per run, probe and quantity, and
+    ``measured`` by name the rows of a study's own measurements. What was not measured is NaN or None.
+    """
+
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    tracked: pd.DataFrame
+    probes: pd.DataFrame
+    measured: Mapping[str, pd.DataFrame]
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The runs that finished."""
+        return rows_where(self.runs, status="finished")
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """Return a table of the study's own measurements, empty where nothing was measured."""
+        return self.measured.get(name, pd.DataFrame())
+
+
+def load(places: Iterable[Place], measured: Iterable[Path]) -> Tables:
+    """Read the run of every place and the files of the study's tasks; a place without a finished run stays in ``runs``.
+
+    Raises :class:`InputError` for a damaged file or a label that is also a column.
+    """
+    places = list(places)
+    runs, epochs, tracked, probes = [], [], [], []
+    for labels, folder in places:
+        row = _run_row(labels, folder)
+        runs.append(row)
+        shared = dict(labels) | {"run_id": row["run_id"], "status": row["status"]}
+        if row["status"] != "missing":  # half of a curve beside whole ones would mislead
+            epochs += [shared | each for each in read_jsonl(folder / "train.jsonl")]
+            tracked += [shared | each for each in read_jsonl(folder / "measures.jsonl")]
+        if row["status"] == "finished":
+            probes += [shared | each for each in _probe_rows(folder, row["checkpoint_sha256"])]
+    current = {row["run_id"]: row["checkpoint_sha256"] for row in runs if row["status"] == "finished"}
+    columns = [str(name) for labels, _ in places for name in labels]
+    return Tables(
+        runs=pd.DataFrame(runs),
+        epochs=_frame(epochs, [*columns, "run_id", "status", "epoch", "step"]),
+        tracked=_frame(tracked, [*columns, "run_id", "status", "epoch", "step"]),
+        probes=_frame(probes, [*columns, "run_id", "probe", "quantity", "value"]),
+        measured=_measured(measured, current),
+    )
+
+
+def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=pd.Index(dict.fromkeys(columns)))
+
+
+def _run_row(labels: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what one run was and where it ended; only a finished run has final numbers."""
+    manifest = read_manifest(folder)
+    status, reason = status_of(folder, manifest)
+    row: dict[str, Any] = {"run_id": manifest.get("run_id", folder.name), "status": status, "reason": reason}
+    row |= _settings(folder) | {key: manifest.get(key) for key in (*OUTCOME, *FACTS)}
+    row["checkpoint_sha256"] = final_checkpoint(manifest.get("files", {}))
+    final, average = (manifest.get(key) or {} for key in ("final", "average"))
+    row |= {key: final.get(key) for key in FINAL} | {f"average_{key}": average.get(key) for key in FINAL}
+    clash = row.keys() & labels.keys() - {"batch_size", "learning_rate", "momentum", "seed", "num_train", "optimizer"}
+    if clash:
+        raise InputError(f"expected labels that are no columns of their own, got {sorted(clash)}: rename them")
+    return dict(labels) | {key: value for key, value in row.items() if key not in labels}
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "config.toml"
+    if not path.exists():
+        return {}
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"expected TOML in {path}, got an error: {error}") from error
+    named = {("model", "name"): "model"}
+    return {
+        named.get((table, key), key): config.get(table, {}).get(key) for table, keys in SETTINGS.items() for key in keys
+    }
+
+
+def _probe_rows(folder: Path, checkpoint: str | None) -> list[dict[str, Any]]:
+    """Return the records of the final weights, the last one of each probe, quantity and knobs."""
+    kept: dict[str, dict[str, Any]] = {}
+    for record in read_jsonl(folder / "probes.jsonl"):
+        if record.get("checkpoint_sha256") not in (None, checkpoint):
+            continue
+        key = json.dumps([record["probe"], record["quantity"], record["knobs"], record["details"].get("subset")])
+        row = {name: record.get(name) for name in ("probe", "quantity", *PROBE_FIELDS, "knobs", "details")}
+        reasons = record.get("reasons") or {}
+        kept[key] = row | {"reason": "; ".join(f"{name}: {why}" for name, why in reasons.items()) or None}
+    return list(kept.values())
+
+
+def _measured(files: Iterable[Path], current: Mapping[str, str | None]) -> dict[str, pd.DataFrame]:
+    """Return the rows of every task that was done on the weights that its runs have now."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for path in files:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if all(current.get(run) == digest for run, digest in content["checkpoints"].items()):
+            labels = content["labels"] | {"run_id": next(iter(content["checkpoints"]), None)}
+            tables.setdefault(content["name"], []).extend(labels | row for row in content["rows"])
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+
+
+def provenance(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where the numbers of a study come from; the runs themselves stand in ``runs.csv`` beside the figures."""
+    runs = tables.runs
+    facts = {name: sorted({str(value) for value in runs[name].dropna()}) for name in FACTS}
+    counts = {status: int((runs["status"] == status).sum()) for status in ("finished", "diverged", "missing")}
+    return {
+        **{"schema": 1, "settings": dict(settings), "runs": counts, **facts},
+        **{"runs_sha256": hashlib.sha256(runs_csv(tables).encode()).hexdigest()},
+        "rendered_with": rendered_with("scipy"),
+    }
+
+
+def runs_csv(tables: Tables) -> str:
+    """Return every run of the study with its outcome and hashes as CSV."""
+    return tables.runs.to_csv(index=False, lineterminator="\n")
+
+
+def counts(tables: Tables) -> str:
+    """Say how many runs finished, diverged or are missing.
+
+    Every caption ends with it, so that no run is left out of the count.
+    """
+    runs = tables.runs
+    finished = int((runs["status"] == "finished").sum())
+    text = f"{finished} of {len(runs)} runs finished"
+    for status in ("diverged", "missing"):
+        number = int((runs["status"] == status).sum())
+        if number:
+            text += f", {number} {status}"
+    return text + "."
+
+
+def refused(tables: Tables) -> list[dict[str, Any]]:
+    """Return the runs that did not finish, with their reasons."""
+    return [row for row in records(tables.runs) if row["status"] != "finished"]

@@ -1,0 +1,82 @@
+"""The tables and the figure of the training benchmark from its rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from benchmark_tables import Row, csv_of, markdown, measured_with
+from benchmark_training_parts import ROUNDS, SEEDS, TRACKED
+
+from sharpness.plots.axes import log_axis
+from sharpness.plots.save import save_figure
+from sharpness.plots.style import COLUMN, LOOKS, STYLE, new_figure
+from sharpness.records import write_atomically
+
+WANTED = 95
+"""The share of the barest loop that ours is to reach, in per cent."""
+TITLES = {
+    "loop": "Updates: images per second, evaluations left out",
+    "checkpoint": "Saving everything once an epoch, beside the epoch's updates",
+    "tracking": f"The top eigenvalue on {TRACKED:,} examples once an epoch, warm-started, beside the epoch's updates",
+    "together": f"{SEEDS} seeds trained as one, one epoch each, with its evaluations",
+}
+CONTENDERS = {"ours (images/s)": "ours", "DataLoader (images/s)": "DataLoader"}
+
+
+def render(rows: Sequence[Row], out: Path) -> list[Path]:
+    """Write ``benchmark.md``, a CSV per part, ``benchmark.json`` and the figure."""
+    provenance = measured_with(rows) | {"rounds": ROUNDS}
+    machine, examples = provenance["machine"]["cpu"], rows[0]["examples"]
+    setting = f"{machine}, {rows[0]['threads']} threads, {examples:,} images of Fashion-MNIST, float32, Adam."
+    texts = [f"# Training benchmark\n\n{setting} Medians of {ROUNDS} rounds in turns; rows: results.jsonl."]
+    contents: dict[str, bytes] = {}
+    for part, title in TITLES.items():
+        table = table_of_part(rows, part)
+        if len(table):
+            texts.append(f"## {title}\n\n{markdown(table)}")
+            contents[f"{part}.csv"] = csv_of(table)
+    contents["benchmark.md"] = ("\n\n".join(texts) + "\n").encode()
+    contents["benchmark.json"] = (json.dumps(provenance, sort_keys=True, indent=2, allow_nan=False) + "\n").encode()
+    for name, content in contents.items():
+        write_atomically(out / name, content)
+    return [out / name for name in contents] + _figure(table_of_part(rows, "loop"), out, provenance)
+
+
+def table_of_part(rows: Sequence[Row], part: str) -> pd.DataFrame:
+    """Return the rows of a part: network, batch, and what was measured, or why it was not."""
+    hidden = {"part", "tool", "examples", "threads", "git_commit", "versions", "reasons", "again"}
+    shown = []
+    for row in rows:
+        if row["part"] == part:
+            numbers = {key: value for key, value in row.items() if key not in hidden}
+            shown.append(numbers | ({"note": "; ".join(row["reasons"].values())} if "reasons" in row else {}))
+    return pd.DataFrame(shown)
+
+
+def _figure(table: pd.DataFrame, out: Path, provenance: Row) -> list[Path]:
+    """Draw the throughput of the loops relative to the barest one."""
+    if "bare (images/s)" not in table:
+        return []
+    networks = list(dict.fromkeys(table["network"]))
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(COLUMN, 2.4, columns=len(networks))
+        for ax, network in zip(axes.flat, networks, strict=True):
+            here = table[table["network"] == network]
+            for (name, label), look in zip(CONTENDERS.items(), LOOKS, strict=False):
+                share = 100 * here[name] / here["bare (images/s)"]
+                ax.plot(here["batch"], share, label=label, color=look.color, marker=look.marker, linestyle="")
+            ax.axhline(WANTED, color="0.4", linewidth=0.8, linestyle="--", zorder=1)
+            ax.set(title=network.upper(), xlabel="Batch size", ylim=(0, None))
+            log_axis(ax.xaxis, here["batch"], padding=1.6)
+        axes.flat[0].set_ylabel("Share of the barest loop (%)")
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
+        caption = (
+            "Images per second of our training loop and of a loop over torch's DataLoader, as a share of the barest "
+            f"loop on the same images; medians of {ROUNDS} rounds in turns. Dashed: {WANTED} %."
+        )
+        return save_figure(figure, table, out, "throughput", caption, provenance)

@@ -1,0 +1,184 @@
+"""Run many jobs of a study in parallel processes, show how far they are, and lose nothing when killed."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from sharpness.cli import bar_columns
+from sharpness.errors import InputError, RunError
+
+PLAIN_SECONDS = 10.0
+"""Without a terminal each job prints a line at its start and end, and at most one per this many seconds between."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call ``function(*arguments, progress=...)`` with a label to show; the function must be importable by name."""
+
+    label: str
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+
+class Workers:
+    """A pool of processes with one share of the CPU threads each; they end when this process does, however it ends.
+
+    Used as a context: left normally it waits for nothing, as every :meth:`run` has waited; left by an exception it
+    ends the running jobs, which continue from their run folders the next time.
+    """
+
+    def __init__(self, num_workers: int, console: Console) -> None:
+        if num_workers < 1:
+            raise InputError(f"expected at least 1 worker, got {num_workers}")
+        context = multiprocessing.get_context("spawn")
+        self._console = console
+        self._reports = context.Queue()
+        threads = max(1, available_cores() // num_workers)
+        # torch then puts large CPU tensors on huge pages: fewer page faults, so faster products.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        self._pool = ProcessPoolExecutor(
+            num_workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), threads, self._reports)
+        )
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            for child in multiprocessing.active_children():
+                child.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, title: str, jobs: Sequence[Job]) -> None:
+        """Run the jobs in their order as workers become free; the first failure is raised at once.
+
+        Raises :class:`RunError` when a worker process was killed, for instance for want of memory.
+        """
+        futures = [self._pool.submit(_call, job.label, job.function, job.arguments) for job in jobs]
+        display = _bars if self._console.is_terminal else _lines
+        with display(self._console, title, [job.label for job in jobs]) as show:
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2)
+                self._show_reports(show)
+                for future in done:
+                    _raise_failure(future)
+
+    def _show_reports(self, show: Callable[[str, int, int], None]) -> None:
+        while True:
+            try:
+                show(*self._reports.get_nowait())
+            except queue.Empty:
+                return
+
+
+def _raise_failure(future: Future[None]) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process was killed, perhaps for want of memory: try --workers 1, it goes on"
+        ) from error
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_reports: Any = None
+
+
+def _start_worker(parent: int, threads: int, reports: Any) -> None:
+    global _reports
+    _reports = reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends its workers
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _leave_with(parent: int) -> None:
+    """End this process soon after its parent has gone, so that a killed study holds no run folder."""
+    while os.getppid() == parent:
+        time.sleep(0.3)
+    os._exit(1)
+
+
+def _call(label: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    _reports.put((label, 0, 0))
+    try:
+        function(*arguments, progress=lambda done, total: _reports.put((label, done, total)))
+    except (InputError, RunError, OSError):
+        raise
+    except Exception as error:  # not every exception survives the way to the parent; its text does
+        raise RunError(f"{label} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    _give_memory_back()
+    _reports.put((label, -1, 0))
+
+
+def _give_memory_back() -> None:
+    """Ask glibc to return freed memory to the system, so that one job's peak does not stand beside the next one's."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+@contextmanager
+def _bars(console: Console, title: str, labels: Sequence[str]) -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar per running job, and one for all of them."""
+    with Progress(*bar_columns(), console=console) as progress:
+        whole = progress.add_task(f"[bold]{title}", total=len(labels))
+        tasks: dict[str, TaskID] = {}
+
+        def show(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = progress.add_task(f"  {label}", total=None)
+            if done < 0:
+                progress.remove_task(tasks[label])
+                progress.advance(whole)
+            elif total:
+                progress.update(tasks[label], completed=done, total=total)
+
+        yield show
+
+
+@contextmanager
+def _lines(console: Console, title: str, labels: Sequence[str]) -> Iterator[Callable[[str, int, int], None]]:
+    """Print plain lines, for logs."""
+    begun: dict[str, float] = {}
+    shown: dict[str, float] = {}
+    finished: list[str] = []
+
+    def show(label: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if label not in begun:
+            begun[label] = shown[label] = now
+            print(f"{title}: {label} ...", flush=True)
+        elif done < 0:
+            finished.append(label)
+            seconds = now - begun[label]
+            print(f"{title}: {label} done in {seconds:.0f} s ({len(finished)} of {len(labels)})", flush=True)
+        elif total and now - shown[label] > PLAIN_SECONDS:
+            shown[label] = now
+            print(f"{title}: {label} {done} of {total}", flush=True)
+
+    yield show

@@ -1,0 +1,106 @@
+"""Helpers for the tests of the literature's scripts: import one, do its jobs in this process, run its smoke form."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharpness.checkpoints.run_folders import load_run_data
+from sharpness.data.cifar import CIFAR10, CIFAR100
+from sharpness.data.idx import encode_idx
+from sharpness.runs import RunFolder
+from sharpness.training import train
+from tests.conftest import ROOT, run_python
+
+
+def script(name: str) -> Any:
+    """Return a module of ``scripts/``."""
+    folder = str(ROOT / "scripts")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return importlib.import_module(name)
+
+
+def do(jobs: Iterable[Any]) -> int:
+    """Do jobs one after the other in this process, and return how many there were."""
+    count = 0
+    for job in jobs:
+        job.function(*job.arguments, progress=lambda done, total: None)
+        count += 1
+    return count
+
+
+def run_smoke(name: str, folder: Path, *arguments: str) -> Any:
+    """Run a script's smoke form into ``folder/runs`` and ``folder/figures``; return the finished process."""
+    paths = ["--runs", str(folder / "runs"), "--figures", str(folder / "figures")]
+    return run_python(f"scripts/{name}.py", "--preset", "smoke", *paths, *arguments)
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return every file below a folder with its time of change and its bytes, locks left out."""
+    return {
+        str(path.relative_to(folder)): (os.stat(path).st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".lock")
+    }
+
+
+def first_steps(cells: Iterable[Any], folder: Path, steps: int = 1) -> list[dict[str, Any]]:
+    """Make the first updates of a preset that is too large to run here, and return the runs' manifests.
+
+    One run of each network and optimiser is taken, the one of the smallest batch, with its own settings but for the
+    number of updates and of examples: as many as one batch. The data are random bytes in the exact files of the
+    dataset, read from a folder as a user's would be.
+    """
+    chosen: dict[tuple[str, str], Any] = {}
+    for cell in sorted(cells, key=lambda each: each.config.training.batch_size):
+        key = (cell.config.model.name, cell.config.training.optimizer)
+        if cell.after is None:
+            chosen.setdefault(key, cell.config)
+    manifests = []
+    for number, config in enumerate(chosen.values()):
+        size, held_out = config.training.batch_size, min(config.data.num_validation, 20)
+        data = replace(config.data, num_train=size + held_out, num_validation=held_out, num_test=20)
+        data = replace(data, evaluation_batch_size=min(size, config.data.evaluation_batch_size))
+        short = replace(config, data=data, budget=replace(config.budget, updates=steps))
+        dataset = load_run_data(short, made_data(config.data.name, folder / "data"))
+        run = RunFolder.create(folder / f"run-{number}", short)
+        manifests.append(train(short, dataset, run, torch.device("cpu")))
+    return manifests
+
+
+def made_data(name: str, folder: Path) -> Path | None:
+    """Write random images and labels as the files of a dataset and return their folder; ``None`` if it is embedded."""
+    if name == "fashion_mnist_10k":
+        return None
+    place = folder / name
+    if not place.exists():
+        place.mkdir(parents=True)
+        (_write_cifar if name.startswith("cifar") else _write_idx)(name, place, np.random.default_rng(0))
+    return place
+
+
+def _write_idx(name: str, place: Path, rng: np.random.Generator) -> None:
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        images = torch.from_numpy(rng.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        labels = torch.from_numpy(np.resize(np.arange(10, dtype=np.uint8), count))
+        (place / f"{part}-images-idx3-ubyte").write_bytes(encode_idx(images))
+        (place / f"{part}-labels-idx1-ubyte").write_bytes(encode_idx(labels))
+
+
+def _write_cifar(name: str, place: Path, rng: np.random.Generator) -> None:
+    layout, classes = (CIFAR10, 10) if name == "cifar10" else (CIFAR100, 100)
+    for file, size in layout.expected_sizes(50_000, 10_000).items():
+        count = size // (layout.label_bytes + 3072)
+        labels = np.stack([np.resize(np.arange(classes, dtype=np.uint8), count)] * layout.label_bytes, 1)
+        labels[:, : layout.label_bytes - 1] = 0  # the coarse label
+        pixels = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
+        (place / file).write_bytes(np.concatenate([labels, pixels], 1).tobytes())

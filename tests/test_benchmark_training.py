@@ -1,0 +1,70 @@
+"""The training benchmark on a small network: its contenders do the same work, and every row reaches the tables."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sharpness.data import load_dataset
+from tests.conftest import ROOT, run_python
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import the benchmark's parts, with rounds that take no time."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    module = importlib.import_module("benchmark_training_parts")
+    monkeypatch.setattr(module, "WINDOW_SECONDS", 0.0)
+    return module
+
+
+def test_our_updates_are_those_of_the_barest_loop(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On the same rows both loops must end at the same weights, else their speeds say nothing about each other.
+    dataset = load_dataset("fashion_mnist_10k", num_train=60, num_test=20)
+    config = parts.config_of("smith_le", 20)
+    config = replace(config, model=replace(config.model, norm="none"))
+    session = parts.session_of(config, dataset, tmp_path / "run")
+    orders = iter([session.epoch_of(epoch)[0] for epoch in (1, 2)])
+
+    def same_rows(examples: int, size: int) -> Any:
+        for order in orders:
+            yield from order[: examples // size * size].split(size)
+
+    kept = {}
+
+    def keeping(config: Any, dataset: Any) -> Any:
+        kept["model"], optimizer = made(config, dataset)
+        return kept["model"], optimizer
+
+    made = parts._model_and_adam
+    monkeypatch.setattr(parts, "_endless_rows", same_rows)
+    monkeypatch.setattr(parts, "_model_and_adam", keeping)
+    parts.bare_updates(config, dataset, 6)()
+    parts.our_updates(session, 6)()
+    for ours, bare in zip(session.model.parameters(), kept["model"].parameters(), strict=True):
+        assert torch.allclose(ours, bare, rtol=1e-5, atol=1e-7)
+
+
+def test_every_part_gives_a_row_and_the_same_command_measures_nothing_twice(tmp_path: Path) -> None:
+    arguments = ["--networks", "smith_le", "--batches", "20", "--examples", "60", "--threads", "1"]
+    arguments += ["--parts", "loop", "checkpoint", "tracking", "--figures", str(tmp_path)]
+    first = run_python("scripts/benchmark_training.py", *arguments)
+    assert first.returncode == 0, first.stderr
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["part"] for row in rows] == ["loop", "checkpoint", "tracking"]
+    assert all(row[key] > 0 for row, key in zip(rows, ("ours / bare", "share (%)", "products"), strict=True))
+    assert rows[0]["ours / bare"] == pytest.approx(rows[0]["ours (images/s)"] / rows[0]["bare (images/s)"])
+    text = (tmp_path / "benchmark.md").read_text()
+    assert text.count("smith_le") == 3 and (tmp_path / "throughput.pdf").exists()
+    again = run_python("scripts/benchmark_training.py", *arguments)
+    assert again.returncode == 0 and " of 3," not in again.stdout
+    refused = run_python(
+        "scripts/benchmark_training.py", *arguments[:4], "--examples", "10", "--figures", str(tmp_path)
+    )
+    assert refused.returncode == 2 and "batches of at most 10" in refused.stderr
