@@ -96,7 +96,7 @@ def _run_row(labels: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     row["checkpoint_sha256"] = final_checkpoint(manifest.get("files", {}))
     final, average = (manifest.get(key) or {} for key in ("final", "average"))
     row |= {key: final.get(key) for key in FINAL} | {f"average_{key}": average.get(key) for key in FINAL}
-    clash = row.keys() & labels.keys() - {"batch_size", "learning_rate", "momentum", "seed", "num_train", "optimizer"}
+    clash = row.keys() & labels.keys() - {name for keys in SETTINGS.values() for name in keys} - {"model"}
     if clash:
         raise InputError(f"expected labels that are no columns of their own, got {sorted(clash)}: rename them")
     return dict(labels) | {key: value for key, value in row.items() if key not in labels}
@@ -110,10 +110,9 @@ def _settings(folder: Path) -> dict[str, Any]:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"expected TOML in {path}, got an error: {error}") from error
-    named = {("model", "name"): "model"}
-    return {
-        named.get((table, key), key): config.get(table, {}).get(key) for table, keys in SETTINGS.items() for key in keys
-    }
+    row = {key: config.get(table, {}).get(key) for table, keys in SETTINGS.items() for key in keys}
+    row["model"] = row.pop("name")
+    return row
 
 
 def _probe_rows(folder: Path, checkpoint: str | None) -> list[dict[str, Any]]:
@@ -144,7 +143,7 @@ def provenance(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return where the numbers of a study come from; the runs themselves stand in ``runs.csv`` beside the figures."""
     runs = tables.runs
     facts = {name: sorted({str(value) for value in runs[name].dropna()}) for name in FACTS}
-    counts = {status: int((runs["status"] == status).sum()) for status in ("finished", "diverged", "missing")}
+    counts = {status: len(rows_where(runs, status=status)) for status in ("finished", "diverged", "missing")}
     return {
         **{"schema": 1, "settings": dict(settings), "runs": counts, **facts},
         **{"runs_sha256": hashlib.sha256(runs_csv(tables).encode()).hexdigest()},
@@ -163,10 +162,9 @@ def counts(tables: Tables) -> str:
     Every caption ends with it, so that no run is left out of the count.
     """
     runs = tables.runs
-    finished = int((runs["status"] == "finished").sum())
-    text = f"{finished} of {len(runs)} runs finished"
+    text = f"{len(tables.finished)} of {len(runs)} runs finished"
     for status in ("diverged", "missing"):
-        number = int((runs["status"] == status).sum())
+        number = len(rows_where(runs, status=status))
         if number:
             text += f", {number} {status}"
     return text + "."

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sharpness.config import MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.data import Dataset, load_dataset, normalise
-from sharpness.models import build_model
+from sharpness.models import MODELS, build_model
 from sharpness.runs import RunFolder
 from sharpness.training import train
 from sharpness.training.ends import after_update, begin
@@ -47,10 +47,9 @@ def session_of(config: RunConfig, dataset: Dataset, folder: Path) -> Session:
 
 
 def config_of(network: str, batch_size: int, **training: Any) -> RunConfig:
-    """Return the config of a network with the optimiser of the Keskar study."""
-    return RunConfig(
-        model=ModelConfig(name=network), training=TrainingConfig(batch_size=batch_size, epochs=10_000, **training)
-    )
+    """Return the config of a network, with its norms if it has any, with the optimiser of the Keskar study."""
+    model = ModelConfig(name=network, norm="batch" if "batch" in MODELS[network].norms else "none")
+    return RunConfig(model=model, training=TrainingConfig(batch_size=batch_size, epochs=10_000, **training))
 
 
 def our_updates(session: Session, count: int) -> Callable[[], None]:

@@ -29,7 +29,7 @@ CONTENDERS = {"ours (images/s)": "ours", "DataLoader (images/s)": "DataLoader"}
 
 def render(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write ``benchmark.md``, a CSV per part, ``benchmark.json`` and the figure."""
-    provenance = measured_with(rows) | {"rounds": ROUNDS}
+    provenance: Row = {**measured_with(rows), "rounds": ROUNDS}
     machine, examples = provenance["machine"]["cpu"], rows[0]["examples"]
     setting = f"{machine}, {rows[0]['threads']} threads, {examples:,} images of Fashion-MNIST, float32, Adam."
     texts = [f"# Training benchmark\n\n{setting} Medians of {ROUNDS} rounds in turns; rows: results.jsonl."]

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/, study.py and keskar2017.py are not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/, study.py and workers.py are not installed
 
 import tyro
-from keskar2017 import probe_cell
 from rich.console import Console
-from study import Job, Workers, available_cores
+from study import probe_cell
+from workers import Job, Workers, available_cores
 
 from sharpness.cli import run_command
 from sharpness.environment import choose_device

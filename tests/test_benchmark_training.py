@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ def test_our_updates_are_those_of_the_barest_loop(parts: Any, tmp_path: Path, mo
     # On the same rows both loops must end at the same weights, else their speeds say nothing about each other.
     dataset = load_dataset("fashion_mnist_10k", num_train=60, num_test=20)
     config = parts.config_of("smith_le", 20)
-    config = replace(config, model=replace(config.model, norm="none"))
     session = parts.session_of(config, dataset, tmp_path / "run")
     orders = iter([session.epoch_of(epoch)[0] for epoch in (1, 2)])
 

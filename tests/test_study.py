@@ -22,7 +22,7 @@ from tests.study_cases import do, script
 study: Any = script("study")
 BASE = RunConfig(
     data=DataConfig(num_train=40, num_test=20, evaluation_batch_size=20),
-    model=ModelConfig(name="fc_128", norm="none"),
+    model=ModelConfig(name="fc_128_128_128", norm="none"),
     training=TrainingConfig(optimizer="sgd", learning_rate=0.1, batch_size=20, epochs=1),
 )
 
@@ -121,7 +121,7 @@ def test_a_report_is_written_with_every_run_and_its_verdicts(folder: Any, tmp_pa
     do(folder.training_jobs(cells[:1]))
     tables = tidy.load([(each.labels, folder.place(each)) for each in cells], [])
     figure, _ = new_figure(COLUMN, 2.0)
-    numbers = tables.runs[["seed", "status"]]
+    numbers = tables.runs.filter(["seed", "status"])
     verdict, why = judge(Interval(2.0, 1.5, 2.5, 5), 1, 1)
     report = Report(
         {"shown": Drawing(figure, numbers, tidy.counts(tables)), "hidden": "there are no data"},
