@@ -23,7 +23,7 @@ def sgd_noise_scale(learning_rate: float, batch_size: int, num_examples: int, mo
     return learning_rate * (num_examples / batch_size - 1) / (1 - momentum)
 
 
-def two_batch_estimates(small: float, large: float, small_size: int, large_size: int) -> tuple[float, float]:
+def two_batch_estimates(small: float, large: float, small_size: float, large_size: float) -> tuple[float, float]:
     r"""Return unbiased estimates of ``|G|^2`` and ``tr Sigma`` from squared norms of gradients of two batch sizes.
 
     ``small`` and ``large`` are ``|G_b|^2`` and ``|G_B|^2`` for the sizes b < B, the small one a mean over the parts of

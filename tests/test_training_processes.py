@@ -22,7 +22,7 @@ CONFIG = RunConfig(
     model=ModelConfig(name="f1", norm="none"),
     training=TrainingConfig(optimizer="momentum", learning_rate=0.02, batch_size=33, epochs=2),
     average=AverageConfig(kind="ema", decay=0.5),
-    measure=MeasureConfig(names=("distance", "noise_scale"), every=0.5),
+    measure=MeasureConfig(names=("distance",), every=0.5),
 )
 
 
@@ -83,6 +83,19 @@ def test_processes_share_a_batch_and_end_with_the_weights_of_one(
     manifest = together.manifest() or {}
     assert manifest["processes"] == processes and (alone.manifest() or {})["processes"] == 1
     assert_same(alone, together, rtol)
+
+
+@pytest.mark.slow
+def test_the_noise_scale_of_shares_is_that_of_as_many_pieces(tmp_path: Path) -> None:
+    # 36, 36, 36, 24 examples: the shares of two processes hold the examples of two accumulated pieces.
+    config = replace(
+        CONFIG,
+        data=replace(CONFIG.data, num_train=132),
+        training=replace(CONFIG.training, dtype="float64", batch_size=36),
+        measure=MeasureConfig(names=("noise_scale",), every=0.5),
+    )
+    pieces = replace(config, training=replace(config.training, accumulate=2))
+    assert_same(trained(tmp_path / "pieces", pieces, 1), trained(tmp_path / "shares", config, 2), 1e-10)
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from sharpness.training import OPTIMIZERS, check_config, schedules, train
 from sharpness.training.averages import Average
 from sharpness.training.gradients import (
     Batch,
+    OwnSquare,
     at_worst_point,
     backward_of,
     fixed_statistics,
@@ -195,13 +196,40 @@ def test_accumulated_gradients_are_those_of_one_batch(pieces: int) -> None:
 
 
 def test_the_noise_of_pieces_is_that_of_their_own_gradients() -> None:
-    model, config, data = network(), TrainingConfig(accumulate=2), batch(8)
-    told = backward_of(model, config, CPU, watch=True)(data)
-    halves = [Batch(data.inputs[i : i + 4], data.targets[i : i + 4]) for i in (0, 4)]
-    squares = [sum(float((g**2).sum()) for g in gradients(network(), half)) for half in halves]
-    assert told.piece_square == pytest.approx(sum(squares) / 2, rel=1e-12)
+    model, config, data = network(), TrainingConfig(accumulate=2), batch(7)  # pieces of 4 and 3
+    pieces = backward_of(model, config, CPU, watch=True)(data).pieces
+    assert pieces is not None
+    parts = [Batch(data.inputs[part], data.targets[part]) for part in (slice(4), slice(4, 7))]
+    squares = [sum(float((g**2).sum()) for g in gradients(network(), part)) for part in parts]
     whole = sum(float((g**2).sum()) for g in gradients(network(), data))
-    assert square_of_gradient(model) == pytest.approx(whole, rel=1e-12)
+    assert pieces.small == pytest.approx(sum(squares) / 2, rel=1e-12)
+    assert pieces.large == pytest.approx(whole, rel=1e-12)
+    assert (pieces.small_size, pieces.large_size) == (pytest.approx(2 / (1 / 4 + 1 / 3)), 7)
+    assert backward_of(network(), config, CPU, watch=True)(batch(1)).pieces is None  # one example is one piece
+
+
+def test_uneven_pieces_recover_a_planted_noise_scale() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes, draws = (1, 7), []
+    for _ in range(4000):
+        parts = [0.5 + torch.randn(size, 20, generator=generator, dtype=torch.float64) for size in sizes]
+        small = sum(float((part.mean(0) ** 2).sum()) for part in parts) / 2
+        large = float((torch.cat(parts).mean(0) ** 2).sum())
+        draws.append(two_batch_estimates(small, large, 2 / (1 / 1 + 1 / 7), 8))
+    for values, truth in zip(torch.tensor(draws, dtype=torch.float64).T, (5.0, 20.0), strict=True):
+        assert abs(float(values.mean()) - truth) < 4 * float(values.std()) / 4000**0.5
+
+
+def test_the_square_of_a_process_is_seen_on_the_way_to_the_average() -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model, data = network(), batch(7)
+        own = OwnSquare(torch.nn.parallel.DistributedDataParallel(model))
+        for _ in range(2):  # what is taken is gone
+            backward_of(own.network, TrainingConfig(accumulate=2), CPU)(data)
+            assert own.take() == pytest.approx(square_of_gradient(list(model.parameters())), rel=1e-12)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_the_two_batch_estimates_recover_a_planted_noise_scale() -> None:

@@ -21,7 +21,7 @@ from sharpness.training.session import Session
 Measure = Callable[[int, Tensor], dict[str, Any] | None]
 Outcome = dict[str, Any]
 NOISE_BATCHES = 8
-"""Random batches, each in halves, that the noise scale is measured on where gradients are not accumulated."""
+"""Random batches, each in halves, that the noise scale is measured on where no batch is cut into pieces anyway."""
 NAMES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
@@ -176,7 +176,7 @@ def _measure(session: Session, at: Position, measure: Measure | None) -> Positio
     split = session.train.first(None if count is None else min(count, total))
     loss = session.loss_over(split)
     epoch = at.epochs_done(total)
-    if "noise_scale" in config.measure.names and config.training.accumulate == 1:
+    if "noise_scale" in config.measure.names and config.training.accumulate == 1 and num_ranks() == 1:
         _add_noise(session, loss, at)
     row: dict[str, Any] = {"step": at.update, "epoch": _plain(epoch)}
     row |= session.measures(loss, session.rate(epoch))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
 from sharpness.config import TrainingConfig
+from sharpness.distributed import num_ranks, sums_over_ranks
 from sharpness.modes import batch_norms
 
 ADAPTIVE_OFFSET = 0.01  # eta of ASAM: the authors' code adds it to |w|
@@ -26,29 +31,70 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """Squared norms of the gradients of a batch's pieces, on average, and of the whole, for the noise scale.
+
+    The small size is the harmonic mean of the pieces': the mean of ``|G|^2 + tr Sigma / n_i`` is that of this size.
+    """
+
+    small: float
+    large: float
+    small_size: float
+    large_size: int
+
+
+@dataclass(frozen=True)
 class Told:
     """What a forward pass says: the mean loss over the batch's examples here, and how many were right."""
 
     loss: Tensor
     right: Tensor
-    piece_square: float | None = None  # mean squared norm of the gradients of the pieces, where it was asked for
+    pieces: Pieces | None = None  # where they were asked for
 
 
 Backward = Callable[[Batch], Told]
-"""Adds the gradient of a batch's mean loss to the parameters' and returns what the forward pass said."""
+"""Puts the gradient of a batch's mean loss in the place of the parameters' and returns what the forward pass said."""
 
 
-def backward_of(model: nn.Module, config: TrainingConfig, device: torch.device, *, watch: bool = False) -> Backward:
-    """Return the function that adds the gradient of the mean cross-entropy over a batch, piece by piece.
+class OwnSquare:
+    """The squared norm of this process's own gradient, seen on its way to the average over all processes."""
 
-    ``watch`` also takes the norm of each piece's own gradient, for the noise scale; that is for one process.
+    def __init__(self, network: DistributedDataParallel) -> None:
+        self.network = network
+        self._squares: list[Tensor] = []
+        # Through a function without annotations, which are looked at as types.
+        network.register_comm_hook(None, lambda _, bucket: self._pass_on(bucket))
+
+    def _pass_on(self, bucket: Any) -> torch.futures.Future[Tensor]:
+        self._squares.append(bucket.buffer().double().square().sum())
+        return allreduce_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type]
+
+    def take(self) -> float:
+        """Return what was seen since the last call."""
+        squares, self._squares = self._squares, []
+        return float(torch.stack(squares).sum())
+
+
+def backward_of(
+    model: nn.Module,
+    config: TrainingConfig,
+    device: torch.device,
+    *,
+    watch: bool = False,
+    own: OwnSquare | None = None,
+) -> Backward:
+    """Return the function that takes the gradient of the mean cross-entropy over a batch, piece by piece.
+
+    ``watch`` also takes the norm of each piece's own gradient, for the noise scale. With several processes ``own``
+    does, and their shares of the batch are the pieces.
 
     With ``accumulate`` pieces the sum of ``n_i / n`` times the mean loss of each is that of the batch, so the gradient
     is that of one pass to rounding.
     """
     synchronised = getattr(model, "no_sync", None)  # of DistributedDataParallel
+    parameters = list(model.parameters())
 
-    def one(inputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    def one(inputs: Tensor, targets: Tensor, share: float, first: bool) -> tuple[Tensor, Tensor]:
         """Add a share of the gradient of one piece; return the loss and how many were right."""
         if config.autocast == "bfloat16":
             with torch.autocast(device.type, torch.bfloat16):
@@ -56,6 +102,10 @@ def backward_of(model: nn.Module, config: TrainingConfig, device: torch.device, 
         else:
             logits = model(inputs)
         loss = cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+        if first:
+            # Not before the forward pass: it would take the memory, and the new gradients fresh pages.
+            for p in parameters:
+                p.grad = None
         (loss if share == 1 else loss * share).backward()
         return loss.detach(), (logits.argmax(1) == targets).sum()
 
@@ -66,39 +116,53 @@ def backward_of(model: nn.Module, config: TrainingConfig, device: torch.device, 
         for number, (inputs, targets) in enumerate(pieces, 1):
             share = len(targets) / len(batch.targets)
             waits = synchronised is not None and number < len(pieces)
-            before = _gradients(model) if watch else None
+            before = _gradients(parameters, number) if watch else None
             with synchronised() if waits and synchronised is not None else contextlib.nullcontext():
-                loss, hits = one(inputs, targets, share * batch.weight)
+                loss, hits = one(inputs, targets, share * batch.weight, number == 1)
             if before is not None:
-                squares.append(_square_of_change(model, before) / share**2)
+                squares.append(_square_of_change(parameters, before) / share**2)
             losses.append(share * loss)
             right.append(hits)
-        mean = float(torch.stack(squares).mean()) if squares else None
-        return Told(torch.stack(losses).sum(), torch.stack(right).sum(), mean)
+        told = Told(torch.stack(losses).sum(), torch.stack(right).sum())
+        if len(squares) < 2:
+            return told
+        inverse = sum(1 / len(targets) for _, targets in pieces) / len(pieces)
+        small, large = float(torch.stack(squares).mean()), square_of_gradient(parameters)
+        return replace(told, pieces=Pieces(small, large, 1 / inverse, len(batch.targets)))
 
     def whole(batch: Batch) -> Told:
-        return Told(*one(batch.inputs, batch.targets, batch.weight))
+        return Told(*one(batch.inputs, batch.targets, batch.weight, True))
 
-    return whole if config.accumulate == 1 else in_pieces
+    def over_ranks(batch: Batch) -> Told:
+        told = alone(batch)
+        assert own is not None  # else this is not called
+        here = len(batch.targets)
+        square, inverse, size = sums_over_ranks(own.take() / batch.weight**2, 1 / here, here, device=device)
+        ranks = num_ranks()
+        return replace(
+            told, pieces=Pieces(square / ranks, square_of_gradient(parameters), ranks / inverse, round(size))
+        )
+
+    alone = whole if config.accumulate == 1 else in_pieces
+    return alone if own is None else over_ranks
 
 
-def _gradients(model: nn.Module) -> list[Tensor | None]:
-    return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+def _gradients(parameters: Sequence[nn.Parameter], piece: int) -> list[Tensor | None]:
+    """Return the gradients that a piece is added to, none for the first."""
+    return [None if piece == 1 or p.grad is None else p.grad.clone() for p in parameters]
 
 
-def _square_of_change(model: nn.Module, before: Sequence[Tensor | None]) -> Tensor:
+def _square_of_change(parameters: Sequence[nn.Parameter], before: Sequence[Tensor | None]) -> Tensor:
     """Return the squared norm of what was added to the gradients."""
     changes = [
-        p.grad if was is None else p.grad - was
-        for p, was in zip(model.parameters(), before, strict=True)
-        if p.grad is not None
+        p.grad if was is None else p.grad - was for p, was in zip(parameters, before, strict=True) if p.grad is not None
     ]
     return torch.stack([change.double().square().sum() for change in changes]).sum()
 
 
-def square_of_gradient(model: nn.Module) -> float:
+def square_of_gradient(parameters: Sequence[nn.Parameter]) -> float:
     """Return the squared norm of the gradient that the parameters have."""
-    return float(_square_of_change(model, [None] * sum(1 for _ in model.parameters())))
+    return float(_square_of_change(parameters, [None] * len(parameters)))
 
 
 def update(
@@ -113,7 +177,6 @@ def update(
     anchors = [p.detach().clone() for p in parameters]
     told = None
     for _ in range(config.proximal_steps):
-        optimizer.zero_grad()
         now = backward(batch)
         told = told or now
         for p, anchor in zip(parameters, anchors, strict=True):
@@ -133,11 +196,9 @@ def _step(
     batch: Batch,
     config: TrainingConfig,
 ) -> Told:
-    optimizer.zero_grad()
     told = backward(batch)
     if config.sam_rho is not None:
         with at_worst_point(parameters, config.sam_rho, config.sam_adaptive), fixed_statistics(model):
-            optimizer.zero_grad()
             backward(batch)
     clip(parameters, config)
     optimizer.step()

@@ -53,14 +53,15 @@ class NoiseScale:
     """``tr Sigma``, ``|G|^2`` and ``B_simple`` from the gradients of a batch and of its pieces, smoothed by decay.
 
     McCandlish et al. 2018 (arXiv 1812.06162), Appendix A.1: the averages of both are kept apart, because a ratio of
-    single draws is biased. The pieces are those of gradient accumulation, else halves of random batches.
+    single draws is biased. The pieces are the processes' shares of a batch, or those of gradient accumulation, else
+    halves of random batches.
     """
 
     def __init__(self, decay: float = 0.9) -> None:
         self.decay = decay
         self.square = self.noise = self.weight = 0.0
 
-    def add(self, small: float, large: float, small_size: int, large_size: int) -> None:
+    def add(self, small: float, large: float, small_size: float, large_size: float) -> None:
         """Take in the mean squared norm of the pieces' gradients and that of the whole batch."""
         square, noise = two_batch_estimates(small, large, small_size, large_size)
         self.weight = self.decay * self.weight + 1 - self.decay

@@ -24,7 +24,7 @@ from sharpness.modes import batch_norms
 from sharpness.runs import RunFolder
 from sharpness.training import schedules
 from sharpness.training.averages import Average
-from sharpness.training.gradients import Backward, Told, backward_of, square_of_gradient
+from sharpness.training.gradients import Backward, OwnSquare, Told, backward_of
 from sharpness.training.measures import Measures
 from sharpness.training.optimizers import OPTIMIZERS
 from sharpness.training.order import Augmentation, epoch_order, varies
@@ -62,10 +62,11 @@ class Session:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if training.start is not None:
             _load_start(model, run, training.start)
+        watches = "noise_scale" in config.measure.names
         network: nn.Module = DistributedDataParallel(model) if is_distributed() else model
+        own = OwnSquare(network) if watches and isinstance(network, DistributedDataParallel) else None
         if training.compile:
             network = torch.compile(network)  # type: ignore[assignment]
-        watches = "noise_scale" in config.measure.names and training.accumulate > 1 and not is_distributed()
         return cls(
             config=config,
             dataset=dataset,
@@ -74,7 +75,7 @@ class Session:
             model=model,
             network=network,
             optimizer=OPTIMIZERS[training.optimizer](model.parameters(), training),
-            backward=backward_of(network, training, device, watch=watches),
+            backward=backward_of(network, training, device, watch=watches and own is None, own=own),
             train=dataset.train,
             held_out=dataset.held_out or dataset.test,
             measures=Measures(config.measure.names, flatten(model)),
@@ -130,14 +131,8 @@ class Session:
     def count(self, told: Told, size: int, weight: float) -> None:
         """Take in what one update's forward pass said; ``weight`` is this process's share of it times their number."""
         self.sums.add(told.loss * (weight / num_ranks()), told.right, size)
-        if told.piece_square is not None:
-            self._add_noise(told.piece_square, size)
-
-    def _add_noise(self, piece_square: float, size: int) -> None:
-        """Take the noise scale from the pieces of an accumulated gradient, whose sum the parameters still have."""
-        small = -(-size // self.config.training.accumulate)
-        if small < size:
-            self.measures.noise.add(piece_square, square_of_gradient(self.model), small, size)
+        if (pieces := told.pieces) is not None:
+            self.measures.noise.add(pieces.small, pieces.large, pieces.small_size, pieces.large_size)
 
     def restore(self) -> Position:
         """Go on from the saved state if there is one, else write x0 and begin."""
@@ -146,13 +141,15 @@ class Session:
             self.write(lambda: self._truncate(0, 0))
             self.write(lambda: self.run.save_weights("x0", self.model.state_dict(), {"step": 0, "epoch": 0}))
             return Position()
+        if "distance" in self.config.measure.names:  # from where it started, not from where this version would
+            self.model.load_state_dict(self.run.load_weights("x0"))
+            self.measures.start = flatten(self.model)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"], self.device)
         self.measures.load_state_dict(state["measures"])
         self.sums.load_state_dict(state["sums"], self.device)
         at = Position(**state["at"])
-        self.measures.start = state["start"]
         self.write(lambda: self._truncate(at.log_rows, at.measure_rows))
         return at
 
@@ -173,7 +170,6 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
             "measures": self.measures.state_dict(),
-            "start": self.measures.start,
             "sums": self.sums.state_dict(),
             "at": asdict(at),
         }
