@@ -36,7 +36,7 @@ def test_the_python_snippet_runs_as_it_stands() -> None:
     assert keskar.startswith("phi >= ")
 
 
-@pytest.mark.parametrize("library", ["transformers", "timm"])
+@pytest.mark.parametrize("library", ["transformers", pytest.param("timm", marks=pytest.mark.slow)])
 def test_the_snippets_of_libraries_run_as_they_stand(library: str) -> None:
     (snippet,) = [s for s in blocks(README, "python") if f"sh, {library}" in s or f"torch, {library}" in s]
     result = run_python("-c", snippet)
@@ -76,6 +76,7 @@ def test_the_recipe_tracks_a_training_run(tmp_path: Path) -> None:
     assert module.sharpness[1].num_hvps < module.sharpness[0].num_hvps
 
 
+@pytest.mark.slow
 def test_the_snippet_of_spectra_runs_as_it_stands() -> None:
     (snippet,) = [s for s in blocks(README, "python") if "SpectralDensity" in s]
     result = run_python("-W", "error", "-c", snippet)
@@ -94,6 +95,7 @@ def test_the_snippet_of_landscapes_runs_as_it_stands() -> None:
     assert result.returncode == 0 and result.stdout.startswith("largest rise "), result.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_run_of_your_own(tmp_path: Path) -> None:
     (config,) = blocks(README, "toml")
     (tmp_path / "run.toml").write_text(config)

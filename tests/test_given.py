@@ -48,7 +48,7 @@ def as_request(arguments: list[str], **changes: Any) -> tuple[Request, Path]:
     return kind(**values | changes), Path(arguments[0])
 
 
-SLOW = {"torchvision ResNet-18", "timm ResNet-18", "BERT"}  # other networks of these libraries are not
+SLOW = {"torchvision ResNet-18", "torchvision MobileNetV3", "timm ResNet-18", "BERT"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES])
@@ -80,6 +80,7 @@ def test_the_record_says_what_was_measured(small: list[str], tmp_path: Path) -> 
     assert other.subject.loss.data_sha256() != given.subject.loss.data_sha256()
 
 
+@pytest.mark.slow
 def test_all_probes_leave_the_network_as_it_was(small: list[str], tmp_path: Path) -> None:
     from sharpness.cli.output import make_console
     from sharpness.cli.probe import measure_all
@@ -205,6 +206,7 @@ def test_usual_mistakes_are_warned_of_with_their_numbers(tmp_path: Path) -> None
     assert "accuracy 0.0 %" in chance and "25.0 %" in chance
 
 
+@pytest.mark.slow
 def test_a_run_folder_needs_nothing_but_its_name(tmp_path: Path) -> None:
     from tests.test_commands import RUN
 
@@ -284,6 +286,7 @@ def test_time_bounds_the_whole_and_the_same_command_goes_on(small: list[str], tm
     ]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """A network whose products take long enough to be stopped between two of them."""
     small = classifier(tmp_path, "tests.given_cases:mlp", seeded(mlp), 1, 8).arguments

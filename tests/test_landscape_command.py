@@ -82,6 +82,7 @@ def test_another_checkpoint_or_knob_is_another_landscape(files: list[str], tmp_p
             assert len(run(tmp_path, files, name, count, knobs=knobs)) == number
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on_and_ends_with_the_same_numbers(files: list[str], tmp_path: Path) -> None:
     arguments = ["landscape", "random_plane", str(tmp_path / "0.pt"), *files, "--random_plane.num_points", "40"]
     code = "from sharpness.cli import main; main()"

@@ -100,7 +100,7 @@ def test_stopped_after_every_update_equals_never_stopped(tmp_path: Path, whole: 
     assert outcome(trained(tmp_path / "run")) == whole
 
 
-@pytest.mark.parametrize("piece", ["model", "optimizer", "average", "measures", "start", "sums", "at"])
+@pytest.mark.parametrize("piece", ["model", "optimizer", "average", "measures", "sums", "at"])
 def test_a_state_without_one_of_its_pieces_is_noticed(
     tmp_path: Path, whole: dict[str, Any], stopped: RunFolder, piece: str
 ) -> None:
@@ -110,11 +110,25 @@ def test_a_state_without_one_of_its_pieces_is_noticed(
     run = copied(stopped, tmp_path / "run")
     state, other = run.load_resume_state(), fresh.load_resume_state()
     assert state is not None and other is not None and state.keys() == other.keys()
-    lost = torch.zeros_like(other["start"]) if piece == "start" else other[piece]  # a fresh start is the true one
-    for kept in (state, state | {piece: lost}):
+    for kept in (state, state | {piece: other[piece]}):
         run = copied(stopped, tmp_path / f"run-{kept is state}")
         run.save_resume_state(kept)
         assert (outcome(trained(run.path)) == whole) == (kept is state)
+
+
+def test_the_distance_after_a_stop_is_that_from_the_start_on_disk(
+    tmp_path: Path, whole: dict[str, Any], stopped: RunFolder
+) -> None:
+    run = copied(stopped, tmp_path / "run")
+    start = {name: torch.zeros_like(value) for name, value in run.load_weights("x0").items()}
+    run.save_weights("x0", start, {"step": 0, "epoch": 0})
+    end = trained(run.path)
+    final = f"{end.final_checkpoint()}.safetensors"
+    assert outcome(end)["weights"][final] == whole["weights"][final]
+    last = end.measures()[-1]["distance_from_start"]
+    weights = end.load_weights(end.final_checkpoint())
+    parameters = [weights[name].flatten() for name, _ in small((1, 28, 28), 10, "running").named_parameters()]
+    assert last == pytest.approx(float(torch.cat(parameters).norm()), rel=1e-6)
 
 
 def test_draws_that_do_not_depend_on_the_update_alone_are_noticed(

@@ -158,6 +158,7 @@ def folders(folder: Path) -> list[Path]:
     return [folder / str(number) for number in range(3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_in_float32_they_are_equal_to_its_rounding(tmp_path: Path, dataset: Dataset, optimizer: str) -> None:
     plain = replace(CONFIG, measure=MeasureConfig(), average=AverageConfig(kind="swa"))
