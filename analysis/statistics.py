@@ -91,19 +91,27 @@ def kendall_tau(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> Interval:
         return Interval(None, None, None, n, "needs at least 3 runs")
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return Interval(None, None, None, n, "one series is constant")
-    signs_a, signs_b = (np.sign(s[:, None] - s[None, :]).astype(np.int8) for s in (a, b))
+    signs_a, signs_b = (np.sign(s[:, None] - s[None, :]) for s in (a, b))
     draws = np.random.default_rng(seed).integers(n, size=(NUM_RESAMPLES, n))
-    pairs = draws[:, :, None], draws[:, None, :]
-    taus = _tau_b(signs_a[pairs], signs_b[pairs])
+    times = np.zeros((NUM_RESAMPLES, n))
+    np.add.at(times, (np.arange(NUM_RESAMPLES)[:, None], draws), 1)
+    taus = _tau_b(signs_a, signs_b, times)
     tail = 100 * (1 - CONFIDENCE) / 2
     lower, upper = np.percentile(taus[np.isfinite(taus)], [tail, 100 - tail])
-    return Interval(float(_tau_b(signs_a[None], signs_b[None])[0]), float(lower), float(upper), n)
+    return Interval(float(_tau_b(signs_a, signs_b, np.ones((1, n)))[0]), float(lower), float(upper), n)
 
 
-def _tau_b(signs_a: NDArray[np.int8], signs_b: NDArray[np.int8]) -> NDArray[np.float64]:
-    """Return tau-b from stacked sign matrices, (resamples, n, n) -> (resamples,); NaN where a series is constant."""
-    concordance = np.sum(signs_a * signs_b, axis=(1, 2), dtype=float)
-    untied = np.sum(np.abs(signs_a), axis=(1, 2), dtype=float) * np.sum(np.abs(signs_b), axis=(1, 2), dtype=float)
+def _tau_b(
+    signs_a: NDArray[np.float64], signs_b: NDArray[np.float64], times: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return tau-b where run i occurs times[r, i] times, for each resample r; NaN where a series is constant.
+
+    Runs count by how often they occur, so that no resample has a matrix of signs of its own: 2,000 runs fit in memory.
+    """
+    concordance, untied_a, untied_b = (
+        np.sum(times @ matrix * times, axis=1) for matrix in (signs_a * signs_b, np.abs(signs_a), np.abs(signs_b))
+    )
+    untied = untied_a * untied_b
     return np.divide(concordance, np.sqrt(untied), out=np.full(len(untied), np.nan), where=untied > 0)
 
 

@@ -71,7 +71,7 @@ class Task:
     """A measurement of a study's own: ``function(folders, device, data_dir, progress, **knobs)`` returns rows.
 
     They are kept under ``measured/<name>/`` beside the runs, with what they were measured on, and are a table of that
-    name for the rendering, ``labels`` in every row. ``knobs`` are plain values: they and the runs are its identity.
+    name for the rendering, ``labels`` in every row. ``knobs`` are plain values: they, the labels and the runs are its identity.
     """
 
     name: str
@@ -102,6 +102,7 @@ class Study:
     ``cells(preset, seeds)`` is the grid and ``measurements(preset, cells)`` what is measured on the runs that finished.
     ``analysis`` is the module whose ``render(places, measured, settings, out)`` draws: labels and folder of every run,
     the files of the tasks, the preset's fields, and where to; it returns an ``analysis.report.Rendered``.
+    ``shares`` names the study whose folder of runs this one uses too, so that no run of both is trained twice.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Study:
     cells: Callable[[Any, int], Sequence[Cell]]
     measurements: Callable[[Any, Sequence[Cell]], Iterable[Measurement | Task]]
     analysis: str
+    shares: str | None = None
 
 
 @dataclass(frozen=True)
@@ -233,14 +235,15 @@ class StudyFolder:
         return path, None if path.exists() else Job(label, do_task, arguments)
 
     def _task_file(self, task: Task) -> Path:
-        identity = json.dumps([[cell.config.run_id for cell in task.cells], dict(task.knobs)], sort_keys=True)
+        runs = [cell.config.run_id for cell in task.cells]
+        identity = json.dumps([runs, dict(task.labels), dict(task.knobs)], sort_keys=True)
         return self.runs / "measured" / task.name / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 
 
 def run_study(study: Study) -> None:
     """Run the stages that the command line asks for and say how long each took."""
     described = "\n\n".join([study.about, "Presets:", *(f"{n}: {p.about}" for n, p in study.presets.items())])
-    defaults = Options(runs=Path("runs") / study.name, figures=Path("figures") / study.name)
+    defaults = Options(runs=Path("runs") / (study.shares or study.name), figures=Path("figures") / study.name)
     options = tyro.cli(Options, default=defaults, description=described)
     if options.preset not in study.presets:
         raise unknown_name("preset", options.preset, study.presets)

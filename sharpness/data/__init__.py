@@ -18,6 +18,7 @@ from sharpness.data.download import (
     find_files,
 )
 from sharpness.data.idx import read_idx_split
+from sharpness.data.timit import read_timit
 from sharpness.errors import InputError, unknown_name
 
 __all__ = ["DATASETS", "Batches", "Dataset", "DatasetInfo", "Split", "load_dataset", "normalise", "random_subset"]
@@ -33,9 +34,11 @@ class DatasetInfo:
     shape: tuple[int, int, int]
     num_classes: int
     home: Home | None
-    """Where its files are looked for; ``None`` when they are part of this package."""
+    """Where its files are looked for; ``None`` when they are part of this package, or come from the user alone."""
     cifar: CifarLayout | None = None
     """Its layout in the CIFAR binary format; ``None`` when it is in the IDX format."""
+    own_file: str | None = None
+    """The user's file that holds it where nothing can be downloaded; the numbers of examples are then the file's."""
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -66,6 +69,12 @@ DATASETS: dict[str, DatasetInfo] = {
         home=CIFAR100_HOME,
         cifar=CIFAR100,
     ),
+    "timit": DatasetInfo(
+        "TIMIT: your own 360 features of frames of speech, 1973 classes, in timit.npz in --data-dir (licensed)",
+        *(721329, 310621, (1, 1, 360), 1973),
+        home=None,
+        own_file="timit.npz",
+    ),
 }
 
 
@@ -89,13 +98,23 @@ def load_dataset(
     # Before any file is opened or downloaded: a bad number must not cost a download first.
     _check_number(name, "num_train", num_train, info.num_train)
     _check_number(name, "num_test", num_test, info.num_test)
+    if info.own_file is not None:
+        if data_dir is None:
+            raise InputError(f"expected --data-dir with {info.own_file} for {name}, got none: it is licensed, not here")
+        splits = read_timit(data_dir / info.own_file, info.shape, info.num_classes)
+        return _dataset(name, info, splits, (num_train, num_test), f"data-dir {data_dir}")
     if info.home is None:
         folder = Path(__file__).parent / name
         paths, source = [folder / f"{file}.gz" for file in IDX_NAMES], "embedded"
     else:
         paths, source = find_files(name, info.home, data_dir)
-    train, test = _read(info, paths)
-    train, test = train.first(num_train), test.first(num_test)
+    return _dataset(name, info, _read(info, paths), (num_train, num_test), source)
+
+
+def _dataset(
+    name: str, info: DatasetInfo, splits: tuple[Split, Split], numbers: tuple[int | None, int | None], source: str
+) -> Dataset:
+    train, test = (split.first(number) for split, number in zip(splits, numbers, strict=True))
     return Dataset(name, train, test, info.num_classes, hash_splits(train, test), source)
 
 

@@ -147,6 +147,7 @@ def _layout(record: ProbeRecord, grids: dict[str, np.ndarray], shares: list[str]
         },
         "updatemenus": [{"buttons": buttons, "x": 0, "y": 1, "xanchor": "left"}] if len(buttons) > 1 else [],
         "showlegend": False,
+        "margin": {"l": 0, "r": 0, "b": 0, "t": 60},  # the default ones cut the axes' titles off in a low window
     }
 
 

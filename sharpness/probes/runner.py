@@ -192,8 +192,8 @@ def _known(folder: RecordFolder, identity: Mapping[str, Any]) -> ProbeRecord | N
 
 
 def deciding_knobs(knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the knobs that decide the number: not how long it may take, nor what is left out."""
-    return {name: value for name, value in knobs.items() if name != "seconds" and value is not None}
+    """Return the knobs that decide the number, as a record has them: not how long it may take, nor what is left out."""
+    return _plain({name: value for name, value in knobs.items() if name != "seconds" and value is not None})
 
 
 def _plain(thing: Any) -> Any:

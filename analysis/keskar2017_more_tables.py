@@ -1,0 +1,174 @@
+"""The tables of ``keskar2017_more``: Tables 2 to 4 of the paper, the remedies, and what the critics ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import numbers
+from analysis.keskar2017_more_findings import WORDS
+from analysis.keskar2017_more_values import EPSILONS, Results, comparisons, difference, pair, ratio
+from analysis.report import TextTable
+from analysis.statistics import Interval, Summary, summarise
+from sharpness.plots.frames import floats, rows_where
+
+ROLES = ("SB", "LB")
+REMEDIES = (
+    ("none, SB", "SB", "base"),
+    ("none, LB", "LB", "base"),
+    ("augmentation, SB", "SB", "augmentation"),
+    ("augmentation, LB", "LB", "augmentation"),
+    ("conservative, LB", "LB", "conservative"),
+    ("robust (SAM), LB", "LB", "robust (SAM)"),
+    ("growing batch, SB to LB", "LB", "growing batch"),
+)
+"""What is compared: its name, and role and arm of its runs."""
+MEAN = "Mean ± sample standard deviation over the finished runs"
+PAIRED = "differences and geometric ratios are paired by seed, with 95 % Student t intervals"
+
+
+def tables_of(results: Results) -> list[TextTable]:
+    """Return every table of the study."""
+    return [accuracies(results), *(sharpness(results, s) for s in NUMBERS), remedies(results), critics(results)]
+
+
+def accuracies(results: Results) -> TextTable:
+    """Return Table 2 of the paper, with the gap between the test accuracies and the distance from the start."""
+    header = ["", "train SB [%]", "train LB [%]", "test SB [%]", "test LB [%]", "test LB - SB [pp]"]
+    rows, values = [], []
+    for network in results.networks:
+        sides = [results.runs(role, "base", network) for role in ROLES]
+        means = {
+            f"{split}_{role}": summarise(floats(side, f"{split}_accuracy"))
+            for split in ("train", "test")
+            for role, side in zip(ROLES, sides, strict=True)
+        }
+        gap, far = difference(sides[0], sides[1], "test_accuracy"), ratio(sides[1], sides[0], "distance")
+        texts = [numbers.mean_and_std(mean) for mean in means.values()]
+        rows.append([network, *texts, numbers.difference(gap), numbers.ratio(far), str(gap.n)])
+        values.append({"network": network} | _named(means) | _bounds(gap=gap, distance=far))
+    caption = (
+        f"Table 2 of Keskar et al. (2017) in form: {MEAN[0].lower()}{MEAN[1:]}, at the end, in evaluation mode; the "
+        f"last but one column is the ratio of the distances from the start; {PAIRED}. {results.setting()}"
+    )
+    title = "Accuracies, and distances from the start (Table 2)"
+    columns = [*header, "distance SB / LB", "pairs"]
+    return TextTable("table2_accuracies", title, columns, rows, pd.DataFrame(values), caption)
+
+
+NUMBERS = {"full": ("table3_sharpness", 3), "subspace": ("table4_subspace", 4)}
+"""The tables of sharpness by space: the name here, and the number in the paper."""
+
+
+def sharpness(results: Results, space: str) -> TextTable:
+    """Return Table 3 (full space) or 4 (random dimensions) of the paper: Metric 2.1 in both boxes."""
+    name, number = NUMBERS[space]
+    known = rows_where(results.sharpness, arm="base", space=space)
+    searched = [(n, s, rows_where(known, network=n, search=s)) for n in results.networks for s in WORDS]
+    shown = [(n, s, found) for n, s, found in searched if len(found) or s == "published"]
+    lines = [_sharpness_row(*each) for each in shown]
+    climbs = [f"{n}: {sum(found['complete'])} of {len(found)}" for n, s, found in shown if s == "climbed"]
+    p = results.subspace
+    where = "full space" if space == "full" else f"span of {p} random columns with standard normal entries"
+    ended = f"Climbs with nothing left to gain: {'; '.join(climbs)} boxes. " if climbs else ""
+    caption = (
+        f"Table {number} of Keskar et al. (2017) in form: Metric 2.1 in per cent, {where}. Published: 10 iterations "
+        "of L-BFGS-B, which start here from the corner of the box along the gradient (the paper does not say where); "
+        f"climbed: until it stops growing. Both bound the metric from below. {ended}{MEAN}; {PAIRED}. "
+        f"{results.setting()}"
+    )
+    header = [""]
+    for epsilon in EPSILONS:
+        header += [f"SB, ε = {epsilon:g} [%]", "LB [%]", "LB / SB"]
+    title = f"Sharpness in {'the full space' if space == 'full' else f'{p} random dimensions'} (Table {number})"
+    rows, values = [cells for cells, _ in lines], pd.DataFrame([line for _, line in lines])
+    return TextTable(name, title, [*header, "pairs"], rows, values, caption)
+
+
+def _sharpness_row(network: str, search: str, found: pd.DataFrame) -> tuple[list[str], dict[str, Any]]:
+    cells, line, pairs = [f"{network}, {search}"], {"network": network, "search": search}, 0
+    for epsilon in EPSILONS:
+        sides = {role: rows_where(found, epsilon=epsilon, role=role) for role in ROLES}
+        means = {f"phi_{role}_{epsilon:g}": summarise(floats(side, "phi")) for role, side in sides.items()}
+        factor = ratio(sides["SB"], sides["LB"], "phi")
+        cells += [*map(numbers.mean_and_std, means.values()), numbers.ratio(factor)]
+        line |= _named(means) | _bounds(**{f"ratio_{epsilon:g}": factor})
+        pairs = factor.n
+    return [*cells, str(pairs)], line
+
+
+def remedies(results: Results) -> TextTable:
+    """Return accuracy and sharpness under each remedy, against LB and against SB without."""
+    header = ["", "test accuracy [%]", "minus LB [pp]", "φ [%]", "φ / φ of SB", "φ / φ of LB", "n"]
+    small, large = (results.runs(role, "base") for role in ROLES)
+    rows, values = [], []
+    for name, role, arm in REMEDIES:
+        runs = results.runs(role, arm)
+        means = {column: summarise(floats(runs, column)) for column in ("test_accuracy", "phi")}
+        gain = difference(large, runs, "test_accuracy")
+        to_small, to_large = (ratio(side, runs, "phi") for side in (small, large))
+        accuracy, phi = (numbers.mean_and_std(mean) for mean in means.values())
+        texts = [numbers.difference(gain), numbers.ratio(to_small), numbers.ratio(to_large)]
+        itself = {"none, SB": (1,), "none, LB": (0, 2)}.get(name, ())  # compared with itself it says nothing
+        texts = [numbers.ABSENT if number in itself else text for number, text in enumerate(texts)]
+        rows.append([name, accuracy, texts[0], phi, *texts[1:], str(len(runs))])
+        values.append({"remedy": name} | _named(means) | _bounds(minus_LB=gain, over_SB=to_small, over_LB=to_large))
+    caption = (
+        "Remedies of Appendix E and section 5 of Keskar et al. (2017) with settings of our own: mirror images and "
+        "shifts by up to 2 pixels (no rotations); conservative training with lambda 1e-3 and 3 inner steps of Adam; "
+        "robust training as SAM with rho 0.05 (adversarial and stability training, which change the inputs, were not "
+        "run); a batch that grows from SB to LB in three steps. "
+        f"φ: {results.measure}, on the unchanged training examples. {MEAN}; {PAIRED}. {results.setting(results.arms)}"
+    )
+    return TextTable("remedies", "Remedies", header, rows, pd.DataFrame(values), caption)
+
+
+def critics(results: Results) -> TextTable:
+    """Return LB against SB under each condition that the critics ask for."""
+    header = ["", "η of LB", "updates of LB", "train loss SB", "train loss LB"]
+    header += ["test LB - SB [pp]", "φ LB / SB", "pairs"]
+    rows, values, notes = [], [], []
+    for each in comparisons(results):
+        sides = {"train_loss_SB": each.small, "train_loss_LB": each.large}
+        losses = {name: summarise(floats(side, "train_loss")) for name, side in sides.items()}
+        gap, factor = difference(each.small, each.large, "test_accuracy"), ratio(each.small, each.large, "phi")
+        texts = [*map(numbers.mean_and_std, losses.values()), numbers.difference(gap), numbers.ratio(factor)]
+        pairs = len(pair(each.small, each.large, "test_accuracy")[0])
+        rows.append([each.name, _common(each.large, "rate"), _common(each.large, "step"), *texts, str(pairs)])
+        values.append({"condition": each.name} | _named(losses) | _bounds(gap=gap, phi_ratio=factor))
+        notes += [f"{each.name[0].upper()}{each.name[1:]}: {each.note}. "] if each.note else []
+    caption = (
+        "LB against SB under the conditions of the paper's critics: learning rates scaled by LB / SB or its root, or "
+        "the best of those tried for each by accuracy on held-out examples; as many updates as SB makes; both trained "
+        "to one training loss. Where nothing is said SB is that of the first row. "
+        f"φ: {results.measure}. {''.join(notes)}{MEAN}; {PAIRED}. {results.setting(results.arms)}"
+    )
+    return TextTable("critics", "LB against SB as the critics ask", header, rows, pd.DataFrame(values), caption)
+
+
+def _common(rows: pd.DataFrame, name: str) -> str:
+    """Return the learning rate or the number of updates of the runs: one number, or their range."""
+    values = floats(rows, name)
+    if not len(values):
+        return numbers.ABSENT
+    low, high = (f"{float(x):.3g}" if name == "rate" else f"{x:.0f}" for x in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _named(summaries: dict[str, Summary]) -> dict[str, Any]:
+    return dict(_parts(summaries))
+
+
+def _parts(summaries: dict[str, Summary]) -> Iterator[tuple[str, Any]]:
+    for name, summary in summaries.items():
+        yield from ((f"{name}_mean", summary.mean), (f"{name}_std", summary.std), (f"{name}_n", summary.n))
+
+
+def _bounds(**intervals: Interval) -> dict[str, Any]:
+    parts: Sequence[tuple[str, Interval]] = list(intervals.items())
+    result: dict[str, Any] = {}
+    for name, each in parts:
+        result |= {name: each.value, f"{name}_lower": each.lower, f"{name}_upper": each.upper}
+    return result

@@ -1,0 +1,164 @@
+"""The runs of ``keskar2017_more.py``: pairs, and what is varied on one network, each an arm with a label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from study import Cell
+
+from sharpness.config import BatchConfig, RunConfig
+from sharpness.training.checks import examples_of
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network on a dataset with its two batch sizes; ``label`` names it in every table."""
+
+    label: str
+    base: RunConfig
+    small: int
+    large: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How far things are varied on one network."""
+
+    batches: tuple[float, ...] = (0.5, 2.0, 4.0, 8.0, 32.0, 64.0)
+    """Batch sizes of Figure 4 as multiples of SB, beside SB and LB themselves; those that the examples allow."""
+    warm_starts: int = 6
+    """After how many different epochs of SB training LB starts in Figure 5."""
+    checkpoints: int = 7
+    """Epochs at which sharpness is measured along training for Figure 6."""
+    small_rates: tuple[float, ...] = (0.25, 0.5, 2.0)
+    """Learning rates tried for SB beside the paper's, as multiples of it."""
+    large_rates: tuple[float, ...] = (2.0, 4.0, 8.0)
+    """As many for LB."""
+    target_loss: float = 0.1
+    """Training loss (nats) at which SB and LB are compared at equal loss; three times the epochs to reach it in."""
+
+
+def pairs_of(case: Case, seed: int) -> list[Cell]:
+    """Return the small-batch and the large-batch run of a seed, equal in all else."""
+    return [_cell(case, "SB", "base", _run(case.base, seed, case.small)), _large(case, "base", _run(case.base, seed))]
+
+
+def arms_of(case: Case, grid: Grid, seed: int) -> Iterator[Cell]:
+    """Yield all runs of a seed on the network that things are varied on, its pair first.
+
+    The pair keeps a checkpoint of every epoch: to start from, and to measure along training.
+    """
+    kept = replace(case.base, measure=replace(case.base.measure, keep_every=1.0))
+    small, large = pairs_of(replace(case, base=kept), seed)
+    plain = _run(case.base, seed)
+    yield from (small, large)
+    for size in batch_sizes(case, grid):
+        config = _run(case.base, seed, size)
+        yield Cell({"network": case.label, "role": "", "arm": "batch", "batch_size": size, "seed": seed}, config)
+    yield from _warm_starts(case, grid, small, plain)
+    yield from _remedies(case, plain)
+    yield from _critics(case, grid, plain)
+
+
+def batch_sizes(case: Case, grid: Grid) -> list[int]:
+    """Return the batch sizes beside SB and LB that leave no batch of one example."""
+    examples, sizes = examples_of(case.base)[0], []
+    for factor in grid.batches:
+        size = round(case.small * factor)
+        if 1 < size <= examples and examples % size != 1 and size not in (case.small, case.large):
+            sizes.append(size)
+    return sizes
+
+
+def spaced(epochs: int, count: int) -> list[int]:
+    """Return so many epochs from 1 to the last, about evenly spaced in their logarithm, without repetitions.
+
+    >>> spaced(40, 6)
+    [1, 2, 4, 9, 19, 40]
+    """
+    return sorted({round(epochs ** (k / (count - 1))) for k in range(count)})
+
+
+def _warm_starts(case: Case, grid: Grid, small: Cell, large: RunConfig) -> Iterator[Cell]:
+    """Yield LB training from iterates of the SB run ("piggybacked"); Adam's own state starts anew."""
+    updates = _updates_per_epoch(case)
+    for epochs in spaced(case.base.training.epochs, grid.warm_starts):
+        start = f"{small.config.run_id}/checkpoint-{epochs * updates}.safetensors"
+        config = replace(large, training=replace(large.training, batch_size=case.large, start=start))
+        yield replace(_large(case, "warm start", config, warm_epochs=epochs), after=small)
+
+
+def _remedies(case: Case, plain: RunConfig) -> Iterator[Cell]:
+    """Yield the remedies of Appendix E and section 5, as far as they can be had here, with settings of our own."""
+    # E.1: mirror images and shifts by up to 2 pixels; the authors also rotate. SB gets the same, to compare with.
+    varied = replace(plain, data=replace(plain.data, crop_padding=2, flip=True))
+    yield _cell(case, "SB", "augmentation", _sized(varied, case.small))
+    yield _large(case, "augmentation", varied)
+    # E.2: 3 inner steps of Adam on the batch's loss plus lambda / 2 |x - x_k|^2.
+    yield _large(case, "conservative", _trained(plain, proximal=1e-3))
+    # E.3 minimises the largest loss near the weights or inputs; here by one ascent step in the weights (SAM).
+    yield _large(case, "robust (SAM)", _trained(plain, sam_rho=0.05))
+    # Section 5, dynamic sampling: from SB to LB in three steps of equal factor, at every quarter of training.
+    epochs = case.base.training.epochs
+    growth = BatchConfig(
+        kind="steps",
+        milestones=tuple(epochs * k / 4 for k in (1, 2, 3)),
+        factor=(case.large / case.small) ** (1 / 3),
+        largest=case.large,
+    )
+    yield _large(case, "growing batch", replace(_sized(plain, case.small), batch=growth))
+
+
+def _critics(case: Case, grid: Grid, plain: RunConfig) -> Iterator[Cell]:
+    """Yield other learning rates, as many updates as SB makes, and training to one loss."""
+    rate, size = case.base.training.learning_rate, {"SB": case.small, "LB": case.large}
+    for role, factors in (("SB", grid.small_rates), ("LB", grid.large_rates)):
+        for factor in factors:
+            config = _trained(_sized(plain, size[role]), learning_rate=rate * factor)
+            yield _cell(case, role, "rate", config, learning_rate=rate * factor)
+    scaled = {
+        rule: replace(plain, schedule=replace(plain.schedule, scaling=rule, base_batch=case.small))
+        for rule in ("linear", "sqrt")
+    }
+    for rule, config in scaled.items():
+        yield _large(case, f"{rule} rate", config)
+    updates = case.base.training.epochs * _updates_per_epoch(case)
+    for name, config in (("equal updates", plain), ("equal updates, sqrt rate", scaled["sqrt"])):
+        longer = _trained(config, epochs=0)
+        yield _large(case, name, replace(longer, budget=replace(config.budget, updates=updates)))
+    for role in ("SB", "LB"):
+        config = _trained(_sized(plain, size[role]), epochs=3 * case.base.training.epochs)
+        yield _cell(
+            case, role, "equal loss", replace(config, budget=replace(config.budget, train_loss=grid.target_loss))
+        )
+
+
+def _updates_per_epoch(case: Case) -> int:
+    return math.ceil(examples_of(case.base)[0] / case.small)
+
+
+def _run(base: RunConfig, seed: int, batch_size: int | None = None) -> RunConfig:
+    config = _trained(base, seed=seed)
+    return config if batch_size is None else _sized(config, batch_size)
+
+
+def _sized(config: RunConfig, batch_size: int) -> RunConfig:
+    return _trained(config, batch_size=batch_size)
+
+
+def _trained(config: RunConfig, **changes: Any) -> RunConfig:
+    return replace(config, training=replace(config.training, **changes))
+
+
+def _large(case: Case, arm: str, config: RunConfig, **labels: Any) -> Cell:
+    """Return a run that ends as large-batch training; one whose batch grows keeps its own first size."""
+    sized = config if config.batch.kind == "steps" else _sized(config, case.large)
+    return _cell(case, "LB", arm, sized, **labels)
+
+
+def _cell(case: Case, role: str, arm: str, config: RunConfig, **labels: Any) -> Cell:
+    shared = {"network": case.label, "role": role, "arm": arm}
+    return Cell({**shared, **labels, "seed": config.training.seed}, config)

@@ -1,0 +1,167 @@
+"""The sizes in which the study of McCandlish et al. 2018 can be run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sharpness.config import BudgetConfig, DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of the study; learning rates lie around ``central_rate / (1 + central_batch / B)`` (equation A.3)."""
+
+    about: str
+    base: RunConfig
+    """The run along which noise is measured, and from which branches begin; its rate is the central one."""
+    seeds: int
+    central_rate: float
+    central_batch: float
+    goal: float
+    """Training loss (nats) at which steps are counted, and near which sizes of data and network are compared."""
+    steps: float
+    """Roughly the fewest steps to the goal: says how often the loss is looked at, and when a run gives up."""
+    batches: tuple[int, ...]
+    """Batch sizes of the front."""
+    factors: tuple[float, ...]
+    """The grid of learning rates around the central one."""
+    noise: Mapping[str, Any]
+    """Knobs of the noise of the runs of each arm: base runs, cooled ones, sizes of data and of network."""
+    search_epochs: tuple[float, ...]
+    search: Mapping[str, Any]
+    """Knobs of the line search."""
+    branch_epochs: tuple[float, ...]
+    branch: Mapping[str, Any]
+    """Knobs of the branches."""
+    coolings: tuple[float, ...]
+    """Factors of batch size over learning rate by which runs go on from the end of the base run."""
+    cooling_epochs: int
+    data_sizes: tuple[int, int]
+    widths: tuple[str, str]
+    """A narrow and a wide network."""
+    equal_updates: int
+    equal_keep: int
+    """Updates of the runs of these sizes in all, and between checkpoints: chosen to fall on no whole epoch."""
+    tasks: Mapping[str, tuple[int, int]]
+    """An easy and a hard pair of classes."""
+    task: Mapping[str, Any]
+    """Knobs of the training on two classes."""
+    tolerance: float = 0.01
+    """By how many nats the loss of a branch may be above those of smaller batches (Merrill et al. 2025)."""
+    calm: int = 4
+    """Runs compared at equal loss have so many times the batch of the base run, at its rate: they swing less."""
+    looks: int = 24
+    """Looks at the training loss in the expected number of steps: steps to the goal are that coarse."""
+    give_up: float = 2.5
+    """A run to the goal ends after so many times the expected number of steps."""
+
+    def rate(self, batch_size: int) -> float:
+        """Return the central learning rate of a batch size."""
+        return self.central_rate / (1 + self.central_batch / batch_size)
+
+    def budget(self, batch_size: int) -> BudgetConfig:
+        """Return when runs to the goal look at it and give up; the steps expected are those of equation 2.11."""
+        expected = self.steps * (1 + self.central_batch / batch_size)
+        looks = max(1, round(expected / self.looks))
+        return BudgetConfig(train_loss=self.goal, check_every=looks, updates=math.ceil(self.give_up * expected))
+
+
+def _base(name: str, model: str, num_train: int | None, batch_size: int, epochs: int) -> RunConfig:
+    return RunConfig(
+        # The test set plays no part here; few of its examples keep the evaluation of each epoch short.
+        data=DataConfig(name=name, num_train=num_train, num_test=500),
+        model=ModelConfig(name=model, norm="none"),
+        training=TrainingConfig(optimizer="sgd", batch_size=batch_size, epochs=epochs),
+        measure=MeasureConfig(keep_every=0.25),
+    )
+
+
+def _noise(along: list[float], cooled: list[float], examples: int, near: list[float], few: int) -> dict[str, Any]:
+    """Return the knobs of the noise; epochs lie between ends of epochs, where the noise of a whole pass has cancelled.
+
+    A pass sees each example once, so that there the weights are nearer to a minimum than at any other time.
+    """
+    near_goal = {"epochs": None, "band": near, "examples": few}
+    return {
+        "along": {"epochs": along, "band": None, "examples": examples},
+        "cooled": {"epochs": cooled, "band": None, "examples": examples},
+        "data": near_goal,
+        "width": near_goal,
+    }
+
+
+PRESETS = {
+    "cpu": Preset(
+        about="5,000 Fashion-MNIST images, 3 hidden layers of 128, batches 4 to 512, 5 seeds, 7 minutes on 2 cores.",
+        base=_base("fashion_mnist_10k", "fc_128_128_128", 5000, 2, 12),
+        # The centre was found by trial runs of one seed, as the grid of the paper's appendix A.
+        **{"seeds": 5, "central_rate": 0.4, "central_batch": 40, "goal": 0.5, "steps": 230},
+        batches=(4, 8, 16, 32, 64, 128, 256, 512),
+        factors=(0.5, 0.7, 1.0, 1.4, 2.8),
+        noise=_noise(
+            [0, 0.25, 0.5, 0.75, 1.25, 1.75, 2.5, 3.5, 5.5, 8.5, 9.5, 10.5, 11.5],
+            *([1.25, 1.5, 1.75], 500, [0.4, 0.625], 120),
+        ),
+        search_epochs=(0.5, 11.5),
+        search={"examples": 1000, "num_hvps": 64, "batch_sizes": [4, 16, 64, 256, 1024], "batches": 16}
+        | {"octaves": [-3, 4], "per_octave": 2},
+        branch_epochs=(0.5, 2.5, 8.5),
+        branch={"multipliers": [1, 2, 4, 8, 16, 32, 64], "examples": 10000, "half_life": 2048},
+        coolings=(1, 2, 4, 8, 16),
+        cooling_epochs=2,
+        data_sizes=(2000, 10000),
+        widths=("fc_128_128_128", "fc_512_512_512"),
+        **{"equal_updates": 4000, "equal_keep": 437},
+        tasks={"easy": (1, 9), "hard": (0, 6)},  # trousers and ankle boots; T-shirts and shirts
+        task={"band": [0.2, 0.45], "rate": 0.05, "batch_size": 32, "looks": 32, "growth": 1.15, "examples": 500},
+    ),
+    # Two convolutions and a hidden layer of 1024 on MNIST with plain SGD, as the paper's; its goals are not known here.
+    # Needs the MNIST files and a GPU. It has not been run, so the centre of the rates is a guess.
+    "paper": Preset(
+        about="MNIST, 2 convolutions and a hidden layer of 1024, batches 4 to 4096, 5 seeds, for a GPU; never run.",
+        base=_base("mnist", "simple_cnn", None, 8, 12),
+        **{"seeds": 5, "central_rate": 0.3, "central_batch": 100, "goal": 0.05, "steps": 400},
+        batches=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
+        factors=(0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8),
+        noise=_noise(
+            [0, 0.25, 0.5, 0.75, 1.25, 1.75, 2.5, 3.5, 5.5, 8.5, 9.5, 10.5, 11.5],
+            *([1.25, 1.5, 1.75], 2000, [0.04, 0.0625], 2000),
+        ),
+        search_epochs=(0.5, 2.5, 11.5),
+        search={"examples": 5000, "num_hvps": 256, "batch_sizes": [4, 16, 64, 256, 1024, 4096], "batches": 64}
+        | {"octaves": [-3, 4], "per_octave": 2},
+        branch_epochs=(0.5, 2.5, 8.5),
+        branch={"multipliers": [1, 2, 4, 8, 16, 32, 64, 128], "examples": 60000, "half_life": 4096},
+        coolings=(1, 2, 4, 8, 16),
+        cooling_epochs=2,
+        data_sizes=(12000, 60000),
+        widths=("simple_cnn_narrow", "simple_cnn_wide"),
+        **{"equal_updates": 8000, "equal_keep": 437},
+        tasks={"easy": (0, 1), "hard": (4, 9)},
+        task={"band": [0.1, 0.25], "rate": 0.05, "batch_size": 32, "looks": 32, "growth": 1.15, "examples": 2000},
+    ),
+    # A few seconds, to see that everything works; its numbers mean nothing.
+    "smoke": Preset(
+        about="A trial, to see that everything works.",
+        base=_base("fashion_mnist_10k", "fc_128_128_128", 200, 8, 2),
+        **{"seeds": 1, "central_rate": 0.4, "central_batch": 40, "goal": 1.8, "steps": 20},
+        batches=(16, 64, 200),
+        factors=(1.0, 2.0),
+        noise=_noise([0, 0.5, 1.25, 1.75], [0.5], 50, [1.6, 2.25], 50),
+        search_epochs=(0.5,),
+        search={"examples": 60, "num_hvps": 5, "batch_sizes": [4, 64], "batches": 4}
+        | {"octaves": [-3, 4], "per_octave": 1},
+        branch_epochs=(0.5, 1.25),
+        branch={"multipliers": [1, 4, 16], "examples": 200, "half_life": 64},
+        coolings=(1, 2, 4),
+        cooling_epochs=1,
+        data_sizes=(120, 200),
+        widths=("fc_128_128_128", "fc_256_256_256"),
+        **{"equal_updates": 40, "equal_keep": 9},
+        tasks={"easy": (1, 9), "hard": (0, 6)},
+        task={"band": [0.3, 1.5], "rate": 0.1, "batch_size": 16, "looks": 12, "growth": 1.3, "examples": 40},
+    ),
+}

@@ -1,0 +1,201 @@
+"""The page of findings: what was planted is on it, the committed pages are up to date, bad files are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.findings import Finding
+from analysis.findings_page import MARKERS, Options, load_findings, write_pages
+from analysis.markdown import html_of, plain
+from analysis.papers import PAPERS, paper_of
+from sharpness.errors import InputError, RunError
+from tests.conftest import ROOT, run_python
+
+MarkdownIt = pytest.importorskip("markdown_it").MarkdownIt  # comes with rich
+RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+AWKWARD = "box ε(|x| + 1) of a_b, *x*, `y`, [1, 2](n), ~~3~~, <b>, &amp; \\ and _z_"
+CLAIM = Finding("It falls", "a net, 5 seeds", "curve", "2.0 [1.5, 2.5]", "reproduced", "the interval lies above 1")
+
+
+def frame_of(**columns: Iterable[Any]) -> pd.DataFrame:
+    """Return a data frame of columns."""
+    return pd.DataFrame({name: list(values) for name, values in columns.items()})
+
+
+def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
+    """Write the findings of a rendering as a study does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "findings.json").write_text(json.dumps([finding.to_dict() for finding in findings], ensure_ascii=False))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Options:
+    """Two studies of which one was rendered several times, and a README with markers."""
+    figures = tmp_path / "figures"
+    study = figures / "izmailov2018"
+    kept = [CLAIM, Finding(AWKWARD, AWKWARD, "gone", "– | –", "not testable here", AWKWARD)]
+    write_findings(study / "cpu-10-seeds", kept)
+    (study / "cpu-10-seeds" / "curve.png").write_bytes(b"")
+    for other in ("cpu-2-seeds", "cpu-9-seeds", "smoke-99-seeds", "paper-20-seeds", "cpu-x-seeds"):
+        write_findings(study / other, [replace(CLAIM, claim=f"from {other}")])
+    write_findings(figures / "keskar2017_more" / "cpu-3-seeds", [replace(CLAIM, claim="from cpu-3-seeds")])
+    write_findings(figures / "keskar2017_more" / "cpu-5-seeds", [replace(CLAIM, verdict="not reproduced")] * 2)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Before\n\n{MARKERS[0]}\nold\n{MARKERS[1]}\n\nAfter.\n")
+    return Options(figures, tmp_path / "FINDINGS.md", readme)
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Return the tables of a page as an independent renderer sees them: rows of cells as plain text."""
+    result: list[list[list[str]]] = []
+    inside = False
+    for token in RENDERER.parse(text):
+        if token.type in ("table_open", "table_close"):
+            inside = token.type == "table_open"
+            result += [[]] if inside else []
+        elif token.type == "tr_open":
+            result[-1].append([])
+        elif token.type == "inline" and inside:
+            result[-1][-1].append(shown(token.children))
+    return result
+
+
+def shown(tokens: Any) -> str:
+    """Return the text that a reader sees, with what is not plain text in angle brackets."""
+    return "".join(
+        t.content if t.type == "text" else {"softbreak": " ", "text_special": t.content}.get(t.type, f"<{t.type}>")
+        for t in tokens
+    )
+
+
+def test_the_page_has_every_claim_of_the_rendering_with_the_most_seeds(place: Options) -> None:
+    assert write_pages(place) == [place.out, place.readme]
+    page = place.out.read_text()
+    _, verdicts = tables(page)
+    rows = {row[0]: row for row in verdicts[1:]}
+    assert ["Izmailov et al. 2018", "It falls", "reproduced", "2.0 [1.5, 2.5]"] in verdicts
+    assert ["Izmailov et al. 2018", AWKWARD, "not testable here", "– | –"] in verdicts
+    assert len(verdicts) == 1 + 2 + 2 + (len(PAPERS) - 2) and "from cpu" not in page and "smoke" not in page
+    assert rows["Cohen et al. 2021"] == ["Cohen et al. 2021", "–", "not rendered yet", "–"]
+    headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert headings == ["All verdicts", *(paper.heading for paper in PAPERS.values())]
+    section = page.partition("## Izmailov et al. 2018\n")[2].partition("\n## ")[0]
+    assert "[arXiv 1803.05407](https://arxiv.org/abs/1803.05407)" in section and "10 seeds" in section
+    assert "2 claims, 1 reproduced, 1 not testable here" in section
+    assert "[curve](figures/izmailov2018/cpu-10-seeds/curve.png)" in section and "figure: gone (not drawn)" in section
+    assert "verdict: **reproduced**: the interval lies above 1" in section and "here: a net, 5 seeds" in section
+    assert "Not rendered yet: `python scripts/cohen2021.py`" in page
+
+
+def test_the_readme_counts_verdicts_and_keeps_the_rest(place: Options) -> None:
+    write_pages(place)
+    text = place.readme.read_text()
+    assert text.startswith(f"# Before\n\n{MARKERS[0]}\n") and text.endswith(f"{MARKERS[1]}\n\nAfter.\n")
+    (rows,) = tables(text)
+    assert len(rows) == 1 + len(PAPERS) and "old" not in text and "[FINDINGS.md](FINDINGS.md)" in text
+    assert rows[1] == ["Keskar et al. 2017", "0", "0", "2", "0", "It falls (2.0 [1.5, 2.5]): not reproduced"]
+    assert ["Izmailov et al. 2018", "1", "0", "0", "1", "It falls (2.0 [1.5, 2.5]): reproduced"] in rows
+    assert rows[-1][1:] == ["–", "–", "–", "–", "not rendered yet"]
+
+
+def test_a_verdict_that_turns_makes_the_pages_stale_and_writing_them_mends_it(place: Options) -> None:
+    write_pages(place)
+    check = replace(place, check=True)
+    assert write_pages(check) == write_pages(place) == []
+    folder = place.figures / "izmailov2018" / "cpu-10-seeds"
+    write_findings(folder, [replace(CLAIM, verdict="not reproduced", why="it reaches 1")])
+    before = place.out.read_bytes(), place.readme.read_bytes()
+    with pytest.raises(RunError, match=r"FINDINGS.md and .*README.md not up to date"):
+        write_pages(check)
+    assert (place.out.read_bytes(), place.readme.read_bytes()) == before
+    assert write_pages(place) == [place.out, place.readme]
+    assert ["Izmailov et al. 2018", "It falls", "not reproduced", "2.0 [1.5, 2.5]"] in tables(place.out.read_text())[1]
+    write_findings(folder, [replace(CLAIM, verdict="not reproduced", why="other words")])
+    assert write_pages(place) == [place.out], "the README does not show the reason"
+
+
+DAMAGED = {
+    "no JSON": "{",
+    "no list": "5",
+    "a field too few": '[{"claim": "x"}]',
+    "another verdict": json.dumps([{**CLAIM.to_dict(), "verdict": "splendid"}]),
+    "a number for a text": json.dumps([{**CLAIM.to_dict(), "number": 5}]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_findings_are_refused(place: Options, name: str) -> None:
+    (place.figures / "izmailov2018" / "cpu-10-seeds" / "findings.json").write_text(DAMAGED[name])
+    with pytest.raises(InputError, match=r"izmailov2018.*render the study again"):
+        write_pages(place)
+    assert not place.out.exists()
+
+
+@pytest.mark.parametrize("text", ["", MARKERS[0], MARKERS[1] + MARKERS[0], "".join(MARKERS) * 2])
+def test_a_readme_without_its_markers_is_refused_and_nothing_written(place: Options, text: str) -> None:
+    place.readme.write_text(text)
+    with pytest.raises(InputError, match="expected one <!-- verdicts -->"):
+        write_pages(place)
+    assert not place.out.exists() and place.readme.read_text() == text
+
+
+def test_a_study_of_no_paper_is_not_lost(place: Options) -> None:
+    write_findings(place.figures / "nobody2030" / "cpu-5-seeds", [CLAIM])
+    with pytest.raises(InputError, match=r"got nobody2030: add them to analysis/papers\.py"):
+        load_findings(place.figures)
+
+
+def test_the_command(place: Options) -> None:
+    places = ["--figures", str(place.figures), "--out", str(place.out), "--readme", str(place.readme)]
+    codes = [run_python("-m", "analysis.findings_page", *places, *more) for more in (["--check"], [], ["--check"])]
+    assert [done.returncode for done in codes] == [1, 0, 0]
+    assert codes[0].stderr.startswith("error: ") and codes[0].stderr.count("\n") == 1
+    assert codes[2].stdout == "up to date\n"
+    done = run_python("-m", "analysis.findings_page", "--figures", "nowhere", *places[2:])
+    assert done.returncode == 2 and done.stderr.startswith("error: expected a folder") and done.stderr.count("\n") == 1
+
+
+def test_the_committed_pages_are_up_to_date() -> None:
+    done = run_python("-m", "analysis.findings_page", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_study_has_its_paper_and_cites_it() -> None:
+    """The numbers on arXiv are those that the scripts' own texts give."""
+    scripts = {path.stem: path.read_text() for path in (ROOT / "scripts").glob("*.py")}
+    studies = {name for name, text in scripts.items() if re.search(r"^STUDY = Study\(", text, re.MULTILINE)}
+    assert studies == {study for paper in PAPERS.values() for study in paper.all_studies}
+    for paper in PAPERS.values():
+        told = "".join(scripts[study] for study in paper.all_studies)
+        assert [number for number in paper.arxiv if number not in told] == []
+    assert paper_of("spectra") is None
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(blacklist_categories=["C", "Z"]) | st.sampled_from(" |\\`*_[]()~<>&#$a1"), max_size=30))
+def test_a_text_put_into_markdown_is_read_as_it_was(text: str) -> None:
+    words = " ".join(text.split())
+    (cells,) = tables(f"| a | b |\n| --- | --- |\n| x {plain(text)} x | y |\n")
+    assert cells[1] == [f"x {words} x", "y"]
+    (inline,) = [token for token in RENDERER.parse(f"x {plain(text)} x\n") if token.type == "inline"]
+    assert shown(inline.children) == f"x {words} x"
+
+
+def test_markdown_as_html_agrees_with_another_renderer() -> None:
+    text = (ROOT / "figures" / "keskar2017" / "cpu-5-seeds" / "table.md").read_text()
+    theirs = re.sub(r"\s*\n\s*", "", RENDERER.render(text)).replace(' style="text-align:right"', ' class="n"')
+    ours = html_of(text).replace('<div class="wide">', "").replace("</div>", "").replace("\n", "")
+    assert ours == theirs and "<td" in ours
+    assert (
+        html_of("# A `b` **c** <i>\ntext", 3) == "<h3>A <code>b</code> <strong>c</strong> &lt;i&gt;</h3>\n<p>text</p>"
+    )

@@ -1,0 +1,306 @@
+"""The rest of Keskar et al. 2017: planted results judged, own measurements against closed forms, the script at work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from analysis import keskar2017_more as study
+from analysis.keskar2017_more_values import results_of, tuned
+from sharpness.checkpoints.run_folders import load_run_data
+from sharpness.config import DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.models import build_model
+from sharpness.runs import RunFolder
+from sharpness.training import check_config, schedules, train
+from sharpness.training.checks import examples_of
+from tests.keskar_more_cases import CELLS, SETTINGS, Plant, main, phi_as_in_the_paper, planted
+from tests.study_cases import contents, first_steps, run_smoke, script
+
+measure: Any = script("keskar2017_more_measure")
+arms: Any = script("keskar2017_arms")
+pairs: Any = script("keskar2017")
+
+
+def verdicts(plant: Plant) -> dict[str, str]:
+    """Return the verdict on every claim on the network that things are varied on, and on F1 where it is alone."""
+    results = results_of(planted(plant), SETTINGS)
+    return {each.claim: each.verdict for each in study.findings(results, "cpu") if not each.setting.startswith("F1")}
+
+
+@pytest.fixture(scope="module")
+def paper() -> dict[str, str]:
+    return verdicts(Plant())
+
+
+def one(found: dict[str, str], *words: str) -> str:
+    """Return the verdict on the only claim with these words."""
+    (verdict,) = [verdict for claim, verdict in found.items() if all(word in claim for word in words)]
+    return verdict
+
+
+def test_planted_as_in_the_paper_every_claim_is_reproduced(paper: dict[str, str]) -> None:
+    others = {claim: verdict for claim, verdict in paper.items() if verdict != "reproduced"}
+    # LB with another rate is as bad as without, and TIMIT is not there.
+    assert set(others.values()) == {"not reproduced", "not testable here"}
+    assert all("Critics" in claim for claim, verdict in others.items() if verdict == "not reproduced")
+    assert [claim for claim, verdict in others.items() if verdict == "not testable here"] == [
+        "The same holds for F2 on TIMIT"
+    ]
+    for condition, verdict in (("tuned rates", "reproduced"), ("linear rate", "not reproduced")):
+        assert one(paper, "Critics", condition) == verdict
+
+
+def alike(labels: Any) -> float:
+    return 10.0
+
+
+def slightly(labels: Any) -> float:
+    return 10.0 if labels["role"] == "SB" else 20.0
+
+
+def upside_down(labels: Any) -> float:
+    return 1000 / phi_as_in_the_paper(labels)
+
+
+@pytest.mark.parametrize(
+    ("plant", "words", "verdict"),
+    [
+        (Plant(phi=slightly), ("1 to 2 orders", "full space, epsilon 0.001, as published"), "reproduced in sign only"),
+        (Plant(phi=upside_down), ("1 to 2 orders", "full space, epsilon 0.0005, climbed"), "not reproduced"),
+        (Plant(phi=alike), ("1 to 2 orders", "100 random dimensions, epsilon 0.001, as pub"), "not reproduced"),
+        (Plant(phi=upside_down), ("slope of log phi on log B",), "not reproduced"),
+        (Plant(phi=upside_down), ("Warm starts give flatter",), "not reproduced"),
+        (Plant(phi=upside_down), ("LB stays sharp with augmentation",), "not reproduced"),
+        (Plant(phi=upside_down), ("LB stays sharp with conservative",), "not reproduced"),
+        (Plant(phi=upside_down), ("LB stays sharp with robust",), "not reproduced"),
+        (Plant(phi=upside_down), ("A batch that grows",), "not reproduced"),
+        (Plant(phi=upside_down), ("LB is sharper with equal updates, same rate",), "not reproduced"),
+        (Plant(accuracy=lambda labels: 0.85), ("LB generalises worse",), "not reproduced"),
+        (Plant(accuracy=lambda labels: 0.85), ("falls beyond a threshold",), "not reproduced"),
+        (Plant(accuracy=lambda labels: 0.85), ("sharpness grows less",), "not testable here"),
+        (Plant(accuracy=lambda labels: 0.85), ("Warm starts improve LB",), "not reproduced"),
+        (Plant(accuracy=lambda labels: 0.85), ("Critics", "tuned rates"), "not testable here"),
+        (Plant(far={"SB": 20.0, "LB": 10.0}), ("as far from its start",), "not reproduced"),
+        (Plant(width={"SB": 10.0, "LB": 1.0}), ("straight line",), "not reproduced"),
+        (Plant(width={"SB": 10.0, "LB": 1.0}), ("On the arc",), "not reproduced"),
+        (Plant(growth={"SB": 1.0, "LB": -0.5}), ("LB grows sharper",), "not reproduced"),
+        (Plant(growth={"SB": 1.0, "LB": -0.5}), ("SB ends flatter",), "not reproduced"),
+        (Plant(growth={"SB": 1.0, "LB": -0.5}), ("lowest training loss",), "not reproduced"),
+        (Plant(ended_by="epochs"), ("equal training loss LB is worse",), "not testable here"),
+    ],
+)
+def test_the_verdict_turns_with_what_is_planted(
+    plant: Plant, words: tuple[str, ...], verdict: str, paper: dict[str, str]
+) -> None:
+    assert one(verdicts(plant), *words) == verdict != one(paper, *words)
+
+
+def test_runs_that_diverged_or_are_missing_are_counted_everywhere() -> None:
+    def status(labels: Any) -> str:
+        kinds = {("LB", "linear rate"): "diverged", ("LB", "rate"): "missing"}
+        return kinds.get((labels["role"], labels["arm"]), "finished") if labels["seed"] == 3 else "finished"
+
+    report = study.report(planted(Plant(status=status)), SETTINGS)
+    told = f"{len(CELLS) - 4} of {len(CELLS)} runs finished, 1 diverged, 3 missing."
+    assert report.sentences[0] == told
+    assert "narrow F1, LB, linear rate, seed 3 diverged: planted." in report.sentences
+    captions = [drawn.caption for drawn in report.drawings.values() if not isinstance(drawn, str)]
+    captions += [table.caption for table in report.tables]
+    assert len(captions) == len(report.drawings) + 5 and all(caption.endswith(told) for caption in captions)
+    (critics,) = [table for table in report.tables if table.name == "critics"]
+    lines = {row[0]: row for row in critics.rows}
+    assert lines["equal epochs, linear rate"][-1] == "4"
+    # No rate of LB beside the paper's has all its runs.
+    assert "LB at 0.001" in critics.caption and "without 0.002, 0.004, 0.008 (runs missing)" in critics.caption
+
+
+def test_a_study_without_runs_says_so_and_judges_nothing() -> None:
+    report = study.report(planted(Plant(status=lambda labels: "missing")), SETTINGS)
+    assert all(isinstance(drawing, str) for drawing in report.drawings.values())
+    assert {finding.verdict for finding in report.findings} == {"not testable here"}
+
+
+def test_runs_that_did_not_reach_the_loss_are_named_and_left_out() -> None:
+    results = results_of(planted(Plant(ended_by="epochs")), SETTINGS)
+    *_, last = study.comparisons(results)
+    assert last.name == "equal training loss" and last.small.empty
+    assert last.note == "runs that did not reach the loss, left out: 10"
+
+
+def test_the_rate_is_tuned_on_held_out_examples_and_only_where_every_run_finished() -> None:
+    runs = pd.DataFrame({"learning_rate": [r for r in (1.0, 2.0, 4.0, 8.0) for _ in range(2)], "seed": [0, 1] * 4})
+    done = runs.assign(
+        validation_accuracy=[50.0, 50.0, 70.0, 72.0, 60.0, 60.0, 99.0, 99.0],
+        test_accuracy=[90.0, 90.0, 10.0, 10.0, 95.0, 95.0, 99.0, 99.0],
+    )
+    found = tuned(runs, done.head(7))  # the second run at 8 is missing
+    assert found is not None
+    assert (found.rate, found.at_edge, found.refused) == (2.0, False, (8.0,))
+    edge = tuned(runs, done)
+    assert edge is not None and edge.rate == 8.0 and edge.at_edge
+    assert tuned(runs, done.head(0)) is None
+
+
+# --- the study's own measurements ------------------------------------------------------------------------------------
+
+
+def test_slices_through_a_quadratic_are_its_values() -> None:
+    model = nn.Linear(2, 1, bias=False).double()
+    data = [(torch.eye(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64))]
+    loss = Loss(model, nn.functional.mse_loss, data, dtype=torch.float64)  # |w|^2 / 2
+    small, large = torch.tensor([0.0, 0.0]).double(), torch.tensor([3.0, 4.0]).double()
+    losses = {"train_loss": loss, "test_loss": loss}
+    rows = measure.slices_between(small, large, losses, 5, lambda done, total: None)
+    assert [row["role"] for row in rows] == ["SB"] * 5 + ["LB"] * 5
+    for row in rows:
+        t, centre = row["distance"], 0.0 if row["role"] == "SB" else 5.0
+        assert row["length"] == 5.0 and -1.0 <= t <= 1.0
+        assert row["train_loss"] == pytest.approx((centre + t) ** 2 / 2, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A short run with a checkpoint of every epoch."""
+    config = RunConfig(
+        data=DataConfig(num_train=60, num_test=20, evaluation_batch_size=30),
+        model=ModelConfig(name="f1_narrow"),
+        training=TrainingConfig(batch_size=20, epochs=2),
+        measure=MeasureConfig(keep_every=1.0),
+    )
+    run = RunFolder.create(tmp_path_factory.mktemp("runs") / config.run_id, config)
+    train(config, load_run_data(config), run, torch.device("cpu"))
+    return run
+
+
+def test_sharpness_along_training_is_that_of_the_kept_weights(kept: RunFolder) -> None:
+    options: dict[str, Any] = {"epochs": [1, 2], "subspace": 3}
+    rows = measure.along_training([kept.path], torch.device("cpu"), None, lambda done, total: None, **options)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    config, images = kept.config(), load_run_data(kept.config()).train
+    for row, step in zip(rows, (3, 6), strict=True):
+        model = build_model(config.model, (1, 28, 28), 10, 0)
+        model.load_state_dict(safetensors.torch.load_file(kept.path / f"checkpoint-{step}.safetensors"))
+        halves = [slice(0, 30), slice(30, 60)]  # BatchNorm takes the statistics of each evaluation batch
+        by_hand = [cross_entropy(model(images.inputs[half] / 255.0), images.targets[half]) for half in halves]
+        assert row["loss"] == pytest.approx(sum(float(value.detach()) for value in by_hand) / 2, rel=1e-5)
+        assert row["phi"] >= 0
+    assert rows[0]["phi"] != rows[1]["phi"]
+
+
+def test_an_epoch_without_a_checkpoint_is_refused(kept: RunFolder) -> None:
+    with pytest.raises(InputError, match="expected a checkpoint of epoch 7"):
+        measure.along_training([kept.path], torch.device("cpu"), None, print, epochs=[7], subspace=3)
+
+
+# --- the runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(main.PRESETS))
+def test_every_run_of_a_preset_can_be_trained_and_is_there_once(name: str) -> None:
+    cells = main.cells_of(main.PRESETS[name], 2)
+    for cell in cells:
+        check_config(cell.config)
+    assert len({cell.config.run_id for cell in cells}) == len(cells)
+
+
+def test_the_pairs_are_the_runs_of_the_first_study() -> None:
+    first = {cell.config.run_id for cell in pairs.cells_of(pairs.PRESETS["cpu"], 5)}
+    ours = {cell.config.run_id for cell in CELLS if cell.labels["network"] == "F1"}
+    assert ours == first
+
+
+def test_both_studies_have_one_folder_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = script("study")
+    asked: list[Any] = []
+
+    def stop(kind: Any, default: Any, description: str) -> Any:
+        asked.append((default, description))
+        raise InputError("expected to stop here, got here: fine")
+
+    monkeypatch.setattr(runner.tyro, "cli", stop)
+    for each in (pairs, main):
+        with pytest.raises(InputError):
+            runner.run_study(each.STUDY)
+    (first, _), (second, described) = asked
+    assert first.runs == second.runs == Path("runs/keskar2017")
+    assert (first.figures, second.figures) == (Path("figures/keskar2017"), Path("figures/keskar2017_more"))
+    assert "--preset timit --data-dir FOLDER" in described
+
+
+def test_arms_differ_from_the_pair_in_what_they_are_named_after() -> None:
+    cells = {(c.labels["role"], c.labels["arm"]): c for c in CELLS if c.labels["network"] == "narrow F1"}
+    case = main.PRESETS["cpu"].arms
+    examples, small, large = examples_of(case.base)[0], cells["SB", "base"].config, cells["LB", "base"].config
+    assert (examples, small.training.batch_size, large.training.batch_size) == (5000, 32, 500)
+    updates = 157 * 30
+    for arm in ("equal updates", "equal updates, sqrt rate"):
+        config = cells["LB", arm].config
+        assert config.budget.updates == updates and config.training.epochs == 0
+        assert config.training.batch_size == 500
+    rates = {arm: schedules.target_rate(cells["LB", f"{arm} rate"].config, 500) for arm in ("linear", "sqrt")}
+    assert rates["linear"] == pytest.approx(1e-3 * 500 / 32) and rates["sqrt"] == pytest.approx(
+        1e-3 * np.sqrt(500 / 32)
+    )
+    growing = cells["LB", "growing batch"].config
+    sizes = [schedules.batch_size(growing, epoch) for epoch in (0, 7.4, 7.5, 15, 22.5, 29.9)]
+    assert sizes == [32, 32, 80, 200, 500, 500]
+    assert all(schedules.learning_rate(growing, epoch, 30, 10) == pytest.approx(1e-3) for epoch in (0, 10, 29))
+    held_out = {c.config.data.num_validation for c in CELLS if c.labels["network"] == "narrow F1"}
+    assert held_out == {1000}
+
+
+def test_warm_starts_begin_at_the_end_of_an_epoch_of_sb() -> None:
+    warm = [c for c in CELLS if c.labels["arm"] == "warm start" and c.labels["seed"] == 2]
+    assert [c.labels["warm_epochs"] for c in warm] == arms.spaced(30, 6) and warm[-1].labels["warm_epochs"] == 30
+    for cell in warm:
+        folder, file = str(cell.config.training.start).split("/")
+        assert folder == cell.after.config.run_id and cell.after.labels["role"] == "SB"
+        assert file == f"checkpoint-{157 * cell.labels['warm_epochs']}.safetensors"
+
+
+def test_batch_sizes_that_leave_one_example_or_exceed_the_data_are_left_out() -> None:
+    case = main.PRESETS["smoke"].arms
+    grid = arms.Grid(batches=(0.5, 2.0, 5.0, 9.95, 20.0))
+    assert arms.batch_sizes(case, grid) == [10, 40]  # 100 is LB, 199 leaves one of 200, 400 are too many
+
+
+def test_the_papers_networks_make_their_first_steps(tmp_path: Path) -> None:
+    cells = [c for c in main.cells_of(main.PRESETS["paper"], 1) if c.config.model.name in ("f1", "c1")]
+    small = [c for c in cells if c.config.training.batch_size == 256 and c.labels["arm"] == "base"]
+    assert {m["status"] for m in first_steps(small, tmp_path)} == {"finished"}
+
+
+# --- the script ------------------------------------------------------------------------------------------------------
+
+
+def test_the_smoke_preset_writes_everything_and_then_does_nothing_again(tmp_path: Path) -> None:
+    first = run_smoke("keskar2017_more", tmp_path, "--workers", "2")
+    assert first.returncode == 0, first.stderr
+    out = tmp_path / "figures" / "smoke-1-seeds"
+    figures = ["sketch", "training_curves", "line_narrow_f1", "arc_narrow_f1", "batch_size", "warm_start"]
+    figures += ["along_training", "remedies", "critics"]
+    written = {path.name for path in out.iterdir()}
+    assert {f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png", "csv", "json")} <= written
+    assert {f"{name}.md" for name in ("table2_accuracies", "table3_sharpness", "table4_subspace")} <= written
+    found = json.loads((out / "findings.json").read_text())
+    assert {each["figure"] for each in found} <= {Path(name).stem for name in written}
+    assert found[-1]["number"] == "not run" and "TIMIT is licensed" in found[-1]["why"]
+    runs = pd.read_csv(out / "runs.csv")
+    assert set(runs["status"]) == {"finished"} and len(runs) == 17
+    before = contents(tmp_path)
+    again = run_smoke("keskar2017_more", tmp_path, "--workers", "2")
+    assert again.returncode == 0 and "done in" not in again.stdout
+    after = contents(tmp_path)
+    assert {name: content for name, (_, content) in before.items()} == {n: c for n, (_, c) in after.items()}
+    assert all(after[name] == kept for name, kept in before.items() if name.startswith("runs"))
