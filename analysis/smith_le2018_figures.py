@@ -1,0 +1,117 @@
+"""What is drawn of Smith & Le 2018, section 5: accuracy against batch size, and the best batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.numbers import difference
+from analysis.report import Drawing
+from analysis.statistics import Interval
+from sharpness.plots.axes import log_axis
+from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.style import FULL, new_figure
+
+LABELS = {
+    "learning_rate": r"Learning rate $\epsilon$",
+    "num_train": r"Training images $N$",
+    "momentum": r"$1/(1-m)$, $m$ the momentum",
+}
+LEGENDS = {"learning_rate": r"$\epsilon$ = {:g}", "num_train": r"$N$ = {:g}", "momentum": r"$m$ = {:g}"}
+SHOWN = 12
+"""Percentage points below the best accuracy that are shown: curves fall far below, and the peak is flat."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def shades(count: int) -> list[Any]:
+    """Return so many colours from dark to light, to be told apart by value and in grey."""
+    return list(mpl.colormaps["viridis"](np.linspace(0.0, 0.85, count)))
+
+
+def accuracy_vs_batch(
+    accuracies: pd.DataFrame, peaks: pd.DataFrame, base: Mapping[str, Any], ended: str
+) -> Drawing | str:
+    """Draw mean test accuracy against batch size, one panel for each thing varied; stars at the fitted peaks."""
+    if not np.isfinite(floats(accuracies, "mean")).any():
+        return "no finished run was measured"
+    figure, axes = new_figure(FULL, 2.75, 1, len(LABELS))
+    parts = []
+    for ax, name in zip(axes[0], LABELS, strict=True):
+        others = {key: value for key, value in base.items() if key != name}
+        shown = rows_where(accuracies, **others).assign(varied=name)
+        parts.append(shown)
+        log_axis(ax.xaxis, floats(accuracies, "batch_size"))
+        _curves(ax, shown, name, rows_where(peaks, varied=name))
+        top = np.nanmax(floats(accuracies, "mean"))
+        low = max(np.nanmin(floats(shown, "mean")) - 0.5, top - SHOWN)
+        ax.set(xlabel="Batch size $B$", ylabel="Test accuracy (%)", ylim=(low, top + 1))
+    fixed = r"$\epsilon$ = {learning_rate:g}, $N$ = {num_train:g}, $m$ = {momentum:g}".format(**base)
+    caption = (
+        "Accuracy over the test images after a fixed number of updates against the batch size, for several learning "
+        f"rates (left), numbers of training images (middle) and momenta (right); what is not varied is {fixed}. Mean "
+        "over the finished runs, bars one sample standard deviation over seeds; a batch at which a run did not finish "
+        "has a hollow mark. Stars: the vertex of a parabola in log B around the best batch, where there is a peak "
+        f"inside the grid. The axes end {SHOWN} points below the best accuracy of all at most. {ended}"
+    )
+    return Drawing(figure, pd.concat(parts, ignore_index=True), caption)
+
+
+def _curves(ax: Axes, shown: pd.DataFrame, name: str, peaks: pd.DataFrame) -> None:
+    values = groups(shown, name)
+    for (value, rows), color, marker in zip(values, shades(len(values)), MARKERS, strict=False):
+        rows = rows_where(rows.assign(drawn=np.isfinite(floats(rows, "mean"))), drawn=True)
+        x, y, bars = floats(rows, "batch_size"), floats(rows, "mean"), np.nan_to_num(floats(rows, "std"))
+        label = LEGENDS[name].format(value)
+        ax.errorbar(x, y, bars, color=color, marker=marker, markersize=3, elinewidth=0.7, linewidth=1, label=label)
+        lost = floats(rows, "diverged") + floats(rows, "missing") > 0
+        ax.plot(x[lost], y[lost], linestyle="", marker=marker, markersize=3, color=color, markerfacecolor="white")
+        peak = rows_where(peaks, value=value, found=True)
+        for best in floats(peak, "batch"):
+            height = np.interp(np.log(best), np.log(x), y)
+            ax.plot(best, height, marker="*", markersize=8, color=color, markeredgecolor="white", zorder=5)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1.8, columnspacing=1.2)
+
+
+def best_batch(peaks: pd.DataFrame, optima: pd.DataFrame, slopes: Mapping[str, Interval], ended: str) -> Drawing | str:
+    """Draw the best batch size against what it is to be proportional to, with the slope and a line of slope 1."""
+    found = rows_where(peaks, found=True)
+    if found.empty:
+        return "no setting has a peak inside the grid of batch sizes"
+    figure, axes = new_figure(FULL, 2.6, 1, len(LABELS))
+    heights = np.concatenate([floats(found, name) for name in ("batch", "lower", "upper")])
+    for ax, name in zip(axes[0], LABELS, strict=True):
+        every, rows, own = (rows_where(table, varied=name) for table in (peaks, found, optima))
+        x, y = floats(rows, "x"), floats(rows, "batch")
+        log_axis(ax.xaxis, floats(every, "x"))
+        log_axis(ax.yaxis, np.concatenate([heights, floats(optima, "batch")]), padding=1.6)
+        ax.plot(floats(own, "x"), floats(own, "batch"), linestyle="", marker=".", markersize=3, color="0.6")
+        bars = np.stack([y - floats(rows, "lower"), floats(rows, "upper") - y])
+        ax.errorbar(x, y, bars, color=shades(3)[0], marker="o", linestyle="", capsize=2, elinewidth=1)
+        slope = slopes[name]
+        _lines(ax, x, y, slope)
+        ax.set(xlabel=LABELS[name], ylabel="Best batch size")
+        text = "no slope" if slope.value is None else f"slope {difference(slope)}"
+        ax.set_title(f"{text}\n{len(rows)} of {len(every)} settings".replace("-", "\N{MINUS SIGN}"))
+    caption = (
+        "Best batch size (stars of the accuracy against the batch size) with its 95 % bootstrap interval over seeds; "
+        "grey: each seed's own. Solid: fitted power law, its slope in the title with a 95 % bootstrap interval over "
+        "seeds; dashed: slope 1. Settings without a peak inside the grid are not drawn and not in the slope; titles "
+        f"say how many have one. {ended}"
+    )
+    return Drawing(figure, found, caption)
+
+
+def _lines(ax: Axes, x: np.ndarray, y: np.ndarray, slope: Interval) -> None:
+    """Draw the fitted line, where there is one, and one of slope 1, through the mean of the logarithms."""
+    if len(x) < 2:
+        return
+    middle, height = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
+    ends = np.array([x.min(), x.max()])
+    ax.plot(ends, height * ends / middle, color="0.5", linestyle="--", linewidth=0.9, zorder=1)
+    if slope.value is not None:
+        ax.plot(ends, height * (ends / middle) ** slope.value, color=shades(3)[0], linewidth=0.9, zorder=1)

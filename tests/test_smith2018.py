@@ -1,0 +1,211 @@
+"""Smith et al. 2018: updates as the paper's arithmetic has them, planted differences judged, and the script at work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import smith2018 as study
+from analysis.equivalence import judge_equivalent
+from analysis.smith2018_numbers import final_table, margin_of, phase_table, planned_updates
+from analysis.statistics import Interval
+from analysis.tidy import Tables
+from sharpness.noise_scale import sgd_noise_scale
+from sharpness.training import check_config, schedules
+from tests.study_cases import contents, first_steps, run_smoke, script
+
+main: Any = script("smith2018")
+
+
+def settings_of(name: str, seeds: int = 5) -> dict[str, Any]:
+    return {"preset": name, "seeds": seeds, **json.loads(json.dumps(asdict(main.PRESETS[name]), default=str))}
+
+
+SETTINGS = settings_of("cpu")
+ARMS = list(SETTINGS["arms"])
+
+
+def planted(
+    loss: dict[str, float] | None = None,
+    accuracy: dict[str, float] | None = None,
+    ended: dict[tuple[str, str, int], str] | None = None,
+) -> Tables:
+    """Return runs whose training loss falls from 1 by 0.4 over the epochs, and what is planted on top for a schedule.
+
+    ``loss`` is added after the first milestone (nats), ``accuracy`` to the final accuracy (share of 1).
+    """
+    rng, runs, epochs = np.random.default_rng(0), [], []
+    first, last = SETTINGS["milestones"][0], SETTINGS["base"]["training"]["epochs"]
+    for optimizer in SETTINGS["rates"]:
+        for name, arm in SETTINGS["arms"].items():
+            if optimizer != "momentum" and name not in main.EVERY_OPTIMIZER:
+                continue
+            for seed in range(5):
+                status = (ended or {}).get((optimizer, name, seed), "finished")
+                labels = {"arm": name, "optimizer": optimizer, "seed": seed}
+                row = labels | {"run_id": f"{optimizer}-{name}-{seed}", "status": status, "reason": None}
+                finished = {
+                    "step": planned_updates(arm, SETTINGS),
+                    "train_loss": 0.5 + 0.01 * rng.normal(),
+                    "test_accuracy": 0.85 + (accuracy or {}).get(name, 0.0) + 0.001 * rng.normal(),
+                }
+                nothing = dict.fromkeys(finished)
+                runs.append(row | (finished if status == "finished" else nothing))
+                if status != "missing":
+                    for epoch in range(1, last + 1):
+                        more = (loss or {}).get(name, 0.0) if epoch > first else 0.0
+                        value = 1 - 0.4 * max(0, epoch - first) / (last - first) + more + 0.002 * rng.normal()
+                        curves = {"epoch": epoch, "step": 10 * epoch, "train_loss": value, "test_accuracy": 0.8}
+                        epochs.append(labels | {"status": status, "learning_rate": 0.1, "batch_size": 32} | curves)
+    table = pd.DataFrame(runs).assign(**dict.fromkeys(("git_commit", "device", "threads", "data_sha256"), "x"))
+    return Tables(table, pd.DataFrame(epochs), pd.DataFrame(), pd.DataFrame(), {})
+
+
+ALIKE: dict[str, Any] = {"loss": {"constant": 0.3}, "accuracy": {"larger momentum": -0.01}}
+
+
+def verdicts(tables: Tables) -> dict[str, str]:
+    return {each.claim: each.verdict for each in study.report(tables, SETTINGS).findings}
+
+
+def test_the_paper_presets_updates_are_those_of_the_papers_table() -> None:
+    """Counted from the configs epoch by epoch, and by the analysis from the arms."""
+    preset, settings = main.PRESETS["paper"], settings_of("paper")
+    counted = {}
+    for name, arm in preset.arms.items():
+        config = main.config_of(preset, arm, "momentum", 0)
+        sizes = [schedules.batch_size(config, epoch) for epoch in range(config.training.epochs)]
+        counted[name] = sum(-(-50_000 // size) for size in sizes)
+        assert counted[name] == planned_updates(settings["arms"][name], settings)
+    assert counted["decaying"] == 391 * 200 == 78_200  # the paper: about 80,000
+    assert counted["increasing"] == 391 * 60 + 79 * 60 + 16 * 40 + 10 * 40 == 29_240  # about 29,000
+    assert counted["hybrid"] == 391 * 60 + 79 * 140
+    assert counted["larger rate"] == 79 * 60 + 16 * 60 + 10 * 80 == 6_500  # fewer than 6,500, last batches left out
+    assert counted["larger momentum"] == 16 * 60 + 10 * 140 == 2_360  # fewer than 2,500
+
+
+@pytest.mark.parametrize("name", ["cpu", "paper"])
+def test_the_schedules_have_one_noise_scale_at_every_epoch(name: str) -> None:
+    preset = main.PRESETS[name]
+    total, base = preset.base.data.num_train, preset.base.training
+    assert preset.largest * 10 <= total * 1.03  # a tenth of the training set; the paper rounds it to 5120
+
+    def scales(arm: str) -> list[float]:
+        config = main.config_of(preset, preset.arms[arm], "momentum", 0)
+        each = []
+        for epoch in range(base.epochs):
+            size = schedules.batch_size(config, epoch)
+            rate = schedules.learning_rate(config, epoch, base.epochs, total / size)
+            # Of N / B, not N / B - 1: the approximation that the rule rests on.
+            each.append(
+                sgd_noise_scale(rate, size, total, config.training.momentum) * (total / size) / (total / size - 1)
+            )
+        return each
+
+    for arm in ("hybrid", "increasing", "larger rate"):
+        assert scales(arm) == pytest.approx(scales("decaying"))
+    # 0.98 keeps the scale too until its batch is the largest from the first milestone on, as the rate then falls.
+    assert scales("larger momentum") == pytest.approx(scales("decaying"))
+    assert scales("constant") == pytest.approx([scales("decaying")[0]] * base.epochs)
+
+
+def test_planted_agreement_is_found_and_planted_differences_flip_the_verdicts() -> None:
+    same = verdicts(planted(**ALIKE))
+    coincide = [claim for claim in same if "one training loss" in claim]
+    equal = [claim for claim in same if "test accuracy is the same" in claim]
+    assert len(coincide) == len(equal) == 4
+    assert set(same.values()) == {"reproduced"}, same
+    apart = verdicts(
+        planted(loss={"hybrid": 0.1, "constant": 0.0}, accuracy={"increasing": -0.02, "larger rate": 0.02})
+    )
+    assert {apart[claim] for claim in coincide + equal} == {"not reproduced"}
+    assert next(v for claim, v in apart.items() if "neither decay nor growth" in claim) == "not reproduced"
+    assert next(v for claim, v in apart.items() if "five times as large" in claim) == "not reproduced"
+    assert next(v for claim, v in apart.items() if "lose test accuracy" in claim) == "not reproduced"
+
+
+def test_the_margin_is_a_tenth_of_the_fall_and_differences_are_paired_by_seed() -> None:
+    tables = planted(loss={"hybrid": 0.02})
+    assert margin_of(tables, "momentum", SETTINGS, 0.1) == pytest.approx(0.04, abs=0.001)
+    phases = phase_table(tables, SETTINGS)
+    rows = phases[(phases["arm"] == "hybrid") & (phases["optimizer"] == "momentum")]
+    assert list(rows["after"]) == SETTINGS["milestones"] and list(rows["n"]) == [5, 5, 5]
+    assert np.allclose(rows["difference"], 0.02, atol=0.003)
+
+
+def test_runs_that_did_not_finish_are_counted_and_shown() -> None:
+    lost = {("momentum", "hybrid", 0): "diverged", ("sgd", "increasing", 4): "missing"}
+    tables = planted(**ALIKE, ended=lost)
+    report = study.report(tables, SETTINGS)
+    assert "1 diverged, 1 missing" in report.sentences[0]
+    assert "momentum, hybrid: 4 of 5 runs finished." in report.sentences
+    assert "sgd, increasing: 4 of 5 runs finished." in report.sentences
+    for drawing in report.drawings.values():
+        assert not isinstance(drawing, str) and "1 diverged, 1 missing" in drawing.caption
+    final = final_table(tables, SETTINGS)
+    row = final[(final["optimizer"] == "momentum") & (final["arm"] == "hybrid")].iloc[0]
+    assert (row["n"], row["runs"]) == (4, 5)
+
+
+def test_updates_that_are_not_the_planned_ones_are_said() -> None:
+    tables = planted(**ALIKE)
+    off = tables.runs["step"] + (tables.runs["arm"] == "hybrid") * 1
+    tables = Tables(tables.runs.assign(step=off), tables.epochs, tables.tracked, tables.probes, {})
+    assert "The updates of 11 of 15 schedules are as planned." in study.report(tables, SETTINGS).sentences
+
+
+def test_without_runs_nothing_is_drawn_and_nothing_judged() -> None:
+    tables = planted(ended={(o, a, s): "missing" for o in SETTINGS["rates"] for a in ARMS for s in range(5)})
+    empty = pd.DataFrame(columns=["arm", "optimizer", "seed", "run_id", "status", "epoch", "step"])
+    report = study.report(Tables(tables.runs, empty, empty, empty, {}), SETTINGS)
+    assert all(isinstance(drawing, str) for drawing in report.drawings.values())
+    assert {each.verdict for each in report.findings} == {"not testable here"}
+
+
+def test_an_interval_that_reaches_the_margin_is_no_agreement() -> None:
+    inside, wide = Interval(0.0, -0.1, 0.1, 5), Interval(0.0, -1.0, 1.0, 5)
+    assert judge_equivalent({"a": inside, "b": inside}, 0.2)[0] == "reproduced"
+    assert judge_equivalent({"a": inside, "b": wide}, 0.2)[0] == "not reproduced"
+    assert judge_equivalent({"a": inside, "b": Interval(0.1, None, None, 1, "one seed")}, 0.2) == (
+        "not testable here",
+        "b: one seed",
+    )
+
+
+def small(cell: Any) -> Any:
+    """Return a cell of eight images at a time."""
+    config = cell.config
+    model, training = replace(config.model, ghost_batch=8), replace(config.training, batch_size=8)
+    return replace(cell, config=replace(config, model=model, training=training))
+
+
+def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
+    cells = main.cells_of(main.PRESETS["paper"], 1)
+    for cell in cells:
+        check_config(cell.config)
+    assert len(cells) == 6 + 3 * 3
+    # Eight images and ghost batches of eight: a step with 128 takes seconds, for each of the four optimisers.
+    manifests = first_steps([small(cell) for cell in cells if cell.labels["arm"] == "decaying"], tmp_path)
+    assert len(manifests) == 4 and all(each["status"] == "finished" and each["step"] == 1 for each in manifests)
+
+
+def test_the_script_runs_writes_everything_and_does_nothing_twice(tmp_path: Path) -> None:
+    result = run_smoke("smith2018", tmp_path)
+    assert result.returncode == 0, result.stderr
+    out = tmp_path / "figures" / "smoke-2-seeds"
+    names = ("schedules", "training_loss", "test_accuracy", "fewer_updates", "updates")
+    assert {f"{name}.csv" for name in names} | {"updates.tex", "runs.csv"} <= {path.name for path in out.iterdir()}
+    findings = json.loads((out / "findings.json").read_text())
+    assert len(findings) == 2 * 2 + 4
+    table = pd.read_csv(out / "updates.csv")
+    assert list(table["updates"]) == list(table["planned"])
+    before = contents(tmp_path / "runs")
+    again = run_smoke("smith2018", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert contents(tmp_path / "runs") == before
