@@ -71,7 +71,8 @@ class Task:
     """A measurement of a study's own: ``function(folders, device, data_dir, progress, **knobs)`` returns rows.
 
     They are kept under ``measured/<name>/`` beside the runs, with what they were measured on, and are a table of that
-    name for the rendering, ``labels`` in every row. ``knobs`` are plain values: they, the labels and the runs are its identity.
+    name for the rendering, ``labels`` in every row. ``knobs`` are plain values; they, the labels and the runs are its
+    identity.
     """
 
     name: str

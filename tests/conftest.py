@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 SHIM = ROOT / "tests" / "shim"
@@ -31,8 +32,17 @@ def run_python(
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Keskar study in its smoke form, run once: a folder with ``runs``, ``figures`` and ``output.txt``."""
-    folder = tmp_path_factory.mktemp("smoke")
+    """The Keskar study in its smoke form, run once for all test processes: ``runs``, ``figures``, ``output.txt``."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "smoke"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "output.txt").exists():
+            _run_smoke(folder)
+    return folder
+
+
+def _run_smoke(folder: Path) -> None:
+    folder.mkdir()
     arguments = f"--preset smoke --seeds 1 --runs {folder / 'runs'} --figures {folder / 'figures'}"
     # The README's command in this environment: -o says that the set-up of .venv is not to be made again.
     command = [
@@ -51,4 +61,3 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert result.returncode == 0, result.stderr
     (folder / "output.txt").write_text(result.stdout)
-    return folder

@@ -24,6 +24,7 @@ def script(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
     return importlib.import_module(name)
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_each_tool_once_against_the_truth(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_our_updates_are_those_of_the_barest_loop(parts: Any, tmp_path: Path, mo
         assert torch.allclose(ours, bare, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_every_part_gives_a_row_and_the_same_command_measures_nothing_twice(tmp_path: Path) -> None:
     arguments = ["--networks", "smith_le", "--batches", "20", "--examples", "60", "--threads", "1"]
     arguments += ["--parts", "loop", "checkpoint", "tracking", "--figures", str(tmp_path)]

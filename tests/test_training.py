@@ -178,6 +178,7 @@ main()
 """
 
 
+@pytest.mark.slow  # every write of a smaller run is broken off in test_reliability.py
 def test_killed_at_its_writes_it_ends_with_the_same_bits(tmp_path: Path, dataset: Dataset) -> None:
     whole = outcome(trained(tmp_path / "whole", dataset))
     config, out = tmp_path / "run.toml", tmp_path / "killed"
