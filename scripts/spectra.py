@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/, study.py and workers.py are not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/, study_folder.py and workers.py are not installed
 
 import tyro
 from rich.console import Console
-from study import probe_cell
+from study_folder import probe_cell
 from workers import Job, Workers, available_cores
 
 from sharpness.cli import run_command

@@ -1,0 +1,135 @@
+"""Does sharpness go with generalisation? Andriushchenko et al. 2023 (arXiv 2302.07011) in small.
+
+Trains a grid of networks (learning rate, batch size, weight decay, augmentation and width, each with several seeds) to
+one training loss, measures their sharpness in every way of the suite, and correlates each measure with the
+generalisation gap: Kendall's tau over all settings, and granulated, over settings that differ in one alone (Jiang et
+al. 2020, arXiv 1912.02178). Tested are the paper's claims that no sharpness goes well with the gap, and rather with the
+learning rate, and Jiang et al.'s that measures which know how large the weights are do better than those which do not.
+Runs that miss the training loss are counted and left out. Every stage skips what is already there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
+
+from andriushchenko2023_measure import measure_run
+from study import Cell, Study, Task, run_study
+
+from sharpness.cli import run_command
+from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The run that all share, the grid, and on how many examples and how finely is measured."""
+
+    about: str
+    base: RunConfig
+    networks: tuple[str, ...]
+    learning_rates: tuple[float, ...]
+    batch_sizes: tuple[int, ...]
+    weight_decays: tuple[float, ...]
+    seeds: int
+    examples: int
+    effort: int
+    """Steps of each ascent, twice the pairs of each mean and half the products of each trace."""
+    augmented: tuple[bool, ...] = (False, True)
+    crop_padding: int = 0
+    without: tuple[str, ...] = ()
+    """Measures that are left out."""
+
+
+def _base(data: DataConfig, norm: Any, optimizer: str, train_loss: float, epochs: int) -> RunConfig:
+    training = TrainingConfig(optimizer=optimizer, epochs=epochs)
+    return RunConfig(data, ModelConfig(norm=norm), training, budget=BudgetConfig(train_loss=train_loss))
+
+
+PRESETS = {
+    # Images are mirrored alone: with shifts these networks take too long to reach the training loss.
+    "cpu": Preset(
+        "1,000 Fashion-MNIST images, 3 x 2^4 settings, 2 seeds, about 11 minutes on 2 cores.",
+        _base(DataConfig(num_train=1000, num_test=4000, evaluation_batch_size=1000), "none", "sgd", 0.1, 200),
+        ("fc_128_128_128", "fc_256_256_256"),
+        (0.05, 0.1, 0.2),
+        (16, 64),
+        (0.0, 1e-3),
+        *(2, 512, 10),
+    ),
+    # CIFAR-10 and residual networks, as in the paper's section on them, with a grid of this project: the paper varies
+    # other settings (SAM, mixup) too. Needs the CIFAR-10 files and a GPU. It has not been run.
+    "paper": Preset(
+        "CIFAR-10, ResNets, 3^3 x 2^2 settings, 2 seeds, for a GPU; never run.",
+        _base(DataConfig(name="cifar10", evaluation_batch_size=1000), "running", "momentum", 0.01, 200),
+        ("resnet8", "resnet20"),
+        (0.01, 0.03, 0.1),
+        (32, 128, 512),
+        (0.0, 1e-4, 5e-4),
+        *(2, 1024, 20),
+        crop_padding=4,
+    ),
+    # A few seconds' worth, to see that everything works; its numbers mean nothing.
+    "smoke": Preset(
+        "A trial, to see that everything works.",
+        _base(DataConfig(num_train=200, num_test=100, evaluation_batch_size=200), "none", "sgd", 1.5, 8),
+        ("fc_128_128_128",),
+        (0.05, 0.1, 0.2),
+        (10,),
+        (0.0,),
+        *(1, 100, 1),
+        augmented=(False,),
+        without=("keskar",),
+    ),
+}
+
+
+def cells_of(preset: Preset, seeds: int) -> list[Cell]:
+    """Return the runs of the grid, those of small batches and rates first because they take longest."""
+    grid = itertools.product(
+        preset.batch_sizes,
+        preset.learning_rates,
+        preset.networks,
+        preset.weight_decays,
+        preset.augmented,
+        range(seeds),
+    )
+    cells = []
+    for batch_size, rate, network, decay, augmented, seed in grid:
+        training = {"learning_rate": rate, "batch_size": batch_size, "weight_decay": decay, "seed": seed}
+        config = replace(
+            preset.base,
+            data=replace(preset.base.data, crop_padding=preset.crop_padding * augmented, flip=augmented),
+            model=replace(preset.base.model, name=network),
+            training=replace(preset.base.training, **training),
+        )
+        labels = {"network": network, "augmentation": "varied" if augmented else "none", **training}
+        cells.append(Cell(labels, config))
+    return cells
+
+
+def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Task]:
+    """Yield for each run all measures at once, so that its network and data are read once."""
+    knobs = {"examples": preset.examples, "effort": preset.effort, "without": list(preset.without)}
+    for cell in cells:
+        yield Task("measures", cell.labels, measure_run, [cell], knobs)
+
+
+STUDY = Study(
+    name="andriushchenko2023",
+    title="Andriushchenko et al. 2023",
+    about=__doc__ or "",
+    presets=PRESETS,
+    cells=cells_of,
+    measurements=measurements,
+    analysis="analysis.andriushchenko2023",
+)
+
+if __name__ == "__main__":
+    run_command(lambda: run_study(STUDY))

@@ -1,0 +1,92 @@
+"""What a study is made of: runs with their labels, what is measured on them, presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sharpness.config import RunConfig
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid: the labels of its rows in every table, and what it is."""
+
+    labels: Mapping[str, Any]
+    config: RunConfig
+    after: Cell | None = None
+    """The run whose weights it starts from (``training.start``): trained first; without it there is none of this."""
+
+    @property
+    def name(self) -> str:
+        """What the progress lines say: ``LB, seed 0``."""
+        return ", ".join(value if isinstance(value, str) else f"{key} {value}" for key, value in self.labels.items())
+
+    @property
+    def wave(self) -> int:
+        """How many runs come before it, one after the other."""
+        return 0 if self.after is None else self.after.wave + 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Probes of the final weights of one run, of what lies between it and another, or on a subset of the examples."""
+
+    label: str
+    cell: Cell
+    probes: Mapping[str, Any]
+    other: Cell | None = None
+    num_examples: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A measurement of a study's own: ``function(folders, device, data_dir, progress, **knobs)`` returns rows.
+
+    They are kept under ``measured/<name>/`` beside the runs, with what they were measured on, and are a table of that
+    name for the rendering, ``labels`` in every row. ``knobs`` are plain values; they, the labels and the runs are its
+    identity.
+    """
+
+    name: str
+    labels: Mapping[str, Any]
+    function: Callable[..., Rows]
+    cells: Sequence[Cell]
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Preset(Protocol):
+    """One size of a study; what else it holds is the study's own."""
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds by default."""
+        ...
+
+    @property
+    def about(self) -> str:
+        """What ``--help`` says of it: data, sizes, how long it takes, whether it was run."""
+        ...
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a script is made of; ``about`` is shown by ``--help``.
+
+    ``cells(preset, seeds)`` is the grid and ``measurements(preset, cells)`` what is measured on the runs that finished.
+    ``analysis`` is the module whose ``render(places, measured, settings, out)`` draws: labels and folder of every run,
+    the files of the tasks, the preset's fields, and where to; it returns an ``analysis.report.Rendered``.
+    ``shares`` names the study whose folder of runs this one uses too, so that no run of both is trained twice.
+    """
+
+    name: str
+    title: str
+    about: str
+    presets: Mapping[str, Preset]
+    cells: Callable[[Any, int], Sequence[Cell]]
+    measurements: Callable[[Any, Sequence[Cell]], Iterable[Measurement | Task]]
+    analysis: str
+    shares: str | None = None
