@@ -40,7 +40,7 @@ class Preset:
     seeds: int
     examples: int
     effort: int
-    """Steps of each ascent, twice the pairs of each mean and half the products of each trace."""
+    """Half the steps of each ascent, twice the pairs of each mean and half the products of each trace."""
     augmented: tuple[bool, ...] = (False, True)
     crop_padding: int = 0
     without: tuple[str, ...] = ()
@@ -63,8 +63,8 @@ PRESETS = {
         (0.0, 1e-3),
         *(2, 512, 10),
     ),
-    # CIFAR-10 and residual networks, as in the paper's section on them, with a grid of this project: the paper varies
-    # other settings (SAM, mixup) too. Needs the CIFAR-10 files and a GPU. It has not been run.
+    # CIFAR-10 and residual networks, one of the paper's settings (ResNet-18 there), with a grid of this project and
+    # Jiang et al.'s training loss. Needs the CIFAR-10 files and a GPU. It has not been run.
     "paper": Preset(
         "CIFAR-10, ResNets, 3^3 x 2^2 settings, 2 seeds, for a GPU; never run.",
         _base(DataConfig(name="cifar10", evaluation_batch_size=1000), "running", "momentum", 0.01, 200),
@@ -72,7 +72,7 @@ PRESETS = {
         (0.01, 0.03, 0.1),
         (32, 128, 512),
         (0.0, 1e-4, 5e-4),
-        *(2, 1024, 20),
+        *(2, 1024, 10),
         crop_padding=4,
     ),
     # A few seconds' worth, to see that everything works; its numbers mean nothing.
