@@ -122,7 +122,7 @@ def remedies(results: Results) -> TextTable:
         "run); a batch that grows from SB to LB in three steps. "
         f"φ: {results.measure}, on the unchanged training examples. {MEAN}; {PAIRED}. {results.setting(results.arms)}"
     )
-    return TextTable("remedies", "Remedies", header, rows, pd.DataFrame(values), caption)
+    return TextTable("remedies_table", "Remedies", header, rows, pd.DataFrame(values), caption)
 
 
 def critics(results: Results) -> TextTable:
@@ -145,7 +145,7 @@ def critics(results: Results) -> TextTable:
         "to one training loss. Where nothing is said SB is that of the first row. "
         f"φ: {results.measure}. {''.join(notes)}{MEAN}; {PAIRED}. {results.setting(results.arms)}"
     )
-    return TextTable("critics", "LB against SB as the critics ask", header, rows, pd.DataFrame(values), caption)
+    return TextTable("critics_table", "LB against SB as the critics ask", header, rows, pd.DataFrame(values), caption)
 
 
 def _common(rows: pd.DataFrame, name: str) -> str:

@@ -78,7 +78,7 @@ def best_rates(results: Results) -> TextTable:
         f"highest rate of the grid. {results.counts}"
     )
     header = ["Batch size", "Learning rate", "Steps", "Examples", "Reached", "Diverged"]
-    return TextTable("front", "Steps and examples to the goal", header, rows, results.tuned, caption)
+    return TextTable("front_table", "Steps and examples to the goal", header, rows, results.tuned, caption)
 
 
 def sentences(tables: Tables, results: Results) -> list[str]:

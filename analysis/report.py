@@ -71,6 +71,9 @@ def write_report(report: Report, out: Path, provenance: Mapping[str, Any]) -> Re
 
     A figure that cannot be drawn is not written, an older one of that name is removed, and a sentence says why.
     """
+    names = [*report.drawings, *(table.name for table in report.tables)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"figures and tables of one name would overwrite each other: {names}")
     files, refusals = [], []
     for name, drawing in report.drawings.items():
         if isinstance(drawing, str):

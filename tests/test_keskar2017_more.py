@@ -118,7 +118,7 @@ def test_runs_that_diverged_or_are_missing_are_counted_everywhere() -> None:
     captions = [drawn.caption for drawn in report.drawings.values() if not isinstance(drawn, str)]
     captions += [table.caption for table in report.tables]
     assert len(captions) == len(report.drawings) + 5 and all(caption.endswith(told) for caption in captions)
-    (critics,) = [table for table in report.tables if table.name == "critics"]
+    (critics,) = [table for table in report.tables if table.name == "critics_table"]
     lines = {row[0]: row for row in critics.rows}
     assert lines["equal epochs, linear rate"][-1] == "4"
     # No rate of LB beside the paper's has all its runs.

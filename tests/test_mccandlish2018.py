@@ -396,7 +396,7 @@ def test_a_smoke_run_writes_everything_and_is_not_done_twice(tmp_path: Path) -> 
     assert first.returncode == 0, first.stderr
     (out,) = (tmp_path / "figures").iterdir()
     names = {path.name for path in out.iterdir()}
-    assert {"noise_scale.pdf", "front.md", "batch_sizes.md", "findings.json", "runs.csv"} <= names
+    assert {"noise_scale.pdf", "front_table.md", "batch_sizes.md", "findings.json", "runs.csv"} <= names
     assert len(json.loads((out / "findings.json").read_text())) == 17
     before = contents(tmp_path / "runs")
     second = run_smoke("mccandlish2018", tmp_path, "--stage", "probe")

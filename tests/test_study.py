@@ -11,7 +11,7 @@ import pytest
 
 from analysis import tidy
 from analysis.findings import judge
-from analysis.report import Drawing, Report, TextTable, write_study
+from analysis.report import Drawing, Report, TextTable, write_report, write_study
 from analysis.statistics import Interval
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.errors import InputError
@@ -142,6 +142,13 @@ def test_a_report_is_written_with_every_run_and_its_verdicts(folder: Any, tmp_pa
     assert finding["verdict"] == "reproduced" and finding["figure"] == "shown"
     assert r"a\|b" in (out / "table.md").read_text()
     assert {path.name for path in rendered.files} == {path.name for path in out.iterdir()}
+
+
+def test_a_figure_and_a_table_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = TextTable("front", "Title", ["", "n"], [["a", "1"]], tidy.load([], []).runs, "Caption.")
+    with pytest.raises(ValueError, match="overwrite each other"):
+        write_report(Report({"front": "there are no data"}, [table]), tmp_path, {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

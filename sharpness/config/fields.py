@@ -164,8 +164,8 @@ class MeasureConfig:
     """Names of ``sharpness.training.MEASURES``: eigenvalue, noise_scale, distance."""
     every: float = 1.0
     """Epochs between measurements."""
-    examples: int | None = 2000
-    """Measure on the first so many training examples."""
+    examples: int = 2000
+    """Measure on the first so many training examples; 0 for all."""
     keep_every: float = 0.0
     """Epochs between checkpoints that are kept; 0 for the last alone."""
 

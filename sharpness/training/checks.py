@@ -48,7 +48,7 @@ def _check_numbers(config: RunConfig) -> None:
             "base_batch": schedule.base_batch,
             "batch.largest": batch.largest,
         },
-        **{"measure.examples": measure.examples, "budget.patience": budget.patience},
+        **{"budget.patience": budget.patience},
         **{"budget.updates": budget.updates, "budget.examples": budget.examples},
     }
     positive = {
@@ -63,6 +63,7 @@ def _check_numbers(config: RunConfig) -> None:
         **{"schedule.warmup": schedule.warmup, "schedule.warmup_from": schedule.warmup_from},
         **{"schedule.final": schedule.final, "num_validation": data.num_validation, "average.start": average.start},
         **{"measure.keep_every": measure.keep_every, "budget.check_every": budget.check_every},
+        **{"measure.examples": measure.examples},
     }
     kinds: list[tuple[dict[str, Any], str, Callable[[float], bool]]] = [
         (at_least_one, "{} of at least 1", lambda value: value >= 1),

@@ -172,8 +172,7 @@ def _goal_reached(session: Session, before: Position, at: Position) -> Outcome |
 def _measure(session: Session, at: Position, measure: Measure | None) -> Position:
     """Log one row of measurements at the present weights."""
     config, total = session.config, len(session.train)
-    count = config.measure.examples
-    split = session.train.first(None if count is None else min(count, total))
+    split = session.train.first(min(config.measure.examples, total) or None)
     loss = session.loss_over(split)
     epoch = at.epochs_done(total)
     if "noise_scale" in config.measure.names and config.training.accumulate == 1 and num_ranks() == 1:
