@@ -30,6 +30,7 @@ from analysis.findings import Finding, judge, judge_value
 from analysis.numbers import ABSENT, significant
 from analysis.report import Rendered, Report, TextTable, drawn_all, write_study
 from analysis.statistics import Interval
+from analysis.texts import slug
 from analysis.tidy import Place, Tables, counts, load
 from sharpness.plots.frames import floats, records, rows_where
 
@@ -57,15 +58,6 @@ def report(tables: Tables) -> Report:
     moved = [moved_table(rows_where(table, network=network), network, note) for network in networks]
     found = findings(table, expected, tables.rows("constant_network"))
     return Report(drawn_all(drawings), [each for each in moved if each.rows], sentences(table), found)
-
-
-def slug(network: str) -> str:
-    """Return the name of a kind of network as part of a file's name.
-
-    >>> slug("ReLU network")
-    'relu_network'
-    """
-    return network.lower().replace(" ", "_")
 
 
 def moved_table(table: pd.DataFrame, network: str, note: str) -> TextTable:

@@ -15,6 +15,7 @@ from analysis.keskar2017_more_curves import at_equal_loss, curves, over_training
 from analysis.keskar2017_more_values import EPSILONS, Results, batch_rows, comparisons, difference, ratio, warm_rows
 from analysis.keskar2017_threshold import Threshold, threshold
 from analysis.statistics import Interval, paired_difference, paired_ratio
+from analysis.texts import slug
 from sharpness.plots.frames import floats, rows_where
 
 MAGNITUDES = (10.0, 1000.0)
@@ -92,16 +93,6 @@ def _of_sharpness(results: Results, network: str) -> Iterator[Finding]:
                 found = ratio(*(rows_where(box, role=role) for role in ("SB", "LB")), column="phi")
                 claim = f"LB is 1 to 2 orders sharper: phi LB / SB in {where}, epsilon {epsilon:g}, {words}"
                 yield _ratio(claim, results.networks[network], table, found, size=MAGNITUDES)
-
-
-def slug(network: str) -> str:
-    """Return a label as part of a file's name.
-
-    >>> slug("C1, 5,000 held out")
-    'c1_5_000_held_out'
-    """
-    words = "".join(letter if letter.isalnum() else " " for letter in network.lower()).split()
-    return "_".join(words)
 
 
 def accuracy_threshold(rows: pd.DataFrame) -> Threshold:

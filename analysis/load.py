@@ -118,17 +118,23 @@ def _run_row(cell: Cell) -> dict[str, Any]:
 
 
 def _config(cell: Cell) -> dict[str, Any]:
-    path = cell.folder / "config.toml"
+    config = read_config(cell.folder)
+    seed = config.get("training", {}).get("seed", cell.seed)
+    if seed != cell.seed:
+        path = cell.folder / "config.toml"
+        raise InputError(f"{path}: expected a run of seed {cell.seed}, got seed {seed}: give the folder of that seed")
+    return config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a run's config by tables, empty where there is none; damage is :class:`InputError`."""
+    path = folder / "config.toml"
     if not path.exists():
         return {}
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"expected TOML in {path}, got an error: {error}") from error
-    seed = config.get("training", {}).get("seed", cell.seed)
-    if seed != cell.seed:
-        raise InputError(f"{path}: expected a run of seed {cell.seed}, got seed {seed}: give the folder of that seed")
-    return config
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import pandas as pd
 
 from analysis.findings import Finding, judge, judge_value
 from analysis.fits import power_law_by
-from analysis.mccandlish2018_numbers import level, mean, misfit, paired, quotient, too_fast
+from analysis.mccandlish2018_numbers import level, mean, misfit, paired, too_fast
 from analysis.mccandlish2018_results import Results
 from analysis.numbers import ABSENT, rounded
 from analysis.numbers import ratio as ratio_text
-from analysis.statistics import Interval
+from analysis.statistics import Interval, quotient
 from sharpness.plots.frames import floats, groups, rows_where
 
 PROPORTIONAL = (0.75, 1.25)

@@ -185,22 +185,3 @@ def mean(values: ArrayLike) -> Interval:
     """
     x = np.asarray(values, dtype=float)
     return paired_difference(np.zeros_like(x), x)
-
-
-def quotient(over: Interval, under: Interval) -> Interval:
-    """Return the ratio of two independent positive numbers, the relative errors of both added in quadrature.
-
-    >>> found = quotient(Interval(8.0, 4.0, 16.0, 5), Interval(2.0, 2.0, 2.0, 5))
-    >>> round(found.value, 6), round(found.lower, 6), round(found.upper, 6)
-    (4.0, 2.0, 8.0)
-    """
-    n = min(over.n, under.n)
-    parts = [x for each in (over, under) for x in (each.lower, each.value, each.upper) if x is not None]
-    if len(parts) < 6:
-        reasons = [each.reason for each in (over, under) if each.reason]
-        return Interval(None, None, None, n, reasons[0] if reasons else "one of the two has no interval")
-    a, b = np.log(parts[:3]), np.log(parts[3:])
-    middle = a[1] - b[1]
-    low, high = np.hypot(a[1] - a[0], b[2] - b[1]), np.hypot(a[2] - a[1], b[1] - b[0])
-    value, lower, upper = (float(np.exp(x)) for x in (middle, middle - low, middle + high))
-    return Interval(value, lower, upper, n)

@@ -12,7 +12,7 @@ from analysis import shallue2018_statistics as of
 from analysis.findings import Finding, Verdict, judge, judge_value
 from analysis.numbers import ABSENT, difference, ratio, rounded
 from analysis.shallue2018_results import Results
-from analysis.statistics import NUM_RESAMPLES, Interval, paired_difference, paired_ratio
+from analysis.statistics import NUM_RESAMPLES, Interval, paired_difference, paired_ratio, quotient
 from sharpness.plots.frames import rows_where
 
 PERFECT, FLAT = (-1.25, -0.75), (-0.25, 0.25)
@@ -207,19 +207,3 @@ def _noise(results: Results) -> Finding:
     claim = "The noise scale predicts the critical batch size to an order of magnitude, in every workload"
     where = setting(results, list(shares))
     return Finding(claim, where, "useful_batch", f"B_simple / critical batch: {number}", verdict, why)
-
-
-def quotient(first: Interval, second: Interval) -> Interval:
-    """Return the ratio of two independent estimates, its interval that of log errors added in squares.
-
-    >>> ratio(quotient(Interval(8.0, 4.0, 16.0, 5), Interval(2.0, 2.0, 2.0, 5)))
-    '4.0 [2.0, 8.0]'
-    """
-    reason = first.reason or second.reason or "one of them has no interval"
-    parts = [(i.value, i.lower, i.upper) for i in (first, second)]
-    if any(x is None or x <= 0 for part in parts for x in part):
-        return Interval(None, None, None, min(first.n, second.n), reason)
-    (a, a_low, a_high), (b, b_low, b_high) = np.log(np.array(parts, dtype=float))
-    logs = (a - b, a - b - np.hypot(a - a_low, b_high - b), a - b + np.hypot(a_high - a, b - b_low))
-    value, lower, upper = np.exp(logs).tolist()
-    return Interval(value, lower, upper, min(first.n, second.n))

@@ -54,3 +54,13 @@ def escaped(text: str) -> str:
     symbols = "|".join(re.escape(symbol) for symbol in sorted(LATEX, key=len, reverse=True))
     minus = re.compile(r"(?<!\w)-(?=[\d ])")
     return "$-$".join(re.sub(symbols, lambda match: LATEX[match[0]], part) for part in minus.split(text))
+
+
+def slug(label: str) -> str:
+    """Return a label as part of a file's name.
+
+    >>> slug("C1, 5,000 held out")
+    'c1_5_000_held_out'
+    """
+    words = "".join(letter if letter.isalnum() else " " for letter in label.lower()).split()
+    return "_".join(words)

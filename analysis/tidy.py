@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load import PROBE_FIELDS, final_checkpoint, read_manifest, status_of
+from analysis.load import PROBE_FIELDS, final_checkpoint, read_config, read_manifest, status_of
 from sharpness.errors import InputError
 from sharpness.plots.frames import records, rows_where
 from sharpness.plots.save import rendered_with
@@ -103,13 +102,9 @@ def _run_row(labels: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / "config.toml"
-    if not path.exists():
+    config = read_config(folder)
+    if not config:
         return {}
-    try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"expected TOML in {path}, got an error: {error}") from error
     row = {key: config.get(table, {}).get(key) for table, keys in SETTINGS.items() for key in keys}
     row["model"] = row.pop("name")
     return row
