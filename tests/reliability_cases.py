@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -112,8 +113,16 @@ def _kill_again_and_again(folder: Path, config: RunConfig, kills: int) -> None:
     # On average long enough for a start and for half of its share of the updates: the last kill finds work to do.
     longest = 2 * start + 0.7 * seconds(work("whole")) / kills
     count = 0
-    for _ in range(kills):
-        count += _in_a_child(work("killed"), draw.uniform(0, longest))
+    while count < kills:
+        before = shutil.copytree(folder / "killed", folder / "before") if count else None
+        if _in_a_child(work("killed"), draw.uniform(0, longest)):
+            count += 1
+        else:  # It came to its end first, the machine being faster than when it was timed: the kill is tried again.
+            shutil.rmtree(folder / "killed")
+            if before:
+                before.rename(folder / "killed")
+            longest /= 2
+        shutil.rmtree(folder / "before", ignore_errors=True)
     state = RunFolder(folder / "killed").load_resume_state()
     print(count, state["at"]["update"] if state else 0)
     _in_a_child(work("killed"))
