@@ -64,13 +64,15 @@ def _figure(table: pd.DataFrame, out: Path, provenance: Row) -> list[Path]:
     networks = list(dict.fromkeys(table["network"]))
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(COLUMN, 2.4, columns=len(networks))
+        shares = table[list(CONTENDERS)].div(table["bare (images/s)"], axis=0)
+        top = 108 * max(1.0, float(shares.max(axis=None)))
         for ax, network in zip(axes.flat, networks, strict=True):
             here = table[table["network"] == network]
             for (name, label), look in zip(CONTENDERS.items(), LOOKS, strict=False):
                 share = 100 * here[name] / here["bare (images/s)"]
                 ax.plot(here["batch"], share, label=label, color=look.color, marker=look.marker, linestyle="")
             ax.axhline(WANTED, color="0.4", linewidth=0.8, linestyle="--", zorder=1)
-            ax.set(title=network.upper(), xlabel="Batch size", ylim=(0, None))
+            ax.set(title=network.upper(), xlabel="Batch size", ylim=(0, top))
             log_axis(ax.xaxis, here["batch"], padding=1.6)
         axes.flat[0].set_ylabel("Share of the barest loop (%)")
         handles, labels = axes.flat[0].get_legend_handles_labels()

@@ -107,7 +107,7 @@ def main() -> None:
     # The plotting libraries load while the workers measure.
     threading.Thread(target=importlib.import_module, args=("analysis.spectra",), daemon=True).start()
     spent, started = {}, time.perf_counter()
-    with Workers(default if options.workers is None else options.workers, console) as workers:
+    with Workers(default if options.workers is None else options.workers, options.device, console) as workers:
         workers.run("probe", jobs)
     spent["probe"] = time.perf_counter() - started
     started = time.perf_counter()

@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from grid import Cell, Measurement, Preset, Study, Task
+from ray_workers import RayWorkers
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -50,7 +51,9 @@ class Options:
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder that holds the data files, looked at first."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Number of processes; by default one per CPU core, or one in all on a GPU."""
+    """Runs at once; by default one per CPU core, or one in all on a GPU, with --ray as many as there is room for."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="local|ADDRESS")] = None
+    """Train and probe on a Ray cluster: auto on one of its nodes, HOST:6379, or local to start one here."""
 
 
 def run_study(study: Study) -> None:
@@ -58,6 +61,9 @@ def run_study(study: Study) -> None:
     described = "\n\n".join([study.about, "Presets:", *(f"{n}: {p.about}" for n, p in study.presets.items())])
     defaults = Options(runs=Path("runs") / (study.shares or study.name), figures=Path("figures") / study.name)
     options = tyro.cli(Options, default=defaults, description=described)
+    if options.ray is not None:  # a node's working folder is another
+        place = options.data_dir and options.data_dir.resolve()
+        options = replace(options, runs=options.runs.resolve(), data_dir=place)
     if options.preset not in study.presets:
         raise unknown_name("preset", options.preset, study.presets)
     preset = study.presets[options.preset]
@@ -86,7 +92,7 @@ def run_study(study: Study) -> None:
 
 
 def _announce(console: Console, study: Study, options: Options, cells: Sequence[Cell], seeds: int) -> None:
-    device = choose_device(options.device)
+    where = f"device {choose_device(options.device)}" if options.ray is None else f"Ray at {options.ray}"
     configs = {cell.config.run_id: cell.config for cell in cells}.values()
     models = ", ".join(sorted({config.model.name for config in configs}))
     data = ", ".join(sorted({config.data.name for config in configs}))
@@ -95,7 +101,7 @@ def _announce(console: Console, study: Study, options: Options, cells: Sequence[
     counts = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((len(configs), "run"), (seeds, "seed"))]
     console.print(
         f"{study.title}, preset {options.preset}: {models} on {data}, batch{'es' if len(sizes) > 1 else ''} {batches}, "
-        f"{', '.join(counts)}, device {device}",
+        f"{', '.join(counts)}, {where}",
         highlight=False,
     )
 
@@ -103,11 +109,10 @@ def _announce(console: Console, study: Study, options: Options, cells: Sequence[
 def _train_and_probe(
     study: Study, preset: Preset, cells: list[Cell], options: Options, console: Console
 ) -> dict[str, float]:
-    folder = StudyFolder(options.runs, options.device, options.data_dir)
     waves = sorted({cell.wave for cell in cells})
     spent: dict[str, float] = {}
-    default = 1 if choose_device(options.device).type != "cpu" else min(available_cores(), len(cells))
-    with Workers(default if options.workers is None else options.workers, console) as workers:
+    with _workers(options, len(cells), console) as workers:
+        folder = StudyFolder(options.runs, workers.device, options.data_dir)
         if options.stage in ("train", "all"):
             started = time.perf_counter()
             for cell in cells:
@@ -123,6 +128,13 @@ def _train_and_probe(
             workers.run("probe", folder.probing_jobs(study.measurements(preset, cells)))
             spent["probe"] = time.perf_counter() - started
     return spent
+
+
+def _workers(options: Options, num_runs: int, console: Console) -> Workers | RayWorkers:
+    if options.ray is not None and options.stage != "render":
+        return RayWorkers(options.ray, options.workers, options.device, options.runs, console)
+    default = 1 if choose_device(options.device).type != "cpu" else min(available_cores(), num_runs)
+    return Workers(default if options.workers is None else options.workers, options.device, console)
 
 
 def _plain(preset: Any) -> dict[str, Any]:

@@ -10,21 +10,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from display import Show, display
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from sharpness.cli import bar_columns
 from sharpness.errors import InputError, RunError
-
-PLAIN_SECONDS = 10.0
-"""Without a terminal each job prints a line at its start and end, and at most one per this many seconds between."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +38,11 @@ class Workers:
     ends the running jobs, which continue from their run folders the next time.
     """
 
-    def __init__(self, num_workers: int, console: Console) -> None:
+    def __init__(self, num_workers: int, device: str, console: Console) -> None:
         if num_workers < 1:
             raise InputError(f"expected at least 1 worker, got {num_workers}")
         context = multiprocessing.get_context("spawn")
-        self._console = console
+        self.device, self._console = device, console
         self._reports = context.Queue()
         threads = max(1, available_cores() // num_workers)
         # torch then puts large CPU tensors on huge pages: fewer page faults, so faster products.
@@ -71,7 +66,6 @@ class Workers:
         Raises :class:`RunError` when a worker process was killed, for instance for want of memory.
         """
         futures = [self._pool.submit(_call, job.label, job.function, job.arguments) for job in jobs]
-        display = _bars if self._console.is_terminal else _lines
         with display(self._console, title, [job.label for job in jobs]) as show:
             waiting = set(futures)
             while waiting:
@@ -80,7 +74,7 @@ class Workers:
                 for future in done:
                     _raise_failure(future)
 
-    def _show_reports(self, show: Callable[[str, int, int], None]) -> None:
+    def _show_reports(self, show: Show) -> None:
         while True:
             try:
                 show(*self._reports.get_nowait())
@@ -123,15 +117,26 @@ def _leave_with(parent: int) -> None:
 
 
 def _call(label: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    _reports.put((label, 0, 0))
+    call(Job(label, function, arguments), lambda *report: _reports.put(report))
+
+
+def call(job: Job, report: Show) -> None:
+    """Do a job in this worker and report its beginning, how far it is, and its end.
+
+    Raises :class:`InputError`, :class:`RunError` and :class:`OSError` as they are, anything else as a
+    :class:`RunError` with its text, since not every exception survives the way to the parent.
+    """
+    report(job.label, 0, 0)
     try:
-        function(*arguments, progress=lambda done, total: _reports.put((label, done, total)))
+        job.function(*job.arguments, progress=lambda done, total: report(job.label, done, total))
     except (InputError, RunError, OSError):
         raise
-    except Exception as error:  # not every exception survives the way to the parent; its text does
-        raise RunError(f"{label} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:
+        raise RunError(
+            f"{job.label} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
     _give_memory_back()
-    _reports.put((label, -1, 0))
+    report(job.label, -1, 0)
 
 
 def _give_memory_back() -> None:
@@ -140,45 +145,3 @@ def _give_memory_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
-
-
-@contextmanager
-def _bars(console: Console, title: str, labels: Sequence[str]) -> Iterator[Callable[[str, int, int], None]]:
-    """Show one bar per running job, and one for all of them."""
-    with Progress(*bar_columns(), console=console) as progress:
-        whole = progress.add_task(f"[bold]{title}", total=len(labels))
-        tasks: dict[str, TaskID] = {}
-
-        def show(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = progress.add_task(f"  {label}", total=None)
-            if done < 0:
-                progress.remove_task(tasks[label])
-                progress.advance(whole)
-            elif total:
-                progress.update(tasks[label], completed=done, total=total)
-
-        yield show
-
-
-@contextmanager
-def _lines(console: Console, title: str, labels: Sequence[str]) -> Iterator[Callable[[str, int, int], None]]:
-    """Print plain lines, for logs."""
-    begun: dict[str, float] = {}
-    shown: dict[str, float] = {}
-    finished: list[str] = []
-
-    def show(label: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if label not in begun:
-            begun[label] = shown[label] = now
-            print(f"{title}: {label} ...", flush=True)
-        elif done < 0:
-            finished.append(label)
-            seconds = now - begun[label]
-            print(f"{title}: {label} done in {seconds:.0f} s ({len(finished)} of {len(labels)})", flush=True)
-        elif total and now - shown[label] > PLAIN_SECONDS:
-            shown[label] = now
-            print(f"{title}: {label} {done} of {total}", flush=True)
-
-    yield show

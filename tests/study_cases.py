@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -38,19 +37,21 @@ def do(jobs: Iterable[Any]) -> int:
     return count
 
 
-def run_smoke(name: str, folder: Path, *arguments: str) -> Any:
+def run_smoke(name: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Any:
     """Run a script's smoke form into ``folder/runs`` and ``folder/figures``; return the finished process."""
     paths = ["--runs", str(folder / "runs"), "--figures", str(folder / "figures")]
-    return run_python(f"scripts/{name}.py", "--preset", "smoke", *paths, *arguments)
+    preset = [] if "--preset" in arguments else ["--preset", "smoke"]
+    return run_python(f"scripts/{name}.py", *preset, *paths, *arguments, environment=environment)
 
 
-def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Return every file below a folder with its time of change and its bytes, locks left out."""
-    return {
-        str(path.relative_to(folder)): (os.stat(path).st_mtime_ns, path.read_bytes())
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".lock")
-    }
+def left_to_do(name: str, folder: Path) -> list[str]:
+    """Return the labels of what a script's smoke form would still train and measure after ``run_smoke``."""
+    module = script(name)
+    preset = module.STUDY.presets["smoke"]
+    cells = list(module.STUDY.cells(preset, preset.seeds))
+    runs = script("study_folder").StudyFolder(folder / "runs", "cpu", None)
+    jobs = [*runs.training_jobs(cells), *runs.probing_jobs(module.STUDY.measurements(preset, cells))]
+    return [job.label for job in jobs]
 
 
 def first_steps(cells: Iterable[Any], folder: Path, steps: int = 1) -> list[dict[str, Any]]:

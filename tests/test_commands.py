@@ -102,6 +102,7 @@ def test_other_bad_input_is_one_line(tmp_path: Path) -> None:
     assert_refused(run_python("scripts/keskar2017.py", "--workers", "0", "--runs", str(tmp_path / "runs")), "1 worker")
 
 
+@pytest.mark.slow
 def test_data_that_are_nowhere_end_the_study_in_one_line(tmp_path: Path) -> None:
     # The error comes from a worker process; `paper` needs MNIST, which is neither in the empty cache nor to be had.
     paths = ["--runs", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]

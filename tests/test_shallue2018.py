@@ -24,7 +24,7 @@ from analysis.statistics import Interval
 from analysis.tidy import OUTCOME, Tables
 from sharpness.training import check_config
 from tests.drawings import faults
-from tests.study_cases import first_steps, run_smoke, script
+from tests.study_cases import first_steps, left_to_do, run_smoke, script
 
 main: Any = script("shallue2018")
 search: Any = script("shallue2018_search")
@@ -303,6 +303,4 @@ def test_the_smoke_form_runs_and_leaves_nothing_to_do(tmp_path: Path) -> None:
     assert len(claims) == len(judged.findings(usual())) - 2  # one optimiser less
     assert {finding["figure"] for finding in claims} <= {path.stem for path in out.iterdir()}
     assert "of 20 runs finished" in done.stdout
-    preset, folder = main.PRESETS["smoke"], script("study").StudyFolder(tmp_path / "runs", "cpu", None)
-    small = main.cells_of(preset, preset.seeds)
-    assert folder.training_jobs(small) == [] and folder.probing_jobs(main.measurements(preset, small)) == []
+    assert left_to_do("shallue2018", tmp_path) == []

@@ -42,6 +42,7 @@ def test_measures_before_and_after_and_again(files: list[str], tmp_path: Path) -
     assert read_jsonl(tmp_path / "out" / "stress.jsonl") == rows
 
 
+@pytest.mark.slow
 def test_rescalings_are_listed_and_bad_ones_refused(files: list[str], tmp_path: Path) -> None:
     assert "pair  1 -> 3" in sharpness("stress", *files, "--rescaling", "list").stdout
     assert_refused_last(sharpness("stress", *files, "--rescaling", "1 -> 2"), "unknown rescaling", "1 -> 3")

@@ -220,8 +220,9 @@ def test_uneven_pieces_recover_a_planted_noise_scale() -> None:
         assert abs(float(values.mean()) - truth) < 4 * float(values.std()) / 4000**0.5
 
 
-def test_the_square_of_a_process_is_seen_on_the_way_to_the_average() -> None:
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+def test_the_square_of_a_process_is_seen_on_the_way_to_the_average(tmp_path: Path) -> None:
+    meeting = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
     try:
         model, data = network(), batch(7)
         own = OwnSquare(torch.nn.parallel.DistributedDataParallel(model))
