@@ -15,7 +15,6 @@ installation. Times mean something on a machine that does nothing else.
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,14 +24,12 @@ from typing import Annotated, Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # the other files are not part of the installed package
 
-import benchmark_rows
 import tyro
 from benchmark_landscape_parts import run_job
 from benchmark_landscape_peers import TOOLS
 from benchmark_networks import BATCH_OF, images, study_run
-from benchmark_rows import Job, Row, measure_missing, worker
+from benchmark_rows import Job, begin, measure_and_render
 
-from sharpness.cli import run_command
 from sharpness.errors import InputError, unknown_name
 
 Network = Literal["SB", "LB", "ResNet", "MLP"]
@@ -87,34 +84,13 @@ def jobs_of(options: Options) -> Iterator[Job]:
                 yield Job(part, network, "ours", options.examples, options.threads)
 
 
-def run_in_process(job: Job, runs: Path) -> Row:
-    """Do a job in a process of its own and return its row."""
-    return benchmark_rows.run_in_process(Path(__file__), job, runs)
-
-
-def measure(options: Options, path: Path) -> list[Row]:
-    """Do the jobs that have no row yet, append their rows, and return those of all jobs of these options."""
-    return measure_missing(list(dict.fromkeys(jobs_of(options))), lambda job: run_in_process(job, options.runs), path)
-
-
 def main() -> None:
     """Measure what is missing and render everything."""
     options = tyro.cli(Options, description=__doc__)
     check_options(options)
-    options.figures.mkdir(parents=True, exist_ok=True)
-    path = options.figures / "results.jsonl"
-    if options.fresh:
-        path.unlink(missing_ok=True)
-    rows = measure(options, path)
-    from benchmark_landscape_report import render  # the workers import this file too and need no plotting libraries
-
-    for file in render(rows, options.figures):
-        if file.suffix in {".md", ".pdf"}:
-            print(f"  {file}")
+    script, jobs = Path(__file__), jobs_of(options)
+    measure_and_render(script, jobs, options.runs, options.figures, options.fresh, "benchmark_landscape_report")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["worker"]:
-        worker(Job(**json.loads(sys.argv[2])), Path(sys.argv[3]), run_job)
-    else:
-        run_command(main)
+    begin(run_job, main)

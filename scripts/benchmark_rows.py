@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -9,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark_tools import NotInstalledError
 
+from sharpness.cli import run_command
 from sharpness.environment import git_commit, versions
 from sharpness.errors import InputError, RunError
 from sharpness.records import append_jsonl, read_jsonl
@@ -93,18 +95,39 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
-def measure_missing(jobs: Sequence[Job], run: Callable[[Job], Row], path: Path) -> list[Row]:
+def begin(run_job: Callable[[Job, Path], Row], main: Callable[[], None]) -> None:
+    """Do one job where the arguments say ``worker JOB RUNS``, else what the user asks for."""
+    if sys.argv[1:2] == ["worker"]:
+        worker(Job(**json.loads(sys.argv[2])), Path(sys.argv[3]), run_job)
+    else:
+        run_command(main)
+
+
+def measure_and_render(script: Path, jobs: Iterable[Job], runs: Path, figures: Path, fresh: bool, report: str) -> None:
+    """Measure what is missing of a benchmark's jobs, and let the module ``report`` render the rows of all."""
+    figures.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        (figures / "results.jsonl").unlink(missing_ok=True)
+    rows = measure(script, jobs, runs, figures / "results.jsonl")
+    # Loaded only now: the workers import the script too and need no plotting libraries.
+    for file in importlib.import_module(report).render(rows, figures):
+        if file.suffix in {".md", ".pdf"}:
+            print(f"  {file}")
+
+
+def measure(script: Path, jobs: Iterable[Job], runs: Path, path: Path) -> list[Row]:
     """Do the jobs that have no row at ``path`` yet, append their rows there, and return those of all the jobs."""
+    wanted = list(dict.fromkeys(jobs))
     rows = {key(row): row for row in read_jsonl(path)}
-    for number, job in enumerate(jobs, 1):
+    for number, job in enumerate(wanted, 1):
         known = rows.get(key(asdict(job)))
         if known is not None and not known.get("again"):
             continue
-        print(f"{number} of {len(jobs)}, {job.label} ...", end=" ", flush=True)
+        print(f"{number} of {len(wanted)}, {job.label} ...", end=" ", flush=True)
         started = time.perf_counter()
-        row = run(job)
+        row = run_in_process(script, job, runs)
         append_jsonl(path, row)
         rows[key(row)] = row
         failed = row["reasons"].get("value") if "reasons" in row else None
         print(f"{time.perf_counter() - started:.0f} s{f'; no value: {failed}' if failed else ''}", flush=True)
-    return [rows[key(asdict(job))] for job in jobs]
+    return [rows[key(asdict(job))] for job in wanted]

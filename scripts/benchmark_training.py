@@ -11,7 +11,6 @@ else.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +20,10 @@ from typing import Annotated, Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # the other files are not part of the installed package
 
-import benchmark_rows
 import tyro
-from benchmark_rows import Job, Row, measure_missing, worker
+from benchmark_rows import Job, begin, measure_and_render
 from benchmark_training_parts import run_job
 
-from sharpness.cli import run_command
 from sharpness.errors import InputError, unknown_name
 from sharpness.models import MODELS
 
@@ -77,33 +74,13 @@ def jobs_of(options: Options) -> Iterator[Job]:
                 yield Job(part, network, f"B = {size}", options.examples, options.threads)
 
 
-def measure(options: Options, path: Path) -> list[Row]:
-    """Do the jobs that have no row yet, append their rows, and return those of all jobs of these options."""
-
-    def run(job: Job) -> Row:
-        return benchmark_rows.run_in_process(Path(__file__), job, Path("runs"))
-
-    return measure_missing(list(dict.fromkeys(jobs_of(options))), run, path)
-
-
 def main() -> None:
     """Measure what is missing and render everything."""
     options = tyro.cli(Options, description=__doc__)
     check_options(options)
-    options.figures.mkdir(parents=True, exist_ok=True)
-    path = options.figures / "results.jsonl"
-    if options.fresh:
-        path.unlink(missing_ok=True)
-    rows = measure(options, path)
-    from benchmark_training_report import render  # the workers import this file too and need no plotting libraries
-
-    for file in render(rows, options.figures):
-        if file.suffix in {".md", ".pdf"}:
-            print(f"  {file}")
+    script, jobs = Path(__file__), jobs_of(options)
+    measure_and_render(script, jobs, Path("runs"), options.figures, options.fresh, "benchmark_training_report")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["worker"]:
-        worker(Job(**json.loads(sys.argv[2])), Path(sys.argv[3]), run_job)
-    else:
-        run_command(main)
+    begin(run_job, main)

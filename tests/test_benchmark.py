@@ -29,14 +29,14 @@ def test_the_benchmark_measures_each_tool_once_against_the_truth(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     benchmark = script(monkeypatch, "benchmark_curvature")
-    networks, parts = (importlib.import_module(f"benchmark_{name}") for name in ("networks", "parts"))
+    networks, parts, kept = (importlib.import_module(f"benchmark_{name}") for name in ("networks", "parts", "rows"))
     done = []
 
-    def here(job: Any, runs: Path) -> dict[str, Any]:
+    def here(script: Path, job: Any, runs: Path) -> dict[str, Any]:
         done.append(job.tool)
         return asdict(job) | parts.run_job(job, runs)
 
-    monkeypatch.setattr(benchmark, "run_in_process", here)
+    monkeypatch.setattr(kept, "run_in_process", here)
     settings: dict[str, Any] = {"runs": tmp_path / "runs", "figures": tmp_path / "figures"}
     monkeypatch.setitem(benchmark.BATCH_OF, "MLP", 100)  # other starts are for the networks of the study, not here
     monkeypatch.setattr(benchmark, "study_run", lambda network, runs: None)
@@ -46,7 +46,7 @@ def test_the_benchmark_measures_each_tool_once_against_the_truth(
     )
     benchmark.check_options(options)
     options.figures.mkdir()
-    rows = benchmark.measure(options, options.figures / "results.jsonl")
+    rows = kept.measure(Path(), benchmark.jobs_of(options), options.runs, options.figures / "results.jsonl")
     assert done == ["ours", "ours", *TOOLS, *TOOLS]  # the preparation and the truth come first
 
     loss = networks.load_problem("MLP", 200, options.runs).loss(torch.float64)
@@ -65,7 +65,10 @@ def test_the_benchmark_measures_each_tool_once_against_the_truth(
         assert len(starts[tool]) == parts.NUM_STARTS
         assert len({start["value"] for start in starts[tool]}) > 1  # the starts are not one and the same
 
-    assert benchmark.measure(options, options.figures / "results.jsonl") == rows and len(done) == 8
+    assert (
+        kept.measure(Path(), benchmark.jobs_of(options), options.runs, options.figures / "results.jsonl") == rows
+        and len(done) == 8
+    )
     files = importlib.import_module("benchmark_report").render(rows, options.figures)
     assert {file.suffix for file in files} == {".md", ".csv", ".json", ".pdf", ".png"}
     provenance = json.loads((options.figures / "benchmark.json").read_text())
@@ -73,9 +76,9 @@ def test_the_benchmark_measures_each_tool_once_against_the_truth(
 
 
 def test_a_process_of_its_own_returns_its_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    benchmark = script(monkeypatch, "benchmark_curvature")
-    job = benchmark.Job("prepare", "MLP", "ours", 200, 1)
-    row = benchmark.run_in_process(job, tmp_path)
+    kept = script(monkeypatch, "benchmark_rows")
+    job = kept.Job("prepare", "MLP", "ours", 200, 1)
+    row = kept.run_in_process(ROOT / "scripts" / "benchmark_curvature.py", job, tmp_path)
     assert (row["num_parameters"], row["batch_size"], row["threads"]) == (1210, 100, 1)
 
 

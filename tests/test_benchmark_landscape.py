@@ -97,20 +97,21 @@ def test_a_loop_over_examples_has_our_noise_trace(problem: Any) -> None:
 
 def test_the_benchmark_measures_once_and_renders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     benchmark, parts = (script(monkeypatch, f"benchmark_landscape{name}") for name in ("", "_parts"))
+    kept = importlib.import_module("benchmark_rows")
     done = []
 
-    def here(job: Any, runs: Path) -> dict[str, Any]:
+    def here(script: Path, job: Any, runs: Path) -> dict[str, Any]:
         done.append(job.part)
         return asdict(job) | parts.run_job(job, runs)
 
-    monkeypatch.setattr(benchmark, "run_in_process", here)
+    monkeypatch.setattr(kept, "run_in_process", here)
     monkeypatch.setattr(parts, "PLANE_POINTS", 3)
     options = benchmark.Options(
         networks=("MLP",), tools=("ours",), threads=1, examples=200, runs=tmp_path / "r", figures=tmp_path / "f"
     )
     benchmark.check_options(options)
     options.figures.mkdir()
-    rows = benchmark.measure(options, options.figures / "results.jsonl")
+    rows = kept.measure(Path(), benchmark.jobs_of(options), options.runs, options.figures / "results.jsonl")
     assert done == ["line", "plane", "keskar", "noise"]
     for row, points in zip(rows[:2], (25, 9), strict=True):
         bare, ours = row["entries"]
@@ -124,7 +125,10 @@ def test_the_benchmark_measures_once_and_renders(monkeypatch: pytest.MonkeyPatch
     assert keskar["trace"][keskar["gradients_to_reach"] - 1] >= keskar["published_value"]
     assert noise["difference"] < 1e-5 and noise["method"] == "vmap"
 
-    assert benchmark.measure(options, options.figures / "results.jsonl") == rows and len(done) == 4
+    assert (
+        kept.measure(Path(), benchmark.jobs_of(options), options.runs, options.figures / "results.jsonl") == rows
+        and len(done) == 4
+    )
     files = importlib.import_module("benchmark_landscape_report").render(rows, options.figures)
     assert {file.suffix for file in files} == {".md", ".csv", ".json", ".pdf", ".png"}
     assert json.loads((options.figures / "landscape_speed.json").read_text())["caption"].startswith("Examples per")
