@@ -9,6 +9,7 @@ import pandas as pd
 
 LATEX = {"–": "--", "±": r"$\pm$", "λ_max": r"$\lambda_{\max}$", "φ": r"$\phi$", "ε": r"$\epsilon$", "%": r"\%"}
 LATEX |= {"τ": r"$\tau$", "η": r"$\eta$", "×": r"$\times$", "≤": r"$\le$", "√": r"$\surd$"}
+LATEX |= {"α": r"$\alpha$", "λ": r"$\lambda$", "σ": r"$\sigma$", "|": "$|$", "<": "$<$", ">": "$>$"}
 LATEX |= {"_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}"}
 LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
