@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,14 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     found = sweeps.settings_found(tables, base)
     accuracies, peaks, optima = sweeps.accuracy_table(tables), sweeps.peak_table(found), sweeps.optimum_table(found)
     slopes = {name: sweeps.slope_of(peaks, optima, name) for name in SWEEPS}
+    onset = sweeps.onset_table(found)
+    onset_slopes = {name: sweeps.onset_slope(onset, name) for name in SWEEPS}
+    best, costly = figures.Sizes(optima, "batch", slopes), figures.Sizes(onset, "onset", onset_slopes)
     ended = counts(tables)
     drawings = drawn_all(
         {
             "accuracy_vs_batch": lambda: figures.accuracy_vs_batch(accuracies, peaks, base, ended),
-            "best_batch": lambda: figures.best_batch(peaks, optima, slopes, ended),
+            "best_batch": lambda: figures.best_batch(peaks, best, costly, ended),
             "evidence": lambda: draw_evidence(swept, ended),
         }
     )
@@ -46,7 +49,11 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     return Report(
         drawings,
         [peak_text(peaks, ended), *([] if lowest.empty else [evidence_text(lowest, ended)])],
-        [f"{ended} Intervals are over seeds; all runs share their images.", *remarks(peaks), *onset_remarks(found)],
+        [
+            f"{ended} Intervals are over seeds; all runs share their images.",
+            *remarks(peaks),
+            *onset_remarks(onset_slopes),
+        ],
         [*verdicts, *evidence_findings(lowest, settings)],
     )
 
@@ -65,16 +72,16 @@ def remarks(peaks: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def onset_remarks(found: Sequence[sweeps.Found]) -> list[str]:
+def onset_remarks(slopes: Mapping[str, Interval]) -> list[str]:
     """Say how the batch size below which noise costs accuracy scales: no claim of the paper's, but seen without a peak.
 
     Where accuracy has hardly a peak, this end of the curve still tells whether the noise scale is what counts.
     """
-    onset, said = sweeps.onset_table(found), []
-    for name, sweep in SWEEPS.items():
-        slope = sweeps.onset_slope(onset, name)
+    said = []
+    for name, slope in slopes.items():
         text = f"none ({slope.reason})" if slope.value is None else difference(slope)
-        said.append(f"{sweep.name}: log-log slope of the batch that costs {COSTS:g} pp to the best: {text}.")
+        costs = f"log-log slope of the batch that costs {COSTS:g} pp to the best"
+        said.append(f"{SWEEPS[name].name}: {costs}: {text}.")
     return said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 
 from analysis.numbers import difference
 from analysis.report import Drawing
+from analysis.smith_le2018_peaks import COSTS
 from analysis.statistics import Interval
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
@@ -77,36 +79,65 @@ def _curves(ax: Axes, shown: pd.DataFrame, name: str, peaks: pd.DataFrame) -> No
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1.8, columnspacing=1.2)
 
 
-def best_batch(peaks: pd.DataFrame, optima: pd.DataFrame, slopes: Mapping[str, Interval], ended: str) -> Drawing | str:
-    """Draw the best batch size against what it is to be proportional to, with the slope and a line of slope 1."""
+@dataclass(frozen=True)
+class Sizes:
+    """Batch sizes against what they are to be proportional to: each seed's, and the slope by sweep."""
+
+    by_seed: pd.DataFrame
+    column: str
+    slopes: Mapping[str, Interval]
+
+
+def best_batch(peaks: pd.DataFrame, best: Sizes, onset: Sizes, ended: str) -> Drawing | str:
+    """Draw the best batch size and the one that costs a little against what they are to be proportional to."""
     found = rows_where(peaks, found=True)
-    if found.empty:
-        return "no setting has a peak inside the grid of batch sizes"
-    figure, axes = new_figure(FULL, 2.6, 1, len(LABELS))
-    heights = np.concatenate([floats(found, name) for name in ("batch", "lower", "upper")])
+    if found.empty and onset.by_seed.empty:
+        return "no setting has a peak inside the grid of batch sizes, nor a batch that costs too much"
+    figure, axes = new_figure(FULL, 2.9, 1, len(LABELS))
+    heights = [floats(found, name) for name in ("batch", "lower", "upper")]
+    heights += [floats(each.by_seed, each.column) for each in (best, onset)]
+    colors = dict(zip(("best", "costs"), shades(3), strict=False))
     for ax, name in zip(axes[0], LABELS, strict=True):
-        every, rows, own = (rows_where(table, varied=name) for table in (peaks, found, optima))
+        every, rows = rows_where(peaks, varied=name), rows_where(found, varied=name)
         x, y = floats(rows, "x"), floats(rows, "batch")
         log_axis(ax.xaxis, floats(every, "x"))
-        log_axis(ax.yaxis, np.concatenate([heights, floats(optima, "batch")]), padding=1.6)
-        ax.plot(floats(own, "x"), floats(own, "batch"), linestyle="", marker=".", markersize=3, color="0.6")
+        log_axis(ax.yaxis, np.concatenate(heights), padding=1.6)
+        for each, color in zip((best, onset), colors.values(), strict=True):
+            own = rows_where(each.by_seed, varied=name)
+            ax.plot(floats(own, "x"), floats(own, each.column), linestyle="", marker=".", markersize=3, color=color)
         bars = np.stack([y - floats(rows, "lower"), floats(rows, "upper") - y])
-        ax.errorbar(x, y, bars, color=shades(3)[0], marker="o", linestyle="", capsize=2, elinewidth=1)
-        slope = slopes[name]
-        _lines(ax, x, y, slope)
-        ax.set(xlabel=LABELS[name], ylabel="Best batch size")
-        text = "no slope" if slope.value is None else f"slope {difference(slope)}"
-        ax.set_title(f"{text}\n{len(rows)} of {len(every)} settings".replace("-", "\N{MINUS SIGN}"))
+        ax.errorbar(x, y, bars, color=colors["best"], marker="o", linestyle="", capsize=2, elinewidth=1, label="best")
+        means = log_means(rows_where(onset.by_seed, varied=name), onset.column)
+        ax.plot(*means, color=colors["costs"], marker="^", linestyle="", label=f"costs {COSTS:g} points")
+        _lines(ax, x, y, best.slopes[name], colors["best"])
+        _lines(ax, *means, onset.slopes[name], colors["costs"])
+        ax.set(xlabel=LABELS[name], ylabel="Batch size $B$")
+        share = f"peak in {len(rows)} of {len(every)}"
+        text = f"best: {_slope_text(best.slopes[name])}, {share}\n{COSTS:g} points: {_slope_text(onset.slopes[name])}"
+        ax.set_title(text.replace("-", "\N{MINUS SIGN}"), fontsize="small")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     caption = (
-        "Best batch size (stars of the accuracy against the batch size) with its 95 % bootstrap interval over seeds; "
-        "grey: each seed's own. Solid: fitted power law, its slope in the title with a 95 % bootstrap interval over "
-        "seeds; dashed: slope 1. Settings without a peak inside the grid are not drawn and not in the slope; titles "
-        f"say how many have one. {ended}"
+        "Best batch size (stars of the accuracy against the batch size) with its 95 % bootstrap interval over seeds, "
+        "at the settings that have a peak inside the grid; and, no claim of the paper's, the batch size below which "
+        f"the accuracy lies more than {COSTS:g} points under its best, geometric mean over seeds. Dots: each seed's "
+        "own. Solid: fitted power laws, their slopes in the titles with 95 % bootstrap intervals over seeds; dashed: "
+        f"slope 1. A slope needs settings with a value of their own: of the best batch only those with a peak. {ended}"
     )
-    return Drawing(figure, found, caption)
+    numbers = pd.concat([found.assign(size="best"), onset.by_seed.assign(size="costs")], ignore_index=True)
+    return Drawing(figure, numbers, caption)
 
 
-def _lines(ax: Axes, x: np.ndarray, y: np.ndarray, slope: Interval) -> None:
+def log_means(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return each x and the geometric mean of a column there."""
+    x = np.unique(floats(rows, "x"))
+    return x, np.array([np.exp(np.mean(np.log(floats(rows_where(rows, x=value), column)))) for value in x])
+
+
+def _slope_text(slope: Interval) -> str:
+    return "no slope" if slope.value is None else difference(slope)
+
+
+def _lines(ax: Axes, x: np.ndarray, y: np.ndarray, slope: Interval, color: Any) -> None:
     """Draw the fitted line, where there is one, and one of slope 1, through the mean of the logarithms."""
     if len(x) < 2:
         return
@@ -114,4 +145,4 @@ def _lines(ax: Axes, x: np.ndarray, y: np.ndarray, slope: Interval) -> None:
     ends = np.array([x.min(), x.max()])
     ax.plot(ends, height * ends / middle, color="0.5", linestyle="--", linewidth=0.9, zorder=1)
     if slope.value is not None:
-        ax.plot(ends, height * (ends / middle) ** slope.value, color=shades(3)[0], linewidth=0.9, zorder=1)
+        ax.plot(ends, height * (ends / middle) ** slope.value, color=color, linewidth=0.9, zorder=1)
