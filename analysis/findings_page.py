@@ -32,11 +32,11 @@ INTRO = """# Findings
 
 What the papers claim and what came of it here, on small networks and data that ship with the package. This page is written by `python -m analysis.findings_page` from the `findings.json` that each study renders; nothing on it is written by hand.
 
-A verdict follows from an interval, a 95 % one unless the number says otherwise (a median with its range), by a rule fixed in the code before the results were seen. Most follow from one of two, `judge` and `judge_value` in `analysis/findings.py`:
+A verdict follows from an interval, a 95 % one unless the number says otherwise (a median with its range), by a rule fixed in the code before the results were seen, but for claims that say otherwise. Most follow from one of two, `judge` and `judge_value` in `analysis/findings.py`:
 
 | verdict | a number lies on one side of a value | a number lies between two values |
 | --- | --- | --- |
-| reproduced | the whole interval lies on the claimed side, and meets the claimed size if there is one | the whole interval lies between them |
+| reproduced | the whole interval lies on the claimed side, and the number has the claimed size if there is one | the whole interval lies between them |
 | reproduced in sign only | it lies on the claimed side and misses the claimed size | it meets the range without lying within it, and does not reach 0 if the range does not |
 | not reproduced | it reaches the value, or lies on the other side | it misses the range, or reaches 0 where the range does not |
 | not testable here | there is no interval; the reason says why | there is no interval; the reason says why |

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
@@ -15,35 +16,54 @@ PLAIN_SECONDS = 10.0
 """Without a terminal each job prints a line at its start and end, and at most one per this many seconds between."""
 
 Show = Callable[[str, int, int], None]
-"""``show(label, done, total)``: (label, 0, 0) when a job begins, (label, -1, 0) when it has ended."""
-
-
-def display(console: Console, title: str, labels: Sequence[str]) -> AbstractContextManager[Show]:
-    """Show the jobs of these labels while the context lasts."""
-    return (_bars if console.is_terminal else _lines)(console, title, labels)
+"""``show(label, done, total)``: (label, 0, 0) when a job begins, (label, -1, 0) when it has ended, in any order."""
 
 
 @contextmanager
-def _bars(console: Console, title: str, labels: Sequence[str]) -> Iterator[Show]:
+def display(console: Console, title: str, labels: Sequence[str]) -> Iterator[Show]:
+    """Show the jobs of these labels while the context lasts.
+
+    Reports travel on their own: one of a job that has ended or is none of these is not shown, nor a second beginning.
+    """
+    left, begun = Counter(labels), set[str]()
+    with (_bars if console.is_terminal else _lines)(console, title, len(labels)) as draw:
+
+        def show(label: str, done: int, total: int) -> None:
+            if not left[label]:
+                return
+            if label not in begun:
+                begun.add(label)
+                draw(label, 0, 0)
+            if done < 0:
+                left[label] -= 1
+                begun.discard(label)
+            if done or total:
+                draw(label, done, total)
+
+        yield show
+
+
+@contextmanager
+def _bars(console: Console, title: str, count: int) -> Iterator[Show]:
     """Show one bar per running job, and one for all of them."""
     with Progress(*bar_columns(), console=console) as progress:
-        whole = progress.add_task(f"[bold]{title}", total=len(labels))
+        whole = progress.add_task(f"[bold]{title}", total=count)
         tasks: dict[str, TaskID] = {}
 
         def show(label: str, done: int, total: int) -> None:
             if label not in tasks:
                 tasks[label] = progress.add_task(f"  {label}", total=None)
-            if done < 0:
-                progress.remove_task(tasks[label])
+            elif done < 0:
+                progress.remove_task(tasks.pop(label))
                 progress.advance(whole)
-            elif total:
+            else:
                 progress.update(tasks[label], completed=done, total=total)
 
         yield show
 
 
 @contextmanager
-def _lines(console: Console, title: str, labels: Sequence[str]) -> Iterator[Show]:
+def _lines(_: Console, title: str, count: int) -> Iterator[Show]:
     """Print plain lines, for logs."""
     begun: dict[str, float] = {}
     shown: dict[str, float] = {}
@@ -56,9 +76,8 @@ def _lines(console: Console, title: str, labels: Sequence[str]) -> Iterator[Show
             print(f"{title}: {label} ...", flush=True)
         elif done < 0:
             finished.append(label)
-            seconds = now - begun[label]
-            print(f"{title}: {label} done in {seconds:.0f} s ({len(finished)} of {len(labels)})", flush=True)
-        elif total and now - shown[label] > PLAIN_SECONDS:
+            print(f"{title}: {label} done in {now - begun.pop(label):.0f} s ({len(finished)} of {count})", flush=True)
+        elif now - shown[label] > PLAIN_SECONDS:
             shown[label] = now
             print(f"{title}: {label} {done} of {total}", flush=True)
 

@@ -16,6 +16,7 @@ from display import Show, display
 from rich.console import Console
 from workers import Job, call
 
+from sharpness import runs
 from sharpness.errors import InputError, RunError
 from sharpness.extras import extra
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 RETRIES = 3
 """How often a job whose worker or node was lost is begun again; each time it goes on from its run folder."""
+
+LEASE_SECONDS = 120.0
+"""How long a job waits for the lock of its run folder: on a disk of the network that of a lost node may outlive it."""
+
+MARK = ".ray-"
+"""Beginning of the name of a file by which a node sees that the folder of the runs is the driver's."""
 
 REPORT_SECONDS = 1.0
 """A job says how far it is at most this often."""
@@ -56,7 +63,10 @@ class RayWorkers:
             self.device = _device(device, any(node.get("GPU") for node in nodes))
             self._share = share(nodes, num_workers, self.device == "cuda")
             shared.mkdir(parents=True, exist_ok=True)
-            self._mark = shared / f".ray-{uuid.uuid4().hex}"
+            for old in shared.glob(f"{MARK}*"):  # of drivers that were killed
+                if time.time() - old.stat().st_mtime > 86400:
+                    old.unlink(missing_ok=True)
+            self._mark = shared / f"{MARK}{uuid.uuid4().hex}"
             self._mark.touch()
             # It holds no resources and starts again wherever it is lost, so that no report can end a run.
             self._reports = self._ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Reports).remote()
@@ -80,20 +90,19 @@ class RayWorkers:
         task = self._ray.remote(_do).options(**self._share, max_retries=RETRIES)
         pending, running = list(reversed(jobs)), dict[Any, Job]()
         with display(self._console, title, [job.label for job in jobs]) as show:
-            begun: set[str] = set()
             while pending or running:
                 while pending and len(running) < self._most:
                     job = pending.pop()
                     running[task.remote(job, self._mark, self._reports)] = job
                 done, _ = self._ray.wait(list(running), num_returns=1, timeout=0.2)
-                for label, *far in self._ray.get(self._reports.take.remote()):
-                    if label not in begun or any(far):  # a job that is begun again is not shown twice
-                        begun.add(label)
-                        show(label, *far)
+                for report in self._ray.get(self._reports.take.remote()):
+                    show(*report)
                 for reference in done:
-                    self._finish(reference, running.pop(reference), begun, show)
+                    job = running.pop(reference)
+                    self._raise_failure(reference, job)
+                    show(job.label, -1, 0)
 
-    def _finish(self, reference: Any, job: Job, begun: set[str], show: Show) -> None:
+    def _raise_failure(self, reference: Any, job: Job) -> None:
         errors = self._ray.exceptions
         try:
             self._ray.get(reference)
@@ -102,19 +111,23 @@ class RayWorkers:
             raise (cause if isinstance(cause, Exception) else RunError(f"{job.label} failed: {cause}")) from None
         except errors.RayError as error:
             reason = " ".join(str(error).split())[:200]
+            lost = (
+                errors.WorkerCrashedError,
+                errors.NodeDiedError,
+                errors.LocalRayletDiedError,
+                errors.OutOfMemoryError,
+            )
+            what = f"lost its worker {RETRIES + 1} times" if isinstance(error, lost) else "failed on Ray"
             raise RunError(
-                f"the worker of {job.label} was lost {RETRIES + 1} times ({reason}): the same command goes on from "
-                "its run folder, with fewer --workers if memory was short"
+                f"{job.label} {what} ({reason}): the same command goes on from its run folder, with fewer --workers "
+                "if memory was short"
             ) from None
-        if job.label not in begun:
-            show(job.label, 0, 0)
-        show(job.label, -1, 0)
 
 
 def share(nodes: Iterable[dict[str, float]], num_workers: int | None, gpu: bool) -> dict[str, float]:
-    """Return the CPUs and GPUs of one job on nodes of these resources.
+    """Return the CPUs and GPUs of one job on nodes of these resources: as many that so many jobs fit at once.
 
-    >>> share([{"CPU": 8.0}, {"CPU": 4.0}], 2, gpu=False)  # as much as any node has
+    >>> share([{"CPU": 8.0}, {"CPU": 4.0}], 2, gpu=False)
     {'num_cpus': 4}
     >>> share([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}], None, gpu=True)
     {'num_cpus': 4, 'num_gpus': 1}
@@ -122,14 +135,18 @@ def share(nodes: Iterable[dict[str, float]], num_workers: int | None, gpu: bool)
     fitting = [node for node in nodes if node.get("GPU" if gpu else "CPU", 0) >= 1]
     if gpu:
         return {"num_cpus": max(1, min(int(node.get("CPU", 0) / node["GPU"]) for node in fitting)), "num_gpus": 1}
+    if num_workers is None:
+        return {"num_cpus": 1}
     cores = [int(node["CPU"]) for node in fitting]
-    return {"num_cpus": 1 if num_workers is None else max(1, min(sum(cores) // num_workers, *cores))}
+    shares = range(max(cores, default=1), 1, -1)
+    return {"num_cpus": next((each for each in shares if sum(core // each for core in cores) >= num_workers), 1)}
 
 
 def _connect(address: str) -> Any:
     """Return the module ``ray``, connected; its workers import from this checkout and keep their output in its logs."""
     ray = extra("ray", "ray")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what is to come: a warning otherwise
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # they have a count of their own, without end
     # As in workers.py, torch then puts large CPU tensors on huge pages.
     environment = {"PYTHONPATH": os.pathsep.join(PATHS), "THP_MEM_ALLOC_ENABLE": "1"}
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
@@ -194,6 +211,7 @@ def _do(job: Job, mark: Path, reports: Any) -> None:
             f"expected the folder {mark.parent} of this study on {socket.gethostname()}, got none or another one: "
             "give --runs a path that all nodes see"
         )
+    runs.LOCK_SECONDS = LEASE_SECONDS
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     call(job, _seldom(lambda *report: reports.put.remote(*report)))
 
@@ -203,8 +221,6 @@ def _seldom(report: Callable[..., object]) -> Show:
 
     def show(label: str, done: int, total: int) -> None:
         nonlocal last
-        if done < 0:
-            return  # the driver sees the end itself
         if (now := time.monotonic()) - last >= REPORT_SECONDS or not total:
             last = now
             report(label, done, total)

@@ -65,14 +65,15 @@ class Workers:
 
         Raises :class:`RunError` when a worker process was killed, for instance for want of memory.
         """
-        futures = [self._pool.submit(_call, job.label, job.function, job.arguments) for job in jobs]
-        with display(self._console, title, [job.label for job in jobs]) as show:
-            waiting = set(futures)
+        labels = {self._pool.submit(_call, job.label, job.function, job.arguments): job.label for job in jobs}
+        with display(self._console, title, list(labels.values())) as show:
+            waiting = set(labels)
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2)
                 self._show_reports(show)
                 for future in done:
                     _raise_failure(future)
+                    show(labels[future], -1, 0)
 
     def _show_reports(self, show: Show) -> None:
         while True:
@@ -121,7 +122,7 @@ def _call(label: str, function: Callable[..., None], arguments: tuple[Any, ...])
 
 
 def call(job: Job, report: Show) -> None:
-    """Do a job in this worker and report its beginning, how far it is, and its end.
+    """Do a job in this worker and report its beginning and how far it is.
 
     Raises :class:`InputError`, :class:`RunError` and :class:`OSError` as they are, anything else as a
     :class:`RunError` with its text, since not every exception survives the way to the parent.
@@ -136,7 +137,6 @@ def call(job: Job, report: Show) -> None:
             f"{job.label} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ) from error
     _give_memory_back()
-    report(job.label, -1, 0)
 
 
 def _give_memory_back() -> None:

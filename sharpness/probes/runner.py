@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sharpness import runs
 from sharpness.environment import deterministic
 from sharpness.errors import InputError, RunError, unknown_name
 from sharpness.evidence import Progress
@@ -111,7 +112,7 @@ def _only_here(products: Path, name: str, part: tuple[int, int]) -> Iterator[Non
     """Hold one part of a probe of a subject against other processes; :class:`RunError` where one is measuring it."""
     products.parent.mkdir(parents=True, exist_ok=True)
     lock = products.with_suffix(f".{part[0]}.lock")
-    held = FileLock(lock, blocking=False)
+    held = FileLock(lock, timeout=runs.LOCK_SECONDS)
     try:
         held.acquire()
     except Timeout:
