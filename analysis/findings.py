@@ -40,18 +40,18 @@ def judge(
 ) -> tuple[Verdict, str]:
     """Return the verdict on a claim that a number lies on one side of ``null``, and by how much, with the reason.
 
-    Reproduced: the whole 95 % interval lies on the claimed side and, where the claim has a size, meets it.
-    In sign only: the interval lies on the claimed side but misses the size. Not reproduced: it reaches the null, or
-    lies beyond it. Not testable: there is no interval.
+    Reproduced: the whole 95 % interval lies on the claimed side and, where the claim has a size, the number has it.
+    In sign only: the interval lies on the claimed side but the number misses the size. Not reproduced: it reaches the
+    null, or lies beyond it. Not testable: there is no interval.
 
     >>> judge(Interval(5.0, 3.0, 9.0, 5), 1, 1)
     ('reproduced', 'the interval lies above 1')
     >>> judge(Interval(1.4, 1.2, 1.6, 5), 1, 1, (10, 100))
-    ('reproduced in sign only', 'the interval lies above 1 but outside 10 to 100')
+    ('reproduced in sign only', 'the interval lies above 1 but the number not within 10 to 100')
     >>> judge(Interval(1.4, 0.9, 2.0, 5), 1, 1)
     ('not reproduced', 'the interval reaches 1: no difference is resolved')
     >>> judge(Interval(0.5, 0.4, 0.6, 5), 1, 1)
-    ('not reproduced', 'the interval lies below 1: the opposite holds here')
+    ('not reproduced', 'the interval lies below 1, not above it')
     """
     lower, upper = interval.lower, interval.upper
     if interval.value is None or lower is None or upper is None:
@@ -61,9 +61,9 @@ def judge(
         side: Literal[-1, 1] = 1 if lower > null else -1
         lies = f"the interval lies {sides[side > 0]} {null:g}"
         if side != direction:
-            return "not reproduced", f"{lies}: the opposite holds here"
-        if size is not None and (upper < size[0] or lower > size[1]):
-            return "reproduced in sign only", f"{lies} but outside {size[0]:g} to {size[1]:g}"
+            return "not reproduced", f"{lies}, not {sides[direction > 0]} it"
+        if size is not None and not size[0] <= interval.value <= size[1]:
+            return "reproduced in sign only", f"{lies} but the number not within {size[0]:g} to {size[1]:g}"
         return "reproduced", lies
     return "not reproduced", f"the interval reaches {null:g}: no difference is resolved"
 
@@ -91,3 +91,20 @@ def judge_value(interval: Interval, low: float, high: float) -> tuple[Verdict, s
     if (low > 0 and lower <= 0) or (high < 0 and upper >= 0):
         return "not reproduced", "the interval reaches 0: it is too wide to say"
     return "reproduced in sign only", f"the interval meets {low:g} to {high:g} without lying within it"
+
+
+def judge_within(interval: Interval, low: float, high: float) -> tuple[Verdict, str]:
+    """Return the verdict on a claim that two things agree to a factor: their ratio is between two values.
+
+    Reproduced: the whole interval lies within. Not reproduced: it misses the range, or is too wide to say; agreement
+    has no sign that could be right alone.
+
+    >>> judge_within(Interval(1.1, 0.8, 1.6, 5), 0.5, 2)
+    ('reproduced', 'the interval lies within 0.5 to 2')
+    >>> judge_within(Interval(1.7, 0.9, 3.0, 5), 0.5, 2)
+    ('not reproduced', 'the interval reaches beyond 0.5 to 2: too wide to say')
+    """
+    verdict, why = judge_value(interval, low, high)
+    if verdict == "reproduced in sign only":
+        return "not reproduced", f"the interval reaches beyond {low:g} to {high:g}: too wide to say"
+    return verdict, why

@@ -32,7 +32,7 @@ INTRO = """# Findings
 
 What the papers claim and what came of it here, on small networks and data that ship with the package. This page is written by `python -m analysis.findings_page` from the `findings.json` that each study renders; nothing on it is written by hand.
 
-A verdict follows from an interval, a 95 % one unless the number says otherwise (a median with its range), by a rule fixed in the code before the results were seen, but for claims that say otherwise. Most follow from one of two, `judge` and `judge_value` in `analysis/findings.py`:
+A verdict follows from an interval, a 95 % one unless the number says otherwise (a median with its range), by a rule fixed in the code before the results were seen, but for claims that say otherwise. Most follow from one of two, `judge` and `judge_value` in `analysis/findings.py`; for a claim that two things agree to a factor, a ratio that is not within is not reproduced (`judge_within`), since agreement has no sign:
 
 | verdict | a number lies on one side of a value | a number lies between two values |
 | --- | --- | --- |

@@ -77,7 +77,8 @@ def findings(runs: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
     examples = base["data"]["num_train"] or "all"
     setting = (
         f"{base['model']['name']} on {base['data']['name']} ({examples} examples), base batch "
-        f"{base['training']['batch_size']}, {settings['seeds']} seeds; errors in percentage points"
+        f"{base['training']['batch_size']}, {settings['seeds']} seeds; errors in percentage points; the rate was "
+        "chosen by the test error of another seed at the base batch"
     )
     found = [
         Finding(claim, setting, "recipes", difference(interval), *judge(interval, null, direction))
@@ -86,19 +87,22 @@ def findings(runs: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
     best = best_batch(runs)
     claim = (
         "Masters & Luschi 2018: batches of 2 to 32 have the lowest error (the best one, by the linear rule from the "
-        f"base batch; {base['model']['name']} has BatchNorm)"
+        f"base batch, where the rate was chosen; {base['model']['name']} has BatchNorm)"
     )
-    number = ABSENT if best.value is None else f"{best.value:g} [{best.lower:g}, {best.upper:g}]"
+    number = (
+        ABSENT if best.value is None else f"{best.value:g} [{best.lower:g}, {best.upper:g}], a bootstrap over seeds"
+    )
     found.append(Finding(claim, setting, "recipes", number, *judge_value(best, *BEST_BATCHES)))
     claim = "Mikami et al. 2018: ResNet-50 on ImageNet in 122 seconds"
-    why = "it takes thousands of GPUs; the table resnet50_on_paper says what each step may then take"
+    why = "it takes a cluster of GPUs; the table resnet50_on_paper says what each step may then take"
     return [*found, Finding(claim, setting, "resnet50_on_paper", ABSENT, "not testable here", why)]
 
 
 def kept(runs: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[Claim]:
     """Yield the claims that a recipe keeps the error of the base batch, to within the margin."""
     small, large = settings["base"]["training"]["batch_size"], settings["claim_batch"]
-    recipes = [("Goyal et al. 2017", "linear + warm-up", batch) for batch in settings["batches"]]
+    # Up to a batch, as the paper has it; that the rule breaks beyond is a claim of its own.
+    recipes = [("Goyal et al. 2017", "linear + warm-up", batch) for batch in settings["batches"] if batch <= large]
     recipes += [("You et al. 2017", recipe, large) for recipe in ("LARS, linear", "LARS, sqrt")]
     for paper, recipe, batch in [*recipes, ("Hoffer et al. 2017", "sqrt + ghost + longer", large)]:
         claim = f"{paper}: {recipe}, batch {batch}: the error is at most {MARGIN:g} above that of batch {small}"
@@ -114,7 +118,11 @@ def compared(runs: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[Claim]
     )
     anchor, goyal, hoffer = (BASE, small), "Goyal et al. 2017", "Hoffer et al. 2017"
     rows = [
-        (f"{goyal}: the rule breaks beyond some batch (here {largest})", anchor, ("linear + warm-up", largest)),
+        (
+            f"{goyal}: the rule breaks beyond some batch (here {largest}: the error is over {MARGIN:g} above)",
+            anchor,
+            ("linear + warm-up", largest),
+        ),
         (f"{goyal}: without warm-up it is higher (batch {large})", ("linear + warm-up", large), ("linear", large)),
         (f"{hoffer}: at the same rate it grows with the batch ({small} to {large})", anchor, ("fixed rate", large)),
         (f"{hoffer}: the square-root rule lowers it (batch {large})", ("sqrt", large), ("fixed rate", large)),
@@ -124,4 +132,4 @@ def compared(runs: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[Claim]
         claim = f"You et al. 2017: LARS, {rule}, has a lower error than the linear rule with warm-up (batch {largest})"
         rows.append((claim, (f"LARS, {rule}", largest), ("linear + warm-up", largest)))
     for claim, lower, higher in rows:
-        yield claim, excess(runs, lower, higher), 0.0, 1
+        yield claim, excess(runs, lower, higher), MARGIN if "breaks" in claim else 0.0, 1

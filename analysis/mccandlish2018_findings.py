@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.findings import Finding, judge, judge_value
+from analysis.findings import Finding, judge, judge_value, judge_within
 from analysis.fits import power_law_by
 from analysis.mccandlish2018_numbers import level, mean, misfit, paired, too_fast
 from analysis.mccandlish2018_results import Results
@@ -96,7 +96,7 @@ def _best_steps(results: Results) -> list[Finding]:
         made.append(_finding(results, "line_search", claim, number, judge_value(slope, *PROPORTIONAL)))
         number = f"found / predicted = {ratio_text(ratio)}"
         claim = f"The predicted {what} is right to a factor of 2"
-        made.append(_finding(results, "line_search", claim, number, judge_value(ratio, *WITHIN_2)))
+        made.append(_finding(results, "line_search", claim, number, judge_within(ratio, *WITHIN_2)))
     at_2, at_4 = (mean([_ratio_mean(search, name, rows) for rows in _by_seed(search)]) for name in ("2", "4"))
     number = f"change at 4 best steps over the best fall = {slope_text(at_4)}; at 2, where 0 is due, {slope_text(at_2)}"
     claim = "A step beyond twice the best one raises the loss"
@@ -128,7 +128,7 @@ def _front(results: Results) -> list[Finding]:
                 "front",
                 "The mean noise scale until the goal predicts the critical batch size to a factor of 10",
             ),
-            *(f"B_simple / B_crit = {ratio_text(ratio)}", judge_value(ratio, *ORDER)),
+            *(f"B_simple / B_crit = {ratio_text(ratio)}", judge_within(ratio, *ORDER)),
         ),
     ]
 
@@ -167,11 +167,11 @@ def _sizes(results: Results) -> list[Finding]:
     return [
         _finding(
             *(results, "comparisons", "At equal loss the noise scale does not depend on the size of the data set"),
-            *(f"{data[0]} = {ratio_text(data[1])}", judge_value(data[1], *WITHIN_2)),
+            *(f"{data[0]} = {ratio_text(data[1])}", judge_within(data[1], *WITHIN_2)),
         ),
         _finding(
             *(results, "comparisons", "At equal loss the noise scale hardly depends on the size of the network"),
-            *(f"{widths}: {width[0]} = {ratio_text(width[1])}", judge_value(width[1], *WITHIN_2)),
+            *(f"{widths}: {width[0]} = {ratio_text(width[1])}", judge_within(width[1], *WITHIN_2)),
         ),
         _finding(
             *(results, "comparisons", "At equal loss the noise scale is larger for a harder task"),

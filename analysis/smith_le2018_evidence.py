@@ -29,9 +29,9 @@ WORTH_A_MENTION = math.log(10) / 2
 def minima(swept: pd.DataFrame) -> pd.DataFrame:
     """Return for each kind of labels and draw where evidence and test loss are lowest, and how they go together.
 
-    ``decades_apart`` is ``log10`` of the strength of the best evidence over that of the lowest test loss, NaN where one
-    of them is an end of the sweep; ``tau`` is Kendall's tau-b of both over the strengths; ``gain`` is by how many nats
-    the best evidence beats the null model, 0 where it does not.
+    ``decades_apart`` is the size of ``log10`` of the strength of the best evidence over that of the lowest test loss,
+    NaN where one of them is an end of the sweep; ``tau`` is Kendall's tau-b of both over the strengths; ``gain`` is
+    by how many nats the best evidence beats the null model, 0 where it does not.
     """
     rows = []
     for labels, kind in groups(swept, "labels") if len(swept) else []:
@@ -40,7 +40,7 @@ def minima(swept: pd.DataFrame) -> pd.DataFrame:
             strengths, ratio, loss = (floats(each, name) for name in ("strength", "log_evidence_ratio", "test_loss"))
             first, second = int(np.argmin(ratio)), int(np.argmin(loss))
             ends = {0, len(strengths) - 1}
-            apart = np.nan if ends & {first, second} else float(np.log10(strengths[first] / strengths[second]))
+            apart = np.nan if ends & {first, second} else float(abs(np.log10(strengths[first] / strengths[second])))
             tau = kendall_tau(ratio, loss).value
             rows.append(
                 {"labels": labels, "draw": draw}

@@ -21,9 +21,11 @@ PROPORTIONAL = {
 def setting_of(settings: Mapping[str, Any]) -> str:
     """Say on what the best batch sizes were found."""
     base, seeds = settings["base"], settings["seeds"]
+    training = base["training"]
     return (
-        f"one hidden layer of 800 units, {base['data']['num_train']} images of {base['data']['name']}, "
-        f"{base['budget']['updates']} updates, {seeds} seed{'s' if seeds > 1 else ''}"
+        f"one hidden layer of 800 units, {base['data']['num_train']} images of {base['data']['name']}, rate "
+        f"{training['learning_rate']:g} and momentum {training['momentum']:g} unless varied (the paper's rate of 1 "
+        f"does not train here), {base['budget']['updates']} updates, {seeds} seed{'s' if seeds > 1 else ''}"
     )
 
 
@@ -36,6 +38,8 @@ def sweep_findings(rise: Interval, slopes: Mapping[str, Interval], settings: Map
     found = [Finding(claim, setting, "accuracy_vs_batch", number, verdict, why)]
     for name, slope in slopes.items():
         verdict, why = judge_value(slope, *SLOPE)
+        if settings["more"]:
+            why += f"; batches up to {max(settings['batches'])}, of the base setting up to {max(settings['more'])}"
         number = ABSENT if slope.value is None else f"log-log slope {difference(slope)}"
         found.append(Finding(PROPORTIONAL[name], setting, "best_batch", number, verdict, why))
     return found

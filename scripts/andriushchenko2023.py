@@ -1,11 +1,13 @@
 """Does sharpness go with generalisation? Andriushchenko et al. 2023 (arXiv 2302.07011) in small.
 
 Trains a grid of networks (learning rate, batch size, weight decay, augmentation and width, each with several seeds) to
-one training loss, measures their sharpness in every way of the suite, and correlates each measure with the
-generalisation gap: Kendall's tau over all settings, and granulated, over settings that differ in one alone (Jiang et
-al. 2020, arXiv 1912.02178). Tested are the paper's claims that no sharpness goes well with the gap, and rather with the
-learning rate, and Jiang et al.'s that measures which know how large the weights are do better than those which do not.
-Runs that miss the training loss are counted and left out. Every stage skips what is already there.
+one training loss, measures their sharpness in 24 ways and three norms of the weights, and correlates each measure with
+the generalisation gap: Kendall's tau over all settings, and granulated, over settings that differ in one alone (Jiang
+et al. 2020, arXiv 1912.02178). Not measured: critical, batch and preconditioned sharpness, interaction, learning
+coefficient, Occam factor, Keskar's maximum, single layers, density and gradient noise. Tested are the paper's claims
+that no sharpness goes well with the gap, and rather with the learning rate, and Jiang et al.'s that measures which know
+how large the weights are do better than those which do not. Runs that miss the training loss are counted and left out.
+Every stage skips what is already there.
 """
 
 from __future__ import annotations

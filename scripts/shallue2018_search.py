@@ -88,7 +88,7 @@ def search(space: Space, with_momentum: bool, trials: int, seed: int) -> list[tu
 def trial_cells(
     name: str, workload: Workload, kind: str, batch_size: int, budget: BudgetConfig, epochs: int, trials: int, seed: int
 ) -> Iterator[Cell]:
-    """Yield the trials of one search; each has initial weights and an order of examples of its own."""
+    """Yield the trials of one search; each has initial weights and an order of examples of its own within it."""
     drawn = derived_seed("shallue2018", name, kind, batch_size, seed)
     for trial, (rate, momentum) in enumerate(search(workload.space, workload.optimizer != "sgd", trials, drawn)):
         training = TrainingConfig(

@@ -32,6 +32,8 @@ BATCHES = (2, 4, 8, 16, 32, 64, 128)
 SETTINGS: dict[str, Any] = {
     "preset": "planted",
     "seeds": 5,
+    "batches": [128],
+    "more": [512],
     "base": {
         "data": {"name": "made", "num_train": 1000},
         "training": {"learning_rate": 0.1, "momentum": 0.9},
