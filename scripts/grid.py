@@ -23,7 +23,8 @@ class Cell:
     @property
     def name(self) -> str:
         """What the progress lines say: ``LB, seed 0``."""
-        return ", ".join(value if isinstance(value, str) else f"{key} {value}" for key, value in self.labels.items())
+        parts = (value if isinstance(value, str) else f"{key} {value}" for key, value in self.labels.items())
+        return ", ".join(part for part in parts if part)
 
     @property
     def wave(self) -> int:
