@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html import escape
 
-SPECIAL = re.compile(r"[\\`*~$|<>]|\[(?=[^\]]*\]\()|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|\](?=\()")
+SPECIAL = re.compile(r"[\\`*~$|<>]|\[(?=[^\]]*\]\()|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|\](?=\()")
 """What Markdown (with GitHub's tables, mathematics and strike-through) does not show as it stands."""
 
 
