@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -15,21 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from analysis.report import Drawing
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, records, rows_where
-from sharpness.plots.style import FULL, LOOKS, new_figure
+from sharpness.plots.style import FULL, LOOKS, new_figure, shades
 
 ARMS = ("GD", "GD, ReLU", "Polyak", "Nesterov", "SGD")
 TITLES = {"GD": "GD, tanh", "SGD": "SGD, tanh", "Polyak": "Polyak, tanh", "Nesterov": "Nesterov, tanh"}
-
-
-def colors_of(rates: Iterable[float]) -> dict[float, Any]:
-    """Return a colour for each learning rate, dark to light as they grow: they may be more than the looks.
-
-    >>> list(colors_of([0.2, 0.1, 0.2]))
-    [0.1, 0.2]
-    """
-    ordered = sorted(set(rates))
-    places = np.linspace(0, 0.85, len(ordered))
-    return dict(zip(ordered, colormaps["viridis"](places), strict=True))
 
 
 def eigenvalue_figure(
@@ -40,7 +27,7 @@ def eigenvalue_figure(
     arms = [arm for arm in ARMS if len(rows_where(shown, arm=arm))]
     if not arms:
         return "no run has a measured eigenvalue"
-    colors = colors_of(shown["learning_rate"])
+    colors = shades(sorted(set(shown["learning_rate"])))
     figure, axes = new_figure(FULL, 3.6, 2, len(arms))
     losses = epochs.loc[(floats(epochs, "step") >= 1) & (floats(epochs, "train_loss") > 0)]
     finished = rows_where(shown, status="finished")  # a diverging run would squeeze the others

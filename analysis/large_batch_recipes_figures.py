@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -15,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis.report import Drawing
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, records, rows_where
-from sharpness.plots.style import FULL, LOOKS, Line, Look, new_figure
+from sharpness.plots.style import FULL, LOOKS, Line, Look, new_figure, shades
 
 PANELS = {
     "Goyal et al., You et al.": ("linear", "linear + warm-up", "LARS, linear", "LARS, sqrt"),
@@ -105,15 +104,12 @@ def workers_figure(
     left, right = axes[0]
     _steps(left, runs, fastest)
     batches = [int(batch) for batch in fastest["batch"]]
-    for number, batch in enumerate(batches):
-        colour = colormaps["viridis"](0.9 * number / max(1, len(batches) - 1))
+    colours = shades(batches, 0.9)
+    for batch, colour in colours.items():
         for topology, line in DASHES.items():
             rows = rows_where(projected, batch=batch, topology=topology)
             right.plot(floats(rows, "workers"), floats(rows, "seconds"), color=colour, linestyle=line, linewidth=1)
-    handles = [
-        Line2D([], [], color=colormaps["viridis"](0.9 * n / max(1, len(batches) - 1)), label=f"B = {batch}")
-        for n, batch in enumerate(batches)
-    ]
+    handles = [Line2D([], [], color=colour, label=f"B = {batch}") for batch, colour in colours.items()]
     handles += [Line2D([], [], color="0.2", linestyle=line, label=name) for name, line in DASHES.items()]
     right.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
     log_axis(right.xaxis, floats(projected, "workers"))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,17 +15,12 @@ from analysis.report import Drawing
 from analysis.statistics import Interval
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
-from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure
+from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure, shades
 
 BAND: dict[str, Any] = {"color": "0.85", "linewidth": 0, "zorder": 0}
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SIMPLE = r"$B_{\mathrm{simple}}$"
 CRITICAL = r"$B_{\mathrm{crit}}$"
-
-
-def shades(values: Sequence[float]) -> dict[float, Any]:
-    """Return a colour for each value, from dark to light in their order."""
-    return dict(zip(values, mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(values))), strict=True))
 
 
 def noise_scale(results: Results) -> Drawing | str:

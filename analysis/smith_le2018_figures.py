@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from analysis.smith_le2018_peaks import COSTS
 from analysis.statistics import Interval
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
-from sharpness.plots.style import FULL, new_figure
+from sharpness.plots.style import FULL, new_figure, shades
 
 LABELS = {
     "learning_rate": r"Learning rate $\epsilon$",
@@ -28,11 +27,6 @@ LEGENDS = {"learning_rate": r"$\epsilon$ = {:g}", "num_train": r"$N$ = {:g}", "m
 SHOWN = 12
 """Percentage points below the best accuracy that are shown: curves fall far below, and the peak is flat."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-
-def shades(count: int) -> list[Any]:
-    """Return so many colours from dark to light, to be told apart by value and in grey."""
-    return list(mpl.colormaps["viridis"](np.linspace(0.0, 0.85, count)))
 
 
 def accuracy_vs_batch(
@@ -65,7 +59,9 @@ def accuracy_vs_batch(
 
 def _curves(ax: Axes, shown: pd.DataFrame, name: str, peaks: pd.DataFrame) -> None:
     values = groups(shown, name)
-    for (value, rows), color, marker in zip(values, shades(len(values)), MARKERS, strict=False):
+    colors = shades(value for value, _ in values)
+    for (value, rows), marker in zip(values, MARKERS, strict=False):
+        color = colors[value]
         rows = rows_where(rows.assign(drawn=np.isfinite(floats(rows, "mean"))), drawn=True)
         x, y, bars = floats(rows, "batch_size"), floats(rows, "mean"), np.nan_to_num(floats(rows, "std"))
         label = LEGENDS[name].format(value)
@@ -96,7 +92,7 @@ def best_batch(peaks: pd.DataFrame, best: Sizes, onset: Sizes, ended: str) -> Dr
     figure, axes = new_figure(FULL, 2.9, 1, len(LABELS))
     heights = [floats(found, name) for name in ("batch", "lower", "upper")]
     heights += [floats(each.by_seed, each.column) for each in (best, onset)]
-    colors = dict(zip(("best", "costs"), shades(3), strict=False))
+    colors = shades(("best", "costs"), 0.425)
     for ax, name in zip(axes[0], LABELS, strict=True):
         every, rows = rows_where(peaks, varied=name), rows_where(found, varied=name)
         x, y = floats(rows, "x"), floats(rows, "batch")

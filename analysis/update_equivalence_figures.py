@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.report import Drawing
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, records, rows_where
-from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
+from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure, shades
 
 ARMS = {"SB": LOOKS[0], "SB + L2": LOOKS[2], "LB": LOOKS[1], "LB + L2": LOOKS[3]}
 POINT = {"linestyle": "", "markersize": 3, "alpha": 0.6, "markeredgewidth": 0}
@@ -68,9 +67,8 @@ def distance_figure(
 
 def _by_rate(ax: Axes, table: pd.DataFrame) -> list[Line2D]:
     """Draw geometric means with their range for each B in a sequential colour, and return the handles."""
-    batches, handles = [batch for batch, _ in groups(table, "large_batch")], []
-    for number, batch in enumerate(batches):
-        colour = colormaps["viridis"](0.85 * number / max(1, len(batches) - 1))
+    handles = []
+    for batch, colour in shades(batch for batch, _ in groups(table, "large_batch")).items():
         rows = rows_where(table, large_batch=batch)
         curve = [(rate, floats(part, "distance")) for rate, part in groups(rows, "rate")]
         rates = np.array([rate for rate, _ in curve])

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark_tools import NotInstalledError
+from workers import leave_with
 
 from sharpness.cli import run_command
 from sharpness.environment import git_commit, versions
@@ -73,7 +73,7 @@ def run_in_process(script: Path, job: Job, runs: Path) -> Row:
 
 def worker(job: Job, runs: Path, run_job: Callable[[Job, Path], Row]) -> None:
     """Do one job in this process and print its row; a failure of a tool is a row with the reason."""
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    leave_with(os.getppid())
     facts: Row = {"git_commit": git_commit(), "versions": versions()}
     try:
         row = run_job(job, runs)
@@ -86,13 +86,6 @@ def reason_of(error: Exception) -> str:
     """Return what a table says of a failure: our own sentence, or the kind and the first words of another's."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, InputError | RunError) else f"{type(error).__name__}: {text}"
-
-
-def _leave_with(parent: int) -> None:
-    """End this process soon after its parent was killed, so that it does not slow the measurements of the next call."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def begin(run_job: Callable[[Job, Path], Row], main: Callable[[], None]) -> None:

@@ -157,7 +157,6 @@ def _connect(address: str) -> Any:
             runtime_env={"env_vars": environment},
             log_to_driver=False,
             logging_level="ERROR",
-            configure_logging=True,
             **options,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:

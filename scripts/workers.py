@@ -65,7 +65,7 @@ class Workers:
 
         Raises :class:`RunError` when a worker process was killed, for instance for want of memory.
         """
-        labels = {self._pool.submit(_call, job.label, job.function, job.arguments): job.label for job in jobs}
+        labels = {self._pool.submit(_call, job): job.label for job in jobs}
         with display(self._console, title, list(labels.values())) as show:
             waiting = set(labels)
             while waiting:
@@ -104,21 +104,25 @@ def _start_worker(parent: int, threads: int, reports: Any) -> None:
     global _reports
     _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends its workers
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    leave_with(parent)
     import torch
 
     torch.set_num_threads(threads)
 
 
-def _leave_with(parent: int) -> None:
-    """End this process soon after its parent has gone, so that a killed study holds no run folder."""
-    while os.getppid() == parent:
-        time.sleep(0.3)
-    os._exit(1)
+def leave_with(parent: int) -> None:
+    """End this process soon after its parent has gone: it holds no run folder and slows nothing down any more."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def _call(label: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    call(Job(label, function, arguments), lambda *report: _reports.put(report))
+def _call(job: Job) -> None:
+    call(job, lambda *report: _reports.put(report))
 
 
 def call(job: Job, report: Show) -> None:

@@ -44,6 +44,16 @@ def run_smoke(name: str, folder: Path, *arguments: str, environment: dict[str, s
     return run_python(f"scripts/{name}.py", *preset, *paths, *arguments, environment=environment)
 
 
+def smoke_once(name: str, folder: Path, *arguments: str) -> tuple[Path, str]:
+    """Run a script's smoke form, which must end well and leave nothing to do: the figures' folder, what was printed."""
+    done = run_smoke(name, folder, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert left_to_do(name, folder) == []
+    (out,) = (folder / "figures").iterdir()
+    assert out.name == f"smoke-{script(name).STUDY.presets['smoke'].seeds}-seeds"
+    return out, done.stdout
+
+
 def left_to_do(name: str, folder: Path) -> list[str]:
     """Return the labels of what a script's smoke form would still train and measure after ``run_smoke``."""
     module = script(name)

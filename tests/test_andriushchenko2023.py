@@ -28,7 +28,7 @@ from analysis.tidy import Tables
 from sharpness import Loss
 from sharpness.probes.subject import Point, Subject
 from sharpness.training import check_config
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, script, smoke_once
 
 study: Any = script("andriushchenko2023")
 measure: Any = script("andriushchenko2023_measure")
@@ -227,12 +227,10 @@ def test_a_measure_that_fails_has_a_reason() -> None:
 
 
 def test_the_smoke_form_runs_once(tmp_path: Path) -> None:
-    first = run_smoke("andriushchenko2023", tmp_path)
-    assert first.returncode == 0, first.stderr
-    names = {path.name for path in (tmp_path / "figures" / "smoke-1-seeds").iterdir()}
+    out, printed = smoke_once("andriushchenko2023", tmp_path)
+    names = {path.name for path in out.iterdir()}
     assert {"tau.png", "scatter.pdf", "tau_table.md", "findings.json", "runs.csv"} <= names
-    assert "All 3 finished runs ended at the training loss. 3 of 3 runs finished." in first.stdout
-    assert left_to_do("andriushchenko2023", tmp_path) == []
+    assert "All 3 finished runs ended at the training loss. 3 of 3 runs finished." in printed
 
 
 def test_the_presets_can_be_trained(tmp_path: Path) -> None:

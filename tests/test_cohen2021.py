@@ -14,7 +14,7 @@ from analysis import cohen2021
 from analysis.cohen2021_runs import edge_of_stability, over_seeds, per_run, run_numbers
 from analysis.tidy import Tables
 from sharpness.training import check_config
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, script, smoke_once
 
 study: Any = script("cohen2021")
 SETTINGS = {"fitted_accuracy": 0.99, "seeds": 5, "data": {"num_train": 100, "name": "made"}}
@@ -172,12 +172,10 @@ def test_without_runs_nothing_is_drawn() -> None:
 
 
 def test_the_smoke_form_runs_once(tmp_path: Path) -> None:
-    first = run_smoke("cohen2021", tmp_path)
-    assert first.returncode == 0, first.stderr
-    names = {path.name for path in (tmp_path / "figures" / "smoke-1-seeds").iterdir()}
+    out, printed = smoke_once("cohen2021", tmp_path)
+    names = {path.name for path in out.iterdir()}
     assert {"eigenvalue.png", "edge.pdf", "edge_table.md", "findings.json", "runs.csv"} <= names
-    assert "3 of 3 runs finished." in first.stdout
-    assert left_to_do("cohen2021", tmp_path) == []
+    assert "3 of 3 runs finished." in printed
 
 
 def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from sharpness.training import check_config, train
 from tests.cases import Case
 from tests.drawings import faults
 from tests.oracles import dense_hessian
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, script, smoke_once
 
 measure: Any = script("dinh2017_measure")
 main: Any = script("dinh2017")
@@ -264,15 +264,12 @@ def test_the_range_is_that_of_what_is_finite() -> None:
 
 
 def test_smoke_form_runs_and_does_nothing_again(tmp_path: Path) -> None:
-    first = run_smoke("dinh2017", tmp_path)
-    assert first.returncode == 0, first.stderr
-    out = tmp_path / "figures" / "smoke-1-seeds"
+    out, _ = smoke_once("dinh2017", tmp_path)
     written = {path.name for path in out.iterdir()}
     assert {"curvature.pdf", "measures_relu_network.png", "moved_relu_network.tex", "findings.json"} <= written
     found = {each["claim"]: each for each in json.loads((out / "findings.json").read_text())}
     for name in ("Fisher-Rao norm does not", "Worst case, adaptive box does not", "The rescaling changes no output"):
         assert next(f for claim, f in found.items() if claim.startswith(name))["verdict"] == "reproduced"
-    assert left_to_do("dinh2017", tmp_path) == []
 
 
 def test_the_batch_norm_network_of_the_presets_is_rescaled_exactly(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from sharpness.runs import RunFolder
 from sharpness.training import check_config, schedules, train
 from sharpness.training.checks import examples_of
 from tests.keskar_more_cases import CELLS, SETTINGS, Plant, main, phi_as_in_the_paper, planted
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, run_smoke, script, smoke_once
 
 measure: Any = script("keskar2017_more_measure")
 arms: Any = script("keskar2017_arms")
@@ -285,9 +285,7 @@ def test_the_papers_networks_make_their_first_steps(tmp_path: Path) -> None:
 
 
 def test_the_smoke_preset_writes_everything_and_then_does_nothing_again(tmp_path: Path) -> None:
-    first = run_smoke("keskar2017_more", tmp_path, "--workers", "2")
-    assert first.returncode == 0, first.stderr
-    out = tmp_path / "figures" / "smoke-1-seeds"
+    out, _ = smoke_once("keskar2017_more", tmp_path, "--workers", "2")
     figures = ["sketch", "training_curves", "line_narrow_f1", "arc_narrow_f1", "batch_size", "warm_start"]
     figures += ["along_training", "remedies", "critics"]
     written = {path.name for path in out.iterdir()}
@@ -298,4 +296,6 @@ def test_the_smoke_preset_writes_everything_and_then_does_nothing_again(tmp_path
     assert found[-1]["number"] == "not run" and "TIMIT is licensed" in found[-1]["why"]
     runs = pd.read_csv(out / "runs.csv")
     assert set(runs["status"]) == {"finished"} and len(runs) == 17
-    assert left_to_do("keskar2017_more", tmp_path) == []
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert run_smoke("keskar2017_more", tmp_path, "--stage", "render").returncode == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -22,7 +22,7 @@ from sharpness.errors import InputError
 from sharpness.models import build_model
 from sharpness.plots.frames import floats, records, rows_where
 from sharpness.training import check_config, schedules
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, script, smoke_once
 
 study: Any = script("large_batch_recipes")
 arms: Any = script("large_batch_recipes_arms")
@@ -329,11 +329,8 @@ def test_the_paper_preset_makes_its_first_steps(tmp_path: Path) -> None:
 
 
 def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path) -> None:
-    result = run_smoke("large_batch_recipes", tmp_path, "--workers", "1")
-    assert result.returncode == 0, result.stderr
-    out = tmp_path / "figures" / "smoke-2-seeds"
+    out, _ = smoke_once("large_batch_recipes", tmp_path, "--workers", "1")
     names = {path.name for path in out.iterdir()}
     assert {"recipes.pdf", "recipes.csv", "recipes_table.md", "resnet50_on_paper.tex", "findings.json"} <= names
     found = json.loads((out / "findings.json").read_text())
     assert len(found) == 13 and found[-1]["verdict"] == "not testable here"
-    assert left_to_do("large_batch_recipes", tmp_path) == []

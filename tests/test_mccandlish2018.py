@@ -30,7 +30,7 @@ from sharpness.runs import RunFolder
 from sharpness.training import check_config, train
 from sharpness.training.order import epoch_order
 from sharpness.vectors import flatten
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, script, smoke_once
 
 study: Any = script("mccandlish2018")
 measure: Any = script("mccandlish2018_measure")
@@ -392,10 +392,7 @@ def test_the_paper_preset_makes_its_first_steps(tmp_path: Path) -> None:
 
 
 def test_a_smoke_run_writes_everything_and_is_not_done_twice(tmp_path: Path) -> None:
-    first = run_smoke("mccandlish2018", tmp_path)
-    assert first.returncode == 0, first.stderr
-    (out,) = (tmp_path / "figures").iterdir()
+    out, _ = smoke_once("mccandlish2018", tmp_path)
     names = {path.name for path in out.iterdir()}
     assert {"noise_scale.pdf", "front_table.md", "batch_sizes.md", "findings.json", "runs.csv"} <= names
     assert len(json.loads((out / "findings.json").read_text())) == 17
-    assert left_to_do("mccandlish2018", tmp_path) == []

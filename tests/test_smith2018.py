@@ -18,7 +18,7 @@ from analysis.statistics import Interval
 from analysis.tidy import Tables
 from sharpness.noise_scale import sgd_noise_scale
 from sharpness.training import check_config, schedules
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, script, smoke_once
 
 main: Any = script("smith2018")
 
@@ -196,13 +196,10 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
 
 
 def test_the_script_runs_writes_everything_and_does_nothing_twice(tmp_path: Path) -> None:
-    result = run_smoke("smith2018", tmp_path)
-    assert result.returncode == 0, result.stderr
-    out = tmp_path / "figures" / "smoke-2-seeds"
+    out, _ = smoke_once("smith2018", tmp_path)
     names = ("schedules", "training_loss", "test_accuracy", "fewer_updates", "updates")
     assert {f"{name}.csv" for name in names} | {"updates.tex", "runs.csv"} <= {path.name for path in out.iterdir()}
     findings = json.loads((out / "findings.json").read_text())
     assert len(findings) == 2 * 2 + 4
     table = pd.read_csv(out / "updates.csv")
     assert list(table["updates"]) == list(table["planned"])
-    assert left_to_do("smith2018", tmp_path) == []

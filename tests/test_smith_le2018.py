@@ -21,7 +21,7 @@ from analysis.tidy import Tables
 from sharpness.errors import InputError, RunError
 from sharpness.plots.frames import floats, rows_where
 from sharpness.training import check_config
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, script, smoke_once
 
 main: Any = script("smith_le2018")
 measure: Any = script("smith_le2018_measure")
@@ -262,9 +262,7 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
 
 
 def test_the_script_runs_writes_everything_and_does_nothing_twice(tmp_path: Path) -> None:
-    result = run_smoke("smith_le2018", tmp_path)
-    assert result.returncode == 0, result.stderr
-    out = tmp_path / "figures" / "smoke-2-seeds"
+    out, _ = smoke_once("smith_le2018", tmp_path)
     expected = {"accuracy_vs_batch.pdf", "evidence.pdf", "best_batch_table.md", "evidence_table.tex", "runs.csv"}
     assert expected <= {path.name for path in out.iterdir()}
     findings = json.loads((out / "findings.json").read_text())
@@ -273,4 +271,3 @@ def test_the_script_runs_writes_everything_and_does_nothing_twice(tmp_path: Path
     assert set(table["labels"]) == {"informative", "random"} and set(table["draw"]) == {0, 1}
     one = next((tmp_path / "runs" / "measured" / "test_accuracy").iterdir())
     assert json.loads(one.read_text())["rows"][0]["num_test"] == 500
-    assert left_to_do("smith_le2018", tmp_path) == []

@@ -21,7 +21,7 @@ from analysis.tidy import Tables
 from sharpness.errors import InputError
 from sharpness.training import check_config, train
 from sharpness.vectors import flatten
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, script, smoke_once
 
 study: Any = script("update_equivalence")
 measure: Any = script("update_equivalence_measure")
@@ -311,10 +311,7 @@ def test_the_paper_preset_makes_its_first_step(tmp_path: Path) -> None:
 
 
 def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path) -> None:
-    result = run_smoke("update_equivalence", tmp_path, "--workers", "1")
-    assert result.returncode == 0, result.stderr
-    out = tmp_path / "figures" / "smoke-2-seeds"
+    out, _ = smoke_once("update_equivalence", tmp_path, "--workers", "1")
     names = {path.name for path in out.iterdir()}
     assert {"distance.pdf", "variance.png", "stability.csv", "stages.md", "findings.json", "runs.csv"} <= names
     assert len(json.loads((out / "findings.json").read_text())) == 10
-    assert left_to_do("update_equivalence", tmp_path) == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 COLUMN, FULL = 3.25, 6.75
@@ -66,6 +68,16 @@ LOOKS = (
 
 LOSS_COLOR, ACCURACY_COLOR = "#222222", "#bb4b91"
 """Colours of two axes on one panel: neither is a network's, and in grey one is much darker."""
+
+
+def shades(values: Iterable[Hashable], lightest: float = 0.85) -> dict[Any, Any]:
+    """Return a colour for each value, from dark to light in their order: they may be more than the looks.
+
+    >>> list(shades([8, 64]))
+    [8, 64]
+    """
+    ordered = list(values)
+    return dict(zip(ordered, colormaps["viridis"](np.linspace(0.0, lightest, len(ordered))), strict=True))
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
