@@ -57,7 +57,9 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works.",
         RunConfig(
-            data=DataConfig(num_train=600, num_test=400, evaluation_batch_size=300), training=TrainingConfig(epochs=2)
+            data=DataConfig(num_train=600, num_test=400, evaluation_batch_size=300),
+            model=ModelConfig(name="f1_narrow"),
+            training=TrainingConfig(epochs=2),
         ),
         *(50, 300, 2, 200),
         Interpolation(num_points=7),
