@@ -1,7 +1,9 @@
 """How much of the barest PyTorch loop the training loop reaches, and what checkpoints and tracking cost.
 
-loop: our updates against a loop with nothing in it but the step, and against one over torch's DataLoader, on the same
-network, images and threads, in turns; evaluations at the ends of epochs are in none. checkpoint: saving after every
+loop: our updates against a loop with nothing in it but the step, and against one over torch's DataLoader, that makes
+numbers of images one by one or has them ready, on the same network, images and threads, in turns; evaluations at the
+ends of epochs are in none. pages: the barest loop with the memory pages that the package asks for and without.
+checkpoint: saving after every
 epoch. tracking: the top eigenvalue once an epoch, on 2,000 examples. together: eight seeds trained as one.
 
 To begin: --networks smith_le --batches 32 --examples 200 takes seconds. Each row is kept as it finishes, in a process
@@ -27,7 +29,7 @@ from benchmark_training_parts import run_job
 from sharpness.errors import InputError, unknown_name
 from sharpness.models import MODELS
 
-Part = Literal["loop", "checkpoint", "tracking", "together"]
+Part = Literal["loop", "pages", "checkpoint", "tracking", "together"]
 EPOCH_BATCH = 64
 """Batch size of the epochs that saving and tracking are compared with."""
 
@@ -40,7 +42,7 @@ class Options:
     """Names of `sharpness models`; as one are trained smith_le and f1 without its norms."""
     batches: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (32, 256, 5000)
     """Batch sizes of the loops; the first two are those of the runs trained as one."""
-    parts: tuple[Part, ...] = ("loop", "checkpoint", "tracking", "together")
+    parts: tuple[Part, ...] = ("loop", "pages", "checkpoint", "tracking", "together")
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = 2
     """CPU threads of every process."""
     examples: Annotated[int, tyro.conf.arg(metavar="N")] = 10_000
@@ -70,7 +72,7 @@ def jobs_of(options: Options) -> Iterator[Job]:
     for part in options.parts:
         for network in ("smith_le", "f1") if part == "together" else options.networks:
             sizes = options.batches[:2] if part == "together" else options.batches
-            for size in sizes if part in ("loop", "together") else (min(EPOCH_BATCH, options.examples),):
+            for size in sizes if part in ("loop", "pages", "together") else (min(EPOCH_BATCH, options.examples),):
                 yield Job(part, network, f"B = {size}", options.examples, options.threads)
 
 

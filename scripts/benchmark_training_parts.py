@@ -2,138 +2,60 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from benchmark_rows import Job, Row
 from benchmark_tools import interleaved, seconds_of
-from torch import nn
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from benchmark_training_loops import CPU, bare_updates, config_of, loader_updates, our_updates, session_of
 
 from sharpness.config import MeasureConfig, ModelConfig, RunConfig, TrainingConfig
-from sharpness.data import Dataset, load_dataset, normalise
-from sharpness.models import MODELS, build_model
+from sharpness.data import Dataset, load_dataset
 from sharpness.runs import RunFolder
 from sharpness.training import train
-from sharpness.training.ends import after_update, begin
-from sharpness.training.loop import one_update
 from sharpness.training.position import Position
-from sharpness.training.session import Session
 from sharpness.training.together import train_together
 
-CPU = torch.device("cpu")
 ROUNDS = 5
 """Rounds of every contender, in turns; medians are reported."""
 WINDOW_SECONDS = 1.5
 """Rounds are about so long, and at least two updates."""
+PAGE_ROUNDS = 3
+"""Rounds with each size of memory pages: each is a process of its own, which takes longer to begin."""
+OTHERS = {"bare": "bare", "DataLoader": "loader", "ready tensors": "ready"}
+"""What our loop is divided by in the table."""
 TRACKED = 2000
 """Examples of the top eigenvalue."""
 SEEDS = 8
 """Runs that are trained as one."""
 
 
-def session_of(config: RunConfig, dataset: Dataset, folder: Path) -> Session:
-    """Return a run that has begun, in a folder of its own."""
-    session = Session.open(config, dataset, RunFolder.create(folder, config), CPU)
-    begin(session, session.restore())
-    session.network.train()
-    return session
-
-
-def config_of(network: str, batch_size: int, **training: Any) -> RunConfig:
-    """Return the config of a network, with its norms if it has any, with the optimiser of the Keskar study."""
-    model = ModelConfig(name=network, norm="batch" if "batch" in MODELS[network].norms else "none")
-    return RunConfig(model=model, training=TrainingConfig(batch_size=batch_size, epochs=10_000, **training))
-
-
-def our_updates(session: Session, count: int) -> Callable[[], None]:
-    """Return what makes so many of our updates, going on from where the last call ended."""
-    place = [session.restore()]
-
-    def run() -> None:
-        for _ in range(count):
-            before, place[0] = place[0], one_update(session, place[0])
-            if place[0].epoch == before.epoch:
-                after_update(session, before, place[0], None)
-            else:
-                session.sums.clear()  # the evaluation at the end of the epoch is in no contender
-
-    return run
-
-
-def bare_updates(config: RunConfig, dataset: Dataset, count: int) -> Callable[[], None]:
-    """Return the barest loop: rows, network, loss, gradient, step; no log, no checkpoint."""
-    model, optimizer = _model_and_adam(config, dataset)
-    size, images, targets = config.training.batch_size, dataset.train.inputs, dataset.train.targets
-    rows = _endless_rows(len(targets), size)
-
-    def run() -> None:
-        for _ in range(count):
-            chosen = next(rows)
-            loss = cross_entropy(model(normalise(images[chosen])), targets[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    return run
-
-
-def loader_updates(config: RunConfig, dataset: Dataset, count: int) -> Callable[[], None]:
-    """Return the usual loop over a DataLoader that shuffles, in this process, images as numbers beforehand."""
-    model, optimizer = _model_and_adam(config, dataset)
-    pairs = TensorDataset(normalise(dataset.train.inputs), dataset.train.targets)
-    loader = DataLoader(pairs, batch_size=config.training.batch_size, shuffle=True, drop_last=True)
-
-    def endless() -> Iterator[Any]:
-        while True:
-            yield from loader
-
-    batches = endless()
-
-    def run() -> None:
-        for _ in range(count):
-            inputs, targets = next(batches)
-            loss = cross_entropy(model(inputs), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    return run
-
-
-def _model_and_adam(config: RunConfig, dataset: Dataset) -> tuple[nn.Module, torch.optim.Optimizer]:
-    model = build_model(config.model, dataset.input_shape, dataset.num_classes, 0).train()
-    return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-
-
-def _endless_rows(examples: int, size: int) -> Iterator[torch.Tensor]:
-    while True:
-        yield from torch.randperm(examples)[: examples // size * size].split(size)
-
-
 def loop(job: Job, dataset: Dataset, folder: Path) -> Row:
-    """Return images per second of the three loops."""
+    """Return images per second of the loops."""
     size = batch_of(job)
     config = config_of(job.network, size)
-    count = max(2, round(WINDOW_SECONDS / (seconds_of(bare_updates(config, dataset, 2)) / 2)))
+    count = _count_of_window(config, dataset)
     calls = {
         "ours": our_updates(session_of(config, dataset, folder / "run"), count),
         "bare": bare_updates(config, dataset, count),
-        "loader": loader_updates(config, dataset, count),
+        "ready": loader_updates(config, dataset, count, ready=True),
+        "loader": loader_updates(config, dataset, count, ready=False),
     }
     for call in calls.values():
         call()  # the first touch
     rates = {name: count * size / seconds for name, seconds in interleaved(calls, ROUNDS).items()}
     return {
         **{"batch": size, "ours (images/s)": rates["ours"], "bare (images/s)": rates["bare"]},
-        **{"DataLoader (images/s)": rates["loader"], "ours / bare": rates["ours"] / rates["bare"]},
-        "ours / DataLoader": rates["ours"] / rates["loader"],
+        **{"DataLoader (images/s)": rates["loader"], "DataLoader, ready tensors (images/s)": rates["ready"]},
+        **{f"ours / {other}": rates["ours"] / rates[name] for other, name in OTHERS.items()},
     }
 
 
@@ -189,8 +111,42 @@ def together(job: Job, dataset: Dataset, folder: Path) -> Row:
     }
 
 
+def pages(job: Job, dataset: Dataset, folder: Path) -> Row:
+    """Return images per second of the barest loop with pages of 4 KiB and of 2 MiB, in processes in turns."""
+    rates: dict[str, list[float]] = {"0": [], "1": []}
+    for _ in range(PAGE_ROUNDS):
+        for setting, measured in rates.items():
+            os.environ["THP_MEM_ALLOC_ENABLE"] = setting  # torch reads it once
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                measured.append(pool.submit(_bare_rate, job).result())
+    small, large = (statistics.median(each) for each in rates.values())
+    return {
+        "batch": batch_of(job),
+        "4 KiB (images/s)": small,
+        "2 MiB (images/s)": large,
+        "2 MiB / 4 KiB": large / small,
+    }
+
+
+def _bare_rate(job: Job) -> float:
+    """Return images per second of the barest loop in this process, after its first touch of the memory."""
+    torch.set_num_threads(job.threads)
+    config = config_of(job.network, batch_of(job))
+    dataset = load_dataset("fashion_mnist_10k", num_train=job.examples)
+    count = _count_of_window(config, dataset)
+    return count * batch_of(job) / seconds_of(bare_updates(config, dataset, count))
+
+
+def _count_of_window(config: RunConfig, dataset: Dataset) -> int:
+    """Return how many updates take about :data:`WINDOW_SECONDS`, at least two, after a first touch of the memory."""
+    run = bare_updates(config, dataset, 2)
+    run()
+    return max(2, round(WINDOW_SECONDS / (seconds_of(run) / 2)))
+
+
 PARTS: dict[str, Callable[[Job, Dataset, Path], Row]] = {
     "loop": loop,
+    "pages": pages,
     "checkpoint": checkpoint,
     "tracking": tracking,
     "together": together,

@@ -15,19 +15,17 @@ from tests.conftest import ROOT, run_python
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import the benchmark's parts, with rounds that take no time."""
+def loops(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import the benchmark's contenders."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    module = importlib.import_module("benchmark_training_parts")
-    monkeypatch.setattr(module, "WINDOW_SECONDS", 0.0)
-    return module
+    return importlib.import_module("benchmark_training_loops")
 
 
-def test_our_updates_are_those_of_the_barest_loop(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_updates_are_those_of_the_barest_loop(loops: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # On the same rows both loops must end at the same weights, else their speeds say nothing about each other.
     dataset = load_dataset("fashion_mnist_10k", num_train=60, num_test=20)
-    config = parts.config_of("smith_le", 20)
-    session = parts.session_of(config, dataset, tmp_path / "run")
+    config = loops.config_of("smith_le", 20)
+    session = loops.session_of(config, dataset, tmp_path / "run")
     orders = iter([session.epoch_of(epoch)[0] for epoch in (1, 2)])
 
     def same_rows(examples: int, size: int) -> Any:
@@ -40,29 +38,47 @@ def test_our_updates_are_those_of_the_barest_loop(parts: Any, tmp_path: Path, mo
         kept["model"], optimizer = made(config, dataset)
         return kept["model"], optimizer
 
-    made = parts._model_and_adam
-    monkeypatch.setattr(parts, "_endless_rows", same_rows)
-    monkeypatch.setattr(parts, "_model_and_adam", keeping)
-    parts.bare_updates(config, dataset, 6)()
-    parts.our_updates(session, 6)()
+    made = loops._model_and_adam
+    monkeypatch.setattr(loops, "_endless_rows", same_rows)
+    monkeypatch.setattr(loops, "_model_and_adam", keeping)
+    loops.bare_updates(config, dataset, 6)()
+    loops.our_updates(session, 6)()
     for ours, bare in zip(session.model.parameters(), kept["model"].parameters(), strict=True):
         assert torch.allclose(ours, bare, rtol=1e-5, atol=1e-7)
+
+
+def test_the_loops_over_a_loader_see_the_same_numbers(loops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, ends = load_dataset("fashion_mnist_10k", num_train=60, num_test=20), []
+    made = loops._model_and_adam
+
+    def keeping(config: Any, dataset: Any) -> Any:
+        model, optimizer = made(config, dataset)
+        ends.append(model)
+        return model, optimizer
+
+    monkeypatch.setattr(loops, "_model_and_adam", keeping)
+    for ready in (True, False):
+        torch.manual_seed(0)  # of the loader's shuffles
+        loops.loader_updates(loops.config_of("smith_le", 20), dataset, 4, ready)()
+    for one, other in zip(ends[0].parameters(), ends[1].parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
 def test_every_part_gives_a_row_and_the_same_command_measures_nothing_twice(tmp_path: Path) -> None:
     arguments = ["--networks", "smith_le", "--batches", "20", "--examples", "60", "--threads", "1"]
-    arguments += ["--parts", "loop", "checkpoint", "tracking", "--figures", str(tmp_path)]
+    arguments += ["--parts", "loop", "pages", "checkpoint", "tracking", "--figures", str(tmp_path)]
     first = run_python("scripts/benchmark_training.py", *arguments)
     assert first.returncode == 0, first.stderr
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [row["part"] for row in rows] == ["loop", "checkpoint", "tracking"]
-    assert all(row[key] > 0 for row, key in zip(rows, ("ours / bare", "share (%)", "products"), strict=True))
+    assert [row["part"] for row in rows] == ["loop", "pages", "checkpoint", "tracking"]
+    keys = ("ours / bare", "2 MiB / 4 KiB", "share (%)", "products")
+    assert all(row[key] > 0 for row, key in zip(rows, keys, strict=True))
     assert rows[0]["ours / bare"] == pytest.approx(rows[0]["ours (images/s)"] / rows[0]["bare (images/s)"])
     text = (tmp_path / "benchmark.md").read_text()
-    assert text.count("smith_le") == 3 and (tmp_path / "throughput.pdf").exists()
+    assert text.count("smith_le") == 4 and (tmp_path / "throughput.pdf").exists()
     again = run_python("scripts/benchmark_training.py", *arguments)
-    assert again.returncode == 0 and " of 3," not in again.stdout
+    assert again.returncode == 0 and " of 4," not in again.stdout
     refused = run_python(
         "scripts/benchmark_training.py", *arguments[:4], "--examples", "10", "--figures", str(tmp_path)
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,15 @@ def test_records_and_analysis_load_without_torch() -> None:
     code = "import sharpness.records, analysis.keskar2017, sys; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")])
+def test_large_pages_are_asked_for_unless_the_user_said_otherwise(own: Mapping[str, str], expected: str) -> None:
+    code = "import sharpness, os, sys; print('torch' in sys.modules, os.environ['THP_MEM_ALLOC_ENABLE'])"
+    around = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, env=around | dict(own), capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", expected]
 
 
 def test_only_the_loss_averages_over_data() -> None:

@@ -1,0 +1,119 @@
+"""The contenders of the training benchmark: our loop, the barest one, and loops over torch's DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import Dataset as TorchDataset
+
+from sharpness.config import ModelConfig, RunConfig, TrainingConfig
+from sharpness.data import Dataset, normalise
+from sharpness.models import MODELS, build_model
+from sharpness.runs import RunFolder
+from sharpness.training.ends import after_update, begin
+from sharpness.training.loop import one_update
+from sharpness.training.session import Session
+
+CPU = torch.device("cpu")
+
+
+def session_of(config: RunConfig, dataset: Dataset, folder: Path) -> Session:
+    """Return a run that has begun, in a folder of its own."""
+    session = Session.open(config, dataset, RunFolder.create(folder, config), CPU)
+    begin(session, session.restore())
+    session.network.train()
+    return session
+
+
+def config_of(network: str, batch_size: int, **training: Any) -> RunConfig:
+    """Return the config of a network, with its norms if it has any, with the optimiser of the Keskar study."""
+    model = ModelConfig(name=network, norm="batch" if "batch" in MODELS[network].norms else "none")
+    return RunConfig(model=model, training=TrainingConfig(batch_size=batch_size, epochs=10_000, **training))
+
+
+def our_updates(session: Session, count: int) -> Callable[[], None]:
+    """Return what makes so many of our updates, going on from where the last call ended."""
+    place = [session.restore()]
+
+    def run() -> None:
+        for _ in range(count):
+            before, place[0] = place[0], one_update(session, place[0])
+            if place[0].epoch == before.epoch:
+                after_update(session, before, place[0], None)
+            else:
+                session.sums.clear()  # the evaluation at the end of the epoch is in no contender
+
+    return run
+
+
+def bare_updates(config: RunConfig, dataset: Dataset, count: int) -> Callable[[], None]:
+    """Return the barest loop: rows, network, loss, gradient, step; no log, no checkpoint."""
+    model, optimizer = _model_and_adam(config, dataset)
+    size, images, targets = config.training.batch_size, dataset.train.inputs, dataset.train.targets
+    rows = _endless_rows(len(targets), size)
+
+    def run() -> None:
+        for _ in range(count):
+            chosen = next(rows)
+            loss = cross_entropy(model(normalise(images[chosen])), targets[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
+class _ImageByImage(TorchDataset[Any]):
+    """Bytes that become numbers one image at a time, as the usual transforms of datasets do it."""
+
+    def __init__(self, images: torch.Tensor, targets: torch.Tensor) -> None:
+        self.images, self.targets = images, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return normalise(self.images[row]), self.targets[row]
+
+
+def loader_updates(config: RunConfig, dataset: Dataset, count: int, ready: bool) -> Callable[[], None]:
+    """Return the usual loop over a DataLoader that shuffles, in this process, over numbers ``ready`` beforehand or not.
+
+    What is not ready becomes numbers image by image.
+    """
+    model, optimizer = _model_and_adam(config, dataset)
+    images, targets = dataset.train.inputs, dataset.train.targets
+    pairs = TensorDataset(normalise(images), targets) if ready else _ImageByImage(images, targets)
+    loader = DataLoader(pairs, batch_size=config.training.batch_size, shuffle=True, drop_last=True)
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    batches = endless()
+
+    def run() -> None:
+        for _ in range(count):
+            inputs, targets = next(batches)
+            loss = cross_entropy(model(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
+def _model_and_adam(config: RunConfig, dataset: Dataset) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = build_model(config.model, dataset.input_shape, dataset.num_classes, 0).train()
+    return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+
+
+def _endless_rows(examples: int, size: int) -> Iterator[torch.Tensor]:
+    while True:
+        yield from torch.randperm(examples)[: examples // size * size].split(size)
