@@ -28,8 +28,6 @@ ROUNDS = 5
 """Rounds of every contender, in turns; medians are reported."""
 WINDOW_SECONDS = 1.5
 """Rounds are about so long, and at least two updates."""
-PAGE_ROUNDS = 3
-"""Rounds with each size of memory pages: each is a process of its own, which takes longer to begin."""
 OTHERS = {"bare": "bare", "DataLoader": "loader", "ready tensors": "ready"}
 """What our loop is divided by in the table."""
 TRACKED = 2000
@@ -114,7 +112,7 @@ def together(job: Job, dataset: Dataset, folder: Path) -> Row:
 def pages(job: Job, dataset: Dataset, folder: Path) -> Row:
     """Return images per second of the barest loop with pages of 4 KiB and of 2 MiB, in processes in turns."""
     rates: dict[str, list[float]] = {"0": [], "1": []}
-    for _ in range(PAGE_ROUNDS):
+    for _ in range(ROUNDS):
         for setting, measured in rates.items():
             os.environ["THP_MEM_ALLOC_ENABLE"] = setting  # torch reads it once
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
