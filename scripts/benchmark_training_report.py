@@ -52,14 +52,16 @@ def render(rows: Sequence[Row], out: Path) -> list[Path]:
 
 
 def table_of_part(rows: Sequence[Row], part: str) -> pd.DataFrame:
-    """Return the rows of a part: network, batch, and what was measured, or why it was not."""
+    """Return the rows of a part: network, batch, and what was measured by its name, or why it was not."""
     hidden = {"part", "tool", "examples", "threads", "git_commit", "versions", "reasons", "again"}
     shown = []
     for row in rows:
         if row["part"] == part:
             numbers = {key: value for key, value in row.items() if key not in hidden}
             shown.append(numbers | ({"note": "; ".join(row["reasons"].values())} if "reasons" in row else {}))
-    return pd.DataFrame(shown)
+    table = pd.DataFrame(shown)
+    order = {"network": 0, "batch": 1, "note": 3}
+    return table[sorted(table, key=lambda name: (order.get(name, 2), name))]
 
 
 def _figure(table: pd.DataFrame, out: Path, provenance: Row) -> list[Path]:

@@ -66,7 +66,7 @@ PRESETS = {
     # statistics, by their optimiser (Adam) and their share of the data in a large batch (10 %).
     "cpu": Preset(
         "2,000 Fashion-MNIST images, one hidden layer of 800 and F1 with BatchNorm, 5 seeds, batches 32 and 200, "
-        "measured on 100 images, about 4 minutes on 2 cores.",
+        "measured on 100 images, about 13 minutes on 2 cores.",
         *(5, RunConfig(data=DataConfig(num_train=2000, num_test=2000), training=TrainingConfig(epochs=30)), 32, 200),
         arms={MLP: Arm(PLAIN, "pair", WIDE, ENDS, 5), NORMED: Arm(RUNNING, "norm", WIDE, ENDS, 5)},
         examples=100,
