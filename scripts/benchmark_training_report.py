@@ -61,7 +61,7 @@ def table_of_part(rows: Sequence[Row], part: str) -> pd.DataFrame:
             shown.append(numbers | ({"note": "; ".join(row["reasons"].values())} if "reasons" in row else {}))
     table = pd.DataFrame(shown)
     order = {"network": 0, "batch": 1, "note": 3}
-    return table[sorted(table, key=lambda name: (order.get(name, 2), name))]
+    return table.reindex(columns=sorted(table, key=lambda name: (order.get(name, 2), name)))
 
 
 def _figure(table: pd.DataFrame, out: Path, provenance: Row) -> list[Path]:
