@@ -178,13 +178,10 @@ def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Task]:
     """Yield the tasks of every seed, the long ones first."""
     by_arm = {(cell.labels["arm"], cell.labels["seed"]): cell for cell in cells}
     seeds = sorted({cell.labels["seed"] for cell in cells})
-    first = by_arm["cyclical SWA", seeds[0]]
-    yield Task("plane", {"seed": seeds[0]}, plane, [first], asdict(preset.plane))
-    for seed in seeds:
-        pair = [by_arm["SGD", seed], by_arm["SWA", seed]]
-        yield Task("rays", {"seed": seed}, rays, pair, asdict(preset.rays))
-    for seed in seeds:
-        pair = [by_arm["SGD", seed], by_arm["SWA", seed]]
+    pairs = {seed: [by_arm["SGD", seed], by_arm["SWA", seed]] for seed in seeds}
+    yield Task("plane", {"seed": seeds[0]}, plane, [by_arm["cyclical SWA", seeds[0]]], asdict(preset.plane))
+    yield from (Task("rays", {"seed": seed}, rays, pair, asdict(preset.rays)) for seed, pair in pairs.items())
+    for seed, pair in pairs.items():
         yield Task("line", {"seed": seed}, line, pair, asdict(preset.line))
         yield Task("three_points", {"seed": seed}, three_points, [by_arm["cyclical SWA", seed]])
 
