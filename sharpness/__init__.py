@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from sharpness.vectors import flatten as flatten
 
 # Where this is set before its first tensor, torch asks Linux for memory pages of 2 MiB: the same bits, without most of
-# the page faults that slow large batches down on CPUs. Who has set it otherwise keeps that.
+# the page faults that slow large batches down on CPUs; small networks are a little slower (figures/benchmark_training).
+# Who has set it otherwise keeps that.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # Loaded at first use, so that reading records does not load torch.
