@@ -3,8 +3,8 @@
 loop: our updates against a loop with nothing in it but the step, and against one over torch's DataLoader, that makes
 numbers of images one by one or has them ready, on the same network, images and threads, in turns; evaluations at the
 ends of epochs are in none. pages: the barest loop with the memory pages that the package asks for and without.
-checkpoint: saving after every
-epoch. tracking: the top eigenvalue once an epoch, on 2,000 examples. together: eight seeds trained as one.
+checkpoint: saving after every epoch. tracking: the top eigenvalue once an epoch, on 2,000 examples. together: eight
+seeds trained as one.
 
 To begin: --networks smith_le --batches 32 --examples 200 takes seconds. Each row is kept as it finishes, in a process
 of its own, so the same command goes on after a stop of any kind. Times mean something on a machine that does nothing

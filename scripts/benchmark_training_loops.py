@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,19 +55,9 @@ def our_updates(session: Session, count: int) -> Callable[[], None]:
 
 def bare_updates(config: RunConfig, dataset: Dataset, count: int) -> Callable[[], None]:
     """Return the barest loop: rows, network, loss, gradient, step; no log, no checkpoint."""
-    model, optimizer = _model_and_adam(config, dataset)
-    size, images, targets = config.training.batch_size, dataset.train.inputs, dataset.train.targets
-    rows = _endless_rows(len(targets), size)
-
-    def run() -> None:
-        for _ in range(count):
-            chosen = next(rows)
-            loss = cross_entropy(model(normalise(images[chosen])), targets[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    return run
+    images, targets = dataset.train.inputs, dataset.train.targets
+    rows = _endless_rows(len(targets), config.training.batch_size)
+    return _updates(config, dataset, ((normalise(images[chosen]), targets[chosen]) for chosen in rows), count)
 
 
 class _ImageByImage(TorchDataset[Any]):
@@ -87,20 +78,20 @@ def loader_updates(config: RunConfig, dataset: Dataset, count: int, ready: bool)
 
     What is not ready becomes numbers image by image.
     """
-    model, optimizer = _model_and_adam(config, dataset)
     images, targets = dataset.train.inputs, dataset.train.targets
     pairs = TensorDataset(normalise(images), targets) if ready else _ImageByImage(images, targets)
     loader = DataLoader(pairs, batch_size=config.training.batch_size, shuffle=True, drop_last=True)
+    return _updates(config, dataset, itertools.chain.from_iterable(itertools.repeat(loader)), count)
 
-    def endless() -> Iterator[Any]:
-        while True:
-            yield from loader
 
-    batches = endless()
+def _updates(
+    config: RunConfig, dataset: Dataset, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], count: int
+) -> Callable[[], None]:
+    """Return what makes so many updates of a new network on the next of these batches, and nothing else."""
+    model, optimizer = _model_and_adam(config, dataset)
 
     def run() -> None:
-        for _ in range(count):
-            inputs, targets = next(batches)
+        for inputs, targets in itertools.islice(batches, count):
             loss = cross_entropy(model(inputs), targets)
             optimizer.zero_grad()
             loss.backward()

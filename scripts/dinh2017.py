@@ -30,7 +30,7 @@ MLP, NORMED = "ReLU network", "BatchNorm network"
 
 @dataclass(frozen=True)
 class Arm:
-    """One kind of network: how it is trained, the kind of its rescaling, over which alphas, and how many seeds.
+    """One kind of network: how it is trained, the kind of its rescaling, and over which alphas.
 
     ``box_alphas`` are those of Keskar's box, whose search takes as long as all other measures together.
     """
@@ -39,7 +39,6 @@ class Arm:
     kind: str
     alphas: tuple[float, ...]
     box_alphas: tuple[float, ...]
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ PRESETS = {
         "2,000 Fashion-MNIST images, one hidden layer of 800 and F1 with BatchNorm, 5 seeds, batches 32 and 200, "
         "measured on 100 images, about 13 minutes on 2 cores.",
         *(5, RunConfig(data=DataConfig(num_train=2000, num_test=2000), training=TrainingConfig(epochs=30)), 32, 200),
-        arms={MLP: Arm(PLAIN, "pair", WIDE, ENDS, 5), NORMED: Arm(RUNNING, "norm", WIDE, ENDS, 5)},
+        arms={MLP: Arm(PLAIN, "pair", WIDE, ENDS), NORMED: Arm(RUNNING, "norm", WIDE, ENDS)},
         examples=100,
         products=40,
         epsilon=0.05,
@@ -79,8 +78,8 @@ PRESETS = {
         "MNIST, F1 without and with BatchNorm, batches 256 and 6000, measured on 6,000 images, for a GPU; never run.",
         *(5, RunConfig(data=DataConfig(name="mnist"), training=TrainingConfig(epochs=100)), 256, 6000),
         arms={
-            MLP: Arm(ModelConfig(name="f1", norm="none"), "pair", WIDE, WIDE, 5),
-            NORMED: Arm(RUNNING, "norm", WIDE, WIDE, 5),
+            MLP: Arm(ModelConfig(name="f1", norm="none"), "pair", WIDE, WIDE),
+            NORMED: Arm(RUNNING, "norm", WIDE, WIDE),
         },
         examples=6000,
         products=320,
@@ -89,7 +88,7 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works; its numbers mean nothing.",
         *(1, RunConfig(data=DataConfig(num_train=200, num_test=100), training=TrainingConfig(epochs=1)), 20, 100),
-        arms={MLP: Arm(ModelConfig(name="fc_128_128_128", norm="none"), "pair", (1 / 4, 4.0), (4.0,), 5)},
+        arms={MLP: Arm(ModelConfig(name="fc_128_128_128", norm="none"), "pair", (1 / 4, 4.0), (4.0,))},
         examples=50,
         products=20,
         epsilon=0.05,
@@ -102,7 +101,7 @@ def cells_of(preset: Preset, seeds: int) -> list[Cell]:
     cells = []
     for name, arm in preset.arms.items():
         for role, batch_size in (("SB", preset.small_batch), ("LB", preset.large_batch)):
-            for seed in range(min(seeds, arm.seeds)):
+            for seed in range(seeds):
                 training = replace(preset.base.training, batch_size=batch_size, seed=seed)
                 config = replace(preset.base, model=arm.model, training=training)
                 cells.append(Cell({"network": name, "role": role, "seed": seed}, config))

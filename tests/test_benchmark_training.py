@@ -21,7 +21,23 @@ def loops(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("benchmark_training_loops")
 
 
-def test_our_updates_are_those_of_the_barest_loop(loops: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def made(loops: Any, monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:
+    """Return the networks that the contenders make, as they make them."""
+    networks, make = [], loops._model_and_adam
+
+    def keeping(config: Any, dataset: Any) -> Any:
+        model, optimizer = make(config, dataset)
+        networks.append(model)
+        return model, optimizer
+
+    monkeypatch.setattr(loops, "_model_and_adam", keeping)
+    return networks
+
+
+def test_our_updates_are_those_of_the_barest_loop(
+    loops: Any, made: list[torch.nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # On the same rows both loops must end at the same weights, else their speeds say nothing about each other.
     dataset = load_dataset("fashion_mnist_10k", num_train=60, num_test=20)
     config = loops.config_of("smith_le", 20)
@@ -32,35 +48,19 @@ def test_our_updates_are_those_of_the_barest_loop(loops: Any, tmp_path: Path, mo
         for order in orders:
             yield from order[: examples // size * size].split(size)
 
-    kept = {}
-
-    def keeping(config: Any, dataset: Any) -> Any:
-        kept["model"], optimizer = made(config, dataset)
-        return kept["model"], optimizer
-
-    made = loops._model_and_adam
     monkeypatch.setattr(loops, "_endless_rows", same_rows)
-    monkeypatch.setattr(loops, "_model_and_adam", keeping)
     loops.bare_updates(config, dataset, 6)()
     loops.our_updates(session, 6)()
-    for ours, bare in zip(session.model.parameters(), kept["model"].parameters(), strict=True):
+    for ours, bare in zip(session.model.parameters(), made[0].parameters(), strict=True):
         assert torch.allclose(ours, bare, rtol=1e-5, atol=1e-7)
 
 
-def test_the_loops_over_a_loader_see_the_same_numbers(loops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset, ends = load_dataset("fashion_mnist_10k", num_train=60, num_test=20), []
-    made = loops._model_and_adam
-
-    def keeping(config: Any, dataset: Any) -> Any:
-        model, optimizer = made(config, dataset)
-        ends.append(model)
-        return model, optimizer
-
-    monkeypatch.setattr(loops, "_model_and_adam", keeping)
+def test_the_loops_over_a_loader_see_the_same_numbers(loops: Any, made: list[torch.nn.Module]) -> None:
+    dataset = load_dataset("fashion_mnist_10k", num_train=60, num_test=20)
     for ready in (True, False):
         torch.manual_seed(0)  # of the loader's shuffles
         loops.loader_updates(loops.config_of("smith_le", 20), dataset, 4, ready)()
-    for one, other in zip(ends[0].parameters(), ends[1].parameters(), strict=True):
+    for one, other in zip(made[0].parameters(), made[1].parameters(), strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
