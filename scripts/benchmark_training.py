@@ -3,8 +3,7 @@
 loop: our updates against a loop with nothing in it but the step, and against one over torch's DataLoader, that makes
 numbers of images one by one or has them ready, on the same network, images and threads, in turns; evaluations at the
 ends of epochs are in none. pages: the barest loop with the memory pages that the package asks for and without.
-checkpoint: saving after every epoch. tracking: the top eigenvalue once an epoch, on 2,000 examples. together: eight
-seeds trained as one.
+checkpoint: saving after every epoch. tracking: the top eigenvalue once an epoch, on 2,000 examples.
 
 To begin: --networks smith_le --batches 32 --examples 200 takes seconds. Each row is kept as it finishes, in a process
 of its own, so the same command goes on after a stop of any kind. Times mean something on a machine that does nothing
@@ -29,7 +28,7 @@ from benchmark_training_parts import run_job
 from sharpness.errors import InputError, unknown_name
 from sharpness.models import MODELS
 
-Part = Literal["loop", "pages", "checkpoint", "tracking", "together"]
+Part = Literal["loop", "pages", "checkpoint", "tracking"]
 EPOCH_BATCH = 64
 """Batch size of the epochs that saving and tracking are compared with."""
 
@@ -39,10 +38,10 @@ class Options:
     """Measure what is missing, then render the tables and the figure."""
 
     networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("f1", "c1")
-    """Names of `sharpness models`; as one are trained smith_le and f1 without its norms."""
+    """Names of `sharpness models`."""
     batches: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (32, 256, 5000)
-    """Batch sizes of the loops; the first two are those of the runs trained as one."""
-    parts: tuple[Part, ...] = ("loop", "pages", "checkpoint", "tracking", "together")
+    """Batch sizes of the loops."""
+    parts: tuple[Part, ...] = ("loop", "pages", "checkpoint", "tracking")
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = 2
     """CPU threads of every process."""
     examples: Annotated[int, tyro.conf.arg(metavar="N")] = 10_000
@@ -70,9 +69,8 @@ def check_options(options: Options) -> None:
 def jobs_of(options: Options) -> Iterator[Job]:
     """Yield the jobs, each of which adds a row."""
     for part in options.parts:
-        for network in ("smith_le", "f1") if part == "together" else options.networks:
-            sizes = options.batches[:2] if part == "together" else options.batches
-            for size in sizes if part in ("loop", "pages", "together") else (min(EPOCH_BATCH, options.examples),):
+        for network in options.networks:
+            for size in options.batches if part in ("loop", "pages") else (min(EPOCH_BATCH, options.examples),):
                 yield Job(part, network, f"B = {size}", options.examples, options.threads)
 
 

@@ -15,14 +15,11 @@ from pathlib import Path
 import torch
 from benchmark_rows import Job, Row
 from benchmark_tools import interleaved, seconds_of
-from benchmark_training_loops import CPU, bare_updates, config_of, loader_updates, our_updates, session_of
+from benchmark_training_loops import bare_updates, config_of, loader_updates, our_updates, session_of
 
-from sharpness.config import MeasureConfig, ModelConfig, RunConfig, TrainingConfig
+from sharpness.config import MeasureConfig, RunConfig
 from sharpness.data import Dataset, load_dataset
-from sharpness.runs import RunFolder
-from sharpness.training import train
 from sharpness.training.position import Position
-from sharpness.training.together import train_together
 
 ROUNDS = 5
 """Rounds of every contender, in turns; medians are reported."""
@@ -32,8 +29,6 @@ OTHERS = {"bare": "bare", "DataLoader": "loader", "ready tensors": "ready"}
 """What our loop is divided by in the table."""
 TRACKED = 2000
 """Examples of the top eigenvalue."""
-SEEDS = 8
-"""Runs that are trained as one."""
 
 
 def loop(job: Job, dataset: Dataset, folder: Path) -> Row:
@@ -89,26 +84,6 @@ def tracking(job: Job, dataset: Dataset, folder: Path) -> Row:
     return {"batch": size, "epoch (s)": one, "solve (s)": solve, "products": count, "share (%)": 100 * solve / one}
 
 
-def together(job: Job, dataset: Dataset, folder: Path) -> Row:
-    """Return the seconds of runs of several seeds trained as one against as many runs one after the other."""
-    size = batch_of(job)
-    model = ModelConfig(name=job.network, norm="none")
-    training = TrainingConfig(batch_size=size, epochs=1, vectorised=True)
-    configs = [RunConfig(model=model, training=replace(training, seed=seed)) for seed in range(SEEDS)]
-    runs = [RunFolder.create(folder / f"as-one-{config.training.seed}", config) for config in configs]
-    as_one = seconds_of(lambda: train_together(configs, dataset, runs, CPU))
-
-    def alone() -> None:
-        for config in configs:
-            train(config, dataset, RunFolder.create(folder / f"alone-{config.training.seed}", config), CPU)
-
-    seconds = seconds_of(alone)
-    return {
-        **{"batch": size, f"{SEEDS} as one (s)": as_one, f"{SEEDS} alone (s)": seconds},
-        "alone / as one": seconds / as_one,
-    }
-
-
 def pages(job: Job, dataset: Dataset, folder: Path) -> Row:
     """Return images per second of the barest loop with pages of 4 KiB and of 2 MiB, in processes in turns."""
     rates: dict[str, list[float]] = {"0": [], "1": []}
@@ -147,7 +122,6 @@ PARTS: dict[str, Callable[[Job, Dataset, Path], Row]] = {
     "pages": pages,
     "checkpoint": checkpoint,
     "tracking": tracking,
-    "together": together,
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 from benchmark_tables import Row, csv_of, markdown, measured_with
-from benchmark_training_parts import ROUNDS, SEEDS, TRACKED
+from benchmark_training_parts import ROUNDS, TRACKED
 
 from sharpness.plots.axes import log_axis
 from sharpness.plots.save import save_figure
@@ -23,7 +23,6 @@ TITLES = {
     "pages": "The barest loop with the memory pages of 2 MiB that the package asks for, and of 4 KiB",
     "checkpoint": "Saving everything once an epoch, beside the epoch's updates",
     "tracking": f"The top eigenvalue on {TRACKED:,} examples once an epoch, warm-started, beside the epoch's updates",
-    "together": f"{SEEDS} seeds trained as one, one epoch each, with its evaluations",
 }
 CONTENDERS = {
     "ours (images/s)": "ours",

@@ -29,6 +29,13 @@ def test_a_config_survives_its_toml_form(tmp_path: Path) -> None:
     assert from_toml(written(tmp_path, "[training]\nlearning_rate = 1")).training.learning_rate == 1.0
 
 
+def test_a_field_that_is_gone_is_read_past_at_its_default_alone(tmp_path: Path) -> None:
+    old = to_toml(RunConfig()).replace("compile = false\n", "compile = false\nvectorised = false\n")
+    assert "vectorised" in old and from_toml(written(tmp_path, old)) == RunConfig()
+    with pytest.raises(InputError, match="unknown key 'vectorised'"):
+        from_toml(written(tmp_path, "[training]\nvectorised = true"))
+
+
 def test_the_run_id_depends_on_every_field() -> None:
     config = RunConfig()
     others = [

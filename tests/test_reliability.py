@@ -116,6 +116,16 @@ def test_a_state_without_one_of_its_pieces_is_noticed(
         assert (outcome(trained(run.path)) == whole) == (kept is state)
 
 
+def test_a_state_of_an_older_version_is_gone_on_from(tmp_path: Path, whole: dict[str, Any], stopped: RunFolder) -> None:
+    run = copied(stopped, tmp_path / "run")
+    state = run.load_resume_state()
+    assert state is not None
+    run.save_resume_state(state | {"at": state["at"] | {"slot": 0, "slots": 1}})  # fields that are gone
+    config = (run.path / "config.toml").read_text()
+    (run.path / "config.toml").write_text(config.replace("[schedule]", "vectorised = false\n\n[schedule]"))
+    assert outcome(trained(run.path)) == whole
+
+
 def test_the_distance_after_a_stop_is_that_from_the_start_on_disk(
     tmp_path: Path, whole: dict[str, Any], stopped: RunFolder
 ) -> None:

@@ -83,8 +83,6 @@ class TrainingConfig:
     """Products of training in TF32 where the GPU has it."""
     compile: bool = False
     """Train through ``torch.compile``."""
-    vectorised: bool = False
-    """Train runs that differ in seed, learning rate or momentum only as one (``sharpness.training.train_together``)."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from sharpness.config.fields import RunConfig
+from sharpness.config.fields import RunConfig, TrainingConfig
 from sharpness.errors import InputError, unknown_name
 
 T = TypeVar("T")
+RETIRED: Mapping[type, Mapping[str, Any]] = {TrainingConfig: {"vectorised": False}}
+"""Fields that are gone. Run folders were written with all fields, so one that holds its default is read past."""
 
 
 def to_toml(config: Any) -> str:
@@ -49,8 +51,11 @@ def from_dict(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """
     hints = typing.get_type_hints(kind)
     known = [f.name for f in fields(typing.cast(Any, kind))]
+    retired = RETIRED.get(kind, {})
     values = {}
     for key, value in table.items():
+        if key in retired and value is retired[key]:
+            continue
         if key not in known:
             raise InputError(f"{where}: {unknown_name('key', key, known)}")
         values[key] = _checked(hints[key], value, f"{where}: {key}")

@@ -26,8 +26,6 @@ class Position:
     stale: int = 0
     log_rows: int = 0
     measure_rows: int = 0
-    slot: int = 0  # its place among the runs that are trained together, and their number
-    slots: int = 1
 
     def after(self, size: int, total: int) -> Position:
         """Return the position after an update of ``size`` examples in an epoch of ``total``.
@@ -38,6 +36,15 @@ class Position:
         """
         at = replace(self, update=self.update + 1, seen=self.seen + size, examples=self.examples + size)
         return replace(at, epoch=at.epoch + 1, seen=0) if at.seen == total else at
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Position:
+        """Return a saved position, also one of an older version that had more fields.
+
+        >>> Position.from_state({"update": 3, "slot": 0})
+        Position(update=3, epoch=1, seen=0, examples=0, seconds=0.0, batch=None, best_loss=None, stale=0, ...)
+        """
+        return cls(**{name: value for name, value in state.items() if name in cls.__dataclass_fields__})
 
     def epochs_done(self, total: int) -> float:
         """Return the epochs done, a fraction inside one."""

@@ -149,7 +149,7 @@ class Session:
         self.average.load_state_dict(state["average"], self.device)
         self.measures.load_state_dict(state["measures"])
         self.sums.load_state_dict(state["sums"], self.device)
-        at = Position(**state["at"])
+        at = Position.from_state(state["at"])
         self.write(lambda: self._truncate(at.log_rows, at.measure_rows))
         return at
 
@@ -165,8 +165,7 @@ class Session:
         """Write everything that the run needs to go on after this update with the same bits."""
         self.sums.gather()
         state = {
-            # Copies: of weights that are one run's slice of a stack, torch.save would write the whole stack.
-            "model": {name: value.clone() for name, value in self.model.state_dict().items()},
+            "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
             "measures": self.measures.state_dict(),
