@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.tidy import PROBE_FIELDS, final_checkpoint, read_config, read_manifest, status_of
 from sharpness.errors import InputError
 from sharpness.records import ProbeRecord, read_jsonl
 
 ROLES = ("SB", "LB")
 FINAL = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-MANIFEST_SCHEMA = 1
 FACTS = (
     "step",
     "epochs_done",
@@ -33,7 +30,6 @@ FACTS = (
 RUN_COLUMNS = ("role", "seed", "run_id", "batch_size", "status", "reason", *FINAL, "generalisation_gap")
 RUN_COLUMNS = (*RUN_COLUMNS, *FACTS, "checkpoint_sha256")
 EPOCH_COLUMNS = ("role", "seed", "run_id", "status", "epoch", "step", *FINAL, "seconds")
-PROBE_FIELDS = ("value", "lower", "upper", "confidence", "residual", "converged", "num_examples", "norm", "dtype")
 PROBE_COLUMNS = ("role", "seed", "run_id", "probe", "quantity", *PROBE_FIELDS, "reason", "details")
 CURVE_COLUMNS = ("seed", "run_id", "alpha", *CURVES)
 VALUE_COLUMNS = ("role", "seed", "quantity", "value")
@@ -124,52 +120,6 @@ def _config(cell: Cell) -> dict[str, Any]:
         path = cell.folder / "config.toml"
         raise InputError(f"{path}: expected a run of seed {cell.seed}, got seed {seed}: give the folder of that seed")
     return config
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return a run's config by tables, empty where there is none; damage is :class:`InputError`."""
-    path = folder / "config.toml"
-    if not path.exists():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"expected TOML in {path}, got an error: {error}") from error
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return a run's manifest, empty where there is none; damage and a newer schema are :class:`InputError`."""
-    path = folder / "manifest.json"
-    if not path.exists():
-        return {}
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"expected JSON in {path}, got an error: {error}") from error
-    if manifest.get("schema", 0) > MANIFEST_SCHEMA:
-        raise InputError(f"{path}: expected schema {MANIFEST_SCHEMA}, got {manifest['schema']}: update the package")
-    return manifest
-
-
-def status_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return ``finished``, ``diverged`` or ``missing``, and the reason of the last two."""
-    if not folder.is_dir():
-        return "missing", "there is no run folder"
-    if not manifest:
-        return "missing", "the run folder has no manifest: training has not finished"
-    if manifest.get("status") in ("finished", "diverged"):
-        return manifest["status"], manifest.get("reason")
-    return "missing", f"the manifest's status is {manifest.get('status')!r}"
-
-
-def final_checkpoint(files: Mapping[str, str]) -> str | None:
-    """Return the hash of the checkpoint with the highest step.
-
-    >>> final_checkpoint({"checkpoint-9.safetensors": "a", "checkpoint-10.safetensors": "b", "train.jsonl": "c"})
-    'b'
-    """
-    steps = {int(m[1]): digest for name, digest in files.items() if (m := re.match(r"checkpoint-(\d+)\.safe", name))}
-    return steps[max(steps)] if steps else None
 
 
 def _epoch_rows(cell: Cell, run: Mapping[str, Any]) -> list[dict[str, Any]]:

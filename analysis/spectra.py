@@ -9,13 +9,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.load import FACTS, read_manifest
+from analysis.tidy import read_manifest
 from sharpness.errors import InputError
 from sharpness.plots.kinds import CONVERGENCE, KINDS, save_kind
 from sharpness.plots.networks import MAX_NETWORKS, Network
 from sharpness.plots.save import record_facts, remove_figure, rendered_with
 from sharpness.records import ProbeRecord, read_jsonl
 
+FACTS = (
+    "step",
+    "epochs_done",
+    "seconds",
+    "git_commit",
+    "device",
+    "threads",
+    "data_sha256",
+    "config_sha256",
+    "versions",
+)
 FIGURES = {
     "density": ("density", KINDS["density"]),
     "layers": ("layers", KINDS["layers"]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load import PROBE_FIELDS, final_checkpoint, read_config, read_manifest, status_of
 from sharpness.errors import InputError
 from sharpness.plots.frames import records, rows_where
 from sharpness.plots.save import rendered_with
@@ -23,6 +24,8 @@ SPLITS = ("train", "validation", "test")
 FINAL = tuple(f"{split}_{name}" for split in SPLITS for name in ("loss", "accuracy"))
 OUTCOME = ("ended_by", "reached", "steps_to_result", "step", "examples", "epochs_done", "seconds")
 FACTS = ("git_commit", "device", "threads", "data_sha256")
+PROBE_FIELDS = ("value", "lower", "upper", "confidence", "residual", "converged", "num_examples", "norm", "dtype")
+MANIFEST_SCHEMA = 1
 SETTINGS = {
     "training": ("optimizer", "learning_rate", "batch_size", "momentum", "weight_decay", "epochs", "seed"),
     "model": ("name", "norm"),
@@ -84,6 +87,52 @@ def load(places: Iterable[Place], measured: Iterable[Path]) -> Tables:
 
 def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=pd.Index(dict.fromkeys(columns)))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a run's config by tables, empty where there is none; damage is :class:`InputError`."""
+    path = folder / "config.toml"
+    if not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"expected TOML in {path}, got an error: {error}") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a run's manifest, empty where there is none; damage and a newer schema are :class:`InputError`."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"expected JSON in {path}, got an error: {error}") from error
+    if manifest.get("schema", 0) > MANIFEST_SCHEMA:
+        raise InputError(f"{path}: expected schema {MANIFEST_SCHEMA}, got {manifest['schema']}: update the package")
+    return manifest
+
+
+def status_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return ``finished``, ``diverged`` or ``missing``, and the reason of the last two."""
+    if not folder.is_dir():
+        return "missing", "there is no run folder"
+    if not manifest:
+        return "missing", "the run folder has no manifest: training has not finished"
+    if manifest.get("status") in ("finished", "diverged"):
+        return manifest["status"], manifest.get("reason")
+    return "missing", f"the manifest's status is {manifest.get('status')!r}"
+
+
+def final_checkpoint(files: Mapping[str, str]) -> str | None:
+    """Return the hash of the checkpoint with the highest step.
+
+    >>> final_checkpoint({"checkpoint-9.safetensors": "a", "checkpoint-10.safetensors": "b", "train.jsonl": "c"})
+    'b'
+    """
+    steps = {int(m[1]): digest for name, digest in files.items() if (m := re.match(r"checkpoint-(\d+)\.safe", name))}
+    return steps[max(steps)] if steps else None
 
 
 def _run_row(labels: Mapping[str, Any], folder: Path) -> dict[str, Any]:
