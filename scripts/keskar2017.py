@@ -103,7 +103,7 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.keskar2017",
+    analysis="analysis.keskar2017.pairs",
 )
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
 
 from keskar2017_arms import Case, Grid, arms_of, pairs_of, spaced
-from keskar2017_more_measure import along_training, slices
+from measures.keskar2017 import along_training, slices
 from study import Cell, Measurement, Study, Task, run_study
 
 from sharpness.cli import run_command
@@ -179,7 +179,7 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.keskar2017_more",
+    analysis="analysis.keskar2017.report",
     shares="keskar2017",
 )
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.keskar2017_more_curves import at_equal_loss, from_minimum, over_training, rises, slope_changes
-from analysis.keskar2017_threshold import threshold
+from analysis.keskar2017.curves import at_equal_loss, from_minimum, over_training, rises, slope_changes
+from analysis.keskar2017.threshold import threshold
 
 # --- the threshold ---------------------------------------------------------------------------------------------------
 

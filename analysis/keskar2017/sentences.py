@@ -10,11 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import numbers
-from analysis.captions import NAMES, status_line
-from analysis.drawn import SHARPNESS, interpolation_table, not_positive
-from analysis.load import Study
+from analysis.keskar2017.captions import NAMES, status_line
+from analysis.keskar2017.drawn import SHARPNESS, interpolation_table, not_positive
+from analysis.keskar2017.load import Study
+from analysis.keskar2017.pair_tables import by_seed, interval_of, pairs
 from analysis.statistics import Interval
-from analysis.tables import by_seed, interval_of, pairs
 from sharpness.plots.frames import floats, groups, records, rows_where
 
 ENOUGH_SEEDS = 5

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import numbers
-from analysis.load import ROLES, Study
+from analysis.keskar2017.load import ROLES, Study
 from analysis.statistics import Interval, Summary, paired_difference, paired_ratio, summarise
 from sharpness.errors import InputError
 from sharpness.plots.frames import records, rows_where

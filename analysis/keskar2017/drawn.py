@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.load import CURVES, FINAL, ROLES, Study
-from analysis.tables import by_seed
+from analysis.keskar2017.load import CURVES, FINAL, ROLES, Study
+from analysis.keskar2017.pair_tables import by_seed
 from sharpness.plots.frames import floats, groups, records, rows_where
 
 ACCURACIES = ("train_accuracy", "test_accuracy")

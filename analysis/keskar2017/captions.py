@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.drawn import SHARPNESS, not_positive
-from analysis.load import CURVES, ROLES, Study
-from analysis.tables import keskar_setting
+from analysis.keskar2017.drawn import SHARPNESS, not_positive
+from analysis.keskar2017.load import CURVES, ROLES, Study
+from analysis.keskar2017.pair_tables import keskar_setting
 from sharpness.plots.frames import floats, groups, records, rows_where
 
 NAMES = {"top_eigenvalue": "lambda_max", "keskar_sharpness": "phi"}

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import numbers
-from analysis.keskar2017_more_findings import WORDS
-from analysis.keskar2017_more_values import EPSILONS, Results, comparisons, difference, pair, ratio
+from analysis.keskar2017.findings import WORDS
+from analysis.keskar2017.numbers import EPSILONS, Results, comparisons, difference, pair, ratio
 from analysis.report import TextTable
 from analysis.statistics import Interval, Summary, summarise
 from sharpness.plots.frames import floats, rows_where

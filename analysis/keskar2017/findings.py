@@ -11,9 +11,9 @@ import pandas as pd
 from analysis import numbers
 from analysis.findings import Finding, Verdict, judge, judge_value
 from analysis.fits import power_law_by
-from analysis.keskar2017_more_curves import at_equal_loss, curves, over_training, rises, slope_changes
-from analysis.keskar2017_more_values import EPSILONS, Results, batch_rows, comparisons, difference, ratio, warm_rows
-from analysis.keskar2017_threshold import Threshold, threshold
+from analysis.keskar2017.curves import at_equal_loss, curves, over_training, rises, slope_changes
+from analysis.keskar2017.numbers import EPSILONS, Results, batch_rows, comparisons, difference, ratio, warm_rows
+from analysis.keskar2017.threshold import Threshold, threshold
 from analysis.statistics import Interval, paired_difference, paired_ratio
 from analysis.texts import slug
 from sharpness.plots.frames import floats, rows_where

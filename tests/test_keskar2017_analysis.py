@@ -21,12 +21,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis import drawn, figures, keskar2017
-from analysis.keskar2017 import describe
-from analysis.load import Cell, Study, load_study
+from analysis.keskar2017 import drawn
+from analysis.keskar2017 import pair_figures as figures
+from analysis.keskar2017 import pairs as keskar2017
+from analysis.keskar2017.load import Cell, Study, load_study
+from analysis.keskar2017.pair_tables import HEADER, comparison_table, text_rows
+from analysis.keskar2017.pairs import describe
 from analysis.report import Drawing, Rendered
 from analysis.statistics import kendall_tau, paired_difference, paired_ratio, summarise
-from analysis.tables import HEADER, comparison_table, text_rows
 from analysis.texts import csv_text, latex_text, markdown_text
 from sharpness.errors import InputError
 from sharpness.plots import style
@@ -337,7 +339,7 @@ def test_png_has_300_dpi_and_its_size(five: tuple[list[Cell], Path, Rendered], n
 def test_second_render_gives_the_same_bytes(five: tuple[list[Cell], Path, Rendered], tmp_path: Path) -> None:
     cells, out, _ = five
     # Another process with another hash seed: the order of sets must not reach the files.
-    code = "import sys; from pathlib import Path; from analysis.keskar2017 import render; "
+    code = "import sys; from pathlib import Path; from analysis.keskar2017.pairs import render; "
     code += "places = [a.split(':', 2) for a in sys.argv[2:]]; "
     code += "render([({'role': r, 'seed': int(s)}, Path(p)) for r, s, p in places], [], {}, Path(sys.argv[1]))"
     arguments = [f"{cell.role}:{cell.seed}:{cell.folder}" for cell in reversed(cells)]
@@ -518,6 +520,6 @@ def test_roles_differ_in_grey_and_use_the_colour_blind_palette() -> None:
 
 
 def test_importing_the_analysis_does_not_load_torch() -> None:
-    code = "import sys, analysis.keskar2017; sys.exit('torch' in sys.modules)"
+    code = "import sys, analysis.keskar2017.pairs; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

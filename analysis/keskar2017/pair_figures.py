@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from analysis.drawn import drawable
+from analysis.keskar2017.drawn import drawable
 from analysis.numbers import correlation
 from analysis.statistics import Interval
 from sharpness.plots.axes import log_axis
@@ -38,7 +38,7 @@ CROSS: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.5}
 def training_curves(table: pd.DataFrame, axes: np.ndarray) -> np.ndarray:
     """Draw loss (log axis) and accuracy against epochs on 2 x 2 axes: thin lines per seed, a thick mean per role.
 
-    ``table`` is that of :func:`analysis.drawn.training_table`. A diverged run ends in a cross.
+    ``table`` is that of :func:`analysis.keskar2017.drawn.training_table`. A diverged run ends in a cross.
     """
     for ax, (name, label) in zip(axes.flat, PANELS, strict=True):
         for role, rows in groups(table, "role"):
@@ -87,7 +87,8 @@ def _limits_after_start(ax: Axes, epochs: NDArray[np.float64], values: NDArray[n
 def linear_interpolation(table: pd.DataFrame, ax: Axes) -> tuple[Axes, Axes | None]:
     """Draw loss and accuracy along (1 - alpha) SB + alpha LB, the first seed's pair bold, the others faint.
 
-    ``table`` is that of :func:`analysis.drawn.interpolation_table`. Returns the axes of the loss and of the accuracy.
+    ``table`` is that of :func:`analysis.keskar2017.drawn.interpolation_table`. Returns the axes of the
+    loss and of the accuracy.
     """
     lines = [rows for _, rows in groups(table, "seed")]
     alpha = r"$\alpha$ in $(1-\alpha)\,w_{\mathrm{SB}} + \alpha\,w_{\mathrm{LB}}$"
@@ -99,7 +100,7 @@ def gap_vs_sharpness(
 ) -> np.ndarray:
     """Draw the generalisation gap against lambda_max (left, with its interval) and phi (right), one mark per run.
 
-    ``table`` is that of :func:`analysis.drawn.gap_table`, ``taus`` holds Kendall's tau-b per quantity and
+    ``table`` is that of :func:`analysis.keskar2017.drawn.gap_table`, ``taus`` holds Kendall's tau-b per quantity and
     ``setting`` the epsilon and start of phi. Values that are not positive have no place on the logarithmic axis.
     """
     unit = f"%, $\\epsilon$ = {setting[0]:g}" if setting else "%"

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import keskar2017_more_figures as figures
 from analysis import numbers
-from analysis.keskar2017_more_curves import curves, from_minimum
-from analysis.keskar2017_more_findings import accuracy_threshold, findings
-from analysis.keskar2017_more_tables import REMEDIES, tables_of
-from analysis.keskar2017_more_values import Results, batch_rows, comparisons, results_of, warm_rows
+from analysis.keskar2017 import figures
+from analysis.keskar2017.curves import curves, from_minimum
+from analysis.keskar2017.findings import accuracy_threshold, findings
+from analysis.keskar2017.numbers import Results, batch_rows, comparisons, results_of, warm_rows
+from analysis.keskar2017.tables import REMEDIES, tables_of
 from analysis.report import Drawing, Rendered, Report, drawn_all, write_study
 from analysis.texts import slug
 from analysis.tidy import Place, Tables, counts, load, refused

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import drawn, figures, sentences
-from analysis.captions import gap_caption, interpolation_caption, status_line, training_caption
-from analysis.load import Cell, Study, load_study
-from analysis.render import provenance
+from analysis.keskar2017 import drawn, sentences
+from analysis.keskar2017 import pair_figures as figures
+from analysis.keskar2017.captions import gap_caption, interpolation_caption, status_line, training_caption
+from analysis.keskar2017.load import Cell, Study, load_study
+from analysis.keskar2017.pair_tables import HEADER, comparison_table, keskar_setting, text_rows
+from analysis.keskar2017.render import provenance
 from analysis.report import Drawing, Rendered, Report, TextTable, drawn_all, write_report
 from analysis.statistics import Interval, kendall_tau
-from analysis.tables import HEADER, comparison_table, keskar_setting, text_rows
 from analysis.tidy import Place
 from sharpness.plots import style
 from sharpness.plots.frames import floats

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.keskar2017_more_values import ratio
+from analysis.keskar2017.numbers import ratio
 from analysis.statistics import Interval
 from analysis.tidy import Tables
 from sharpness.plots.frames import floats, groups, records, rows_where

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from analysis import keskar2017_more as study
-from analysis.keskar2017_more_values import results_of, tuned
+from analysis.keskar2017 import report as study
+from analysis.keskar2017.numbers import results_of, tuned
 from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.config import DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.errors import InputError
@@ -24,10 +24,10 @@ from sharpness.models import build_model
 from sharpness.runs import RunFolder
 from sharpness.training import check_config, schedules, train
 from sharpness.training.checks import examples_of
-from tests.keskar_more_cases import CELLS, SETTINGS, Plant, main, phi_as_in_the_paper, planted
+from tests.keskar2017_cases import CELLS, SETTINGS, Plant, main, phi_as_in_the_paper, planted
 from tests.study_cases import first_steps, run_smoke, script, smoke_once
 
-measure: Any = script("keskar2017_more_measure")
+measure: Any = script("measures.keskar2017")
 arms: Any = script("keskar2017_arms")
 pairs: Any = script("keskar2017")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.load import Study
+from analysis.keskar2017.load import Study
 from sharpness.plots.frames import records
 from sharpness.plots.save import rendered_with
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.keskar2017_threshold import Threshold
+from analysis.keskar2017.threshold import Threshold
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.line import SPLITS, End, draw_lines

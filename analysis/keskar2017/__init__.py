@@ -1,0 +1,1 @@
+"""The figures, tables and verdicts of Keskar et al. 2017."""
