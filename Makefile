@@ -1,7 +1,7 @@
 # Two commands for a fresh machine with Python 3.11 and pip; each makes its own environment in .venv first.
 #   make reproduce    Keskar et al. (2017) in small: train, probe, render figures/keskar2017/, print the table
-#   make test         the whole test suite
-# Pass options of the script through ARGS, as in: make reproduce ARGS="--seeds 5"
+#   make test         the whole test suite, then ruff; FAST=1 leaves the smoke forms of studies out
+# Pass options of the script, or of pytest, through ARGS, as in: make reproduce ARGS="--seeds 5"
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,10 +11,14 @@ BIN := .venv/bin
 reproduce: .venv/installed
 	$(BIN)/python scripts/keskar2017.py $(ARGS)
 
+# Each part runs whatever the one before it said, and the last line says what failed.
 test: .venv/installed-test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@failed=; \
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(FAST),-m "not slow and not study") $(ARGS) || failed="$$failed tests"; \
+	$(BIN)/ruff check . || failed="$$failed lint"; \
+	$(BIN)/ruff format --check . || failed="$$failed format"; \
+	echo "make test: $${failed:+failed:}$${failed:-passed}"; \
+	test -z "$$failed"
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

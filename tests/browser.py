@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --disable-quic --no-first-run"
 FLAGS += " --disable-background-networking --disable-component-update --disable-sync --enable-logging=stderr --v=0"
@@ -26,7 +28,7 @@ def visit(page: Path, *arguments: str) -> tuple[str, list[str]]:
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # the browser may still write to it
         command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={profile}", *arguments, page.resolve().as_uri()]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     said = re.findall(r":CONSOLE[:(]\d+\)?\] (.*)", result.stderr)
     return result.stdout, [line for line in said if not any(part in line for part in PERFORMANCE)]
 

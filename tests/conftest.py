@@ -14,19 +14,22 @@ from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 SHIM = ROOT / "tests" / "shim"
+PATIENCE = 900.0
+"""Seconds until a test gives up on another process. It ends what hangs and judges no speed: machines may be busy."""
+
 torch.set_num_threads(1)
 runpy.run_path(str(SHIM / "sitecustomize.py"))  # for this process; others find it through PYTHONPATH
 
 
 def run_python(
-    *arguments: str, timeout: float = 200, environment: dict[str, str] | None = None
+    *arguments: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run this environment's Python from the root of the project, with the network forbidden to the data loader."""
     variables = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     variables |= {"PYTHONPATH": str(SHIM)} | (environment or {})
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, check=False
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 
@@ -57,7 +60,7 @@ def _run_smoke(folder: Path) -> None:
     # Without the variables of a `make test` around it, which would speak up in the output.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert result.returncode == 0, result.stderr
     (folder / "output.txt").write_text(result.stdout)

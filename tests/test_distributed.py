@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sharpness.probes import PROBES
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.oracles import assert_alike
 from tests.sharded_probes import ONE_PROCESS
 
@@ -20,7 +20,7 @@ from tests.sharded_probes import ONE_PROCESS
 def records(name: str, folder: Path, *launcher: str) -> dict[str, Any]:
     command = [sys.executable, *launcher, *(["-m"] if not launcher else []), "tests.sharded_probes", name, str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.strip().splitlines()[-1])
 

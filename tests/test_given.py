@@ -26,7 +26,7 @@ from sharpness.probes.given import load_given
 from sharpness.records import read_jsonl
 from sharpness.request import ProbeRequest, Request
 from tests.cases import CASES as LOSS_CASES
-from tests.conftest import ROOT, SHIM, run_python
+from tests.conftest import PATIENCE, ROOT, SHIM, run_python
 from tests.given_cases import CASES, classifier, gpt2_config, images, mlp, seeded, top_eigenvalue
 from tests.test_commands import assert_refused, sharpness
 
@@ -303,10 +303,10 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) 
     )
     started = time.monotonic()
     while len(list(out.glob(".products/*/product_*.safetensors"))) < 3:
-        assert process.poll() is None and time.monotonic() - started < 60, process.communicate()
+        assert process.poll() is None and time.monotonic() - started < PATIENCE, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and errors.count("\n") <= 2 and "goes on from there" in errors
     (kept,) = read_jsonl(out / "probes.jsonl")
     assert kept["probe"] == "keskar"

@@ -16,7 +16,7 @@ import pytest
 
 from sharpness.errors import InputError
 from sharpness.runs import RunFolder
-from tests.conftest import ROOT, SHIM
+from tests.conftest import PATIENCE, ROOT, SHIM
 from tests.reliability_cases import outcome
 from tests.study_cases import do, run_smoke, script
 from tests.test_commands import assert_refused
@@ -37,19 +37,19 @@ def begun(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True)
 
 
-def until(process: subprocess.Popen[str], found: Callable[[], Any], seconds: float = 150) -> Any:
+def until(process: subprocess.Popen[str], found: Callable[[], Any]) -> Any:
     """Wait until something is found while a program runs."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
         if result := found():
             return result
         time.sleep(0.02)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     raise AssertionError(f"not found; the program said {output} {errors}")
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     return output
 
@@ -86,7 +86,7 @@ def test_with_workers_and_drivers_killed_the_tables_are_those_of_the_processes(t
     driver = begun(*command)
     until(driver, lambda: ray_cases.workers_of(driver.pid))
     driver.kill()
-    driver.communicate(timeout=60)
+    driver.communicate(timeout=PATIENCE)
     process, killed = begun(*command), set[int]()
     for _ in range(3):
         pid = until(process, lambda: [p for p in ray_cases.workers_of(process.pid) if p not in killed])[0]

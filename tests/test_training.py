@@ -25,7 +25,7 @@ from sharpness.probes.run_folders import probe_run
 from sharpness.runs import RunFolder, sha256_file
 from sharpness.training import loop, train
 from sharpness.vectors import flatten
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 
 CPU = torch.device("cpu")
 CONFIG = RunConfig(
@@ -186,10 +186,10 @@ def test_killed_at_its_writes_it_ends_with_the_same_bits(tmp_path: Path, dataset
     # SIGKILL just before or just after the n-th fsync or replace: of the config, x0, log, resume state, final weights.
     for at, before in ((1, 1), (2, 0), (5, 1), (9, 0), (13, 1), (14, 0), (7, 1)):
         command = [sys.executable, "-c", DEADLY, str(at), str(before), str(config), str(out)]
-        killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     last = [sys.executable, "-c", DEADLY, "0", "0", str(config), str(out)]
-    assert subprocess.run(last, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode == 0
+    assert subprocess.run(last, cwd=ROOT, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
     assert outcome(RunFolder.open(out)) == whole
     assert not list(out.glob(".*.tmp"))
 

@@ -15,7 +15,7 @@ import torch
 
 from sharpness.config import AverageConfig, DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig, to_toml
 from sharpness.runs import RunFolder
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 
 CONFIG = RunConfig(
     data=DataConfig(num_train=130, num_test=50, evaluation_batch_size=20, crop_padding=2, flip=True),
@@ -40,7 +40,9 @@ def command_line(folder: Path, config: RunConfig, processes: int, name: str = "r
 def run(folder: Path, config: RunConfig, processes: int, name: str = "run") -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = command_line(folder, config, processes, name)
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def trained(folder: Path, config: RunConfig, processes: int) -> RunFolder:
