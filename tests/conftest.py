@@ -21,9 +21,7 @@ torch.set_num_threads(1)
 runpy.run_path(str(SHIM / "sitecustomize.py"))  # for this process; others find it through PYTHONPATH
 
 
-def run_python(
-    *arguments: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_python(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run this environment's Python from the root of the project, with the network forbidden to the data loader."""
     variables = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     variables |= {"PYTHONPATH": str(SHIM)} | (environment or {})

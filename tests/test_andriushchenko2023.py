@@ -226,6 +226,7 @@ def test_a_measure_that_fails_has_a_reason() -> None:
     assert row == {"value": None, "reason": "too far", "converged": None, "seconds": None}
 
 
+@pytest.mark.study
 def test_the_smoke_form_runs_once(tmp_path: Path) -> None:
     out, printed = smoke_once("andriushchenko2023", tmp_path)
     names = {path.name for path in out.iterdir()}

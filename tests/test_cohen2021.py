@@ -171,6 +171,7 @@ def test_without_runs_nothing_is_drawn() -> None:
     assert {finding.verdict for finding in report.findings} == {"not testable here"}
 
 
+@pytest.mark.study
 def test_the_smoke_form_runs_once(tmp_path: Path) -> None:
     out, printed = smoke_once("cohen2021", tmp_path)
     names = {path.name for path in out.iterdir()}

@@ -128,6 +128,7 @@ def test_help_is_there_for_every_command(arguments: list[str]) -> None:
 
 
 @pytest.mark.xdist_group("smoke")
+@pytest.mark.study
 def test_the_study_runs_from_end_to_end(smoke: Path) -> None:
     figures = smoke / "figures" / "smoke-1-seeds"
     names = {path.name for path in figures.iterdir()}
@@ -146,6 +147,7 @@ def test_the_study_runs_from_end_to_end(smoke: Path) -> None:
 
 
 @pytest.mark.xdist_group("smoke")
+@pytest.mark.study
 def test_the_study_again_does_nothing_twice(smoke: Path) -> None:
     arguments = [
         "--preset",
@@ -167,6 +169,7 @@ def test_the_study_again_does_nothing_twice(smoke: Path) -> None:
 
 @pytest.mark.slow  # that training and probes survive kills is tested by itself, too
 @pytest.mark.xdist_group("smoke")
+@pytest.mark.study
 def test_a_killed_study_goes_on_and_ends_with_the_same_records(smoke: Path, tmp_path: Path) -> None:
     command = [sys.executable, "scripts/keskar2017.py", "--preset", "smoke", "--seeds", "1", "--workers", "2",
                "--runs", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]  # fmt: skip

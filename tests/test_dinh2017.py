@@ -263,6 +263,7 @@ def test_the_range_is_that_of_what_is_finite() -> None:
     assert spread([math.nan]).reason == "no run has the number"
 
 
+@pytest.mark.study
 def test_smoke_form_runs_and_does_nothing_again(tmp_path: Path) -> None:
     out, _ = smoke_once("dinh2017", tmp_path)
     written = {path.name for path in out.iterdir()}

@@ -180,6 +180,7 @@ def rows_of(done: Path, name: str, seed: int = 0) -> list[dict[str, Any]]:
     return next(content["rows"] for content in files if content["labels"]["seed"] == seed)
 
 
+@pytest.mark.study
 def test_smoke_form_writes_everything_and_does_nothing_again(done: Path) -> None:
     out = done / "figures" / "smoke-2-seeds"
     figures = {f"{name}.pdf" for name in ("accuracy", "rays", "line", "plane")}
@@ -190,6 +191,7 @@ def test_smoke_form_writes_everything_and_does_nothing_again(done: Path) -> None
     assert left_to_do("izmailov2018", done) == []
 
 
+@pytest.mark.study
 def test_swa_begins_where_sgd_was(done: Path) -> None:
     sgd, swa = arm(done, "SGD"), arm(done, "SWA")
     preset = main.PRESETS["smoke"]
@@ -199,6 +201,7 @@ def test_swa_begins_where_sgd_was(done: Path) -> None:
     assert swa.config().training.seed != sgd.config().training.seed
 
 
+@pytest.mark.study
 def test_the_average_of_a_cyclical_run_is_that_of_the_ends_of_its_cycles(done: Path) -> None:
     run = arm(done, "cyclical SWA")
     manifest = run.manifest()
@@ -213,6 +216,7 @@ def test_the_average_of_a_cyclical_run_is_that_of_the_ends_of_its_cycles(done: P
         assert average[name] == pytest.approx(manifest["average"][name], rel=1e-4), name
 
 
+@pytest.mark.study
 def test_the_line_and_the_rays_begin_at_the_average_with_its_own_statistics(done: Path) -> None:
     average = (arm(done, "SWA").manifest() or {})["average"]
     at = {row["t"]: row for row in rows_of(done, "line")}
@@ -224,6 +228,7 @@ def test_the_line_and_the_rays_begin_at_the_average_with_its_own_statistics(done
         assert rays["SGD"][name][0][0] == pytest.approx(at[1.0][name], rel=1e-4), name
 
 
+@pytest.mark.study
 def test_the_plane_holds_the_average_with_its_own_losses(done: Path) -> None:
     (row,) = rows_of(done, "plane")
     marks = {mark["name"]: mark for mark in row["record"]["details"]["marks"]}
@@ -235,6 +240,7 @@ def test_the_plane_holds_the_average_with_its_own_losses(done: Path) -> None:
         assert mark["test_accuracy"] == rows[name]["test_accuracy"] and mark["distance"] < 1e-5
 
 
+@pytest.mark.study
 def test_runs_without_an_average_or_kept_weights_are_refused(done: Path) -> None:
     sgd = arm(done, "SGD")
     with pytest.raises(InputError, match=r"average\.kind"):

@@ -284,6 +284,7 @@ def test_the_papers_networks_make_their_first_steps(tmp_path: Path) -> None:
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.study
 def test_the_smoke_preset_writes_everything_and_then_does_nothing_again(tmp_path: Path) -> None:
     out, _ = smoke_once("keskar2017_more", tmp_path, "--workers", "2")
     figures = ["sketch", "training_curves", "line_narrow_f1", "arc_narrow_f1", "batch_size", "warm_start"]

@@ -328,6 +328,7 @@ def test_the_paper_preset_makes_its_first_steps(tmp_path: Path) -> None:
     assert [manifest["status"] for manifest in manifests] == ["finished", "finished"]  # momentum and LARS
 
 
+@pytest.mark.study
 def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path) -> None:
     out, _ = smoke_once("large_batch_recipes", tmp_path, "--workers", "1")
     names = {path.name for path in out.iterdir()}

@@ -391,6 +391,7 @@ def test_the_paper_preset_makes_its_first_steps(tmp_path: Path) -> None:
     assert len(manifests) == 3 and {manifest["status"] for manifest in manifests} == {"finished"}
 
 
+@pytest.mark.study
 def test_a_smoke_run_writes_everything_and_is_not_done_twice(tmp_path: Path) -> None:
     out, _ = smoke_once("mccandlish2018", tmp_path)
     names = {path.name for path in out.iterdir()}

@@ -75,6 +75,7 @@ def test_a_worker_killed_mid_run_goes_on_from_its_folder(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.study
 def test_with_workers_and_drivers_killed_the_tables_are_those_of_the_processes(tmp_path: Path) -> None:
     with_ray()
     from tests import ray_cases
@@ -105,6 +106,7 @@ def _without_times(table: Path) -> pd.DataFrame:
 
 
 @pytest.mark.slow
+@pytest.mark.study
 def test_errors_are_one_line(tmp_path: Path) -> None:
     with_ray()
     cache = {"SHARPNESS_CACHE": str(tmp_path / "cache")}

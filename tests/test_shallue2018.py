@@ -295,6 +295,7 @@ def test_the_papers_preset_can_begin(tmp_path: Path) -> None:
     assert len(manifests) == 4 and all(manifest["step"] == 1 for manifest in manifests)
 
 
+@pytest.mark.study
 def test_the_smoke_form_runs_and_leaves_nothing_to_do(tmp_path: Path) -> None:
     out, printed = smoke_once("shallue2018", tmp_path)
     claims = json.loads((out / "findings.json").read_text())

@@ -195,6 +195,7 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     assert len(manifests) == 4 and all(each["status"] == "finished" and each["step"] == 1 for each in manifests)
 
 
+@pytest.mark.study
 def test_the_script_runs_writes_everything_and_does_nothing_twice(tmp_path: Path) -> None:
     out, _ = smoke_once("smith2018", tmp_path)
     names = ("schedules", "training_loss", "test_accuracy", "fewer_updates", "updates")

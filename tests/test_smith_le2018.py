@@ -261,6 +261,7 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     assert manifest["status"] == "finished" and manifest["step"] == 1
 
 
+@pytest.mark.study
 def test_the_script_runs_writes_everything_and_does_nothing_twice(tmp_path: Path) -> None:
     out, _ = smoke_once("smith_le2018", tmp_path)
     expected = {"accuracy_vs_batch.pdf", "evidence.pdf", "best_batch_table.md", "evidence_table.tex", "runs.csv"}

@@ -310,6 +310,7 @@ def test_the_paper_preset_makes_its_first_step(tmp_path: Path) -> None:
     assert [manifest["status"] for manifest in manifests] == ["finished"]
 
 
+@pytest.mark.study
 def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path) -> None:
     out, _ = smoke_once("update_equivalence", tmp_path, "--workers", "1")
     names = {path.name for path in out.iterdir()}
