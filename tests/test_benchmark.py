@@ -28,8 +28,10 @@ def script(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
 def test_the_benchmark_measures_each_tool_once_against_the_truth(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    benchmark = script(monkeypatch, "benchmark_curvature")
-    networks, parts, kept = (importlib.import_module(f"benchmark_{name}") for name in ("networks", "parts", "rows"))
+    benchmark = script(monkeypatch, "scripts.benchmarks.curvature")
+    networks, parts, kept = (
+        importlib.import_module(f"scripts.benchmarks.{name}") for name in ("networks", "curvature_parts", "rows")
+    )
     done = []
 
     def here(script: Path, job: Any, runs: Path) -> dict[str, Any]:
@@ -69,29 +71,29 @@ def test_the_benchmark_measures_each_tool_once_against_the_truth(
         kept.measure(Path(), benchmark.jobs_of(options), options.runs, options.figures / "results.jsonl") == rows
         and len(done) == 8
     )
-    files = importlib.import_module("benchmark_report").render(rows, options.figures)
+    files = importlib.import_module("scripts.benchmarks.curvature_report").render(rows, options.figures)
     assert {file.suffix for file in files} == {".md", ".csv", ".json", ".pdf", ".png"}
     provenance = json.loads((options.figures / "benchmark.json").read_text())
     assert provenance["networks"]["MLP"]["data_sha256"] == loss.data_sha256()
 
 
 def test_a_process_of_its_own_returns_its_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kept = script(monkeypatch, "benchmark_rows")
+    kept = script(monkeypatch, "scripts.benchmarks.rows")
     job = kept.Job("prepare", "MLP", "ours", 200, 1)
-    row = kept.run_in_process(ROOT / "scripts" / "benchmark_curvature.py", job, tmp_path)
+    row = kept.run_in_process(ROOT / "scripts" / "benchmarks" / "curvature.py", job, tmp_path)
     assert (row["num_parameters"], row["batch_size"], row["threads"]) == (1210, 100, 1)
 
 
 def test_a_missing_peer_and_missing_runs_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tools = script(monkeypatch, "benchmark_tools")
+    tools = script(monkeypatch, "scripts.benchmarks.tools")
     with pytest.raises(tools.NotInstalledError, match=r"pip install -e '.\[benchmark\]'"):
         tools.peer("a_library_that_nobody_wrote")
-    result = run_python("scripts/benchmark_curvature.py", "--runs", str(tmp_path), "--figures", str(tmp_path / "out"))
+    result = run_python("scripts/benchmarks/curvature.py", "--runs", str(tmp_path), "--figures", str(tmp_path / "out"))
     assert result.returncode == 2 and "make reproduce" in result.stderr and not (tmp_path / "out").exists()
 
 
 def test_peak_memory_is_what_the_call_took_beyond_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    tools = script(monkeypatch, "benchmark_tools")
+    tools = script(monkeypatch, "scripts.benchmarks.tools")
     before = torch.ones(60 << 18)  # 60 MiB that are there already
     _, cost = tools.measured(lambda: torch.ones(40 << 18).sum() + before.sum())
     if tools.resident("VmRSS") is None:
@@ -101,7 +103,7 @@ def test_peak_memory_is_what_the_call_took_beyond_the_start(monkeypatch: pytest.
 
 
 def test_read_back_rows_are_the_appended_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    rows = script(monkeypatch, "benchmark_rows")
+    rows = script(monkeypatch, "scripts.benchmarks.rows")
     job = rows.Job("scale", "small", "basis-free", 200, 1)
     append_jsonl(tmp_path / "rows.jsonl", asdict(job))
     assert rows.key(read_jsonl(tmp_path / "rows.jsonl")[0]) == rows.key(asdict(job))

@@ -18,7 +18,7 @@ from tests.conftest import ROOT, run_python
 def loops(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Import the benchmark's contenders."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module("benchmark_training_loops")
+    return importlib.import_module("scripts.benchmarks.training_loops")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_loops_over_a_loader_see_the_same_numbers(loops: Any, made: list[tor
 def test_every_part_gives_a_row_and_the_same_command_measures_nothing_twice(tmp_path: Path) -> None:
     arguments = ["--networks", "smith_le", "--batches", "20", "--examples", "60", "--threads", "1"]
     arguments += ["--parts", "loop", "pages", "checkpoint", "tracking", "--figures", str(tmp_path)]
-    first = run_python("scripts/benchmark_training.py", *arguments)
+    first = run_python("scripts/benchmarks/training.py", *arguments)
     assert first.returncode == 0, first.stderr
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["part"] for row in rows] == ["loop", "pages", "checkpoint", "tracking"]
@@ -77,9 +77,9 @@ def test_every_part_gives_a_row_and_the_same_command_measures_nothing_twice(tmp_
     assert rows[0]["ours / bare"] == pytest.approx(rows[0]["ours (images/s)"] / rows[0]["bare (images/s)"])
     text = (tmp_path / "benchmark.md").read_text()
     assert text.count("smith_le") == 4 and (tmp_path / "throughput.pdf").exists()
-    again = run_python("scripts/benchmark_training.py", *arguments)
+    again = run_python("scripts/benchmarks/training.py", *arguments)
     assert again.returncode == 0 and " of 4," not in again.stdout
     refused = run_python(
-        "scripts/benchmark_training.py", *arguments[:4], "--examples", "10", "--figures", str(tmp_path)
+        "scripts/benchmarks/training.py", *arguments[:4], "--examples", "10", "--figures", str(tmp_path)
     )
     assert refused.returncode == 2 and "batches of at most 10" in refused.stderr

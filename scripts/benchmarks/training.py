@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # the other files are not part of the installed package
 
 import tyro
-from benchmark_rows import Job, begin, measure_and_render
-from benchmark_training_parts import run_job
 
+from scripts.benchmarks.rows import Job, begin, measure_and_render
+from scripts.benchmarks.training_parts import run_job
 from sharpness.errors import InputError, unknown_name
 from sharpness.models import MODELS
 
@@ -79,7 +79,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     check_options(options)
     script, jobs = Path(__file__), jobs_of(options)
-    measure_and_render(script, jobs, Path("runs"), options.figures, options.fresh, "benchmark_training_report")
+    measure_and_render(script, jobs, Path("runs"), options.figures, options.fresh, "training_report")
 
 
 if __name__ == "__main__":

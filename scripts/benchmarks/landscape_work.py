@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from benchmark_networks import Problem
 from torch import Tensor, nn
 
+from scripts.benchmarks.networks import Problem
 from sharpness.landscapes.directions import Frame
 from sharpness.paths import linear
 from sharpness.vectors import norm

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark_landscape_work import Line, Losses, Work, mean_loss, set_weights
-from benchmark_networks import Problem
-from benchmark_tools import peer
 from torch import Tensor, nn
 
+from scripts.benchmarks.landscape_work import Line, Losses, Work, mean_loss, set_weights
+from scripts.benchmarks.networks import Problem
+from scripts.benchmarks.tools import peer
 from sharpness.landscapes import Interpolation, RandomPlane
 from sharpness.landscapes.grid import Plane, measure_plane
 from sharpness.vectors import norm

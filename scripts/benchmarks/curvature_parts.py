@@ -9,14 +9,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import benchmark_peers as peers
 import torch
-from benchmark_estimators import density_entries, trace_entries
-from benchmark_networks import Problem, gpt2_at_scale, load_problem, tiny_problem
-from benchmark_rows import Job, Row
-from benchmark_tools import Answer, Cost, interleaved, measured, vector_bytes
 from torch import Tensor
 
+from scripts.benchmarks import curvature_peers as peers
+from scripts.benchmarks.estimators import density_entries, trace_entries
+from scripts.benchmarks.networks import Problem, gpt2_at_scale, load_problem, tiny_problem
+from scripts.benchmarks.rows import Job, Row
+from scripts.benchmarks.tools import Answer, Cost, interleaved, measured, vector_bytes
 from sharpness.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import random_unit_vector

@@ -11,12 +11,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from benchmark_landscape_peers import TOOLS, difference
-from benchmark_landscape_work import Bare, Grid, Line, Losses, Work, even_direction
-from benchmark_networks import BATCH_OF, Problem, load_problem
-from benchmark_rows import Job, Row, reason_of
-from benchmark_tools import interleaved, seconds_of
 
+from scripts.benchmarks.landscape_peers import TOOLS, difference
+from scripts.benchmarks.landscape_work import Bare, Grid, Line, Losses, Work, even_direction
+from scripts.benchmarks.networks import BATCH_OF, Problem, load_problem
+from scripts.benchmarks.rows import Job, Row, reason_of
+from scripts.benchmarks.tools import interleaved, seconds_of
 from sharpness.environment import derived_seed
 from sharpness.probes import GradientNoise, KeskarMaximum, KeskarSharpness
 from sharpness.probes.keskar_box import phi

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from benchmark_rows import Job, Row
-from benchmark_tools import interleaved, seconds_of
-from benchmark_training_loops import bare_updates, config_of, loader_updates, our_updates, session_of
 
+from scripts.benchmarks.rows import Job, Row
+from scripts.benchmarks.tools import interleaved, seconds_of
+from scripts.benchmarks.training_loops import bare_updates, config_of, loader_updates, our_updates, session_of
 from sharpness.config import MeasureConfig, RunConfig
 from sharpness.data import Dataset, load_dataset
 from sharpness.training.position import Position

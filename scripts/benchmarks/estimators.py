@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import benchmark_peers as peers
 import numpy as np
 import torch
-from benchmark_networks import Problem
 from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
+from scripts.benchmarks import curvature_peers as peers
+from scripts.benchmarks.networks import Problem
 from sharpness.operators import FunctionOperator, to_dense
 
 SEEDS = range(20)

@@ -10,10 +10,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from benchmark_tools import hide_broken_torchvision, peer
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, relu
 
+from scripts.benchmarks.tools import hide_broken_torchvision, peer
 from sharpness.batches import Batch
 from sharpness.checkpoints.run_folders import load_network
 from sharpness.config import RunConfig, TrainingConfig

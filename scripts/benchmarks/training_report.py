@@ -8,9 +8,9 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
-from benchmark_tables import Row, csv_of, markdown, measured_with
-from benchmark_training_parts import ROUNDS, TRACKED
 
+from scripts.benchmarks.tables import Row, csv_of, markdown, measured_with
+from scripts.benchmarks.training_parts import ROUNDS, TRACKED
 from sharpness.plots.axes import log_axis
 from sharpness.plots.save import save_figure
 from sharpness.plots.style import COLUMN, LOOKS, STYLE, new_figure

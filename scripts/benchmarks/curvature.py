@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and the other files are not part of the installed package
 
 import tyro
-from benchmark_networks import BATCH_OF, images, study_run
-from benchmark_parts import SCALE_KNOBS, run_job
-from benchmark_peers import SEEDED, TOOLS
-from benchmark_rows import Job, begin, measure_and_render
 
+from scripts.benchmarks.curvature_parts import SCALE_KNOBS, run_job
+from scripts.benchmarks.curvature_peers import SEEDED, TOOLS
+from scripts.benchmarks.networks import BATCH_OF, images, study_run
+from scripts.benchmarks.rows import Job, begin, measure_and_render
 from sharpness.errors import InputError, unknown_name
 
 Network = Literal["SB", "LB", "ResNet", "GPT-2", "MLP"]
@@ -103,7 +103,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     check_options(options)
     script, jobs = Path(__file__), jobs_of(options)
-    measure_and_render(script, jobs, options.runs, options.figures, options.fresh, "benchmark_report")
+    measure_and_render(script, jobs, options.runs, options.figures, options.fresh, "curvature_report")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark_networks import Problem
-from benchmark_tools import Answer, Counted, peer
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
+from scripts.benchmarks.networks import Problem
+from scripts.benchmarks.tools import Answer, Counted, peer
 from sharpness.batches import Batch
 from sharpness.curvature import HessianOperator
 from sharpness.environment import derived_seed

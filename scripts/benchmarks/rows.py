@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark_tools import NotInstalledError
-from workers import leave_with
-
+from scripts.benchmarks.tools import NotInstalledError
+from scripts.workers import leave_with
 from sharpness.cli import run_command
 from sharpness.environment import git_commit, versions
 from sharpness.errors import InputError, RunError
@@ -103,7 +102,7 @@ def measure_and_render(script: Path, jobs: Iterable[Job], runs: Path, figures: P
         (figures / "results.jsonl").unlink(missing_ok=True)
     rows = measure(script, jobs, runs, figures / "results.jsonl")
     # Loaded only now: the workers import the script too and need no plotting libraries.
-    for file in importlib.import_module(report).render(rows, figures):
+    for file in importlib.import_module(f"scripts.benchmarks.{report}").render(rows, figures):
         if file.suffix in {".md", ".pdf"}:
             print(f"  {file}")
 

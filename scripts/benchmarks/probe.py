@@ -19,16 +19,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import numpy as np
 import torch
 import tyro
-from benchmark_tools import resident, seconds_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from scripts.benchmarks.tools import resident, seconds_of
 from sharpness.checkpoints import load_into, read_checkpoint
 from sharpness.cli import run_command
 from sharpness.errors import InputError

@@ -10,10 +10,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from benchmark_peers import TOOLS
-from benchmark_tables import Column, Row, cpu, csv_of, markdown, measured_with, plain, table_of
 from matplotlib.lines import Line2D
 
+from scripts.benchmarks.curvature_peers import TOOLS
+from scripts.benchmarks.tables import Column, Row, cpu, csv_of, markdown, measured_with, plain, table_of
 from sharpness.plots.axes import log_axis
 from sharpness.plots.save import save_figure
 from sharpness.plots.style import FULL, STYLE, Look, new_figure

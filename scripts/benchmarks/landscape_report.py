@@ -9,11 +9,11 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-from benchmark_landscape_parts import GRADIENTS, ITERATIONS
-from benchmark_landscape_peers import TOOLS
-from benchmark_tables import Column, Row, cpu, csv_of, markdown, measured_with, plain, table_of
 from matplotlib.axes import Axes
 
+from scripts.benchmarks.landscape_parts import GRADIENTS, ITERATIONS
+from scripts.benchmarks.landscape_peers import TOOLS
+from scripts.benchmarks.tables import Column, Row, cpu, csv_of, markdown, measured_with, plain, table_of
 from sharpness.plots.axes import log_axis
 from sharpness.plots.save import save_figure
 from sharpness.plots.style import FULL, LOOKS, STYLE, new_figure
