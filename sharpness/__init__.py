@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,11 +58,6 @@ if TYPE_CHECKING:
     from sharpness.probes import WeightNorms as WeightNorms
     from sharpness.probes import WorstCaseSharpness as WorstCaseSharpness
     from sharpness.vectors import flatten as flatten
-
-# Where this is set before its first tensor, torch asks Linux for memory pages of 2 MiB: the same bits, without most of
-# the page faults that slow large batches down on CPUs; small networks are a little slower (figures/benchmark_training).
-# Who has set it otherwise keeps that.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # Loaded at first use, so that reading records does not load torch.
 _HOMES = {

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import os
+import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_python
 
 # Each module may import from the lines above its own. Modules of one line do not import each other.
 LADDER = (
@@ -92,13 +91,73 @@ def test_records_and_analysis_load_without_torch() -> None:
     assert result.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize(("own", "expected"), [({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")])
-def test_large_pages_are_asked_for_unless_the_user_said_otherwise(own: Mapping[str, str], expected: str) -> None:
-    code = "import sharpness, os, sys; print('torch' in sys.modules, os.environ['THP_MEM_ALLOC_ENABLE'])"
-    around = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=ROOT, env=around | dict(own), capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["False", expected]
+STATE = """
+import json, os, signal, sys, threading, warnings
+os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
+import matplotlib, scipy.sparse, scipy.special, torch
+
+def state():
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    return {
+        "environment": dict(os.environ),
+        "deterministic": [torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark],
+        "precision": [torch.get_float32_matmul_precision(), cuda.matmul.allow_tf32, cudnn.allow_tf32],
+        "mkldnn": [mkldnn.enabled, mkldnn.allow_tf32],
+        "autograd": [torch.is_grad_enabled(), torch.is_anomaly_enabled()],
+        "defaults": [str(torch.get_default_dtype()), str(torch.get_default_device())],
+        "torch's threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
+        "torch's draws": torch.get_rng_state().tolist(),
+        "threads": [thread.name for thread in threading.enumerate()],
+        "warnings": [str(each) for each in warnings.filters],
+        "signals": {str(number): str(signal.getsignal(number)) for number in signal.valid_signals()},
+        "matplotlib": {name: str(value) for name, value in dict.items(matplotlib.rcParams)},
+    }
+
+states = [state()]
+import sharpness
+states.append(state())
+names = [getattr(sharpness, name) for name in sharpness.__all__]
+states.append(state())
+print(len(names), json.dumps([[key for key in states[0] if each[key] != states[0][key]] for each in states[1:]]))
+"""
+
+
+def test_importing_the_library_changes_nothing_in_its_users_process() -> None:
+    # What torch, scipy and matplotlib change when they are imported is theirs, and is there before.
+    result = run_python("-c", STATE)
+    assert result.returncode == 0, result.stderr
+    count, changed = result.stdout.split(maxsplit=1)
+    assert int(count) > 40 and json.loads(changed) == [[], []]
+
+
+def test_the_library_loads_without_torch() -> None:
+    result = run_python("-c", "import sharpness, sys; print('torch' in sys.modules)")
+    assert result.stdout.strip() == "False"
+
+
+TRAIN = """
+import os, sys
+sys.argv = ["sharpness", "train", "nowhere.toml", "--out", "nowhere"]
+from sharpness.cli import main
+before = os.environ.get("THP_MEM_ALLOC_ENABLE")
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+import torch
+tensors = [torch.empty(3 << 20, dtype=torch.uint8) for _ in range(8)]
+whole_pages = all(tensor.data_ptr() % 4096 == 0 for tensor in tensors)
+print(code, before, os.environ["THP_MEM_ALLOC_ENABLE"], whole_pages)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not have the pages")
+@pytest.mark.parametrize(("own", "expected"), [("", "2 None 1 True"), ("0", "2 0 0 False")])
+def test_training_asks_for_large_pages_unless_the_user_said_otherwise(own: str, expected: str) -> None:
+    code = f"import os; os.environ.pop('THP_MEM_ALLOC_ENABLE', None); own = {own!r}\n"
+    code += "if own: os.environ['THP_MEM_ALLOC_ENABLE'] = own\n"
+    result = run_python("-c", code + TRAIN)  # such tensors begin at a page where torch has read the switch
+    assert result.stdout.strip() == expected, result.stderr
 
 
 def test_only_the_loss_averages_over_data() -> None:

@@ -2,7 +2,7 @@
 
 loop: our updates against a loop with nothing in it but the step, and against one over torch's DataLoader, that makes
 numbers of images one by one or has them ready, on the same network, images and threads, in turns; evaluations at the
-ends of epochs are in none. pages: the barest loop with the memory pages that the package asks for and without.
+ends of epochs are in none. pages: the barest loop with the memory pages that sharpness train asks for, and without.
 checkpoint: saving after every epoch. tracking: the top eigenvalue once an epoch, on 2,000 examples.
 
 To begin: --networks smith_le --batches 32 --examples 200 takes seconds. Each row is kept as it finishes, in a process

@@ -132,6 +132,7 @@ def batch_of(job: Job) -> int:
 
 def run_job(job: Job, runs: Path) -> Row:
     """Do one part in this process, in a folder that goes with it."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before the first tensor, as sharpness train does
     torch.set_num_threads(job.threads)
     dataset = load_dataset("fashion_mnist_10k", num_train=job.examples)
     with tempfile.TemporaryDirectory() as name:

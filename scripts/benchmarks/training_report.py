@@ -20,7 +20,7 @@ WANTED = 95
 """The share of the barest loop that ours is to reach, in per cent."""
 TITLES = {
     "loop": "Updates: images per second, evaluations left out",
-    "pages": "The barest loop with the memory pages of 2 MiB that the package asks for, and of 4 KiB",
+    "pages": "The barest loop with the memory pages of 2 MiB that `sharpness train` asks for, and of 4 KiB",
     "checkpoint": "Saving everything once an epoch, beside the epoch's updates",
     "tracking": f"The top eigenvalue on {TRACKED:,} examples once an epoch, warm-started, beside the epoch's updates",
 }
