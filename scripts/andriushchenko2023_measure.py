@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from sharpness.errors import RunError
-from sharpness.evidence import ProbeResult
+from sharpness.measure.runs import subject_of_run
+from sharpness.measure.subject import Subject
 from sharpness.probes import (
     AdaptiveRadius,
     AverageCaseSharpness,
@@ -28,8 +29,7 @@ from sharpness.probes import (
     WeightNorms,
     WorstCaseSharpness,
 )
-from sharpness.probes.run_folders import subject_of_run
-from sharpness.probes.subject import Subject
+from sharpness.results import ProbeResult
 from sharpness.runs import RunFolder
 
 PART = 128

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError, RunError
-from sharpness.evidence import ProbeResult
 from sharpness.loss import Loss
+from sharpness.measure.runs import subject_of_run
+from sharpness.measure.stress import has_moved, output_change
 from sharpness.probes import (
     AverageCaseSharpness,
     FisherRaoNorm,
@@ -23,10 +24,9 @@ from sharpness.probes import (
     WeightNorms,
     WorstCaseSharpness,
 )
-from sharpness.probes.run_folders import subject_of_run
-from sharpness.probes.stress import has_moved, output_change
-from sharpness.rescaling import Rescaling, find_rescalings
+from sharpness.results import ProbeResult
 from sharpness.runs import RunFolder
+from sharpness.symmetries.rescaling import Rescaling, find_rescalings
 from sharpness.vectors import norm
 
 Rows = list[dict[str, Any]]
@@ -170,7 +170,7 @@ def rescalable(
 def image(loss: Loss, rescaling: Rescaling, alpha: float) -> Loss:
     """Return the loss with the rescaled tensors, its ``weights`` the image of the trained ones.
 
-    Unlike :func:`sharpness.probes.stress.rescaled` it accepts any change of the outputs, which is measured here.
+    Unlike :func:`sharpness.measure.stress.rescaled` it accepts any change of the outputs, which is measured here.
     """
     tensors = loss.tensors(loss.weights)
     return loss.with_tensors(tensors | rescaling.scaled(tensors, alpha))

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.checkpoints.run_folders import load_run_data, load_weights
 from sharpness.errors import InputError
 from sharpness.landscapes import Interpolation, RandomRays, ThreePointPlane
 from sharpness.loss import Loss
-from sharpness.probes.run_folders import subject_of_run
+from sharpness.measure.runs import subject_of_run
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data, load_weights
 from sharpness.vectors import norm
 
 Rows = list[dict[str, Any]]

@@ -14,11 +14,11 @@ from mccandlish2018_measure import checkpoint_at, finite, noise_of, one_batch, p
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpness.checkpoints.run_folders import evaluation_batches, load_network, load_run_data, network_loss
 from sharpness.data import Split, normalise, random_subset
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
+from sharpness.machine.environment import derived_seed
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import evaluation_batches, load_network, load_run_data, network_loss
 from sharpness.training.order import epoch_order
 
 Rows = list[dict[str, Any]]

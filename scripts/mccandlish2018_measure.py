@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.checkpoints.run_folders import evaluation_batches, load_network, load_run_data, network_loss
 from sharpness.data import Dataset, Split, normalise, random_subset
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.machine.environment import derived_seed
 from sharpness.probes.gradient_noise import GradientNoise
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import evaluation_batches, load_network, load_run_data, network_loss
 from sharpness.vectors import norm
 
 Rows = list[dict[str, Any]]

@@ -16,9 +16,9 @@ from display import Show, display
 from rich.console import Console
 from workers import Job, call
 
-from sharpness import runs
 from sharpness.errors import InputError, RunError
-from sharpness.extras import extra
+from sharpness.machine.extras import extra
+from sharpness.runs import folder as run_folder
 
 if TYPE_CHECKING:
     from typing import Self
@@ -210,7 +210,7 @@ def _do(job: Job, mark: Path, reports: Any) -> None:
             f"expected the folder {mark.parent} of this study on {socket.gethostname()}, got none or another one: "
             "give --runs a path that all nodes see"
         )
-    runs.LOCK_SECONDS = LEASE_SECONDS
+    run_folder.LOCK_SECONDS = LEASE_SECONDS
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     call(job, _seldom(lambda *report: reports.put.remote(*report)))
 

@@ -10,7 +10,7 @@ import numpy as np
 from study import Cell
 
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
-from sharpness.environment import derived_seed
+from sharpness.machine.environment import derived_seed
 
 PRIMES = (2, 3)
 """Bases of the Halton sequence, one for each number that is searched."""

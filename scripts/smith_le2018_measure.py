@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from sharpness.checkpoints.run_folders import evaluation_batches, load_network, network_loss
 from sharpness.data import Dataset, Split, load_dataset
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError, RunError
+from sharpness.machine.environment import derived_seed
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import evaluation_batches, load_network, network_loss
 
 Array = NDArray[np.float64]
 KINDS = ("informative", "random")

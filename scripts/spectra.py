@@ -23,10 +23,10 @@ from study_folder import probe_cell
 from workers import Job, Workers, available_cores
 
 from sharpness.cli import run_command
-from sharpness.environment import choose_device
 from sharpness.errors import InputError
+from sharpness.machine.environment import choose_device
+from sharpness.measure.runs import missing_probes
 from sharpness.probes import LayerEigenvalues, SpectralDensity, TopEigenvalues
-from sharpness.probes.run_folders import missing_probes
 from sharpness.runs import RunFolder
 
 LAYER_PRODUCTS = 30

@@ -22,8 +22,8 @@ from rich.text import Text
 from study_folder import StudyFolder
 from workers import Workers, available_cores
 
-from sharpness.environment import choose_device
 from sharpness.errors import InputError, unknown_name
+from sharpness.machine.environment import choose_device
 from sharpness.training import check_config
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import Any
 from grid import Cell, Measurement, Task
 from workers import Job
 
-from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.config import RunConfig
-from sharpness.environment import choose_device, git_commit, versions
-from sharpness.probes.run_folders import checkpoint_sha256, missing_probes, probe_run
+from sharpness.machine.environment import choose_device, git_commit, versions
+from sharpness.measure.runs import checkpoint_sha256, missing_probes, probe_run
 from sharpness.records import write_atomically
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
 from sharpness.training import train
 
 

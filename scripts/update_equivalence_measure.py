@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from update_equivalence_walks import back_after, descend, flat_gradient, relative_distances
 
-from sharpness.checkpoints.run_folders import load_network, load_run_data
 from sharpness.curvature import HessianOperator
 from sharpness.data import normalise
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Progress
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
-from sharpness.modes import batch_norms
+from sharpness.loss.eval_mode import batch_norms
+from sharpness.machine.environment import derived_seed
+from sharpness.results import Progress
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_network, load_run_data
 
 Rows = list[dict[str, Any]]
 EVALUATION_BATCH = 2000

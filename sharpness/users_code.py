@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.errors import InputError, RunError, unknown_name
-from sharpness.memory import is_out_of_memory
+from sharpness.machine.memory import is_out_of_memory
 from sharpness.spec import IMPORTABLE
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sharpness.batches import example_digests
-from sharpness.data.given import GivenData
+from sharpness.data.batches import example_digests
 from sharpness.data.sources import load_data
+from sharpness.data.user_data import GivenData
 from sharpness.errors import InputError
 
 

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpness.determinism import check_deterministic
 from sharpness.errors import InputError, RunError
 from sharpness.landscapes import LANDSCAPES
 from sharpness.loss import Loss
+from sharpness.loss.determinism import check_deterministic
+from sharpness.measure.subject import MEASURABLE
 from sharpness.probes import TopEigenvalues, Trace
-from sharpness.probes.subject import MEASURABLE
 
 SHARDS = {"uneven": [[5], [2, 2]], "one empty": [[5, 2, 2], []]}
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.data.cifar import CIFAR10, CIFAR100
 from sharpness.data.idx import encode_idx
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
 from sharpness.training import train
 from tests.conftest import ROOT, run_python
 

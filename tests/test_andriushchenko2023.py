@@ -26,7 +26,7 @@ from analysis.andriushchenko2023_taus import (
 )
 from analysis.tidy import Tables
 from sharpness import Loss
-from sharpness.probes.subject import Point, Subject
+from sharpness.measure.subject import Point, Subject
 from sharpness.training import check_config
 from tests.study_cases import first_steps, script, smoke_once
 

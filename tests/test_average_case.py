@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError, RunError
+from sharpness.machine.environment import derived_seed
 from sharpness.probes.average_case import AverageCaseSharpness
-from sharpness.probes.perturbations import scale_of
+from sharpness.probes.methods.perturbations import scale_of
 from sharpness.vectors import normal_vector
 from tests.cases import CASES
 from tests.oracles import dense_hessian

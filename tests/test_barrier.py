@@ -14,7 +14,7 @@ from sharpness.errors import InputError
 from sharpness.landscapes.barrier import Barrier
 from sharpness.landscapes.interpolation import Interpolation
 from sharpness.loss import Loss
-from sharpness.permutations import find_groups, permuted
+from sharpness.symmetries.permutations import find_groups, permuted
 from tests.cases import CASES, PartlyUnused, mlp
 from tests.test_permutations import Residual, ThirdPower, vgg
 

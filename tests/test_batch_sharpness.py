@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
-from sharpness.minibatches import Minibatches
+from sharpness.loss.minibatches import Minibatches
 from sharpness.probes.batch_sharpness import BatchSharpness
-from sharpness.probes.sampled_mean import sampled_mean
+from sharpness.probes.methods.sampled_mean import sampled_mean
 from tests.cases import CASES
 from tests.oracles import dense_hessian
 from tests.probe_cases import noisy_quadratic, quadratic, small_network

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from sharpness.environment import derived_seed
 from sharpness.landscapes import RandomPlane
 from sharpness.landscapes.directions import random_direction
+from sharpness.machine.environment import derived_seed
 from tests.conftest import ROOT, run_python
 
 PEERS = {"loss-landscapes": "loss_landscapes", "landscaper": "landscaper"}

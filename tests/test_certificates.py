@@ -14,13 +14,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
 from sharpness.linalg.basis import orthogonalise, random_direction
 from sharpness.linalg.certificates import Polynomials, coupled_bounds, refutes_its_start, start_overlap, upper_bound
 from sharpness.linalg.krylov import Krylov, lanczos_steps
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.locking import End
+from sharpness.machine.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm, random_unit_vector
 from tests.matrices import diagonal_operator, operator_of, spectrum

@@ -22,9 +22,9 @@ from sharpness.landscapes import bends
 from sharpness.landscapes.bends import drawn_t
 from sharpness.landscapes.cells import CellsMissing
 from sharpness.landscapes.connectivity import ConnectivityResult, ModeConnectivity
+from sharpness.landscapes.paths import CURVES, linear
 from sharpness.loss import Loss
-from sharpness.minibatches import Minibatches
-from sharpness.paths import CURVES, linear
+from sharpness.loss.minibatches import Minibatches
 from tests.cases import CASES
 from tests.probe_cases import quadratic, small_network
 

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sharpness.curvature import MATRICES, FisherOperator, HessianOperator, curvature_operator, per_layer
-from sharpness.determinism import check_deterministic
+from sharpness.curvature.output_space import sampled_targets
 from sharpness.errors import InputError, RunError
-from sharpness.graphs import MissingDerivativeError
 from sharpness.loss import Loss
-from sharpness.memory import cache_budget, free_memory
+from sharpness.loss.determinism import check_deterministic
+from sharpness.loss.graphs import MissingDerivativeError
+from sharpness.machine.memory import cache_budget, free_memory
 from sharpness.operators import FunctionOperator, matmat, scaled, shifted, to_dense
-from sharpness.output_space import sampled_targets
 from tests.cases import CASES, Case, Recurrent, mlp, with_norm
 from tests.oracles import dense_empirical_fisher, dense_gauss_newton, dense_hessian, merged
 

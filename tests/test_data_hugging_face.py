@@ -15,7 +15,7 @@ from datasets import Dataset as Table
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from sharpness.data import given
+from sharpness.data import user_data
 from tests.conftest import run_python
 from tests.data_cases import joined, load, random_array, refused, save_table, save_text, save_tokenizer
 
@@ -189,7 +189,7 @@ def test_folders_that_are_no_saved_dataset_are_refused_and_stay_as_they_are(tmp_
 
 def test_a_table_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = save_table(tmp_path / "t", {"x": np.zeros((256, 1024)).tolist(), "y": [0] * 256})
-    monkeypatch.setattr(given, "free_memory", lambda device: 2 * 2**20)
+    monkeypatch.setattr(user_data, "free_memory", lambda device: 2 * 2**20)
     refused(text, str(tmp_path / "t"), "half of the free memory, got 2 MiB")
 
 

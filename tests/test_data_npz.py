@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharpness.data import given
+from sharpness.data import user_data
 from tests.data_cases import load, random_array, refused, save_npz
 
 IMAGES = random_array(7, 5, 6)
@@ -265,6 +265,6 @@ def test_an_array_larger_than_memory_is_refused_before_it_is_read(
     np.savez_compressed(tmp_path / "a.npz", x=zeros, y=CLASSES)
     text = f"npz:{tmp_path / 'a.npz'}"
     assert load(text).facts["examples"] == 7
-    monkeypatch.setattr(given, "free_memory", lambda device: 12 * 2**20)
+    monkeypatch.setattr(user_data, "free_memory", lambda device: 12 * 2**20)
     monkeypatch.setattr(np, "load", lambda *arguments, **options: pytest.fail("the array was read"))
     refused(text, str(tmp_path / "a.npz"), "expected data of at most 6 MiB, half of the free memory, got 7 MiB")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from sharpness.data import Batches, load_dataset
 from sharpness.data.dataset import drawn_rows
 from sharpness.data.sources import SOURCES, load_test_data
-from sharpness.environment import derived_seed
+from sharpness.machine.environment import derived_seed
 from tests.data_cases import (
     digests,
     load,

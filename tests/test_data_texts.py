@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharpness.data import given
+from sharpness.data import user_data
 from sharpness.data.texts import mask_tokens
 from tests.data_cases import joined, load, refused, save_text, save_tokenizer
 
@@ -81,7 +81,7 @@ def test_files_that_are_no_text_are_refused(tokenizer: Path, tmp_path: Path, mon
         path.write_bytes(content)
         refused(f"text:{path}", str(path), part, tokenizer=tokenizer)
     path.write_bytes(b"w1 " * 2**16)
-    monkeypatch.setattr(given, "free_memory", lambda device: 2**22)
+    monkeypatch.setattr(user_data, "free_memory", lambda device: 2**22)
     refused(f"text:{path}", str(path), "half of the free memory, got 38 MiB", tokenizer=tokenizer)
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.data import load_dataset, normalise
 from sharpness.data.timit import REACH
 from sharpness.errors import InputError
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
 from sharpness.training import check_config, train
 
 Arrays = dict[str, np.ndarray[Any, Any]]

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from analysis.dinh2017 import findings, report
 from analysis.dinh2017_numbers import MEASURES, end_slopes, predictions, reversals, spread, with_ratios
 from analysis.tidy import Tables
-from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.errors import InputError
 from sharpness.loss import Loss
-from sharpness.rescaling import Rescaling, find_rescalings
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
+from sharpness.symmetries.rescaling import Rescaling, find_rescalings
 from sharpness.training import check_config, train
 from tests.cases import Case
 from tests.drawings import faults

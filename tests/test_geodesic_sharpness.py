@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
 from sharpness.models.transformer import Block
-from sharpness.probes.attention_pairs import Pair, find_pairs
 from sharpness.probes.geodesic_sharpness import GeodesicSharpness
-from sharpness.probes.geodesics import Geodesics
+from sharpness.probes.methods.attention_pairs import Pair, find_pairs
+from sharpness.probes.methods.geodesics import Geodesics
 from sharpness.probes.worst_case import WorstCaseSharpness
 from tests.cases import CASES
 from tests.oracles import dense_hessian

@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sharpness.batches import averaged_count
+from sharpness.data.batches import averaged_count
 from sharpness.errors import InputError
 from sharpness.loss import Loss
-from sharpness.losses import shifted_count
-from sharpness.models.given import load_model
-from sharpness.probes.given import load_given
+from sharpness.loss.criteria import shifted_count
+from sharpness.measure.request import ProbeRequest, Request
+from sharpness.measure.user_checkpoint import load_given
+from sharpness.models.user_model import load_model
 from sharpness.records import read_jsonl
-from sharpness.request import ProbeRequest, Request
 from tests.cases import CASES as LOSS_CASES
 from tests.conftest import PATIENCE, ROOT, SHIM, run_python
 from tests.given_cases import CASES, classifier, gpt2_config, images, mlp, seeded, top_eigenvalue
@@ -84,7 +84,7 @@ def test_the_record_says_what_was_measured(small: list[str], tmp_path: Path) -> 
 def test_all_probes_leave_the_network_as_it_was(small: list[str], tmp_path: Path) -> None:
     from sharpness.cli.output import make_console
     from sharpness.cli.probe import measure_all
-    from sharpness.probes.runner import applicable, probes_named
+    from sharpness.measure.runner import applicable, probes_named
     from sharpness.runs import RecordFolder
 
     request, path = as_request(small)
@@ -354,7 +354,7 @@ def test_a_causal_language_model_is_asked_whether_it_shifts_its_labels() -> None
 
 
 def test_a_loss_that_is_no_mean_over_labels_is_refused(tmp_path: Path) -> None:
-    from sharpness.guards import check_before_probing
+    from sharpness.measure.guards import check_before_probing
 
     class PerSequence(nn.Module):
         """Averages over sequences, so that long and short ones count alike."""

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from sharpness.cli.options import Probe
 from sharpness.cli.probe import run_probe
 from sharpness.errors import InputError
+from sharpness.measure.user_checkpoint import load_given
 from sharpness.probes import CriticalSharpness
-from sharpness.probes.given import load_given
 from sharpness.records import read_jsonl
 from tests.given_cases import CLASSES, classifier, mlp, seeded
 from tests.test_given import CPU, as_request

@@ -13,16 +13,11 @@ from torch.nn import functional as F
 
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
+from sharpness.loss.per_example import UnitGradients
 from sharpness.noise_scale import sgd_noise_scale
-from sharpness.per_example import UnitGradients
 from sharpness.probes.gradient_noise import GradientNoise, GradientNoiseResult
-from sharpness.probes.noise_products import deviations
-from sharpness.probes.noise_statistics import (
-    Jackknifed,
-    curvature_and_noise,
-    gradient_and_noise,
-    ratio,
-)
+from sharpness.probes.methods.noise_products import deviations
+from sharpness.probes.methods.noise_statistics import Jackknifed, curvature_and_noise, gradient_and_noise, ratio
 from sharpness.vectors import flatten
 from tests.cases import CASES
 from tests.oracles import dense_hessian, merged, whole_loss

@@ -15,18 +15,15 @@ from tests.conftest import ROOT, run_python
 # Each module may import from the lines above its own. Modules of one line do not import each other.
 LADDER = (
     ("errors",),
-    ("records", "config", "spec", "extras", "request"),
-    ("vectors", "noise_scale", "batches", "modes", "environment", "memory", "distributed", "graphs", "homogeneity"),
-    ("users_code",),
-    ("data", "models", "operators", "weighted", "output_space", "losses", "rescaling", "permutations", "paths"),
-    ("flat_network",),
+    ("machine", "records", "config", "spec"),
+    ("vectors", "noise_scale", "users_code"),
+    ("data", "models", "operators"),
     ("loss", "linalg"),
-    ("kept_graphs", "determinism", "runs", "per_example"),
-    ("curvature", "guards"),
-    ("evidence", "minibatches"),
-    ("checkpoints",),
+    ("curvature", "symmetries", "runs"),
+    ("results", "checkpoints"),
     ("landscapes",),
     ("training", "probes", "plots"),  # the first two meet in the run folder only; plots read records
+    ("measure",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LADDER) for name in names}
@@ -163,4 +160,4 @@ def test_training_asks_for_large_pages_unless_the_user_said_otherwise(own: str, 
 def test_only_the_loss_averages_over_data() -> None:
     # Whoever wants a mean over batches asks the Loss: no other module may walk over a loss's batches with weights.
     users = [p.name for p in LIBRARY if "micro_batches()" in p.read_text()]
-    assert sorted(users) == ["curvature.py", "kept_graphs.py", "loss.py", "weighted.py"]
+    assert sorted(users) == ["kept_graphs.py", "loss.py", "matrices.py", "shares.py"]

@@ -16,12 +16,12 @@ from torch.nn.functional import cross_entropy
 
 from analysis.keskar2017 import report as study
 from analysis.keskar2017.numbers import results_of, tuned
-from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.config import DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.models import build_model
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
 from sharpness.training import check_config, schedules, train
 from sharpness.training.checks import examples_of
 from tests.keskar2017_cases import CELLS, SETTINGS, Plant, main, phi_as_in_the_paper, planted

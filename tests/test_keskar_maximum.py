@@ -13,11 +13,11 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from sharpness.errors import InputError, RunError
-from sharpness.probes import keskar_box
-from sharpness.probes.keskar_ascent import climb, quasi_newton_direction
-from sharpness.probes.keskar_box import Box, RandomColumns
 from sharpness.probes.keskar_maximum import KeskarMaximum
 from sharpness.probes.keskar_sharpness import KeskarSharpness
+from sharpness.probes.methods import keskar_box
+from sharpness.probes.methods.keskar_ascent import climb, quasi_newton_direction
+from sharpness.probes.methods.keskar_box import Box, RandomColumns
 from tests.oracles import matrix_with_eigenvalues
 from tests.probe_cases import quadratic, small_network
 from tests.scaled_networks import relu_network, rescaled

@@ -63,7 +63,7 @@ def test_a_plane_of_a_quadratic_is_the_quadratic() -> None:
 
 
 def _direction_seeds() -> list[int]:
-    from sharpness.environment import derived_seed
+    from sharpness.machine.environment import derived_seed
 
     return [derived_seed(0, i) for i in (1, 2)]
 

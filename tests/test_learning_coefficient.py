@@ -12,9 +12,9 @@ from torch import Tensor
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.density import spectral_density
 from sharpness.operators import FunctionOperator
-from sharpness.probes.langevin import Tempered, langevin_losses, split_r_hat
 from sharpness.probes.learning_coefficient import LearningCoefficient
-from sharpness.probes.spectral_sums import spectral_sum
+from sharpness.probes.methods.langevin import Tempered, langevin_losses, split_r_hat
+from sharpness.probes.methods.spectral_sums import spectral_sum
 from tests.probe_cases import noisy_quadratic, quadratic, small_network
 
 H = torch.tensor([4.0, 1.0, 0.5, 2.0, 0.0], dtype=torch.float64)

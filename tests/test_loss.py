@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from sharpness.curvature import FisherOperator, GaussNewtonOperator, HessianOperator
-from sharpness.determinism import check_deterministic
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
+from sharpness.loss.determinism import check_deterministic
 from sharpness.operators import FunctionOperator, matmat, to_dense
 from sharpness.vectors import assign, flatten
 from tests.cases import CASES, Case, mlp, with_norm

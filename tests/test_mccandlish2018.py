@@ -22,11 +22,11 @@ from analysis.mccandlish2018_numbers import critical_by_branches, front, run_ave
 from analysis.mccandlish2018_results import results_of
 from analysis.mccandlish2018_search import predicted, searched
 from analysis.tidy import Tables
-from sharpness.checkpoints.run_folders import load_network, load_run_data
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.probes.gradient_noise import GradientNoise
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_network, load_run_data
 from sharpness.training import check_config, train
 from sharpness.training.order import epoch_order
 from sharpness.vectors import flatten

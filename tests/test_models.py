@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from sharpness.config import ModelConfig
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.loss.eval_mode import batch_norms
 from sharpness.models import MODELS, build_model, check_model
 from sharpness.models.norms import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d, with_ghost_norm
 from sharpness.models.transformer import CharacterTransformer, tokens_of
-from sharpness.modes import batch_norms
 from sharpness.vectors import flatten
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)

@@ -10,7 +10,7 @@ import torch
 
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
-from sharpness.probes.level import bracket
+from sharpness.probes.methods.level import bracket
 from sharpness.probes.pac_bayes import PacBayesSigma
 from tests.cases import CASES
 from tests.oracles import dense_hessian

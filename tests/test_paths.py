@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError
-from sharpness.paths import COEFFICIENTS, CURVES, Path, arc, bezier, chain, linear
+from sharpness.landscapes.paths import COEFFICIENTS, CURVES, Path, arc, bezier, chain, linear
 
 
 def vectors(count: int, size: int = 5, dtype: torch.dtype = torch.float64) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sharpness.config import ModelConfig
 from sharpness.errors import InputError
 from sharpness.models import build_model
-from sharpness.permutations import Entry, Group, find_groups, match_weights, permuted
+from sharpness.symmetries.permutations import Entry, Group, find_groups, match_weights, permuted
 from sharpness.vectors import Layout
 from tests.cases import Attention, PartlyUnused, Recurrent, Tied
 

@@ -395,7 +395,7 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(
 
 
 def test_two_commands_that_begin_at_once_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sharpness.runs.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("sharpness.runs.folder.LOCK_SECONDS", 0.1)
     first = RunFolder(tmp_path)
     with first.lock(), pytest.raises(RunError, match=f"another process \\({os.getpid()} on "):
         RunFolder.create(tmp_path, CONFIG)  # the other has found no config either, and is about to write its own

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult
 from sharpness.loss import Loss
+from sharpness.measure.stress import has_moved, output_change, rescaled, stress_test, usable_rescalings
 from sharpness.probes import KeskarSharpness, TopEigenvalues, Trace
-from sharpness.probes.stress import has_moved, output_change, rescaled, stress_test, usable_rescalings
-from sharpness.rescaling import Rescaling, find_rescalings
+from sharpness.results import Evidence, ProbeResult
+from sharpness.symmetries.rescaling import Rescaling, find_rescalings
 from sharpness.vectors import flatten
 from tests.cases import Case, Tied
 from tests.oracles import dense_hessian

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.checkpoints.run_folders import evaluation_batches, load_network, load_weights, network_loss
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, to_toml
 from sharpness.data import Dataset, load_dataset, normalise
-from sharpness.environment import choose_device, derived_seed
 from sharpness.errors import InputError, RunError
+from sharpness.machine.environment import choose_device, derived_seed
+from sharpness.measure.runs import probe_run
 from sharpness.models import MODELS, ModelInfo, build_model
 from sharpness.probes import DistanceFromStart, Interpolation
-from sharpness.probes.run_folders import probe_run
 from sharpness.runs import RunFolder, sha256_file
+from sharpness.runs.networks import evaluation_batches, load_network, load_weights, network_loss
 from sharpness.training import loop, train
 from sharpness.vectors import flatten
 from tests.conftest import PATIENCE, ROOT
@@ -294,7 +294,7 @@ def test_a_flipped_byte_in_the_weights_is_found(tmp_path: Path, dataset: Dataset
 
 def test_two_processes_on_one_folder(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder.create(tmp_path / "run", CONFIG)
-    monkeypatch.setattr("sharpness.runs.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("sharpness.runs.folder.LOCK_SECONDS", 0.1)
     lock = str(run.path / ".lock")
     code = (
         f"from filelock import FileLock; import time; lock = FileLock({lock!r}); lock.acquire(); "

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.config import (
     AverageConfig,
     BatchConfig,
@@ -28,6 +27,7 @@ from sharpness.data import Dataset, load_dataset
 from sharpness.errors import InputError
 from sharpness.noise_scale import sgd_noise_scale, two_batch_estimates
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
 from sharpness.training import OPTIMIZERS, check_config, schedules, train
 from sharpness.training.averages import Average
 from sharpness.training.gradients import (
@@ -453,8 +453,8 @@ def test_measurements_are_taken_at_their_epochs(tmp_path: Path, dataset: Dataset
     first, last = rows[0], rows[-1]
     assert first["distance_from_start"] < last["distance_from_start"] and last["length"] > 0
     assert last["edge"] == 2000.0 and last["top_eigenvalue"] > 0 and last["top_eigenvalue_hvps"] >= 1
-    from sharpness.checkpoints.run_folders import evaluation_batches, load_network, network_loss
     from sharpness.probes import TopEigenvalues
+    from sharpness.runs.networks import evaluation_batches, load_network, network_loss
 
     model = load_network(run, run.final_checkpoint(), dataset, CPU)
     loss = network_loss(model, evaluation_batches(config, dataset.train.first(60)))

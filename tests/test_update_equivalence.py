@@ -108,8 +108,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder of one small run of the smoke form, with its config and checkpoints."""
     cell = study.cells_of(study.PRESETS["smoke"], 1)[0]
     folder = tmp_path_factory.mktemp("equivalence")
-    from sharpness.checkpoints.run_folders import load_run_data
     from sharpness.runs import RunFolder
+    from sharpness.runs.networks import load_run_data
 
     place = RunFolder.create(folder / "run", cell.config)
     train(cell.config, load_run_data(cell.config), place, torch.device("cpu"))
@@ -167,9 +167,9 @@ def test_a_walk_that_leaves_the_numbers_has_no_distance(run: Any) -> None:
 def test_networks_with_batch_norm_are_refused(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from sharpness.checkpoints.run_folders import load_run_data
     from sharpness.config import ModelConfig
     from sharpness.runs import RunFolder
+    from sharpness.runs.networks import load_run_data
 
     base = study.PRESETS["smoke"].base
     training = replace(base.training, epochs=1, batch_size=64)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
-from sharpness.probes.apgd import BALLS, apgd, checkpoints
-from sharpness.probes.perturbations import normalised, scale_of
+from sharpness.probes.methods.apgd import BALLS, apgd, checkpoints
+from sharpness.probes.methods.perturbations import normalised, scale_of
 from sharpness.probes.sam import SamSharpness
 from sharpness.probes.worst_case import WorstCaseSharpness
 from tests.cases import Case

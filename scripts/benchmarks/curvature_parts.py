@@ -17,7 +17,7 @@ from scripts.benchmarks.estimators import density_entries, trace_entries
 from scripts.benchmarks.networks import Problem, gpt2_at_scale, load_problem, tiny_problem
 from scripts.benchmarks.rows import Job, Row
 from scripts.benchmarks.tools import Answer, Cost, interleaved, measured, vector_bytes
-from sharpness.environment import derived_seed
+from sharpness.machine.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import random_unit_vector
 

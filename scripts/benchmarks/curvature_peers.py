@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from scripts.benchmarks.networks import Problem
 from scripts.benchmarks.tools import Answer, Counted, peer
-from sharpness.batches import Batch
 from sharpness.curvature import HessianOperator
-from sharpness.environment import derived_seed
+from sharpness.data.batches import Batch
 from sharpness.linalg.density import spectral_density
 from sharpness.linalg.trace import TraceEstimate, estimate_trace
 from sharpness.loss import Loss
+from sharpness.machine.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 from sharpness.probes import TopEigenvalues
 

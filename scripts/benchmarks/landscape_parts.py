@@ -17,9 +17,9 @@ from scripts.benchmarks.landscape_work import Bare, Grid, Line, Losses, Work, ev
 from scripts.benchmarks.networks import BATCH_OF, Problem, load_problem
 from scripts.benchmarks.rows import Job, Row, reason_of
 from scripts.benchmarks.tools import interleaved, seconds_of
-from sharpness.environment import derived_seed
+from sharpness.machine.environment import derived_seed
 from sharpness.probes import GradientNoise, KeskarMaximum, KeskarSharpness
-from sharpness.probes.keskar_box import phi
+from sharpness.probes.methods.keskar_box import phi
 
 LINE_POINTS, PLANE_POINTS = 25, 21
 LINE_REPEATS, PLANE_REPEATS, NOISE_REPEATS = 5, 3, 3

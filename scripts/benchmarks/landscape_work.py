@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scripts.benchmarks.networks import Problem
 from sharpness.landscapes.directions import Frame
-from sharpness.paths import linear
+from sharpness.landscapes.paths import linear
 from sharpness.vectors import norm
 
 Losses = list[float | None]

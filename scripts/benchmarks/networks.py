@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, relu
 
 from scripts.benchmarks.tools import hide_broken_torchvision, peer
-from sharpness.batches import Batch
-from sharpness.checkpoints.run_folders import load_network
 from sharpness.config import RunConfig, TrainingConfig
 from sharpness.data import Batches, load_dataset
-from sharpness.environment import derived_seed
+from sharpness.data.batches import Batch
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.machine.environment import derived_seed
 from sharpness.records import write_atomically
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_network
 
 NETWORKS = ("SB", "LB", "ResNet", "GPT-2", "MLP")
 BATCH_OF = {"SB": 64, "LB": 1000}

@@ -32,7 +32,7 @@ from scripts.benchmarks.tools import resident, seconds_of
 from sharpness.checkpoints import load_into, read_checkpoint
 from sharpness.cli import run_command
 from sharpness.errors import InputError
-from sharpness.models.given import load_model
+from sharpness.models.user_model import load_model
 
 GIB = 1 << 30
 COMMAND = [sys.executable, "-c", "from sharpness.cli import main; main()"]

@@ -17,8 +17,8 @@ from typing import Any
 from scripts.benchmarks.tools import NotInstalledError
 from scripts.workers import leave_with
 from sharpness.cli import run_command
-from sharpness.environment import git_commit, versions
 from sharpness.errors import InputError, RunError
+from sharpness.machine.environment import git_commit, versions
 from sharpness.records import append_jsonl, read_jsonl
 
 Row = dict[str, Any]

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.checkpoints.run_folders import evaluation_batches, load_network, load_run_data, network_loss
-from sharpness.environment import deterministic
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.machine.environment import deterministic
 from sharpness.probes import KeskarSharpness
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import evaluation_batches, load_network, load_run_data, network_loss
 from sharpness.vectors import norm
 
 Rows = list[dict[str, Any]]

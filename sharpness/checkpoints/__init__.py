@@ -36,7 +36,7 @@ def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Checkpoint:
     if kind == "run folder":
         raise InputError(
             f"{path}: expected a checkpoint file, got a run folder: give one of its files, or read it with "
-            "sharpness.checkpoints.run_folders"
+            "sharpness.runs.networks"
         )
     file = path
     if kind == "hugging face folder":

@@ -23,12 +23,12 @@ from sharpness.cli.probe import (
     options_of,
     show_given,
 )
-from sharpness.environment import choose_device
 from sharpness.errors import InputError
+from sharpness.machine.environment import choose_device
+from sharpness.measure.points import with_far_end, with_start, with_trained
+from sharpness.measure.runner import applicable, probes_named
+from sharpness.measure.user_checkpoint import Given, load_given
 from sharpness.probes import PROBES
-from sharpness.probes.given import Given, load_given
-from sharpness.probes.others import with_far_end, with_start, with_trained
-from sharpness.probes.runner import applicable, probes_named
 from sharpness.records import ProbeRecord
 
 

@@ -13,13 +13,13 @@ from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Landscape
 from sharpness.cli.output import distinct_names, make_console, print_json, records_table, say, show_progress, warn
 from sharpness.cli.probe import check_out_folder, deadline_of, draw, open_out, options_of, show_given
-from sharpness.environment import choose_device
 from sharpness.errors import InputError, unknown_name
 from sharpness.landscapes import LANDSCAPES
-from sharpness.probes.given import load_given
-from sharpness.probes.others import with_others
-from sharpness.probes.runner import measure
-from sharpness.probes.subject import POINTS
+from sharpness.machine.environment import choose_device
+from sharpness.measure.points import with_others
+from sharpness.measure.runner import measure
+from sharpness.measure.subject import POINTS
+from sharpness.measure.user_checkpoint import load_given
 from sharpness.records import ProbeRecord
 
 PART = re.compile(r"(\d+)/(\d+)")

@@ -14,7 +14,7 @@ from sharpness.cli.output import make_console, say
 from sharpness.errors import unknown_name
 
 if TYPE_CHECKING:  # it loads torch
-    from sharpness.evidence import ProbeInfo
+    from sharpness.results import ProbeInfo
 
 
 def run_list(command: Probes | Landscapes | Models | Datasets) -> None:
@@ -28,7 +28,7 @@ def run_list(command: Probes | Landscapes | Models | Datasets) -> None:
             _rows(console, {name: info.description for name, info in rows.items()})
     elif isinstance(command, Models):
         from sharpness.models import MODELS
-        from sharpness.models.given import MODEL_SOURCES
+        from sharpness.models.user_model import MODEL_SOURCES
 
         sources = {source.usage: source.description for source in MODEL_SOURCES.values()}
         own = {"package.module:factory": "a function of yours, called with the options behind the name"}

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from sharpness.request import ProbeRequest, Request
+from sharpness.measure.request import ProbeRequest, Request
 
 Arg = tyro.conf.arg
 

@@ -14,14 +14,14 @@ from sharpness.checkpoints import recognise
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Probe
 from sharpness.cli.output import make_console, print_json, records_table, say, show_progress, warn
-from sharpness.environment import choose_device
 from sharpness.errors import InputError, RunError
-from sharpness.probes.given import Given, load_given
-from sharpness.probes.others import with_start, with_trained
-from sharpness.probes.runner import Outcome, applicable, measure, probes_named
-from sharpness.probes.subject import Subject
+from sharpness.machine.environment import choose_device
+from sharpness.measure.points import with_start, with_trained
+from sharpness.measure.request import Request
+from sharpness.measure.runner import Outcome, applicable, measure, probes_named
+from sharpness.measure.subject import Subject
+from sharpness.measure.user_checkpoint import Given, load_given
 from sharpness.records import ProbeRecord
-from sharpness.request import Request
 from sharpness.runs import RecordFolder
 from sharpness.spec import names_in
 

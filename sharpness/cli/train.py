@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sharpness.checkpoints.run_folders import load_run_data
 from sharpness.cli.options import Train
 from sharpness.cli.output import make_console, say, show_progress
 from sharpness.config import from_toml
-from sharpness.distributed import from_all_ranks, on_all_ranks, rank
-from sharpness.environment import choose_device
 from sharpness.errors import RunError
+from sharpness.machine.distributed import from_all_ranks, on_all_ranks, rank
+from sharpness.machine.environment import choose_device
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
 from sharpness.training import check_config, train
 from sharpness.training.processes import processes
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sharpness.data.dataset import Examples
-from sharpness.data.given import DataRequest, Loaded, count_classes
 from sharpness.data.npz_files import array_names, read_arrays
 from sharpness.data.options import file_of, scaling_of
+from sharpness.data.user_data import DataRequest, Loaded, count_classes
 from sharpness.errors import InputError
 from sharpness.spec import Spec
 

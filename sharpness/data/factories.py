@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
-from sharpness.batches import Batch, batch_length, split, targets_of
+from sharpness.data.batches import Batch, batch_length, split, targets_of
 from sharpness.data.dataset import Examples
-from sharpness.data.given import DataRequest, Loaded, count_classes
+from sharpness.data.user_data import DataRequest, Loaded, count_classes
 from sharpness.errors import InputError
 from sharpness.spec import Spec
 from sharpness.users_code import import_object, users_own

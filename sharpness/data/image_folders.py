@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from sharpness.data.dataset import Split
-from sharpness.data.given import DataRequest, Loaded
 from sharpness.data.images import Picture, decode_images
 from sharpness.data.options import channels_of, folder_of, scaling_of, whole_number
+from sharpness.data.user_data import DataRequest, Loaded
 from sharpness.errors import InputError
 from sharpness.spec import Spec
 

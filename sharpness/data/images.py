@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sharpness.data.given import require_memory
+from sharpness.data.user_data import require_memory
 from sharpness.errors import InputError
 
 # Pillow would start other programs for some formats, such as EPS: these are decoded in the process.

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from sharpness.data.given import require_memory
+from sharpness.data.user_data import require_memory
 from sharpness.errors import InputError, unknown_name
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.batches import IGNORED, split
 from sharpness.data.arrays import INPUT_NAMES, TARGET_NAMES, choose, from_arrays
-from sharpness.data.given import DataRequest, Loaded, count_classes, require_memory
+from sharpness.data.batches import IGNORED, split
 from sharpness.data.images import Picture, decode_images
 from sharpness.data.options import channels_of, folder_of, whole_number
+from sharpness.data.user_data import DataRequest, Loaded, count_classes, require_memory
 from sharpness.errors import InputError, unknown_name
-from sharpness.extras import extra, offline
+from sharpness.machine.extras import extra, offline
 from sharpness.spec import Spec
 
 COLUMN_OPTIONS = ("split", "inputs", "targets")

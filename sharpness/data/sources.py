@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sharpness.batches import Batch, batch_length, named_tensors
 from sharpness.data import DATASETS, arrays, image_folders, load_dataset, saved, texts
+from sharpness.data.batches import Batch, batch_length, named_tensors
 from sharpness.data.dataset import Batches, Examples
 from sharpness.data.factories import load_from_factory
-from sharpness.data.given import DataRequest, GivenData, Loaded
 from sharpness.data.scaling import BYTES
+from sharpness.data.user_data import DataRequest, GivenData, Loaded
 from sharpness.errors import InputError, unknown_name
 from sharpness.spec import Spec, parse_spec
 

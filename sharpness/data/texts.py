@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.batches import IGNORED, split
-from sharpness.data.given import DataRequest, Loaded, require_memory
+from sharpness.data.batches import IGNORED, split
 from sharpness.data.options import file_of, whole_number
-from sharpness.environment import derived_seed
+from sharpness.data.user_data import DataRequest, Loaded, require_memory
 from sharpness.errors import InputError
-from sharpness.extras import extra, offline
+from sharpness.machine.environment import derived_seed
+from sharpness.machine.extras import extra, offline
 from sharpness.spec import Spec
 
 OPTIONS = ("tokenizer", "length", "mask")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sharpness.evidence import ProbeInfo
 from sharpness.landscapes.barrier import Barrier
 from sharpness.landscapes.connectivity import ModeConnectivity
 from sharpness.landscapes.interpolation import Interpolation
 from sharpness.landscapes.planes import EigenPlane, RandomPlane, ThreePointPlane, TrajectoryPlane
 from sharpness.landscapes.rays import RandomRays
+from sharpness.results import ProbeInfo
 
 __all__ = [
     "LANDSCAPES",

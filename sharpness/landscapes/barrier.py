@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.batches import cast, split
-from sharpness.distributed import from_all_ranks
+from sharpness.data.batches import cast, split
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.landscapes.cells import evaluate_cells
 from sharpness.landscapes.interpolation import barrier
+from sharpness.landscapes.paths import linear
 from sharpness.landscapes.planes import checked_points
 from sharpness.loss import Loss
-from sharpness.paths import linear
-from sharpness.permutations import PATTERNS, Group, Match, find_groups, match_weights, permuted
+from sharpness.machine.distributed import from_all_ranks
+from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.symmetries.permutations import PATTERNS, Group, Match, find_groups, match_weights, permuted
 from sharpness.vectors import is_finite, norm
 
 TOLERANCE = {torch.float64: 1e-10}
@@ -59,7 +59,8 @@ class Barrier:
     ``max over alpha of L((1 - alpha) w_0 + alpha w_1) - ((1 - alpha) L(w_0) + alpha L(w_1))``, Frankle et al. 2020
     (arXiv 1912.05671) with the chord of Entezari et al. 2022 (arXiv 2110.06296); it is never negative, because the ends
     count. With ``match`` once more after the hidden units of w_1 were permuted to be most like those of w_0
-    (:func:`sharpness.permutations.match_weights`; ``seed`` is for the order in which layers are matched), which leaves
+    (:func:`sharpness.symmetries.permutations.match_weights`; ``seed`` is for the order in which layers are matched),
+    which leaves
     the function of w_1 as it is. That is checked on the first batch, and a line that fails is not reported.
 
     The statistics of BatchNorm on the line are the ``norm`` mode of the loss. A checkpoint here is a flat vector, which

@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError, unknown_name
-from sharpness.evidence import facts_of
+from sharpness.landscapes.paths import COEFFICIENTS, combination, linear
 from sharpness.loss import Loss
-from sharpness.minibatches import Minibatches
-from sharpness.paths import COEFFICIENTS, combination, linear
+from sharpness.loss.minibatches import Minibatches
+from sharpness.machine.environment import derived_seed
 from sharpness.records import write_atomically
+from sharpness.results import facts_of
 from sharpness.vectors import sha256_of
 
 SAVE_EVERY = 100  # steps

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sharpness import paths
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
+from sharpness.landscapes import paths
 from sharpness.landscapes.bends import BendKnobs, Bends, train_bends, training_loss
 from sharpness.landscapes.cells import Cells, evaluate_cells
 from sharpness.landscapes.interpolation import barrier
 from sharpness.loss import Loss
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import norm
 
 MOST_LOSSES = 200  # of the training that a record holds

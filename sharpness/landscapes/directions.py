@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss import Loss
+from sharpness.machine.environment import derived_seed
 from sharpness.vectors import norm, normal_vector
 
 NORMALISATIONS = {

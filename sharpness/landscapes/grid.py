@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.landscapes.cells import Cells, evaluate_cells
 from sharpness.landscapes.directions import Frame
 from sharpness.loss import Loss
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.landscapes.cells import evaluate_cells
+from sharpness.landscapes.paths import arc, linear
 from sharpness.loss import Loss
-from sharpness.paths import arc, linear
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import norm
 
 PATHS = {"line": linear, "arc": arc}

@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.curvature import HessianOperator, remembering
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Progress
 from sharpness.landscapes.directions import Frame, frame_through, principal_frame, random_direction
 from sharpness.landscapes.grid import Plane, PlaneKnobs, PlaneResult, measure_plane
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
+from sharpness.machine.environment import derived_seed
+from sharpness.results import Progress
 
 DISTANCE = "distance in weight space"
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.landscapes.cells import evaluate_cells
 from sharpness.landscapes.directions import random_direction
 from sharpness.loss import Loss
+from sharpness.machine.environment import derived_seed
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import norm
 
 

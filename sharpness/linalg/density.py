@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
 from sharpness.linalg.knobs import check_confidence, check_seconds
 from sharpness.linalg.quadrature import Quadrature, lanczos_quadrature
 from sharpness.linalg.sampling import Progress
+from sharpness.machine.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 
 KERNEL_WIDTH = 0.1  # standard deviation of the Gaussian kernel in s: 10 % of lambda where |lambda| >> lambda_0

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.linalg.basis import Products, orthogonalise, random_direction, rotate
 from sharpness.linalg.certificates import Polynomials
+from sharpness.machine.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
 

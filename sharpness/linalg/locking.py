@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.linalg.basis import random_direction, rotate
 from sharpness.linalg.certificates import Polynomials, coupled_bounds, refutes_its_start, upper_bound
 from sharpness.linalg.eigenpairs import Selection, StopOn, Which, select
 from sharpness.linalg.krylov import Krylov
+from sharpness.machine.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sharpness.distributed import from_all_ranks, on_all_ranks
 from sharpness.errors import InputError
+from sharpness.machine.distributed import from_all_ranks, on_all_ranks
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
 

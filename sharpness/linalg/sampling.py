@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import RunError
+from sharpness.machine.environment import derived_seed
 from sharpness.operators import SymmetricOperator, matmat
 from sharpness.vectors import norm
 

@@ -47,9 +47,10 @@ class GhostBatchNorm(_BatchNorm):
     ``num_batches_tracked`` counts chunks. Variances are those of PyTorch's BatchNorm, unbiased in the running ones.
 
     In evaluation the running statistics are used, or those of the whole batch where none are kept. The same holds while
-    the network is measured: :func:`sharpness.modes.measuring` puts ``ghosts`` into evaluation mode with every other
+    the network is measured: :func:`sharpness.loss.eval_mode.measuring` puts ``ghosts`` into evaluation mode with every
+    other
     module, so batch statistics (``norm="batch"``) and recomputed running ones
-    (:func:`sharpness.modes.averaging_statistics`) are those of whole batches, as of plain BatchNorm.
+    (:func:`sharpness.loss.eval_mode.averaging_statistics`) are those of whole batches, as of plain BatchNorm.
     """
 
     def __init__(self, num_features: int, ghost_batch: int, **options: Any) -> None:

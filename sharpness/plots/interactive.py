@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sharpness.errors import InputError
-from sharpness.extras import extra
+from sharpness.machine.extras import extra
 from sharpness.records import ProbeRecord, write_atomically
 
 QUANTITIES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sharpness.evidence import ProbeInfo
 from sharpness.landscapes.interpolation import Interpolation
 from sharpness.probes.adaptive_radius import AdaptiveRadius
 from sharpness.probes.average_case import AverageCaseSharpness
@@ -30,6 +29,7 @@ from sharpness.probes.relative_flatness import RelativeFlatness
 from sharpness.probes.sam import SamSharpness
 from sharpness.probes.trace import Trace
 from sharpness.probes.worst_case import WorstCaseSharpness
+from sharpness.results import ProbeInfo
 
 __all__ = [
     "PROBES",

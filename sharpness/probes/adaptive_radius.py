@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.keskar_ascent import climb
-from sharpness.probes.level import Bracket, bracket, check_search
-from sharpness.probes.perturbations import check_finite
+from sharpness.probes.methods.keskar_ascent import climb
+from sharpness.probes.methods.level import Bracket, bracket, check_search
+from sharpness.probes.methods.perturbations import check_finite
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,8 @@ class AdaptiveRadius:
     Jiang et al. 2020 (arXiv 1912.02178), whose measure is ``1 / alpha^2``; they bound the training error, here it is
     the loss that may rise, by ``rise`` in its own units. It does not change where a rescaling keeps the function. Each
     maximum is climbed to from the corner of the box in the direction of the gradient
-    (:func:`sharpness.probes.keskar_ascent.climb`, at most ``num_gradients``) and is a lower bound, so alpha is an upper
+    (:func:`sharpness.probes.methods.keskar_ascent.climb`, at most ``num_gradients``) and is a lower bound, so alpha is
+    an upper
     bound of the radius. It is bracketed to ``rtol`` by doubling or halving from ``first_radius``. Losses that overflow
     count as risen.
 

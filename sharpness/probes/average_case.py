@@ -10,13 +10,13 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_confidence
 from sharpness.linalg.sampling import mean_and_error
 from sharpness.loss import Loss
-from sharpness.probes.perturbations import check_finite, check_radius, of_logits, scale_of
+from sharpness.machine.environment import derived_seed
+from sharpness.probes.methods.perturbations import check_finite, check_radius, of_logits, scale_of
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import normal_vector
 
 
@@ -47,7 +47,7 @@ class AverageCaseSharpness:
     """The mean rise of the loss under Gaussian noise: ``E_{delta ~ N(0, sigma^2 diag(c^2))} L(w + delta) - L(w)``.
 
     Andriushchenko et al. 2023 (arXiv 2302.07011, S_avg, with their rho as sigma): c = 1 for ``plain``, |w| for
-    ``adaptive``, the length of each row for ``filter`` (:func:`sharpness.probes.perturbations.scale_of`). With
+    ``adaptive``, the length of each row for ``filter`` (:func:`sharpness.probes.methods.perturbations.scale_of`). With
     ``logits="normalised"`` the loss is of logits of mean 0 and length 1. The mean is over ``num_pairs`` antithetic
     pairs delta, -delta, whose average has no odd part of the loss, in particular no gradient; the interval at
     ``confidence`` is Student's t over the pairs. For small sigma it is ``sigma^2 / 2`` times the trace of ``diag(c) H

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError, RunError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.line_search import Crossing, first_crossing
-from sharpness.probes.updates import chosen_update
+from sharpness.machine.environment import derived_seed
+from sharpness.probes.methods.line_search import Crossing, first_crossing
+from sharpness.probes.methods.updates import chosen_update
+from sharpness.results import Evidence, ProbeResult, Progress
 
 NOISE_DRAWS = 3
 TOO_SMALL = "the fall of the loss along the update is lost in rounding: use float64 or directional_sharpness"
@@ -85,7 +85,8 @@ class CriticalSharpness:
         """Measure at ``w`` along ``update`` (shape (n,)), the gradient of ``trained``, or the loss's own gradient.
 
         Raises :class:`InputError` for bad knobs and an update that cannot be used
-        (:func:`sharpness.probes.updates.chosen_update`), :class:`RunError` where the loss at ``w`` is not finite.
+        (:func:`sharpness.probes.methods.updates.chosen_update`), :class:`RunError` where the loss at ``w`` is not
+        finite.
         """
         self._check()
         started = time.perf_counter()

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.curvature import remembering
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg import density
 from sharpness.loss import Loss
-from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details
+from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

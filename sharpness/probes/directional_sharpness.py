@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.curvature import HessianOperator
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.updates import chosen_update
+from sharpness.probes.methods.updates import chosen_update
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

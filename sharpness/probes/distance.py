@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.errors import unknown_name
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
 from sharpness.probes.fisher_trace import FISHERS
-from sharpness.probes.spectra import CurvatureProbe, curvature_details
+from sharpness.probes.methods.spectra import CurvatureProbe, curvature_details
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import norm
 
 

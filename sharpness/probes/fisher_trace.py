@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import unknown_name
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.trace import Method
 from sharpness.loss import Loss
-from sharpness.per_example import UnitGradients
-from sharpness.probes.spectra import CurvatureProbe
+from sharpness.loss.per_example import UnitGradients
+from sharpness.probes.methods.spectra import CurvatureProbe
 from sharpness.probes.trace import Trace
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import norm
 
 FISHERS = ("fisher", "empirical_fisher")
@@ -42,7 +42,7 @@ class FisherTrace(CurvatureProbe):
     """The trace of the Fisher matrix, ``(1 / c) sum_n |g_n|^2`` with g_n the gradient of one example's log-likelihood.
 
     For ``matrix="empirical_fisher"`` the targets are those of the data and the trace is the exact sum of squared
-    gradients of single examples, in one pass (:class:`sharpness.per_example.UnitGradients`). For ``"fisher"`` they
+    gradients of single examples, in one pass (:class:`sharpness.loss.per_example.UnitGradients`). For ``"fisher"`` they
     are drawn once from the network's own predictions (Martens 2020), and the trace is estimated from products by
     ``method`` (:class:`sharpness.probes.trace.Trace`); its interval is about the matrix of these targets
     (``seed``), not about the draw. With ``norm="batch"`` no example has a gradient of its own: both are estimated.

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, Progress
 from sharpness.loss import Loss
-from sharpness.probes.apgd import BALLS, apgd
-from sharpness.probes.attention_pairs import check_symmetric, find_pairs
-from sharpness.probes.geodesics import Geodesics
-from sharpness.probes.perturbations import check_finite, check_radius, finite_value_and_grad, parts_of
+from sharpness.machine.environment import derived_seed
+from sharpness.probes.methods.apgd import BALLS, apgd
+from sharpness.probes.methods.attention_pairs import check_symmetric, find_pairs
+from sharpness.probes.methods.geodesics import Geodesics
+from sharpness.probes.methods.perturbations import check_finite, check_radius, finite_value_and_grad, parts_of
 from sharpness.probes.worst_case import PartMaximum, WorstCaseResult
+from sharpness.results import Evidence, Progress
 from sharpness.vectors import norm, normal_vector
 
 
@@ -53,7 +53,8 @@ class GeodesicSharpness:
     order. S are parts of at most ``m`` consecutive examples of a batch, ``None`` is all the data at once (theirs:
     batches of 128 or 256).
 
-    The maximum is sought by Auto-PGD (:func:`sharpness.probes.apgd.apgd`) from w itself and from ``num_starts - 1``
+    The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) from w itself and from ``num_starts -
+    1``
     random horizontal xi of length rho; it is a lower bound. Deviations: biases of queries, keys and values belong to
     their matrices as one more row, without which there is no symmetry; the gradient is that of the loss in xi, Gamma
     included; no multiple of the identity is added to Gram matrices, products of deficient rank are refused. Whether the
@@ -80,7 +81,8 @@ class GeodesicSharpness:
         """Measure at ``w``, or at the loss's own weights.
 
         Raises :class:`InputError` for rho <= 0, m, steps or starts below 1, an unknown metric, networks without
-        attention blocks that are known (:func:`sharpness.probes.attention_pairs.find_pairs`) or whose products have a
+        attention blocks that are known (:func:`sharpness.probes.methods.attention_pairs.find_pairs`) or whose products
+        have a
         deficient rank, :class:`RunError` where the loss is not finite at the weights or on the way.
         """
         self._check()

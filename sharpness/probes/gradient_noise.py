@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from sharpness.curvature import HessianOperator
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
+from sharpness.loss.per_example import UnitGradients
+from sharpness.machine.environment import derived_seed
 from sharpness.noise_scale import sgd_noise_scale
-from sharpness.per_example import UnitGradients
-from sharpness.probes.noise_products import InnerProducts, inner_products
-from sharpness.probes.noise_statistics import (
+from sharpness.probes.methods.noise_products import InnerProducts, inner_products
+from sharpness.probes.methods.noise_statistics import (
     Jackknifed,
     Measured,
     combined,
@@ -28,6 +27,7 @@ from sharpness.probes.noise_statistics import (
     gradient_and_noise,
     ratio,
 )
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,8 @@ class GradientNoise:
     a number without sampling error.
 
     ``tr(H Sigma)`` comes from the deviations of ``num_hvps`` units drawn by ``seed``, one Hessian-vector product each;
-    0 leaves out what needs H. ``method`` is how the gradients are taken (:class:`sharpness.per_example.UnitGradients`):
+    0 leaves out what needs H. ``method`` is how the gradients are taken
+    (:class:`sharpness.loss.per_example.UnitGradients`):
     by default ``vmap`` in chunks of ``chunk`` examples, where that cannot be one by one, and for ``norm='batch'`` by
     given batches, for which the estimators are the paper's with two batch sizes and the noise includes that of the
     statistics. Fewer than five examples (batches, products) give values without intervals. Where the criterion counts
@@ -91,7 +92,7 @@ class GradientNoise:
     With ``learning_rate`` and ``batch_size`` the record also has g of Smith and Le 2018 for a training with
     ``momentum`` on ``num_train`` examples (by default those of the loss).
 
-    Raises :class:`InputError` for bad knobs and what :class:`sharpness.per_example.UnitGradients` refuses, and
+    Raises :class:`InputError` for bad knobs and what :class:`sharpness.loss.per_example.UnitGradients` refuses, and
     :class:`RunError` where the gradients of the examples do not add up to that of the loss.
 
     >>> x = torch.tensor([[1.0], [3.0]])                       # 1/2 (w - x)^2 at w = 0: g = -1, -3

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sharpness.curvature import HessianOperator
 from sharpness.errors import unknown_name
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.minibatches import Minibatches
-from sharpness.probes.sampled_mean import SampledMean, sampled_mean
+from sharpness.loss.minibatches import Minibatches
+from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import norm
 
 RATIOS = ("gni", "ias")

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_rtol
 from sharpness.loss import Loss
-from sharpness.probes.keskar_ascent import Climb, Objective, climb
-from sharpness.probes.keskar_box import Box, check_epsilons, phi
+from sharpness.machine.environment import derived_seed
+from sharpness.probes.methods.keskar_ascent import Climb, Objective, climb
+from sharpness.probes.methods.keskar_box import Box, check_epsilons, phi
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +87,10 @@ class KeskarMaximum:
 
     ``phi = 100 (max_{|z_i| <= epsilon (|(A^+ x)_i| + 1)} f(x + A z) - f(x)) / (1 + f(x))`` (equation (3), arXiv
     1609.04836), in the full space or with ``subspace`` random columns A
-    (:class:`sharpness.probes.keskar_box.Box`). The paper stops after 10 iterations of L-BFGS-B
+    (:class:`sharpness.probes.methods.keskar_box.Box`). The paper stops after 10 iterations of L-BFGS-B
     (:class:`sharpness.probes.keskar_sharpness.KeskarSharpness`). Here each start climbs by the signs of the gradient
-    and then by projected L-BFGS (:func:`sharpness.probes.keskar_ascent.climb`), on the device and in the dtype of the
+    and then by projected L-BFGS (:func:`sharpness.probes.methods.keskar_ascent.climb`), on the device and in the dtype
+    of the
     loss, until 5 gradients raise the rise by no more than ``rtol`` of it. The first start is the corner in the
     direction of the gradient, the other ``num_starts - 1`` are uniform in the box. ``num_gradients`` is the ceiling in
     each box, over all starts. A local maximum: phi is a lower bound of the metric still, and never negative.

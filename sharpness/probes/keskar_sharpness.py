@@ -12,11 +12,11 @@ import torch
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError, unknown_name
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.keskar_box import Box, check_epsilons, phi
+from sharpness.machine.environment import derived_seed
+from sharpness.probes.methods.keskar_box import Box, check_epsilons, phi
+from sharpness.results import Evidence, ProbeResult, Progress
 
 STARTS = ("gradient_sign", "random", "zero")
 METHODS = ("published",)  # the maximum sought until it stops growing is a probe of its own, KeskarMaximum
@@ -69,7 +69,7 @@ class KeskarSharpness:
 
     ``phi = 100 (max_{|z_i| <= epsilon (|(A^+ x)_i| + 1)} f(x + A z) - f(x)) / (1 + f(x))``, equation (3) of Keskar et
     al. 2017 (arXiv 1609.04836), in the full space (A = I) or with ``subspace`` = 100 in that of so many random columns
-    (:class:`sharpness.probes.keskar_box.Box` states their law); with ``method="published"``: at most
+    (:class:`sharpness.probes.methods.keskar_box.Box` states their law); with ``method="published"``: at most
     ``num_iterations`` = 10 iterations of SciPy's L-BFGS-B. That is far from the maximum, so phi is a lower bound of the
     metric (:class:`sharpness.probes.keskar_maximum.KeskarMaximum` goes on), and it depends strongly on where the
     iteration starts, which the paper does not say: ``gradient_sign`` is the corner of the box in the direction of the

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sharpness.curvature import per_layer
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.eigenpairs import Which
 from sharpness.loss import Loss
 from sharpness.probes.eigenvalues import EigenvaluesResult, TopEigenvalues
-from sharpness.probes.spectra import CurvatureProbe
+from sharpness.probes.methods.spectra import CurvatureProbe
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,16 +12,16 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.curvature import HessianOperator
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.density import SpectralDensity, spectral_density
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
-from sharpness.minibatches import Minibatches
-from sharpness.probes.langevin import Tempered, langevin_losses, split_r_hat
-from sharpness.probes.perturbations import check_finite
-from sharpness.probes.spectral_sums import SpectralSum, spectral_sum
+from sharpness.loss.minibatches import Minibatches
+from sharpness.machine.environment import derived_seed
+from sharpness.probes.methods.langevin import Tempered, langevin_losses, split_r_hat
+from sharpness.probes.methods.perturbations import check_finite
+from sharpness.probes.methods.spectral_sums import SpectralSum, spectral_sum
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import normal_vector
 
 AGREEING = 1.1  # R-hat up to which chains count as agreed

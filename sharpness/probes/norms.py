@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import norm
 
 

@@ -11,13 +11,13 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError, unknown_name
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
-from sharpness.probes.level import Bracket, bracket, check_search
-from sharpness.probes.perturbations import check_finite
+from sharpness.machine.environment import derived_seed
+from sharpness.probes.methods.level import Bracket, bracket, check_search
+from sharpness.probes.methods.perturbations import check_finite
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import normal_vector
 
 SCALINGS = {"plain": "pac_bayes_sigma", "magnitude": "magnitude_aware_sigma"}

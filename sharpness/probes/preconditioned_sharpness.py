@@ -12,13 +12,13 @@ from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
-from sharpness.minibatches import Minibatches
+from sharpness.loss.minibatches import Minibatches
 from sharpness.probes.eigenvalues import SINGULAR
-from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details
+from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.batches import cast
-from sharpness.distributed import from_all_ranks
+from sharpness.data.batches import cast
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.modes import batch_norms
+from sharpness.loss.eval_mode import batch_norms
+from sharpness.machine.distributed import from_all_ranks
 from sharpness.probes.eigenvalues import TopEigenvalues
+from sharpness.results import Evidence, ProbeResult, Progress
 from sharpness.vectors import assign
 
 

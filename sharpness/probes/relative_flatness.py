@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sharpness.curvature import HessianOperator
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.sampled_mean import SampledMean, sampled_mean
+from sharpness.machine.environment import derived_seed
+from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.apgd import Ball
-from sharpness.probes.perturbations import (
+from sharpness.probes.methods.apgd import Ball
+from sharpness.probes.methods.perturbations import (
     check_finite,
     check_radius,
     choose_ball,
@@ -19,6 +18,7 @@ from sharpness.probes.perturbations import (
     parts_of,
     scale_of,
 )
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

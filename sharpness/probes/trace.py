@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sharpness.curvature import remembering
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
-from sharpness.probes.spectra import CurvatureProbe, basis_limit, curvature_details
+from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
+from sharpness.results import Evidence, ProbeResult, Progress
 
 FEWEST = 30  # products before the first look of Hutch++; XTrace looks at 20
 

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.environment import derived_seed
 from sharpness.errors import InputError
-from sharpness.evidence import Evidence, ProbeResult, Progress
 from sharpness.loss import Loss
-from sharpness.probes.apgd import Ascent, apgd
-from sharpness.probes.perturbations import (
+from sharpness.machine.environment import derived_seed
+from sharpness.probes.methods.apgd import Ascent, apgd
+from sharpness.probes.methods.perturbations import (
     check_radius,
     choose_ball,
     finite_value_and_grad,
@@ -23,6 +22,7 @@ from sharpness.probes.perturbations import (
     parts_of,
     scale_of,
 )
+from sharpness.results import Evidence, ProbeResult, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,13 @@ class WorstCaseSharpness:
     """The largest rise in a ball: ``E_S max_{||delta / c||_p <= rho} L_S(w + delta) - L_S(w)``, p = 2 or infinity.
 
     Andriushchenko et al. 2023 (arXiv 2302.07011, S_max), with c = 1 for ``plain``, |w| for ``adaptive`` (ASAM, Kwon et
-    al. 2021) and the length of each row for ``filter`` (:func:`sharpness.probes.perturbations.scale_of`). S are parts
+    al. 2021) and the length of each row for ``filter`` (:func:`sharpness.probes.methods.perturbations.scale_of`). S are
+    parts
     of at most ``m`` consecutive examples of a batch (m-sharpness, Foret et al. 2021), ``None`` is all the data at once.
     With ``logits="normalised"`` the loss is of logits of mean 0 and length 1.
 
-    The maximum is sought by Auto-PGD (:func:`sharpness.probes.apgd.apgd`) of ``steps`` steps, from w itself and from
+    The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) of ``steps`` steps, from w itself and
+    from
     ``num_starts - 1`` uniform random points; it is a lower bound. The coordinates are u = delta / c, in which the ball
     is round and the steepest step is that of ASAM; the authors' code steps in delta and projects onto the ellipsoid by
     bisection. So what is found for ``adaptive`` does not change where a rescaling keeps the network's function. Near a

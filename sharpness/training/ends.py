@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.data import Split, normalise
-from sharpness.distributed import num_ranks
 from sharpness.loss import Evaluation, Loss
+from sharpness.machine.distributed import num_ranks
 from sharpness.noise_scale import sgd_noise_scale
 from sharpness.training import schedules
 from sharpness.training.measures import piece_norms, random_rows

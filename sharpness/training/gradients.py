@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from sharpness.config import TrainingConfig
-from sharpness.distributed import num_ranks, sums_over_ranks
-from sharpness.modes import batch_norms
+from sharpness.loss.eval_mode import batch_norms
+from sharpness.machine.distributed import num_ranks, sums_over_ranks
 
 ADAPTIVE_OFFSET = 0.01  # eta of ASAM: the authors' code adds it to |w|
 

@@ -14,10 +14,10 @@ import torch
 
 from sharpness.config import RunConfig
 from sharpness.data import Dataset, normalise
-from sharpness.distributed import num_ranks, on_all_ranks, rank, sums_over_ranks
-from sharpness.environment import derived_seed, deterministic, git_commit, versions
 from sharpness.errors import Terminated
-from sharpness.modes import tensor_float_32
+from sharpness.loss.eval_mode import tensor_float_32
+from sharpness.machine.distributed import num_ranks, on_all_ranks, rank, sums_over_ranks
+from sharpness.machine.environment import derived_seed, deterministic, git_commit, versions
 from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training import schedules
 from sharpness.training.checks import check_config

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.batches import Batch
 from sharpness.curvature import HessianOperator
-from sharpness.environment import derived_seed
+from sharpness.data.batches import Batch
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
+from sharpness.machine.environment import derived_seed
 from sharpness.noise_scale import two_batch_estimates
 from sharpness.vectors import norm
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sharpness.config import DataConfig
-from sharpness.environment import derived_seed
+from sharpness.machine.environment import derived_seed
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.distributed import is_distributed, rank, sum_over_ranks
+from sharpness.machine.distributed import is_distributed, rank, sum_over_ranks
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sharpness.checkpoints.run_folders import evaluation_batches, network_loss
 from sharpness.config import RunConfig
 from sharpness.data import Dataset, Split
-from sharpness.distributed import from_all_ranks, is_distributed, num_ranks, on_all_ranks, rank
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.loss.eval_mode import batch_norms
+from sharpness.machine.distributed import from_all_ranks, is_distributed, num_ranks, on_all_ranks, rank
 from sharpness.models import build_model
-from sharpness.modes import batch_norms
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import evaluation_batches, network_loss
 from sharpness.training import schedules
 from sharpness.training.averages import Average
 from sharpness.training.gradients import Backward, OwnSquare, Told, backward_of

@@ -1,0 +1,225 @@
+"""The curvature matrices of a loss as operators: Hessian, generalised Gauss-Newton and Fisher, never formed."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+from sharpness.curvature.kept_graphs import CurvatureOperator
+from sharpness.curvature.output_space import (
+    OutputProduct,
+    coins_per_example,
+    criterion_hessian,
+    gradient_moments,
+    sampled_targets,
+)
+from sharpness.data.batches import targets_of
+from sharpness.errors import InputError, unknown_name
+from sharpness.linalg.replay import Replayed
+from sharpness.loss import Loss
+from sharpness.loss.graphs import Pieces, Product, derivative_along, nothing, refuse_hidden_derivatives
+from sharpness.loss.shares import MicroBatch
+from sharpness.machine.distributed import from_all_ranks, is_distributed, rank, sum_over_ranks
+from sharpness.operators import SymmetricOperator
+from sharpness.vectors import refuse_non_finite, sha256_of
+
+
+class HessianOperator(CurvatureOperator):
+    """The Hessian of a loss at ``w``: ``matvec(v) = d/dt grad L(w + t v) at t = 0``, by reverse over reverse.
+
+    >>> from sharpness.operators import matmat
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
+    >>> H = HessianOperator(Loss(model, torch.nn.functional.mse_loss, [batch]))
+    >>> matmat(H, torch.eye(2)), H.backend          # 2 x x^T
+    (tensor([[18., 24.], [24., 32.]]), 'exact')
+    """
+
+    matrix = "hessian"
+
+    def _graph(self, micro: MicroBatch, model: nn.Module) -> Product:
+        value, leaves = self.loss.criterion_value(self.loss.forward(model, micro.batch), micro.batch), self._leaves
+        refuse_non_finite("loss", [("a batch", value.detach())], "check the data and the weights")
+        if not value.requires_grad:
+            return nothing
+        refuse_hidden_derivatives([value])
+        gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+        named = zip(self.loss.layout.names, gradients, strict=True)
+        refuse_non_finite("gradients", named, "check the data and the weights")
+        return derivative_along(gradients, leaves)
+
+    def _quotient(self, v: Tensor, step: float) -> Tensor:
+        ahead = self._gradient(self.w + step * v)
+        return ahead.sub_(self._gradient(self.w - step * v)).div_(2 * step)
+
+    def _gradient(self, w: Tensor) -> Tensor:
+        gradient = self.loss.grad(w)
+        refuse_non_finite("gradients", self.loss.layout.unflatten(gradient).items(), "check the data and the weights")
+        return gradient
+
+
+class GaussNewtonOperator(CurvatureOperator):
+    """The generalised Gauss-Newton matrix ``(1 / c) sum_n J_n^T H_n J_n``: J_n the Jacobian of the outputs, H_n the
+    criterion's Hessian with respect to them (Schraudolph 2002). It is the Hessian without the curvature of the network
+    itself, and positive semi-definite for a criterion convex in the outputs.
+
+    ``J v`` is the derivative of ``J^T u`` by u, on a graph that is kept. Raises :class:`InputError` where the loss is
+    inside the model, because the criterion has to be known apart from the network.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
+    >>> GaussNewtonOperator(Loss(model, torch.nn.functional.mse_loss, [batch])).matvec(torch.tensor([1.0, 0.0]))
+    tensor([18., 24.])
+    """
+
+    matrix = "gauss_newton"
+
+    def __init__(
+        self, loss: Loss, w: Tensor | None = None, *, cache: int | str = "auto", backend: str = "auto"
+    ) -> None:
+        super().__init__(loss, w, cache=cache, backend=backend)
+        if loss.criterion is None:
+            raise InputError(
+                f"expected a criterion apart from the network for {self.matrix}, got a model with its own loss: "
+                "pass criterion(output, target) and batches of pairs"
+            )
+
+    def _outputs(self, micro: MicroBatch, model: nn.Module) -> Tensor:
+        outputs = self.loss.forward(model, micro.batch)
+        if not isinstance(outputs, Tensor):
+            raise InputError(f"expected a network that returns one tensor, got {type(outputs).__name__}: wrap it")
+        refuse_non_finite("outputs", [("a batch", outputs.detach())], "check the data and the weights")
+        return outputs
+
+    def output_product(self, outputs: Tensor, micro: MicroBatch) -> OutputProduct:
+        """Return the matrix in the space of the outputs of one micro-batch, for the mean over it."""
+        assert self.loss.criterion is not None
+        return criterion_hessian(self.loss.criterion, outputs, targets_of(micro.batch))
+
+    def _graph(self, micro: MicroBatch, model: nn.Module) -> Product:
+        outputs, leaves = self._outputs(micro, model), self._leaves
+        if not outputs.requires_grad:
+            return nothing
+        refuse_hidden_derivatives([outputs])
+        dummy = torch.zeros_like(outputs, requires_grad=True)
+        transposed = torch.autograd.grad(outputs, leaves, dummy, create_graph=True, materialize_grads=True)
+        forward, middle = derivative_along(transposed, (dummy,)), self.output_product(outputs, micro)
+        edge = get_gradient_edge(outputs)
+
+        def product(v: Pieces, keep: bool) -> Pieces:
+            (along,) = forward(v, keep)
+            return torch.autograd.grad(edge, leaves, middle(along), retain_graph=keep, materialize_grads=True)
+
+        return product
+
+    def _quotient(self, v: Tensor, step: float) -> Tensor:
+        return sum_over_ranks(self.within_memory(lambda: self._jacobian_quotient(v, step)))
+
+    def _jacobian_quotient(self, v: Tensor, step: float) -> Tensor:
+        """Return this process's ``J^T M (f(w + h v) - f(w - h v)) / 2h``; the transposed part needs one derivative."""
+        loss, total = self.loss, torch.zeros_like(v)
+        leaves = loss.leaves(self.w, gradient=total)
+        ahead, behind = (loss.pieces(self.w + h * v) for h in (step, -step))
+
+        def backward(micro: MicroBatch, forward: Tensor, model: nn.Module) -> None:
+            outputs = self._outputs(micro, model)
+            if outputs.requires_grad:
+                outputs.backward(micro.share * self.output_product(outputs, micro)(forward))
+
+        with loss.measuring():
+            for micro in loss.data.micro_batches():
+                with torch.no_grad():
+                    f_ahead, f_behind = (loss.at(p, partial(self._outputs, micro)) for p in (ahead, behind))
+                with torch.enable_grad():
+                    loss.at(leaves, partial(backward, micro, (f_ahead - f_behind) / (2 * step)))
+        return total
+
+
+class FisherOperator(GaussNewtonOperator):
+    """The Fisher matrix ``(1 / c) sum_n g_n g_n^T`` of the log-likelihood's gradients g_n (Martens 2020).
+
+    With ``seed`` the targets are drawn once from the network's own predictions (Monte-Carlo: unbiased for the Fisher
+    matrix, which for these likelihoods is the Gauss-Newton matrix); with ``seed=None`` they are those of the data
+    (empirical Fisher). An example is one entry of the first dimension.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> torch.nn.init.zeros_(model.weight)
+    Parameter containing: tensor([[0., 0.]], requires_grad=True)
+    >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0]]))
+    >>> empirical = FisherOperator(Loss(model, torch.nn.functional.mse_loss, [batch]), seed=None)
+    >>> empirical.matvec(torch.tensor([1.0, 0.0]))       # g = -2 x
+    tensor([36., 48.])
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        w: Tensor | None = None,
+        *,
+        seed: int | None = 0,
+        cache: int | str = "auto",
+        backend: str = "auto",
+    ) -> None:
+        self.matrix = "empirical_fisher" if seed is None else "fisher"
+        super().__init__(loss, w, cache=cache, backend=backend)
+        self.seed = seed
+
+    def output_product(self, outputs: Tensor, micro: MicroBatch) -> OutputProduct:
+        """Return the second moment of the gradients by the outputs."""
+        criterion, targets, count = self.loss.criterion, targets_of(micro.batch), micro.count
+        assert criterion is not None
+        if self.seed is not None:
+            targets = sampled_targets(criterion, outputs, targets, self.seed, micro.first_example)
+            count *= coins_per_example(criterion, outputs)
+        return gradient_moments(criterion, outputs, targets, count)
+
+
+MATRICES: dict[str, Callable[..., CurvatureOperator]] = {
+    "hessian": HessianOperator,
+    "gauss_newton": GaussNewtonOperator,
+    "fisher": FisherOperator,
+    "empirical_fisher": partial(FisherOperator, seed=None),
+}
+
+
+def curvature_operator(matrix: str, loss: Loss, w: Tensor | None = None, **options: Any) -> CurvatureOperator:
+    """Return one of :data:`MATRICES` by its name; :class:`InputError` for another name."""
+    if matrix not in MATRICES:
+        raise unknown_name("matrix", matrix, MATRICES)
+    return MATRICES[matrix](loss, w, **options)
+
+
+def remembering(operator: CurvatureOperator, resume: Path | None) -> SymmetricOperator:
+    """Return the operator itself, or one that keeps its products in a folder so that a killed solve goes on there.
+
+    With several processes each keeps its own copy, in a folder named for its rank.
+    """
+    if resume is None:
+        return operator
+    if is_distributed():
+        resume = resume / f"rank-{rank()}"
+    loss = operator.loss
+    facts = (operator.matrix, loss.norm, loss.dtype, loss.layout.names, loss.data_sha256(), loss.data.batch_sizes)
+    weights = sha256_of([operator.w])
+    identity = hashlib.sha256(f"{weights}{facts}{len(from_all_ranks(0))}".encode()).hexdigest()
+    return Replayed(operator, resume, identity)
+
+
+def per_layer(loss: Loss, w: Tensor | None = None) -> dict[str, Loss]:
+    """Return the loss as a function of each layer's parameters alone: the diagonal blocks of its curvature matrices.
+
+    >>> loss = Loss(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), nn.functional.mse_loss,
+    ...             [(torch.ones(1, 2), torch.zeros(1, 1))])
+    >>> {name: part.layout.size for name, part in per_layer(loss).items()}
+    {'0': 9, '1': 4}
+    """
+    layers = loss.layout.layers()
+    return {layer: loss.restricted([glob.escape(name) for name in names], w) for layer, names in layers.items()}

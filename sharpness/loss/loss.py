@@ -1,0 +1,331 @@
+"""The loss of a network over fixed data as a function of one flat vector; the only place that averages over data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.data.batches import (
+    Batch,
+    averaged_count,
+    cast,
+    cast_criterion,
+    correct_predictions,
+    logits_of,
+    reduction_of,
+    split,
+    targets_of,
+)
+from sharpness.errors import InputError, unknown_name
+from sharpness.loss.criteria import first_label_counts, shifted_count
+from sharpness.loss.flat_network import FlatNetwork
+from sharpness.loss.graphs import (
+    Pieces,
+    add_pieces,
+    derivative_along,
+    needing_second_derivatives,
+    refuse_hidden_derivatives,
+)
+from sharpness.loss.shares import MicroBatch, WeightedData
+from sharpness.machine.distributed import from_all_ranks, is_distributed, sum_over_ranks, sums_over_ranks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss (nats for cross-entropy) and accuracy (in [0, 1]; ``None`` if this is no classifier) at one point."""
+
+    loss: float
+    accuracy: float | None
+
+
+class Loss(FlatNetwork):
+    """The mean loss L(w) over all the batches, as a function of the flat vector of trainable parameters.
+
+    ``L(w) = sum_b c_b l_b(w) / sum_b c_b`` with ``l_b`` the criterion's mean over batch b and ``c_b`` the number of
+    things it averaged over, so any split of the data gives the same number to rounding. ``criterion(output, target)``
+    must return a mean, or with ``reduction="sum"`` a sum, and then L is the sum over all the data; ``None`` means that
+    batches are dicts and ``model(**batch).loss`` is the loss. With dicts a criterion gets the output's logits and the
+    batch's labels. ``batches`` is anything that yields the same batches in the same order each time. ``parameters``
+    are glob patterns of the names that w consists of (by default all trainable ones); the others stay as they are.
+
+    ``norm`` says what BatchNorm does: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of each
+    given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
+    each point from ``calibration`` (by default the batches themselves), for values only. ``count(batch)`` says what the
+    criterion's mean divides by where :func:`sharpness.data.batches.averaged_count` cannot know it. Whether a model's
+    own
+    loss counts the first label of a sequence, which a causal language model does not, is asked of the model itself.
+
+    Where memory runs out a batch is cut in halves and the pass done again, down to single examples; not for
+    ``norm='batch'``, where that would change the definition. Under ``torch.distributed`` each process gives its own
+    shard as ``batches`` and all get the result over all shards; consecutive shards in the order of the ranks also give
+    the hash of the whole.
+
+    The module is never changed: parameters and buffers go in by ``torch.func.functional_call``, and train flags and
+    random state are put back, also after an exception. Raises :class:`InputError` for an unknown ``norm``, a criterion
+    that does not average, a model without the running statistics that ``norm`` needs, weights that are no real
+    numbers, and empty data. NaN weights are no error here, because a diverged training is evaluated too;
+    :func:`sharpness.loss.determinism.check_deterministic` and the curvature operators refuse them.
+
+    >>> loss = Loss(nn.Linear(2, 3), nn.functional.cross_entropy, [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))])
+    >>> loss.num_examples, loss.grad(loss.weights).shape
+    (4, torch.Size([9]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[[Any, Any], Tensor] | None,
+        batches: Iterable[Batch],
+        *,
+        parameters: str | Sequence[str] | None = None,
+        norm: str = "frozen",
+        calibration: Iterable[Batch] | None = None,
+        count: Callable[[Batch], float] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if (reduction := reduction_of(criterion)) not in ("mean", "sum"):
+            raise InputError(f"expected a criterion that averages, got reduction={reduction!r}: use reduction='mean'")
+        super().__init__(model, (parameters,) if isinstance(parameters, str) else parameters, norm, dtype)
+        self.batches, self.calibration = batches, batches if calibration is None else calibration
+        self.criterion = cast_criterion(criterion, self.device, dtype)
+        count = count or self._count()
+        self.data = WeightedData(
+            batches, count, self.device, dtype, divisible=norm != "batch", summed=reduction == "sum"
+        )
+
+    def _count(self) -> Callable[[Batch], float]:
+        """Return what the mean of one batch divides by, for a model's own loss as the model has it."""
+
+        def own_loss(batch: Batch) -> float:
+            with self._evaluating(self.weights, None) as forward:
+                batch = cast(batch, self.device, self.dtype)
+                return float(self.criterion_value(forward(batch), batch))
+
+        first = next(iter(self.batches), None) if self.criterion is None else None
+        if first is not None and not first_label_counts(own_loss, first):
+            return shifted_count
+        return partial(averaged_count, self.criterion)
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples in all batches together, over all processes."""
+        return sum(self.data.batch_sizes)
+
+    def data_sha256(self) -> str:
+        """Return the SHA-256 of the data in order, whatever the split into batches and consecutive shards."""
+        return self.data.sha256()
+
+    def over(self, batches: Sequence[Batch]) -> Self:
+        """Return the same criterion of the same network over other batches, such as a random one of the same data.
+
+        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.zeros(3, 2), torch.zeros(3, 1))])
+        >>> loss.over([(torch.ones(1, 2), torch.zeros(1, 1))]).num_examples
+        1
+        """
+        other = copy.copy(self)
+        other.batches, data = batches, self.data
+        other.data = WeightedData(
+            batches, data.count, self.device, self.dtype, divisible=data.divisible, summed=data.summed
+        )
+        return other
+
+    def parts(self, size: int) -> Iterator[tuple[float, Self]]:
+        """Yield the loss over each piece of at most ``size`` consecutive examples of a batch, with its share of L.
+
+        L is the sum of shares times parts; with ``norm='batch'`` only where no batch is cut, because a part takes its
+        own statistics. Raises :class:`InputError` for a size below 1 and under ``torch.distributed``.
+
+        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.zeros(3, 2), torch.zeros(3, 1))])
+        >>> [(round(share, 3), part.num_examples) for share, part in loss.parts(2)]
+        [(0.667, 2), (0.333, 1)]
+        """
+        if size < 1:
+            raise InputError(f"expected parts of at least 1 example, got {size}: SAM takes its batch size")
+        if is_distributed():
+            raise InputError("expected one process for parts of the data, got several: start one without torchrun")
+        count, summed = self.data.count, self.data.summed
+        total = 1.0 if summed else sum(count(piece) for batch in self.batches for piece in split(batch, size))
+        for piece in (piece for batch in self.batches for piece in split(batch, size)):
+            if counted := count(piece):
+                part = copy.copy(self)
+                part.batches = [piece]
+                part.data = WeightedData(
+                    part.batches, count, self.device, self.dtype, divisible=self.data.divisible, summed=summed
+                )
+                yield (1.0 if summed else counted / total), part
+
+    def on_outputs(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the criterion's mean over changed outputs, ``criterion(change(logits), target)``, as a loss.
+
+        Raises :class:`InputError` where the loss is the model's own, which never gives its outputs away.
+        """
+        if (criterion := self.criterion) is None:
+            raise InputError("expected a criterion of outputs and targets, got the model's own loss: pass a criterion")
+        other = copy.copy(self)
+        other.criterion = lambda output, target: criterion(change(logits_of(output)), target)
+        return other
+
+    def tensors(self, w: Tensor) -> dict[str, Tensor]:
+        """Return all parameters and buffers by name, those of the flat vector as views of ``w``.
+
+        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.zeros(1, 2), torch.zeros(1, 1))])
+        >>> loss.tensors(torch.arange(3.0))["bias"]
+        tensor([2.])
+        """
+        return self.layout.unflatten(self.point(w)) | self._fixed | self._buffers
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the same loss with other values of these parameters and buffers; the module keeps its own.
+
+        Those of the flat vector become its ``weights``. Raises :class:`InputError` for a name that there is not.
+
+        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.zeros(1, 2), torch.zeros(1, 1))])
+        >>> loss.with_tensors({"bias": torch.tensor([3.0])}).value(torch.tensor([0.0, 0.0, 3.0]))
+        9.0
+        """
+        values = self.tensors(self.weights)
+        for name in tensors:
+            if name not in values:
+                raise unknown_name("tensor", name, values)
+        values |= {name: cast(tensor, self.device, self.dtype) for name, tensor in tensors.items()}
+        other = copy.copy(self)
+        other.weights = torch.cat([values[name].reshape(-1) for name in self.layout.names])
+        other._fixed = {name: values[name] for name in self._fixed}
+        other._buffers = {name: values[name] for name in self._buffers}
+        return other
+
+    def with_norm(self, norm: str) -> Self:
+        """Return the same loss with another ``norm`` mode; :class:`InputError` where it needs statistics not there.
+
+        >>> loss = Loss(nn.BatchNorm1d(2), nn.functional.mse_loss, [(torch.eye(2), torch.zeros(2, 2))])
+        >>> round(loss.value(loss.weights), 2), round(loss.with_norm("batch").value(loss.weights), 2)
+        (0.5, 1.0)
+        """
+        other, data = copy.copy(self), self.data
+        other.norm = norm
+        other._check_norm()
+        other.data = WeightedData(
+            self.batches, data.count, self.device, self.dtype, divisible=norm != "batch", summed=data.summed
+        )
+        return other
+
+    def with_fixed_statistics(self, w: Tensor) -> Self:
+        """Return this loss, or where it recomputes statistics at each point one that keeps those at ``w``."""
+        buffers = self.buffers_at(w, self.calibration)
+        return self if buffers is None else self.with_norm("frozen").with_tensors(buffers)
+
+    def value(self, w: Tensor) -> float:
+        """Return L(w), accumulated in float64 over the batches."""
+        return self.evaluate(w).loss
+
+    def evaluate(self, w: Tensor) -> Evaluation:
+        """Return loss and accuracy at ``w`` in one pass over the data."""
+        buffers = self.buffers_at(w, self.calibration)
+        sums = self.data.within_memory(lambda: self._sums(w, buffers))
+        total, correct, judged = sums_over_ranks(*sums, device=self.device)
+        return Evaluation(total, correct / judged if judged else None)
+
+    def _sums(self, w: Tensor, buffers: Mapping[str, Tensor] | None) -> tuple[float, int, int]:
+        total, correct, judged = 0.0, 0, 0
+        with self._evaluating(w, buffers) as forward:
+            for micro in self.data.micro_batches():
+                output = forward(micro.batch)
+                total += micro.share * float(self.criterion_value(output, micro.batch))
+                right, seen = correct_predictions(self.criterion, output, micro.batch)
+                correct, judged = correct + right, judged + seen
+        return total, correct, judged
+
+    def outputs(self, w: Tensor) -> Tensor:
+        """Return the network's outputs on all examples in order, shape ``(N, ...)``."""
+        buffers = self.buffers_at(w, self.calibration)
+
+        def shard() -> list[Tensor]:
+            with self._evaluating(w, buffers) as forward:
+                return [logits_of(forward(micro.batch)) for micro in self.data.micro_batches()]
+
+        parts = [part.to(self.device) for shards in from_all_ranks(self.data.within_memory(shard)) for part in shards]
+        return torch.cat(parts)
+
+    def value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
+        """Return L(w) and its gradient, shape ``(n,)``; parameters that the loss does not use get zeros."""
+        self.check_differentiable()
+        total, gradient = self.data.within_memory(lambda: self._value_and_grad(w))
+        (total,) = sums_over_ranks(total, device=self.device)
+        return total, sum_over_ranks(gradient)
+
+    def _value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
+        total, gradient = 0.0, torch.zeros_like(self.weights)
+        leaves = self.leaves(w, gradient)
+
+        def step(micro: MicroBatch, model: nn.Module) -> float:
+            value = self.criterion_value(self.forward(model, micro.batch), micro.batch)
+            if value.requires_grad:
+                (micro.share * value).backward()
+            return micro.share * float(value.detach())
+
+        with self.measuring(), torch.enable_grad():
+            for micro in self.data.micro_batches():
+                total += self.at(leaves, partial(step, micro))
+        return total, gradient
+
+    def grad(self, w: Tensor) -> Tensor:
+        """Return the gradient of L at ``w``, shape ``(n,)``."""
+        return self.value_and_grad(w)[1]
+
+    def hvp(self, w: Tensor, v: Tensor) -> Tensor:
+        """Return the product of the Hessian of L at ``w`` with ``v``, shape ``(n,)``, by reverse over reverse.
+
+        For many products at one point :class:`sharpness.curvature.HessianOperator` keeps what they share, and it falls
+        back to finite differences where this raises :class:`sharpness.loss.graphs.MissingDerivativeError`.
+        """
+        self.check_differentiable()
+        return sum_over_ranks(self.data.within_memory(lambda: self._hvp(w, v)))
+
+    def _hvp(self, w: Tensor, v: Tensor) -> Tensor:
+        total, leaves, directions = torch.zeros_like(self.weights), self.leaves(w), self.pieces(self.point(v))
+
+        def products(micro: MicroBatch, model: nn.Module) -> Pieces:
+            value = self.criterion_value(self.forward(model, micro.batch), micro.batch)
+            if not value.requires_grad:
+                return ()
+            refuse_hidden_derivatives([value])
+            gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+            return derivative_along(gradients, leaves)(directions, False)
+
+        with self.measuring(), torch.enable_grad(), needing_second_derivatives():
+            for micro in self.data.micro_batches():
+                if pieces := self.at(leaves, partial(products, micro)):
+                    add_pieces(self.pieces(total), pieces, micro.share)
+        return total
+
+    def check_differentiable(self) -> None:
+        """Raise :class:`InputError` where the norm mode defines values only."""
+        if self.norm == "recalibrate":
+            raise InputError("norm='recalibrate' defines values only: use norm='frozen' or 'batch' for derivatives")
+
+    @contextmanager
+    def _evaluating(self, w: Tensor, buffers: Mapping[str, Tensor] | None) -> Iterator[Callable[[Batch], Any]]:
+        """Hold the network ready at ``w`` without a graph, and give the function from a batch to its output."""
+        with torch.no_grad(), self.measuring():
+            pieces = self.pieces(self.point(w))
+            yield lambda batch: self.at(pieces, lambda model: self.forward(model, batch), buffers)
+
+    def criterion_value(self, output: Any, batch: Batch) -> Tensor:
+        """Return the mean loss of one batch as a graph; :class:`InputError` where the criterion gives no one number."""
+        if self.criterion is None:
+            value = output.loss
+        else:  # the outputs of models that take dicts are structures, whose logits a criterion is about
+            value = self.criterion(logits_of(output) if isinstance(batch, Mapping) else output, targets_of(batch))
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"expected the criterion to return one mean loss, got {got}: use a mean reduction")
+        return value.reshape(())

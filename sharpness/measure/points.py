@@ -1,0 +1,154 @@
+"""The other points and losses of a request: checkpoints on lines and planes, and the start of training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sharpness.checkpoints import load_into, read_checkpoint
+from sharpness.checkpoints.formats import recognise
+from sharpness.data import random_subset
+from sharpness.data.batches import Batch
+from sharpness.data.sources import load_data, load_test_data
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.loss.eval_mode import batch_norms
+from sharpness.machine.environment import derived_seed
+from sharpness.measure.guards import check_before_probing
+from sharpness.measure.request import ProbeRequest, Request
+from sharpness.measure.subject import Point, Subject, Surface
+from sharpness.measure.user_checkpoint import Given, batch_size_of, named_inputs, run_seed, weights_file
+from sharpness.runs import RunFolder
+from sharpness.runs.networks import evaluation_batches, load_run_data
+from sharpness.vectors import flatten
+
+
+def with_far_end(request: Request, first: Given, second: Given, name: str) -> Subject:
+    """Return the first subject with the second checkpoint at the far end of the line between them.
+
+    Raises :class:`InputError` where the two have other parameters.
+    """
+    ours, theirs = first.subject.loss, second.subject.loss
+    if ours.layout != theirs.layout:
+        raise InputError(
+            f"expected two checkpoints of one architecture, got other parameters in {second.path}: the table shows them"
+        )
+    point = Point(
+        weights=theirs.weights,
+        name=name,
+        checkpoint_sha256=second.subject.checkpoint_sha256,
+        details={"other_checkpoint": str(second.path)},
+    )
+    return replace(first.subject, others=(lambda: point,), surface=lambda: surface_of(request, first))
+
+
+def with_others(request: Request, first: Given, name: str, others: Sequence[tuple[str, Path]]) -> Subject:
+    """Return the first subject under its name, with further checkpoints of its network by name and file, read at once.
+
+    Raises what reading and matching a checkpoint raises.
+    """
+    loss = first.subject.loss
+    points = [point_of(request, path, loss, other) for other, path in others]
+    loads: list[Callable[[], Point]] = [lambda p=point: p for point in points]
+    surface = partial(surface_of, request, first)
+    return replace(first.subject, name=name, others=tuple(loads), surface=surface)
+
+
+def point_of(request: Request, path: Path, loss: Loss, name: str = "", *, same_key: bool = True) -> Point:
+    """Return the parameters of a loss as another file of weights for the same network has them, shape ``(n,)``.
+
+    With ``same_key`` the request's choice between several sets of weights in a file is that of this file too.
+    """
+    model = copy.deepcopy(loss.model)
+    file = weights_file(path, RunFolder.open(path) if recognise(path) == "run folder" else None)
+    checkpoint = read_checkpoint(file, request.allow_global)
+    choice: dict[str, Any] = {"key": request.key, "ema": request.ema} if same_key else {}
+    load_into(model, checkpoint, strict=request.strict, **choice)
+    return Point(
+        weights=flatten(model, loss.layout),
+        name=name,
+        checkpoint_sha256=checkpoint.sha256,
+        details={"other_checkpoint": str(path)},
+    )
+
+
+def with_start(request: ProbeRequest, given: Given) -> Given:
+    """Return the checkpoint with the weights where training started, of a named file or a run folder's own.
+
+    A file that was named is read at once.
+    """
+    loss, run = given.subject.loss, given.run
+    if request.start is not None:
+        start = _renamed(point_of(request, request.start, loss, same_key=False))
+        return replace(given, subject=replace(given.subject, start=lambda: start))
+    if run is None:
+        return given
+    file = run.path / "x0.safetensors"
+    subject = replace(given.subject, start=lambda: _renamed(point_of(request, file, loss, same_key=False)))
+    return replace(given, subject=subject)
+
+
+def with_trained(request: ProbeRequest, given: Given) -> Given:
+    """Return the checkpoint with the loss over the data of ``trained_on``, whose gradient some probes go along."""
+    if request.trained_on is None:
+        return given
+    ours = given.subject.loss
+    data = load_data(
+        request.trained_on,
+        batch_size=batch_size_of(request, given.run),
+        examples=request.examples,
+        seed=request.seed or 0,
+        data_dir=request.data_dir,
+    )
+    trained, _ = check_before_probing(lambda: ours.over(named_inputs(ours.model, data.batches)))
+    return replace(given, subject=replace(given.subject, trained=lambda: trained))
+
+
+def _renamed(point: Point) -> Point:
+    """Return a point as the start of training: its file and hash under names of their own, as it is no far end."""
+    facts = {
+        "start_checkpoint": point.details["other_checkpoint"],
+        "start_checkpoint_sha256": point.checkpoint_sha256,
+    }
+    return Point(weights=point.weights, name=point.name, details=facts)
+
+
+def surface_of(request: Request, given: Given) -> Surface:
+    """Return the losses on lines and planes, over the data and over the test split that belongs to them.
+
+    Running statistics, where the network has them and they are in use, are recomputed at each point: those of a
+    checkpoint belong to its own weights only. An explicit ``norm='frozen'`` keeps the first checkpoint's.
+    """
+    ours = given.subject.loss
+    moving = request.norm != "frozen" and ours.norm == "frozen" and bool(batch_norms(ours.model))
+    test = _test_batches(request, given)
+
+    def here(batches: Iterable[Batch]) -> Loss:
+        if not moving:
+            return ours if batches is ours.batches else ours.over(list(batches))
+        options: dict[str, Any] = {"norm": "recalibrate", "calibration": ours.batches, "dtype": ours.dtype}
+        return Loss(ours.model, ours.criterion, batches, parameters=ours.selection, **options)
+
+    loss = here(ours.batches)
+    if test is None:
+        return Surface(loss=loss, test=None)
+    test_loss = here(named_inputs(ours.model, test))
+    facts = {"test_examples": test_loss.num_examples, "test_data_sha256": test_loss.data_sha256()}
+    return Surface(loss=loss, test=test_loss, details=facts)
+
+
+def _test_batches(request: Request, given: Given) -> Sequence[Batch] | None:
+    """Return the test split that belongs to the data, a subset of it where one of the data was asked for."""
+    if given.run is not None and request.data is None:
+        dataset, config = load_run_data(given.run.config(), request.data_dir), given.run.config()
+        split = dataset.test
+        if request.examples is not None and request.examples < len(split):
+            split = random_subset(split, request.examples, derived_seed(run_seed(request, given.run), "subset"))
+        return evaluation_batches(config, split)
+    options: dict[str, Any] = {"batch_size": batch_size_of(request, given.run), "data_dir": request.data_dir}
+    test = load_test_data(given.data.spec, examples=request.examples, seed=request.seed or 0, **options)
+    return None if test is None else test.batches

@@ -1,0 +1,207 @@
+"""Measure what is missing at one checkpoint: subject -> probe -> record -> ``probes.jsonl``, skipping what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sharpness.errors import InputError, RunError, unknown_name
+from sharpness.landscapes.cells import CellsMissing
+from sharpness.loss import Loss
+from sharpness.machine.environment import deterministic
+from sharpness.measure.subject import Beside, Subject, details_of, identity_of
+from sharpness.probes import PROBES
+from sharpness.records import ProbeRecord
+from sharpness.results import Progress
+from sharpness.runs import RecordFolder
+from sharpness.runs import folder as run_folder
+
+DISK_SHARE = 0.1  # of the free disk that kept products may take
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one probe: ``measured``, ``there already``, ``out of time``, ``waiting`` or ``does not apply``."""
+
+    name: str
+    status: str
+    record: ProbeRecord | None = None
+    reason: str = ""
+
+
+class _TimeIsUp(Exception):
+    """Raised inside a probe that has no bound of its own."""
+
+
+def probes_named(names: Sequence[str] | None) -> dict[str, Any]:
+    """Return the named probes with their default knobs, all of them without names; :class:`InputError` for others.
+
+    >>> list(probes_named(["keskar"]))
+    ['keskar']
+    """
+    for name in names or ():
+        if name not in PROBES:
+            raise unknown_name("probe", name, PROBES)
+    return {name: PROBES[name].probe() for name in names or PROBES}
+
+
+def applicable(probes: Mapping[str, Any], subject: Subject, *, named: Collection[str]) -> dict[str, Any]:
+    """Return the probes that have the points they need; one of ``named`` without is refused."""
+    for name in probes:
+        if name in named and (missing := subject.missing_point(name)):
+            raise InputError(f"expected for the probe {name!r} {missing}")
+    return {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
+
+
+def measure(
+    name: str,
+    probe: Any,
+    subject: Subject,
+    folder: RecordFolder,
+    *,
+    deadline: float | None = None,
+    progress: Progress | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Outcome:
+    """Measure one probe unless ``probes.jsonl`` has its record, and append that; ``deadline`` is of ``perf_counter``.
+
+    A solve that ran out of time is recorded as it stands and goes on from its kept products when it is asked for again.
+    ``part`` is this process's share of the points of a landscape: it is recorded by the process that finds all there.
+    """
+    beside = Beside(
+        points=subject.points(name),
+        surface=subject.surface() if subject.surface is not None and _takes(probe, "test_loss") else None,
+        trained=subject.trained() if subject.trained is not None and _takes(probe, "trained") else None,
+    )
+    identity = _plain({"probe": name, "knobs": deciding_knobs(asdict(probe)), **identity_of(subject, beside)})
+    if (known := _known(folder, identity)) is not None:
+        return Outcome(name, "there already", known)
+    if deadline is not None and time.perf_counter() >= deadline:
+        return Outcome(name, "out of time", reason="it was not begun")
+    products = folder.path / ".products" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    with _only_here(products, name, part):
+        try:
+            with deterministic(subject.loss.device):
+                record = _call(name, probe, subject, beside, products, deadline, progress, part)
+        except _TimeIsUp:
+            return Outcome(name, "out of time", reason="it has no result before its end")
+        except CellsMissing as error:
+            return Outcome(name, "waiting", reason=str(error))
+        record = replace(record, details={**record.details, "identity": identity["identity"]})
+        with folder.lock():
+            if (known := _known(folder, identity)) is not None:
+                return Outcome(name, "there already", known)
+            folder.append_record(record)
+        if not _cut_short(record):
+            shutil.rmtree(products, ignore_errors=True)
+    return Outcome(name, "measured", record)
+
+
+@contextlib.contextmanager
+def _only_here(products: Path, name: str, part: tuple[int, int]) -> Iterator[None]:
+    """Hold one part of a probe of a subject against other processes; :class:`RunError` where one is measuring it."""
+    products.parent.mkdir(parents=True, exist_ok=True)
+    lock = products.with_suffix(f".{part[0]}.lock")
+    held = FileLock(lock, timeout=run_folder.LOCK_SECONDS)
+    try:
+        held.acquire()
+    except Timeout:
+        raise RunError(f"{name}: another process is measuring it in {products.parents[1]}: wait for it") from None
+    try:
+        yield
+    finally:  # a probe that does not apply leaves nothing behind either
+        held.release()
+        lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other probes may have theirs there
+            products.parent.rmdir()
+
+
+def _call(
+    name: str,
+    probe: Any,
+    subject: Subject,
+    beside: Beside,
+    products: Path,
+    deadline: float | None,
+    progress: Progress | None,
+    part: tuple[int, int],
+) -> ProbeRecord:
+    """Call a probe with the points and options that it takes and return its record."""
+    surface, loss = beside.surface, subject.loss if beside.surface is None else beside.surface.loss
+    options: dict[str, Any] = {} if surface is None else {"test_loss": surface.test}
+    if beside.trained is not None:
+        options["trained"] = beside.trained
+    if _takes(probe, "names"):
+        options["names"] = (subject.name, *(point.name for point in beside.points))
+    if _takes(probe, "part"):
+        options["part"] = part
+    elif part != (0, 1):
+        raise InputError(f"expected no --part for {name}, got one: it is not made of points that can be shared out")
+    if _takes(probe, "resume") and _fits_on_disk(probe, loss, products):
+        options["resume"] = products
+    if deadline is not None and hasattr(probe, "seconds"):
+        left = max(deadline - time.perf_counter(), 1e-3)
+        probe = replace(probe, seconds=left if probe.seconds is None else min(left, probe.seconds))
+    elif deadline is not None:
+        progress = _until(deadline, progress)
+    weights = [subject.loss.weights, *(point.weights for point in beside.points)]
+    record = probe(loss, *weights, **options, progress=progress).to_record(subject.checkpoint_sha256)
+    return replace(record, details={**record.details, **details_of(subject, beside)})
+
+
+def _takes(probe: Any, option: str) -> bool:
+    return option in inspect.signature(type(probe).__call__).parameters
+
+
+def _until(deadline: float, progress: Progress | None) -> Progress:
+    def step(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total)
+        if time.perf_counter() >= deadline and done < total:
+            raise _TimeIsUp
+
+    return step
+
+
+def _fits_on_disk(probe: Any, loss: Loss, products: Path) -> bool:
+    """Say whether the products of a whole solve may be kept: one vector each; points of a landscape always are."""
+    if not hasattr(probe, "matrix"):
+        return True
+    most = getattr(probe, "num_hvps", None) or probe.steps * probe.starts
+    parent = next(folder for folder in products.parents if folder.exists())
+    return most * loss.weights.numel() * loss.weights.element_size() <= DISK_SHARE * shutil.disk_usage(parent).free
+
+
+def _known(folder: RecordFolder, identity: Mapping[str, Any]) -> ProbeRecord | None:
+    """Return the last whole record of this identity in a folder."""
+    for record in reversed(folder.records()):
+        row = record.to_dict()
+        row |= {"knobs": deciding_knobs(row["knobs"]), "identity": record.details.get("identity")}
+        if not _cut_short(record) and all(row[key] == value for key, value in identity.items()):
+            return record
+    return None
+
+
+def deciding_knobs(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs that decide the number, as a record has them: not how long it may take, nor what is left out."""
+    return _plain({name: value for name, value in knobs.items() if name != "seconds" and value is not None})
+
+
+def _plain(thing: Any) -> Any:
+    return json.loads(json.dumps(thing))
+
+
+def _cut_short(record: ProbeRecord) -> bool:
+    """Say whether time ended a solve, the whole or that of a layer."""
+    parts = [record.details, *record.details.get("layers", ())]
+    return any(part.get("stopped_by") == "seconds" for part in parts)

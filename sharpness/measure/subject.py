@@ -1,0 +1,124 @@
+"""What is measured: a checkpoint with its loss, the other points that a probe needs, and the losses between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from sharpness.landscapes import LANDSCAPES
+from sharpness.loss import Loss
+from sharpness.probes import PROBES
+from sharpness.results import ProbeInfo, facts_of
+from sharpness.vectors import sha256_of
+
+MEASURABLE: Mapping[str, ProbeInfo] = {**LANDSCAPES, **PROBES}
+"""Everything that is measured at a checkpoint, by name."""
+
+POINTS = {
+    "x0": "the weights where training started: give --start",
+    "other": "a second checkpoint: use sharpness compare or sharpness landscape",
+    "third": "three checkpoints: name two more",
+    "trajectory": "the checkpoints of a trajectory: name at least two more, in the order of training",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Weights beside those of the subject, shape (n,): their name, the hash of their file, what a record says of them.
+
+    The hash is ``None`` where they did not come from a file of their own.
+    """
+
+    weights: Tensor
+    name: str = ""
+    checkpoint_sha256: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surface:
+    """The losses on lines and planes, where the statistics of BatchNorm are not those of a checkpoint."""
+
+    loss: Loss
+    test: Loss | None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A checkpoint with its loss; ``start``, ``others`` and ``surface`` load what some probes need beside it.
+
+    ``details`` go into every record. ``identity`` are plain values that a record must agree with to be of this loss,
+    beside what is compared of every loss (:func:`sharpness.results.facts_of`) and the weights themselves.
+    """
+
+    loss: Loss
+    checkpoint_sha256: str
+    name: str = "checkpoint"
+    details: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    start: Callable[[], Point] | None = None
+    others: Sequence[Callable[[], Point]] = ()
+    surface: Callable[[], Surface] | None = None
+    trained: Callable[[], Loss] | None = None  # the loss whose gradient gives the direction of some probes
+
+    def missing_point(self, name: str) -> str | None:
+        """Return what the probe of this name needs and is not here, or ``None``."""
+        count = len(self.others)
+        there = {"w": True, "x0": self.start is not None}
+        there |= {"other": count >= 1, "third": count >= 2, "trajectory": count >= 2}
+        return next((POINTS[point] for point in MEASURABLE[name].points if not there[point]), None)
+
+    def points(self, name: str) -> list[Point]:
+        """Return the points that the probe of this name is called with after the weights."""
+        needed = MEASURABLE[name].points
+        if "trajectory" in needed:
+            return [load() for load in self.others]
+        pair = [load() for point, load in zip(("other", "third"), self.others, strict=False) if point in needed]
+        return [self.start()] if "x0" in needed and self.start is not None else pair
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What one probe is given beside the weights and the loss."""
+
+    points: Sequence[Point] = ()
+    surface: Surface | None = None
+    trained: Loss | None = None
+
+
+def subject_sha256(subject: Subject) -> str:
+    """Return the hash of the weights and buffers that are really measured, whatever file they came from."""
+    return sha256_of([subject.loss.weights, *subject.loss.fixed_tensors()])
+
+
+def identity_of(subject: Subject, beside: Beside) -> dict[str, Any]:
+    """Return what a record of this subject must agree with beside its probe and knobs."""
+    own: dict[str, Any] = {**subject.identity, "weights_sha256": subject_sha256(subject)}
+    surface, trained = beside.surface, beside.trained
+    if beside.points:
+        own["points_sha256"] = [sha256_of([point.weights]) for point in beside.points]
+    if surface is not None and surface.test is not None:
+        own["test_data_sha256"] = surface.test.data_sha256()
+    if trained is not None:
+        own["trained_on_sha256"] = trained.data_sha256()
+    loss = subject.loss if surface is None else surface.loss
+    return {"checkpoint_sha256": subject.checkpoint_sha256, **facts_of(loss), "identity": own}
+
+
+def details_of(subject: Subject, beside: Beside) -> dict[str, Any]:
+    """Return what a record says of the subject, the other points and the losses beside its own."""
+    details = dict(subject.details) | dict(beside.surface.details if beside.surface else {})
+    if (trained := beside.trained) is not None:
+        details |= {"trained_on_examples": trained.num_examples, "trained_on_sha256": trained.data_sha256()}
+    if len(beside.points) == 1:
+        (point,) = beside.points
+        details |= point.details
+        if point.checkpoint_sha256 is not None:
+            details["other_checkpoint_sha256"] = point.checkpoint_sha256
+    elif beside.points:
+        details["others"] = [{**p.details, "checkpoint_sha256": p.checkpoint_sha256} for p in beside.points]
+    return details

@@ -1,0 +1,189 @@
+"""From what a user names to what probes measure: file, model, data and loss specs -> guarded subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sharpness.checkpoints import MatchReport, load_into, read_checkpoint
+from sharpness.checkpoints.formats import recognise
+from sharpness.data import random_subset
+from sharpness.data.batches import Batch
+from sharpness.data.sources import load_data
+from sharpness.data.user_data import GivenData
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.loss.criteria import Criterion, load_loss
+from sharpness.loss.eval_mode import batch_norms
+from sharpness.machine.environment import derived_seed
+from sharpness.measure.guards import Checked, check_before_probing, describe
+from sharpness.measure.request import Request
+from sharpness.measure.runs import check_subset
+from sharpness.measure.subject import Subject
+from sharpness.models.user_model import GivenModel, load_model
+from sharpness.runs import RunFolder
+from sharpness.runs.networks import evaluation_batches, load_run_data
+from sharpness.spec import names_in
+
+BATCH_SIZE = 100
+
+
+@dataclass(frozen=True)
+class Given:
+    """A checkpoint ready to be measured, with what was found on the way: the match of the weights and the guards."""
+
+    path: Path
+    run: RunFolder | None
+    model: GivenModel
+    data: GivenData
+    loss_name: str
+    report: MatchReport
+    checked: Checked
+    subject: Subject
+
+    def lines(self) -> list[str]:
+        """Return what a user should see before any number, one sentence each."""
+        accuracy = self.checked.evaluation.accuracy
+        correct = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
+        loss = self.subject.loss
+        return [
+            str(self.report),
+            f"model {self.model.spec}: {loss.layout.size:,} parameters in {len(loss.layout.names)} tensors",
+            f"data {self.data.spec}: {loss.num_examples:,} examples{''.join(f'; {note}' for note in self.data.notes)}",
+            f"loss {self.loss_name}, norm {loss.norm}: {self.checked.evaluation.loss:.6g}{correct}",
+        ]
+
+
+def load_given(request: Request, path: Path, device: torch.device) -> Given:
+    """Return the checkpoint at ``path`` with the model, data and loss of the request, after every guard.
+
+    A run folder brings its own model and data, a Hugging Face folder its model. Raises :class:`InputError` for whatever
+    does not fit.
+    """
+    run = RunFolder.open(path) if recognise(path) == "run folder" else None
+    checkpoint = read_checkpoint(weights_file(path, run), request.allow_global)
+    data = _data(request, path, run)
+    model = _model(request, path, run, data)
+    report = load_into(model.model, checkpoint, key=request.key, ema=request.ema, strict=request.strict)
+    network = model.model.to(device)
+    batches = named_inputs(network, data.batches)
+    loss_name, criterion = load_loss(request.loss, batches[0])
+    build = _loss_builder(request, network, criterion, batches)
+    loss, checked = check_before_probing(build)
+    details = {
+        "checkpoint": {"path": str(path), **report.details()},
+        "model": dict(model.facts),
+        "data": dict(data.facts),
+        "criterion": loss_name,
+        "at_checkpoint": describe(checked.evaluation),
+        "warnings": list(checked.warnings),
+    }
+    if run is not None:
+        details["subset"] = request.examples
+    if request.norm == "recalibrate":
+        details["recalibrated"] = True
+    # The code of a model or loss can change under its name, so the loss at the checkpoint belongs to its identity.
+    identity = {
+        "model": model.spec,
+        "criterion": loss_name,
+        "loss_at_checkpoint": f"{checked.evaluation.loss:.6g}",
+    }
+    subject = Subject(loss=loss, checkpoint_sha256=checkpoint.sha256, details=details, identity=identity)
+    return Given(path, run, model, data, loss_name, report, checked, subject)
+
+
+def weights_file(path: Path, run: RunFolder | None) -> Path:
+    """Return the file of weights at a path, a run folder's final one."""
+    return path if run is None else run.path / f"{run.final_checkpoint()}.safetensors"
+
+
+def batch_size_of(request: Request, run: RunFolder | None) -> int:
+    """Return the examples per pass that were asked for, else a run folder's own or the usual number."""
+    if request.batch_size is not None:
+        return request.batch_size
+    return BATCH_SIZE if run is None else run.config().data.evaluation_batch_size
+
+
+def _data(request: Request, path: Path, run: RunFolder | None) -> GivenData:
+    """Return the data of the request, or a run folder's own training set."""
+    if request.data is not None:
+        return load_data(
+            request.data,
+            batch_size=batch_size_of(request, run),
+            examples=request.examples,
+            seed=request.seed or 0,
+            data_dir=request.data_dir,
+            tokenizer=_tokenizer(request, path),
+        )
+    if run is None:
+        raise InputError(f"expected --data SPEC to measure {path} on, got none: `sharpness datasets` shows the kinds")
+    check_subset(request.examples)
+    config = run.config()
+    config = replace(config, data=replace(config.data, evaluation_batch_size=batch_size_of(request, run)))
+    dataset = load_run_data(config, request.data_dir)
+    split, notes, facts = dataset.train, ["bytes divided by 255"], dict[str, Any]()
+    if request.examples is not None:  # as one batch, as the studies measure subsets
+        seed = run_seed(request, run)
+        split = random_subset(split, request.examples, derived_seed(seed, "subset"))
+        config = replace(config, data=replace(config.data, evaluation_batch_size=request.examples))
+        notes.append(f"{request.examples} of {len(dataset.train)} drawn with seed {seed}, as one batch")
+        facts |= {"subset_seed": seed}
+    batches = evaluation_batches(config, split)
+    facts |= {"spec": config.data.name, "examples": len(split), "examples_total": len(dataset.train)}
+    return GivenData(config.data.name, batches, dataset.num_classes, dataset.input_shape, tuple(notes), facts)
+
+
+def run_seed(request: Request, run: RunFolder) -> int:
+    """Return the seed of the subset: the one that was asked for, else a run folder's own."""
+    return run.config().training.seed if request.seed is None else request.seed
+
+
+def _tokenizer(request: Request, path: Path) -> Path | None:
+    """Return the folder of a Hugging Face model, where its tokenizer usually lies too."""
+    if request.model is not None and request.model.startswith("hf:"):
+        return Path(request.model.removeprefix("hf:").partition(",")[0])
+    return path if path.is_dir() else None
+
+
+def _model(request: Request, path: Path, run: RunFolder | None, data: GivenData) -> GivenModel:
+    text = request.model
+    if text is None and run is not None:
+        config = run.config().model
+        text = f"{config.name},norm={config.norm}"
+    if text is None and path.is_dir():
+        text = f"hf:{path}"
+    if text is None:
+        raise InputError(
+            f"expected --model SPEC for the weights in {path}, got none: `sharpness models` shows the kinds"
+        )
+    return load_model(text, data.input_shape, data.num_classes)
+
+
+def named_inputs(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
+    """Return pairs as the dicts that Hugging Face's models take, for those models; anything else as it is."""
+    name = getattr(model, "main_input_name", None)
+    if not isinstance(name, str) or isinstance(batches[0], Mapping):
+        return batches
+    return [{name: inputs, "labels": targets} for inputs, targets in batches]
+
+
+def _loss_builder(
+    request: Request, model: nn.Module, criterion: Criterion | None, batches: Sequence[Batch]
+) -> Callable[[], Loss]:
+    """Return the function that makes the loss of the request; its statistics recomputed first where asked."""
+    norm = request.norm
+    if norm == "auto":
+        norm = "batch" if any(module.running_mean is None for module in batch_norms(model)) else "frozen"
+    parameters = None if request.parameters is None else names_in(request.parameters, "parameters")
+    options: dict[str, Any] = {"parameters": parameters, "dtype": getattr(torch, request.dtype)}
+
+    def build() -> Loss:
+        loss = Loss(model, criterion, batches, norm=norm, **options)
+        return loss.with_fixed_statistics(loss.weights)  # recalibrated once, they are then as fixed as any others
+
+    return build

@@ -1,0 +1,63 @@
+"""What the probes of a curvature matrix share: the choice of the matrix, and its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sharpness.curvature import CurvatureOperator, curvature_operator
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.machine.distributed import from_all_ranks, is_distributed
+from sharpness.machine.memory import free_memory
+from sharpness.operators import SymmetricOperator
+
+BASIS_SHARE = 0.4  # of the free memory that basis vectors may take, beside the half that kept graphs may take
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvatureProbe:
+    """The knobs that all probes of a curvature matrix have.
+
+    ``matrix`` is one of ``hessian``, ``gauss_newton``, ``fisher``, ``empirical_fisher``
+    (:data:`sharpness.curvature.MATRICES`); ``cache`` is the memory for kept graphs in bytes, or ``auto``;
+    ``backend`` is ``auto``, ``exact`` or ``finite_difference``; ``seconds`` bounds the time of the solve.
+    """
+
+    matrix: str = "hessian"
+    cache: int | str = "auto"
+    backend: str = "auto"
+    seconds: float | None = None
+    seed: int = 0
+
+    def operator(self, loss: Loss, w: Tensor | None) -> CurvatureOperator:
+        """Return the matrix at ``w`` as an operator; :class:`InputError` for knobs that do not go together."""
+        self.check_seconds()
+        options: dict[str, Any] = {"cache": self.cache, "backend": self.backend}
+        return curvature_operator(
+            self.matrix, loss, w, **options | ({"seed": self.seed} if self.matrix == "fisher" else {})
+        )
+
+    def check_seconds(self) -> None:
+        """Raise :class:`InputError` for a bound in seconds that cannot be kept."""
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"expected a positive number of seconds, got {self.seconds}: leave it out for no bound")
+        if self.seconds is not None and is_distributed():
+            raise InputError("expected no bound in seconds with several processes, whose clocks differ: use num_hvps")
+
+    def quantity(self, name: str) -> str:
+        """Return the name of what is measured, with the matrix where it is not the Hessian."""
+        return name if self.matrix == "hessian" else f"{self.matrix}_{name}"
+
+
+def basis_limit(operator: SymmetricOperator, num_products: int, least: int = 0) -> int:
+    """Return how many vectors fit in the memory that a basis may take, on every process; at least ``least``."""
+    fitting = int(BASIS_SHARE * free_memory(operator.device)) // (operator.size * operator.dtype.itemsize)
+    return max(min(num_products, *from_all_ranks(fitting)), least)
+
+
+def curvature_details(operator: CurvatureOperator) -> dict[str, Any]:
+    """Return what every record of a curvature matrix says about its products."""
+    return {"matrix": operator.matrix, "hvp_error": operator.error, "kept_bytes": operator.kept_bytes}

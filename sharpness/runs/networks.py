@@ -1,0 +1,79 @@
+"""From a run folder to the network it holds and the loss it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sharpness.data.batches import Batch
+from sharpness.config import RunConfig
+from sharpness.data import Batches, Dataset, Split, load_dataset
+from sharpness.errors import RunError
+from sharpness.loss import Loss
+from sharpness.models import build_model
+from sharpness.loss.eval_mode import batch_norms
+from sharpness.runs import RunFolder
+from sharpness.vectors import flatten, is_finite
+
+
+def load_run_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
+    """Return the dataset of a run, cut as its config says, held-out examples apart from those it is trained on.
+
+    Raises what :func:`sharpness.data.load_dataset` raises.
+    """
+    data = config.data
+    dataset = load_dataset(data.name, data_dir=data_dir, num_train=data.num_train, num_test=data.num_test)
+    return dataset.holding_out(data.num_validation)
+
+
+def load_network(run: RunFolder, checkpoint: str, dataset: Dataset, device: torch.device) -> nn.Module:
+    """Return the run's network with the weights of one of its checkpoints, such as ``x0``.
+
+    Raises :class:`RunError` when names or shapes of the file are not those of the network, or a weight is not finite.
+    """
+    config = run.config()
+    model = build_model(config.model, dataset.input_shape, dataset.num_classes, config.training.seed)
+    state = run.load_weights(checkpoint)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"{run.path}/{checkpoint}: expected the weights of {config.model.name}, got others: {first}"
+        ) from None
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not is_finite(tensor)]
+    if bad:
+        raise RunError(f"{run.path}/{checkpoint}: expected finite weights, got NaN or infinity in {', '.join(bad[:3])}")
+    return model.to(device)
+
+
+def load_weights(run: RunFolder, checkpoint: str, dataset: Dataset, device: torch.device) -> Tensor:
+    """Return the trainable parameters of one of the run's checkpoints as a flat vector, shape ``(n,)``."""
+    return flatten(load_network(run, checkpoint, dataset, device))
+
+
+def evaluation_batches(config: RunConfig, split: Split) -> list[Batch]:
+    """Return a split in evaluation batches, normalised once: evaluations read them again and again."""
+    return list(Batches(split, config.data.evaluation_batch_size))
+
+
+def network_loss(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    calibration: Sequence[Batch] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Loss:
+    """Return the mean cross-entropy (nats) over the batches, BatchNorm as the network was built.
+
+    With ``calibration`` the running statistics, of a network that has them, are recomputed on those batches at each
+    point: those of the checkpoint belong to its own weights only.
+    """
+    norms = batch_norms(model)
+    norm = "batch" if any(module.running_mean is None for module in norms) else "frozen"
+    if calibration is not None and norms and norm == "frozen":
+        norm = "recalibrate"
+    return Loss(model, cross_entropy, batches, norm=norm, calibration=calibration, dtype=dtype)
