@@ -1,7 +1,8 @@
 """``python -m analysis.findings_page``: FINDINGS.md and the README's table of verdicts from the committed findings.
 
-Of each study it reads ``figures/<study>/cpu-<n>-seeds/findings.json`` with the most seeds. The same files give the same
-bytes; ``--check`` writes nothing and fails where a page is out of date.
+Of each study it reads ``figures/<study>/<preset>-<n>-seeds/findings.json`` with the most seeds, of the preset ``full``
+where the study has one and of ``cpu`` elsewhere. The same files give the same bytes; ``--check`` writes nothing and
+fails where a page is out of date.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sharpness.records import write_atomically
 MARKERS = ("<!-- verdicts -->", "<!-- /verdicts -->")
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 NOT_YET = "not rendered yet"
+RENDERING = re.compile(r"(?P<preset>cpu|full)-(?P<seeds>\d+)-seeds")
 INTRO = """# Findings
 
 What the papers claim and what came of it here, on small networks and data that ship with the package. This page is written by `python -m analysis.findings_page` from the `findings.json` that each study renders; nothing on it is written by hand.
@@ -83,21 +85,20 @@ def read_findings(path: Path) -> tuple[Finding, ...]:
 
 
 def load_findings(figures: Path) -> dict[str, Found]:
-    """Return the findings by study: of each the ``cpu`` rendering with the most seeds that has any.
+    """Return the findings by study: of each the rendering on CPUs with the widest preset and the most seeds.
 
     Raises :class:`InputError` for no folder, a damaged file, and a study that no paper names, which would be lost.
     """
     if not figures.is_dir():
         raise InputError(f"expected a folder of rendered studies, got {figures}: name it with --figures")
-    best: dict[str, tuple[int, Path]] = {}
-    for path in sorted(figures.glob("*/cpu-*-seeds/findings.json")):
-        seeds = re.fullmatch(r"cpu-(\d+)-seeds", path.parent.name)
-        if seeds is not None:
-            study = path.parent.parent.name
-            best[study] = max(best.get(study, (0, path)), (int(seeds[1]), path))
+    best: dict[str, tuple[int, int, Path]] = {}
+    for path in sorted(figures.glob("*/*-seeds/findings.json")):
+        if rendering := RENDERING.fullmatch(path.parent.name):
+            study, width = path.parent.parent.name, ("cpu", "full").index(rendering["preset"])
+            best[study] = max(best.get(study, (0, 0, path)), (width, int(rendering["seeds"]), path))
     if lost := [study for study in best if paper_of(study) is None]:
         raise InputError(f"expected studies that a paper names, got {', '.join(lost)}: add them to analysis/papers.py")
-    return {study: Found(study, path.parent, read_findings(path)) for study, (_, path) in best.items()}
+    return {study: Found(study, path.parent, read_findings(path)) for study, (*_, path) in best.items()}
 
 
 def of_paper(paper: Paper, found: Mapping[str, Found]) -> list[Found]:
@@ -169,7 +170,7 @@ def _section(paper: Paper, studies: Sequence[Found], base: Path) -> str:
     parts = [f"## {plain(paper.heading)}\n", f"{', '.join([plain(paper.citation), *links])}.\n"]
     for study in paper.studies:
         if study not in {found.study for found in studies}:
-            parts.append(f"{NOT_YET.capitalize()}: `python scripts/{study}.py` with the preset `cpu`.\n")
+            parts.append(f"{NOT_YET.capitalize()}: `python scripts/{study}.py`.\n")
     for found in studies:
         parts.append(_introduced(found, base))
         parts += [_claim(number, finding, found, base) for number, finding in enumerate(found.findings, start=1)]
@@ -177,12 +178,12 @@ def _section(paper: Paper, studies: Sequence[Found], base: Path) -> str:
 
 
 def _introduced(found: Found, base: Path) -> str:
-    seeds = found.folder.name.removeprefix("cpu-").removesuffix("-seeds")
+    preset, seeds, _ = found.folder.name.split("-")
     folder = _link(found.folder.as_posix(), found.folder, base)
     counts = Counter(finding.verdict for finding in found.findings)
     counted = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     script = f"`python scripts/{found.study}.py`"
-    return f"{script}, preset `cpu`, {seeds} seeds, {folder}: {len(found.findings)} claims, {counted}.\n"
+    return f"{script}, preset `{preset}`, {seeds} seeds, {folder}: {len(found.findings)} claims, {counted}.\n"
 
 
 def _claim(number: int, finding: Finding, found: Found, base: Path) -> str:

@@ -77,7 +77,7 @@ def load_gallery(figures: Path) -> list[Rendering]:
     found = [rendering for rendering in found if rendering.items]
     if not any(item.image is not None for rendering in found for item in rendering.items):
         raise InputError(f"expected figures (PNG) in {figures}, got none: render a study or name others with --figures")
-    studies = [study for paper in PAPERS.values() for study in paper.all_studies]
+    studies = [study for paper in PAPERS.values() for study in paper.studies]
     order = {study: number for number, study in enumerate(studies)}
     return sorted(found, key=lambda each: (order.get(each.place.split("/")[0], len(order)), each.place))
 

@@ -10,15 +10,13 @@ class Paper:
     """A paper, or several on one subject.
 
     ``heading`` names it in short, ``citation`` in full; ``arxiv`` holds its numbers there; ``studies`` are the names of
-    the scripts that give verdicts on its claims, and ``without_verdicts`` of those that give none; their figures lie in
-    ``figures/<study>/``.
+    the scripts that give verdicts on its claims; their figures lie in ``figures/<study>/``.
     """
 
     heading: str
     citation: str
     arxiv: tuple[str, ...]
     studies: tuple[str, ...]
-    without_verdicts: tuple[str, ...] = ()
 
     @property
     def links(self) -> tuple[tuple[str, str], ...]:
@@ -29,18 +27,12 @@ class Paper:
         """
         return tuple((f"arXiv {number}", f"https://arxiv.org/abs/{number}") for number in self.arxiv)
 
-    @property
-    def all_studies(self) -> tuple[str, ...]:
-        """The names of all scripts about it, those without verdicts first."""
-        return self.without_verdicts + self.studies
-
 
 PAPERS = {
     "keskar2017": Paper(
         "Keskar et al. 2017",
         "On Large-Batch Training for Deep Learning: Generalization Gap and Sharp Minima. ICLR 2017",
         ("1609.04836",),
-        ("keskar2017_more",),
         ("keskar2017",),
     ),
     "dinh2017": Paper(
@@ -109,7 +101,7 @@ PAPERS = {
 def paper_of(study: str) -> Paper | None:
     """Return the paper that a study is about; ``None`` for one that is not about a paper.
 
-    >>> paper_of("keskar2017_more").heading
+    >>> paper_of("keskar2017").heading
     'Keskar et al. 2017'
     """
-    return next((paper for paper in PAPERS.values() if study in paper.all_studies), None)
+    return next((paper for paper in PAPERS.values() if study in paper.studies), None)

@@ -160,12 +160,13 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _probe_rows(folder: Path, checkpoint: str | None) -> list[dict[str, Any]]:
-    """Return the records of the final weights, the last one of each probe, quantity and knobs."""
+    """Return the records of the final weights, the last one of each probe, quantity, knobs, examples and other end."""
     kept: dict[str, dict[str, Any]] = {}
     for record in read_jsonl(folder / "probes.jsonl"):
         if record.get("checkpoint_sha256") not in (None, checkpoint):
             continue
-        key = json.dumps([record["probe"], record["quantity"], record["knobs"], record["details"].get("subset")])
+        measured = [record["details"].get(name) for name in ("subset", "other_checkpoint_sha256")]
+        key = json.dumps([record["probe"], record["quantity"], record["knobs"], *measured])
         row = {name: record.get(name) for name in ("probe", "quantity", *PROBE_FIELDS, "knobs", "details")}
         reasons = record.get("reasons") or {}
         kept[key] = row | {"reason": "; ".join(f"{name}: {why}" for name, why in reasons.items()) or None}

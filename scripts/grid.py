@@ -80,7 +80,6 @@ class Study:
     ``cells(preset, seeds)`` is the grid and ``measurements(preset, cells)`` what is measured on the runs that finished.
     ``analysis`` is the module whose ``render(places, measured, settings, out)`` draws: labels and folder of every run,
     the files of the tasks, the preset's fields, and where to; it returns an ``analysis.report.Rendered``.
-    ``shares`` names the study whose folder of runs this one uses too, so that no run of both is trained twice.
     """
 
     name: str
@@ -90,4 +89,3 @@ class Study:
     cells: Callable[[Any, int], Sequence[Cell]]
     measurements: Callable[[Any, Sequence[Cell]], Iterable[Measurement | Task]]
     analysis: str
-    shares: str | None = None

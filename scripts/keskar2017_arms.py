@@ -1,4 +1,4 @@
-"""The runs of ``keskar2017_more.py``: pairs, and what is varied on one network, each an arm with a label."""
+"""The runs of ``keskar2017.py``: pairs, and what is varied on one network, each an arm with a label."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Ranges:
     """How far things are varied on one network."""
 
     batches: tuple[float, ...] = (0.5, 2.0, 4.0, 8.0, 32.0, 64.0)
@@ -46,7 +46,7 @@ def pairs_of(case: Case, seed: int) -> list[Cell]:
     return [_cell(case, "SB", "base", _run(case.base, seed, case.small)), _large(case, "base", _run(case.base, seed))]
 
 
-def arms_of(case: Case, grid: Grid, seed: int) -> Iterator[Cell]:
+def arms_of(case: Case, ranges: Ranges, seed: int) -> Iterator[Cell]:
     """Yield all runs of a seed on the network that things are varied on, its pair first.
 
     The pair keeps a checkpoint of every epoch: to start from, and to measure along training.
@@ -55,18 +55,18 @@ def arms_of(case: Case, grid: Grid, seed: int) -> Iterator[Cell]:
     small, large = pairs_of(replace(case, base=kept), seed)
     plain = _run(case.base, seed)
     yield from (small, large)
-    for size in batch_sizes(case, grid):
+    for size in batch_sizes(case, ranges):
         config = _run(case.base, seed, size)
         yield Cell({"network": case.label, "role": "", "arm": "batch", "batch_size": size, "seed": seed}, config)
-    yield from _warm_starts(case, grid, small, plain)
+    yield from _warm_starts(case, ranges, small, plain)
     yield from _remedies(case, plain)
-    yield from _critics(case, grid, plain)
+    yield from _critics(case, ranges, plain)
 
 
-def batch_sizes(case: Case, grid: Grid) -> list[int]:
+def batch_sizes(case: Case, ranges: Ranges) -> list[int]:
     """Return the batch sizes beside SB and LB that leave no batch of one example."""
     examples, sizes = examples_of(case.base)[0], []
-    for factor in grid.batches:
+    for factor in ranges.batches:
         size = round(case.small * factor)
         if 1 < size <= examples and examples % size != 1 and size not in (case.small, case.large):
             sizes.append(size)
@@ -82,10 +82,10 @@ def spaced(epochs: int, count: int) -> list[int]:
     return sorted({round(epochs ** (k / (count - 1))) for k in range(count)})
 
 
-def _warm_starts(case: Case, grid: Grid, small: Cell, large: RunConfig) -> Iterator[Cell]:
+def _warm_starts(case: Case, ranges: Ranges, small: Cell, large: RunConfig) -> Iterator[Cell]:
     """Yield LB training from iterates of the SB run ("piggybacked"); Adam's own state starts anew."""
     updates = _updates_per_epoch(case)
-    for epochs in spaced(case.base.training.epochs, grid.warm_starts):
+    for epochs in spaced(case.base.training.epochs, ranges.warm_starts):
         start = f"{small.config.run_id}/checkpoint-{epochs * updates}.safetensors"
         config = replace(large, training=replace(large.training, batch_size=case.large, start=start))
         yield replace(_large(case, "warm start", config, warm_epochs=epochs), after=small)
@@ -112,10 +112,10 @@ def _remedies(case: Case, plain: RunConfig) -> Iterator[Cell]:
     yield _large(case, "growing batch", replace(_sized(plain, case.small), batch=growth))
 
 
-def _critics(case: Case, grid: Grid, plain: RunConfig) -> Iterator[Cell]:
+def _critics(case: Case, ranges: Ranges, plain: RunConfig) -> Iterator[Cell]:
     """Yield other learning rates, as many updates as SB makes, and training to one loss."""
     rate, size = case.base.training.learning_rate, {"SB": case.small, "LB": case.large}
-    for role, factors in (("SB", grid.small_rates), ("LB", grid.large_rates)):
+    for role, factors in (("SB", ranges.small_rates), ("LB", ranges.large_rates)):
         for factor in factors:
             config = _trained(_sized(plain, size[role]), learning_rate=rate * factor)
             yield _cell(case, role, "rate", config, learning_rate=rate * factor)
@@ -132,7 +132,7 @@ def _critics(case: Case, grid: Grid, plain: RunConfig) -> Iterator[Cell]:
     for role in ("SB", "LB"):
         config = _trained(_sized(plain, size[role]), epochs=3 * case.base.training.epochs)
         yield _cell(
-            case, role, "equal loss", replace(config, budget=replace(config.budget, train_loss=grid.target_loss))
+            case, role, "equal loss", replace(config, budget=replace(config.budget, train_loss=ranges.target_loss))
         )
 
 

@@ -59,7 +59,7 @@ class Options:
 def run_study(study: Study) -> None:
     """Run the stages that the command line asks for and say how long each took."""
     described = "\n\n".join([study.about, "Presets:", *(f"{n}: {p.about}" for n, p in study.presets.items())])
-    defaults = Options(runs=Path("runs") / (study.shares or study.name), figures=Path("figures") / study.name)
+    defaults = Options(runs=Path("runs") / study.name, figures=Path("figures") / study.name)
     options = tyro.cli(Options, default=defaults, description=described)
     if options.ray is not None:  # a node's working folder is another
         place = options.data_dir and options.data_dir.resolve()

@@ -1,4 +1,4 @@
-"""Planted results of ``scripts/keskar2017_more.py``: tables as a study would leave them, with known numbers in them."""
+"""Planted results of ``scripts/keskar2017.py``: tables as a study would leave them, with known numbers in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.tidy import Tables
 from tests.study_cases import script
 
-main: Any = script("keskar2017_more")
+main: Any = script("keskar2017")
 Labels = Mapping[str, Any]
 ALPHAS = [round(-1 + 0.125 * k, 12) for k in range(25)]
 
@@ -23,8 +23,8 @@ def settings_of(name: str) -> dict[str, Any]:
     return {"preset": name, "seeds": 5, **json.loads(json.dumps(asdict(main.PRESETS[name]), default=str))}
 
 
-SETTINGS = settings_of("cpu")
-CELLS = main.cells_of(main.PRESETS["cpu"], 5)
+SETTINGS = settings_of("full")
+CELLS = main.cells_of(main.PRESETS["full"], 5)
 
 
 def phi_as_in_the_paper(labels: Labels) -> float:
@@ -62,7 +62,7 @@ class Plant:
 
 
 def planted(plant: Plant) -> Tables:
-    """Return the tables of the study of the preset ``cpu`` with small noise on everything that is planted."""
+    """Return the tables of the study of the preset ``full`` with small noise on everything that is planted."""
     rng = np.random.default_rng(0)
     runs, epochs, probes = [], [], []
     tables: dict[str, list[dict[str, Any]]] = {"along_training": [], "slices": []}
@@ -105,9 +105,10 @@ def _run(cell: Any, plant: Plant, status: str, rng: np.random.Generator) -> dict
 
 
 def _epochs(cell: Any) -> list[dict[str, Any]]:
-    curve = [{"epoch": 0, "step": 0, "train_accuracy": 0.1, "test_accuracy": 0.1}]
+    curve = [{"epoch": 0, "step": 0, "train_loss": 2.3, "test_loss": 2.3, "train_accuracy": 0.1, "test_accuracy": 0.1}]
     for epoch in range(1, 31):
         row = {"epoch": epoch, "step": epoch, "learning_rate": cell.config.training.learning_rate}
+        row |= {"train_loss": 1 / epoch, "test_loss": 0.5 + 1 / epoch}
         curve.append(row | {"train_accuracy": 1 - 0.3 / epoch, "test_accuracy": 0.85 - 0.2 / epoch})
     return curve if cell.labels["arm"] == "base" else curve[-1:]
 
@@ -120,7 +121,9 @@ def _probes(cell: Any, plant: Plant, rng: np.random.Generator) -> list[dict[str,
     found = {"epsilon": 1e-3, "second": second}
     rows.append({"probe": "keskar", "quantity": "keskar_sharpness", "value": phi, "knobs": {}, "details": found})
     if labels["arm"] == "base":
-        rows += _of_solutions(labels, phi)
+        interval = {"lower": phi / 10, "upper": phi / 9.9, "confidence": 0.99}
+        top = {"probe": "eigenvalues", "quantity": "top_eigenvalue", "value": phi / 10, **interval}
+        rows += [*_of_solutions(labels, phi), top | {"knobs": {}, "details": {}}]
     if labels["arm"] == "base" and labels["role"] == "SB":
         rows += [_curve(path, plant, rng) for path in ("line", "arc")]
     return [row | {"converged": True} for row in rows]

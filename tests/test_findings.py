@@ -48,8 +48,8 @@ def place(tmp_path: Path) -> Options:
     (study / "cpu-10-seeds" / "curve.png").write_bytes(b"")
     for other in ("cpu-2-seeds", "cpu-9-seeds", "smoke-99-seeds", "paper-20-seeds", "cpu-x-seeds"):
         write_findings(study / other, [replace(CLAIM, claim=f"from {other}")])
-    write_findings(figures / "keskar2017_more" / "cpu-3-seeds", [replace(CLAIM, claim="from cpu-3-seeds")])
-    write_findings(figures / "keskar2017_more" / "cpu-5-seeds", [replace(CLAIM, verdict="not reproduced")] * 2)
+    write_findings(figures / "keskar2017" / "cpu-9-seeds", [replace(CLAIM, claim="from cpu-9-seeds")])
+    write_findings(figures / "keskar2017" / "full-5-seeds", [replace(CLAIM, verdict="not reproduced")] * 2)
     readme = tmp_path / "README.md"
     readme.write_text(f"# Before\n\n{MARKERS[0]}\nold\n{MARKERS[1]}\n\nAfter.\n")
     return Options(figures, tmp_path / "FINDINGS.md", readme)
@@ -174,9 +174,9 @@ def test_every_study_has_its_paper_and_cites_it() -> None:
     """The numbers on arXiv are those that the scripts' own texts give."""
     scripts = {path.stem: path.read_text() for path in (ROOT / "scripts").glob("*.py")}
     studies = {name for name, text in scripts.items() if re.search(r"^STUDY = Study\(", text, re.MULTILINE)}
-    assert studies == {study for paper in PAPERS.values() for study in paper.all_studies}
+    assert studies == {study for paper in PAPERS.values() for study in paper.studies}
     for paper in PAPERS.values():
-        told = "".join(scripts[study] for study in paper.all_studies)
+        told = "".join(scripts[study] for study in paper.studies)
         assert [number for number in paper.arxiv if number not in told] == []
     assert paper_of("spectra") is None
 
@@ -193,7 +193,7 @@ def test_a_text_put_into_markdown_is_read_as_it_was(text: str) -> None:
 
 
 def test_markdown_as_html_agrees_with_another_renderer() -> None:
-    text = (ROOT / "figures" / "keskar2017" / "cpu-5-seeds" / "table.md").read_text()
+    text = (ROOT / "figures" / "keskar2017" / "full-5-seeds" / "pairs_table.md").read_text()
     theirs = re.sub(r"\s*\n\s*", "", RENDERER.render(text)).replace(' style="text-align:right"', ' class="n"')
     ours = html_of(text).replace('<div class="wide">', "").replace("</div>", "").replace("\n", "")
     assert ours == theirs and "<td" in ours

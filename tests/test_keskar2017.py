@@ -1,8 +1,9 @@
-"""The rest of Keskar et al. 2017: planted results judged, own measurements against closed forms, the script at work."""
+"""Keskar et al. 2017: planted results judged, own measurements against closed forms, the script at work."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from analysis.keskar2017 import report as study
-from analysis.keskar2017.numbers import results_of, tuned
+from analysis.keskar2017.comparisons import comparisons, tuned
+from analysis.keskar2017.findings import findings
+from analysis.keskar2017.numbers import results_of
+from analysis.keskar2017.report import report
 from sharpness.config import DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.errors import InputError
 from sharpness.loss import Loss
@@ -25,17 +28,16 @@ from sharpness.runs.networks import load_run_data
 from sharpness.training import check_config, schedules, train
 from sharpness.training.checks import examples_of
 from tests.keskar2017_cases import CELLS, SETTINGS, Plant, main, phi_as_in_the_paper, planted
-from tests.study_cases import first_steps, run_smoke, script, smoke_once
+from tests.study_cases import first_steps, left_to_do, script
 
 measure: Any = script("measures.keskar2017")
 arms: Any = script("keskar2017_arms")
-pairs: Any = script("keskar2017")
 
 
 def verdicts(plant: Plant) -> dict[str, str]:
     """Return the verdict on every claim on the network that things are varied on, and on F1 where it is alone."""
     results = results_of(planted(plant), SETTINGS)
-    return {each.claim: each.verdict for each in study.findings(results, "cpu") if not each.setting.startswith("F1")}
+    return {each.claim: each.verdict for each in findings(results, "full") if not each.setting.startswith("F1")}
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +113,17 @@ def test_runs_that_diverged_or_are_missing_are_counted_everywhere() -> None:
         kinds = {("LB", "linear rate"): "diverged", ("LB", "rate"): "missing"}
         return kinds.get((labels["role"], labels["arm"]), "finished") if labels["seed"] == 3 else "finished"
 
-    report = study.report(planted(Plant(status=status)), SETTINGS)
+    made = report(planted(Plant(status=status)), SETTINGS)
     told = f"{len(CELLS) - 4} of {len(CELLS)} runs finished, 1 diverged, 3 missing."
-    assert report.sentences[0] == told
-    assert "narrow F1, LB, linear rate, seed 3 diverged: planted." in report.sentences
-    captions = [drawn.caption for drawn in report.drawings.values() if not isinstance(drawn, str)]
-    captions += [table.caption for table in report.tables]
-    assert len(captions) == len(report.drawings) + 5 and all(caption.endswith(told) for caption in captions)
-    (critics,) = [table for table in report.tables if table.name == "critics_table"]
+    assert told in made.sentences
+    assert "narrow F1, LB, linear rate, seed 3 diverged: planted." in made.sentences
+    captions = {name: drawn.caption for name, drawn in made.drawings.items() if not isinstance(drawn, str)}
+    captions |= {table.name: table.caption for table in made.tables}
+    assert len(captions) == len(made.drawings) + 6
+    of_first = "5 of 5 SB runs (batch 64) finished; 5 of 5 LB runs (batch 1000) finished."
+    for name, caption in captions.items():
+        assert caption.endswith(of_first if name in ("training_curves", "gap_vs_sharpness", "pairs_table") else told)
+    (critics,) = [table for table in made.tables if table.name == "critics_table"]
     lines = {row[0]: row for row in critics.rows}
     assert lines["equal epochs, linear rate"][-1] == "4"
     # No rate of LB beside the paper's has all its runs.
@@ -126,14 +131,14 @@ def test_runs_that_diverged_or_are_missing_are_counted_everywhere() -> None:
 
 
 def test_a_study_without_runs_says_so_and_judges_nothing() -> None:
-    report = study.report(planted(Plant(status=lambda labels: "missing")), SETTINGS)
-    assert all(isinstance(drawing, str) for drawing in report.drawings.values())
-    assert {finding.verdict for finding in report.findings} == {"not testable here"}
+    made = report(planted(Plant(status=lambda labels: "missing")), SETTINGS)
+    assert all(isinstance(drawing, str) for drawing in made.drawings.values())
+    assert {finding.verdict for finding in made.findings} == {"not testable here"}
 
 
 def test_runs_that_did_not_reach_the_loss_are_named_and_left_out() -> None:
     results = results_of(planted(Plant(ended_by="epochs")), SETTINGS)
-    *_, last = study.comparisons(results)
+    *_, last = comparisons(results)
     assert last.name == "equal training loss" and last.small.empty
     assert last.note == "runs that did not reach the loss, left out: 10"
 
@@ -214,33 +219,23 @@ def test_every_run_of_a_preset_can_be_trained_and_is_there_once(name: str) -> No
     assert len({cell.config.run_id for cell in cells}) == len(cells)
 
 
-def test_the_pairs_are_the_runs_of_the_first_study() -> None:
-    first = {cell.config.run_id for cell in pairs.cells_of(pairs.PRESETS["cpu"], 5)}
-    ours = {cell.config.run_id for cell in CELLS if cell.labels["network"] == "F1"}
-    assert ours == first
+def test_the_first_stage_has_the_same_runs_in_both_presets() -> None:
+    first = [cell.config.run_id for cell in main.cells_of(main.PRESETS["cpu"], 5)]
+    assert [cell.config.run_id for cell in CELLS if cell.labels["network"] == "F1"] == first
+    # As they lie in folders that were measured long ago.
+    assert first[:2] == ["f1-fashion_mnist_10k-b64-s0-44136fa3", "f1-fashion_mnist_10k-b1000-s0-ed5e6abb"]
 
 
-def test_both_studies_have_one_folder_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = script("study")
-    asked: list[Any] = []
-
-    def stop(kind: Any, default: Any, description: str) -> Any:
-        asked.append((default, description))
-        raise InputError("expected to stop here, got here: fine")
-
-    monkeypatch.setattr(runner.tyro, "cli", stop)
-    for each in (pairs, main):
-        with pytest.raises(InputError):
-            runner.run_study(each.STUDY)
-    (first, _), (second, described) = asked
-    assert first.runs == second.runs == Path("runs/keskar2017")
-    assert (first.figures, second.figures) == (Path("figures/keskar2017"), Path("figures/keskar2017_more"))
-    assert "--preset timit --data-dir FOLDER" in described
+def test_the_first_stage_measures_nothing_but_its_pairs() -> None:
+    preset = main.PRESETS["cpu"]
+    wanted = list(main.measurements(preset, main.cells_of(preset, 2)))
+    counts = Counter(name for each in wanted for name in each.probes)
+    assert counts == {"eigenvalues": 4, "keskar": 4, "distance": 4, "interpolation": 2, "pyhessian": 2}
 
 
 def test_arms_differ_from_the_pair_in_what_they_are_named_after() -> None:
     cells = {(c.labels["role"], c.labels["arm"]): c for c in CELLS if c.labels["network"] == "narrow F1"}
-    case = main.PRESETS["cpu"].arms
+    case = main.PRESETS["full"].arms
     examples, small, large = examples_of(case.base)[0], cells["SB", "base"].config, cells["LB", "base"].config
     assert (examples, small.training.batch_size, large.training.batch_size) == (5000, 32, 500)
     updates = 157 * 30
@@ -271,8 +266,8 @@ def test_warm_starts_begin_at_the_end_of_an_epoch_of_sb() -> None:
 
 def test_batch_sizes_that_leave_one_example_or_exceed_the_data_are_left_out() -> None:
     case = main.PRESETS["smoke"].arms
-    grid = arms.Grid(batches=(0.5, 2.0, 5.0, 9.95, 20.0))
-    assert arms.batch_sizes(case, grid) == [10, 40]  # 100 is LB, 199 leaves one of 200, 400 are too many
+    ranges = arms.Ranges(batches=(0.5, 2.0, 5.0, 9.95, 20.0))
+    assert arms.batch_sizes(case, ranges) == [10, 40]  # 100 is LB, 199 leaves one of 200, 400 are too many
 
 
 def test_the_papers_networks_make_their_first_steps(tmp_path: Path) -> None:
@@ -284,19 +279,20 @@ def test_the_papers_networks_make_their_first_steps(tmp_path: Path) -> None:
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xdist_group("smoke")
 @pytest.mark.study
-def test_the_smoke_preset_writes_everything_and_then_does_nothing_again(tmp_path: Path) -> None:
-    out, _ = smoke_once("keskar2017_more", tmp_path, "--workers", "2")
-    figures = ["sketch", "training_curves", "line_narrow_f1", "arc_narrow_f1", "batch_size", "warm_start"]
-    figures += ["along_training", "remedies", "critics"]
-    written = {path.name for path in out.iterdir()}
-    assert {f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png", "csv", "json")} <= written
-    assert {f"{name}.md" for name in ("table2_accuracies", "table3_sharpness", "table4_subspace")} <= written
+def test_the_smoke_form_shows_every_figure_table_and_verdict(smoke: Path) -> None:
+    out = smoke / "figures" / "smoke-1-seeds"
+    figures = ["training_curves", "line_narrow_f1", "gap_vs_sharpness", "sketch", "accuracy_curves", "arc_narrow_f1"]
+    figures += ["batch_size", "warm_start", "along_training", "remedies", "critics"]
+    tables = ["pairs_table", "table2_accuracies", "table3_sharpness", "table4_subspace"]
+    tables += ["remedies_table", "critics_table"]
+    written = {f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png", "csv", "json")}
+    written |= {f"{name}.{suffix}" for name in tables for suffix in ("md", "tex", "csv", "json")}
+    assert {path.name for path in out.iterdir()} == {*written, "findings.json", "runs.csv"}
     found = json.loads((out / "findings.json").read_text())
-    assert {each["figure"] for each in found} <= {Path(name).stem for name in written}
+    assert {each["figure"] for each in found} <= {*figures, *tables}
     assert found[-1]["number"] == "not run" and "TIMIT is licensed" in found[-1]["why"]
+    assert left_to_do("keskar2017", smoke) == []
     runs = pd.read_csv(out / "runs.csv")
     assert set(runs["status"]) == {"finished"} and len(runs) == 17
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert run_smoke("keskar2017_more", tmp_path, "--stage", "render").returncode == 0
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

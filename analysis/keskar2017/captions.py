@@ -5,22 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.keskar2017.drawn import SHARPNESS, not_positive
-from analysis.keskar2017.load import CURVES, ROLES, Study
-from analysis.keskar2017.pair_tables import keskar_setting
+from analysis import numbers
+from analysis.keskar2017.curves import CURVES
+from analysis.keskar2017.numbers import EPSILONS, ROLES, Results, not_positive, start_of_search
+from analysis.keskar2017.threshold import Threshold
 from sharpness.plots.frames import floats, groups, records, rows_where
 
 NAMES = {"top_eigenvalue": "lambda_max", "keskar_sharpness": "phi"}
+"""Both kinds of sharpness of the solutions, as texts call them."""
+PATHS = {"line": (3, "straight line"), "arc": (7, "arc (curvilinear path)")}
+"""The paths between SB and LB: the figure of the paper and what they are called."""
 
 
-def status_line(study: Study) -> str:
-    """Say how many runs of each role finished, diverged or are missing, and which seeds did not finish."""
-    return "; ".join(_role_status(study, role) for role in ROLES) + "."
+def status_line(results: Results) -> str:
+    """Return how many runs of each role of the first network finished, and which seeds diverged or are missing."""
+    return "; ".join(_role_status(results, role) for role in ROLES) + "."
 
 
-def _role_status(study: Study, role: str) -> str:
-    runs = records(rows_where(study.runs, role=role))
-    sizes = sorted({int(run["batch_size"]) for run in runs if run["batch_size"] is not None})
+def _role_status(results: Results, role: str) -> str:
+    runs = records(rows_where(results.tables.runs, network=results.first, role=role, arm="base"))
+    sizes = sorted({int(run["batch_size"]) for run in runs if run.get("batch_size") is not None})
     batch = f" (batch {', '.join(map(str, sizes))})" if sizes else ""
     text = f"{sum(run['status'] == 'finished' for run in runs)} of {len(runs)} {role} runs{batch} finished"
     for status in ("diverged", "missing"):
@@ -30,43 +34,39 @@ def _role_status(study: Study, role: str) -> str:
     return text
 
 
-def training_caption(study: Study) -> str:
-    """Return the caption of the training curves."""
-    counts = ", ".join(f"{role} n = {len(rows_where(study.runs, role=role, status='finished'))}" for role in ROLES)
-    diverged = " A diverged run ends in a cross." if len(rows_where(study.runs, status="diverged")) else ""
+def unseen(table: pd.DataFrame) -> str:
+    """Return how many values of sharpness a logarithmic axis cannot show, as a sentence, if any.
+
+    >>> unseen(pd.DataFrame({"phi": [1.0, 0.0]}))
+    'Not on the log axis: 1 sharpness of 0. '
+    """
+    count = not_positive(table, "phi")
+    return f"Not on the log axis: {count} sharpness of 0. " if count else ""
+
+
+def training_curves(results: Results) -> str:
+    """Return the caption of loss and accuracy along training."""
+    finished = {role: len(results.runs(role, "base", results.first)) for role in ROLES}
+    runs = rows_where(results.tables.runs, network=results.first, arm="base")
+    diverged = " A diverged run ends in a cross." if "diverged" in set(runs["status"]) else ""
     return (
         "Loss (log axis) and accuracy. Left: training, mean over the epoch's own steps while the weights move "
         "(epoch 0: the whole training set). Right: the whole test set at the end of each epoch. "
         "Thin lines: one per seed, which sets the initial weights and the order of the examples. "
-        f"Thick lines with marks: mean over the finished runs ({counts}), geometric for the loss; no band is drawn. "
-        f"The accuracy axes start above epoch 0 (before training).{diverged} {status_line(study)}"
+        "Thick lines with marks: mean over the finished runs "
+        f"({', '.join(f'{role} n = {n}' for role, n in finished.items())}), geometric for the loss; no band is drawn. "
+        f"The accuracy axes start above epoch 0 (before training).{diverged} {status_line(results)}"
     )
 
 
-def interpolation_caption(study: Study, table: pd.DataFrame) -> str:
-    """Return the caption of the linear interpolation."""
-    (first, rows), *others = groups(table, "seed")
-    seeds = ", ".join(str(seed) for seed, _ in others)
-    faint = f"; faint: the pairs of the other seeds ({seeds})" if others else ""
-    gaps = sum(int(np.isnan(floats(table, name)).sum()) for name in CURVES)
-    missing = f" Values that could not be measured leave gaps ({gaps})." if gaps else ""
-    return (
-        "Cross-entropy (left axis, log) and accuracy (right axis) on the straight line through a small-batch solution "
-        "(alpha = 0) and the large-batch solution of the same seed (alpha = 1); solid: training set, dashed: test set. "
-        f"Bold: the pair of seed {first}{faint}. n = {1 + len(others)} "
-        f"pair{'s' if others else ''}, {len(rows)} values of alpha each; no band is drawn.{missing} "
-        f"{status_line(study)}"
-    )
-
-
-def gap_caption(study: Study, table: pd.DataFrame) -> str:
+def gap_vs_sharpness(results: Results, table: pd.DataFrame) -> str:
     """Return the caption of the generalisation gap against sharpness."""
     confidences = sorted({f"{100 * c:g} % " for c in floats(table, "confidence") if np.isfinite(c)})
-    setting = keskar_setting(study)
-    metric = f"Metric 2.1 with epsilon = {setting[0]:g} and start {setting[1]}" if setting else "Metric 2.1"
+    start = start_of_search(results)
+    metric = f"Metric 2.1 with epsilon = {EPSILONS[0]:g}" + (f" and start {start}" if start else "")
     absent = [
-        f"{int(np.isnan(floats(table, q)).sum())} without {NAMES[q]}, {not_positive(table, q)} with {NAMES[q]} <= 0"
-        for q in SHARPNESS
+        f"{int(np.isnan(floats(table, q)).sum())} without {name}, {not_positive(table, q)} with {name} <= 0"
+        for q, name in NAMES.items()
     ]
     return (
         "Generalisation gap (train minus test accuracy, percentage points) against the top Hessian eigenvalue (left) "
@@ -74,5 +74,87 @@ def gap_caption(study: Study, table: pd.DataFrame) -> str:
         f"(n = {len(table)}); grey lines join the two runs of a seed. Bars on the left: {' or '.join(confidences)}"
         "interval of the eigenvalue itself, often smaller than the mark; phi has none. Titles: Kendall's tau-b with "
         "its 95 % percentile bootstrap interval over runs. "
-        f"Finished runs not drawn: {'; '.join(absent)}. {status_line(study)}"
+        f"Finished runs not drawn: {'; '.join(absent)}. {status_line(results)}"
+    )
+
+
+def between(results: Results, path: str, network: str, table: pd.DataFrame) -> str:
+    """Return the caption of loss and accuracy along the line or the arc of one network."""
+    figure, words = PATHS[path]
+    (first, rows), *others = groups(table, "seed")
+    seeds = ", ".join(str(seed) for seed, _ in others)
+    faint = f"; faint: the pairs of the other seeds ({seeds})" if others else ""
+    gaps = sum(int(np.isnan(floats(table, name)).sum()) for name in CURVES)
+    missing = f" Values that could not be measured leave gaps ({gaps})." if gaps else ""
+    return (
+        f"Cross-entropy (left axis, log) and accuracy (right axis) on the {words} through a small-batch solution "
+        f"(alpha = 0) and the large-batch solution of the same seed (alpha = 1), as in Figure {figure} of Keskar et "
+        f"al. (2017); solid: training set, dashed: test set. Bold: the pair of seed {first}{faint}. "
+        f"n = {1 + len(others)} pair{'s' if others else ''}, {len(rows)} values of alpha each; no band is "
+        f"drawn.{missing} {results.setting(network)}"
+    )
+
+
+def sketch(results: Results) -> str:
+    """Return the caption of the slices through both minima."""
+    return (
+        "A flat and a sharp minimum as in the sketch of Figure 1 of Keskar et al. (2017), measured: loss (log axis) on "
+        "a slice through the SB and one through the LB solution, both in the direction of the line from SB to LB, "
+        "against the Euclidean distance from the lowest training loss of each. Solid: training, dashed: test. Bold: "
+        f"the first seed; thin: the others. {results.setting()}"
+    )
+
+
+def accuracy_curves(results: Results) -> str:
+    """Return the caption of the accuracies of every network along training."""
+    return (
+        "Accuracy along training, as in Figure 2 of Keskar et al. (2017): one line per run; solid: training, mean over "
+        "the epoch's own steps; dashed: test, at the end of the epoch. The axis starts above epoch 0. "
+        f"{results.setting()}"
+    )
+
+
+def batch_size(results: Results, rows: pd.DataFrame, found: Threshold) -> str:
+    """Return the caption of accuracy and sharpness against the batch size."""
+    largest = rows_where(rows, batch_size=rows["batch_size"].max())
+    loss = numbers.significant(float(np.mean(floats(largest, "train_loss"))), 2)
+    if found.batch.value is None:
+        seen = f"No threshold of the accuracy: {found.batch.reason}."
+    else:
+        seen = (
+            f"Band: where accuracy begins to fall, {numbers.ratio(found.batch)}; permutation test, p = {found.p:.2g}."
+        )
+    return (
+        "Test accuracy and sharpness against the batch size at equal epochs and one learning rate, as in Figure 4 of "
+        f"Keskar et al. (2017). One dot per run, lines through the means, of sharpness geometric. {seen} Sharpness: "
+        f"{results.measure}. {unseen(rows)}With equal epochs large batches make few updates: the mean training loss at "
+        f"the largest is {loss} nats. {results.setting(results.arms)}"
+    )
+
+
+def warm_start(results: Results, rows: pd.DataFrame) -> str:
+    """Return the caption of LB started from iterates of SB."""
+    return (
+        "LB started from iterates of SB (warm, or piggybacked, starts), as in Figure 5 of Keskar et al. (2017): test "
+        "accuracy of the iterate and of LB trained from it (top) and sharpness of that LB (bottom). One dot per run, "
+        "lines through the means, of sharpness geometric; dotted: LB from x0. Sharpness: "
+        f"{results.measure}. {unseen(rows)}{results.setting(results.arms)}"
+    )
+
+
+def along_training(results: Results, rows: pd.DataFrame) -> str:
+    """Return the caption of sharpness along training."""
+    epochs = ", ".join(f"{epoch:g}" for epoch in sorted(set(rows["epoch"])))
+    return (
+        "Sharpness against training loss along training, as in Figure 6 of Keskar et al. (2017): at the ends of epochs "
+        f"{epochs}. Thin: one line per run; marks: geometric means over the seeds at an epoch. Sharpness: "
+        f"{results.measure}. {unseen(rows)}{results.setting(results.arms)}"
+    )
+
+
+def arms(results: Results, about: str, rows: pd.DataFrame) -> str:
+    """Return the caption of the remedies or of the critics."""
+    return (
+        f"{about}: test accuracy and sharpness ({results.measure}). One dot per finished run, marks at the means "
+        f"(geometric for sharpness). {unseen(rows)}{results.setting(results.arms)}"
     )

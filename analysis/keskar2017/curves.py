@@ -1,55 +1,96 @@
-"""Numbers of curves: how the loss rises beside a solution, and how sharpness goes with the loss along training."""
+"""Numbers of curves: training, the paths from SB to LB, slices, and how sharpness goes with the loss and the batch."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.keskar2017.numbers import ratio
+from analysis.keskar2017.numbers import ROLES, Results, ratio
 from analysis.statistics import Interval
-from analysis.tidy import Tables
-from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 
+LOSSES = ("train_loss", "test_loss")
+ACCURACIES = ("train_accuracy", "test_accuracy")
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-COLUMNS = ("network", "seed", "alpha", *CURVES)
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 """One number of SB and one of LB for each seed that has both."""
 
 
-def curves(tables: Tables, path: str, network: str) -> pd.DataFrame:
-    """Return loss (nats) and accuracy (per cent) along the line or the arc from SB to LB, by seed."""
+def in_per_cent(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the accuracies of both splits in per cent."""
+    return table.assign(**{name: 100 * floats(table, name) for name in ACCURACIES if name in table})
+
+
+def training_table(results: Results) -> pd.DataFrame:
+    """Return loss (nats) and accuracy (%) of the first network's pairs by epoch: each run, and the mean of a role.
+
+    The mean (line ``mean``) is over the finished runs of a role at the epochs that all of them have; of a loss it is
+    the geometric mean, because the loss is drawn on a logarithmic axis.
+    """
+    epochs = in_per_cent(rows_where(results.tables.epochs, network=results.first, arm="base"))
+    rows = [{"line": "run"} | row for role in ROLES for row in records(rows_where(epochs, role=role))]
+    for role in ROLES:
+        finished = len(results.runs(role, "base", results.first))
+        for epoch, each in groups(rows_where(epochs, role=role, status="finished"), "epoch"):
+            if len(each) == finished:
+                means = {name: _mean(floats(each, name), geometric=name in LOSSES) for name in CURVES}
+                rows.append({"line": "mean", "role": role, "epoch": epoch} | means)
+    columns = ("line", "role", "seed", "status", "epoch", *LOSSES, *ACCURACIES)
+    table = pd.DataFrame(rows, columns=pd.Index(columns))
+    return table.astype({"seed": "Int64", "epoch": int} | dict.fromkeys(CURVES, float))
+
+
+def _mean(x: NDArray[np.float64], geometric: bool) -> float:
+    if not geometric:
+        return float(np.mean(x))
+    return float(np.exp(np.mean(np.log(x)))) if np.all(x > 0) else float("nan")
+
+
+def curves(results: Results, path: str, network: str) -> pd.DataFrame:
+    """Return loss (nats) and accuracy (%) along the line or the arc from SB to LB, for the seeds that have any."""
     rows = []
-    for row in records(rows_where(tables.probes, quantity="loss_barrier", network=network)):
+    for row in records(rows_where(results.probes, quantity="loss_barrier", network=network)):
         details = row["details"]
-        if details.get("path", "line") != path:
-            continue
-        for number, alpha in enumerate(details["alphas"]):
-            values = {name: None if details.get(name) is None else details[name][number] for name in CURVES}
-            rows.append({"network": row["network"], "seed": row["seed"], "alpha": alpha, **values})
-    table = pd.DataFrame(rows, columns=pd.Index(COLUMNS)).astype(dict.fromkeys(CURVES, float))
-    return table.assign(**{name: 100 * floats(table, name) for name in CURVES if name.endswith("accuracy")})
+        values = {name: np.array(details.get(name) or [], dtype=float) for name in CURVES}
+        if details.get("path", "line") == path and any(np.isfinite(curve).any() for curve in values.values()):
+            for number, alpha in enumerate(details["alphas"]):
+                point = {name: curve[number] if len(curve) else np.nan for name, curve in values.items()}
+                rows.append({"network": network, "seed": row["seed"], "alpha": alpha} | point)
+    return in_per_cent(pd.DataFrame(rows, columns=pd.Index(("network", "seed", "alpha", *CURVES))))
+
+
+def beside(table: pd.DataFrame) -> Pair:
+    """Return the training loss one grid step away from SB and from LB, mean of both sides, per seed of :func:`curves`.
+
+    Seeds with a hole there are left out.
+    """
+    return _sides([near for near, _ in _near(table)])
 
 
 def rises(table: pd.DataFrame) -> Pair:
-    """Return by how much the training loss rises one grid step beside SB and beside LB, mean of both sides, per seed.
+    """Return by how much the training loss one grid step beside SB, and beside LB, lies above the end, per seed.
 
-    Of :func:`curves`; seeds with a hole there are left out.
+    The mean of both sides is taken; seeds with a hole there or at an end are left out.
     """
+    return _sides([[x - end for x, end in zip(near, ends, strict=True)] for near, ends in _near(table)])
+
+
+def grid_step(rows: pd.DataFrame) -> float:
+    """Return the distance along a path from SB to the next point towards LB."""
+    return min((alpha for alpha in floats(rows, "alpha") if alpha > 0), default=0.0)
+
+
+def _near(table: pd.DataFrame) -> list[tuple[list[float], list[float]]]:
+    """Return for each seed the training loss beside SB and LB, and at SB and LB; NaN for a hole."""
     found = []
     for _, rows in groups(table, "seed"):
+        # Rounded, because the sum of an end point and a step meets the grid only up to rounding.
         loss = {round(a, 9): v for a, v in zip(floats(rows, "alpha"), floats(rows, "train_loss"), strict=True)}
-        step = min((a for a in loss if a > 0), default=0.0)
-        found.append([_rise(loss, end, step) for end in (0, 1)])
-    return _sides(found)
-
-
-def _rise(loss: Mapping[float, float], end: int, step: float) -> float:
-    # Rounded, because the sum of an end point and a step meets the grid only up to rounding.
-    beside = [loss.get(round(end + shift, 9), np.nan) for shift in (-step, step)]
-    return float(np.mean(beside) - loss.get(float(end), np.nan))
+        step = grid_step(rows)
+        sides = [[loss.get(round(end + shift, 9), np.nan) for shift in (-step, step)] for end in (0, 1)]
+        found.append(([float(np.mean(each)) for each in sides], [loss.get(float(end), np.nan) for end in (0, 1)]))
+    return found
 
 
 def at_equal_loss(table: pd.DataFrame) -> Pair:
@@ -98,7 +139,7 @@ def slope_changes(rows: pd.DataFrame, at: float) -> list[float]:
 
 
 def _change(run: pd.DataFrame, at: float) -> float:
-    positive = rows_where(run.assign(positive=floats(run, "phi") > 0), positive=True)
+    positive = rows_if(run, floats(run, "phi") > 0)
     size, phi = np.log(floats(positive, "batch_size")), np.log(floats(positive, "phi"))
     sides = [size <= np.log(at), size >= np.log(at)]
     if min(side.sum() for side in sides) < 2:

@@ -11,8 +11,9 @@ import pandas as pd
 from analysis import numbers
 from analysis.findings import Finding, Verdict, judge, judge_value
 from analysis.fits import power_law_by
+from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.curves import at_equal_loss, curves, over_training, rises, slope_changes
-from analysis.keskar2017.numbers import EPSILONS, Results, batch_rows, comparisons, difference, ratio, warm_rows
+from analysis.keskar2017.numbers import EPSILONS, Results, batch_rows, difference, ratio, warm_rows
 from analysis.keskar2017.threshold import Threshold, threshold
 from analysis.statistics import Interval, paired_difference, paired_ratio
 from analysis.texts import slug
@@ -71,10 +72,10 @@ def of_pairs(results: Results, network: str) -> Iterator[Finding]:
     yield _difference(claim, setting, table, difference(small, large, "test_accuracy"), -1)
     yield from _of_sharpness(results, network)
     for path, words in (("line", "straight line"), ("arc", "arc")):
-        beside = paired_difference(*rises(curves(results.tables, path, network)))
+        beside = paired_difference(*rises(curves(results, path, network)))
         claim = f"On the {words} the loss rises more beside LB than beside SB"
         yield _difference(claim, setting, f"{path}_{slug(network)}", beside, 1, "nats")
-    far = ratio(large, small, "distance")
+    far = ratio(large, small, "distance_from_start")
     claim = "SB ends 3 to 10 times as far from its start as LB"
     yield Finding(claim, setting, table, numbers.ratio(far), *judge_value(far, *DISTANCES))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,33 +11,37 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.statistics import Interval, paired_difference, paired_ratio
-from analysis.tidy import Tables, counts
-from sharpness.plots.frames import floats, groups, records, rows_where
+from analysis.tidy import PROBE_FIELDS, Tables, counts
+from sharpness.errors import InputError
+from sharpness.plots.frames import floats, records, rows_if, rows_where
 
+ROLES = ("SB", "LB")
 EPSILONS = (1e-3, 5e-4)
 """Half widths of the paper's boxes; the first is that of every comparison beyond its tables."""
 SEARCHES = {"keskar": "published", "keskar_maximum": "climbed"}
 ACCURACIES = ("train_accuracy", "validation_accuracy", "test_accuracy")
-WHERE = ("run_id", "network", "role", "arm", "seed")
-SHARPNESS = (*WHERE, "space", "search", "epsilon", "phi", "complete")
-TARGET = "train_loss"
-"""How a run ended that reached its training loss."""
+LABELS = ("network", "role", "arm", "seed")
+SHARPNESS = ("run_id", *LABELS, "space", "search", "epsilon", "phi", "complete", "start")
 
 
 @dataclass(frozen=True)
 class Results:
     """The tables with what follows from them once.
 
-    ``done`` has a row per finished run with accuracies in per cent, ``phi`` (per cent; the sharpness by which arms are
-    compared, which ``measure`` describes), ``distance`` from the start and ``rate``, the learning rate of the last
-    epoch, scaling included. ``sharpness`` has a row per run, space, search and box. ``networks`` say by label what was
-    trained on what, ``arms`` is the label of the one that things are varied on, ``subspace`` the random dimensions.
+    ``done`` has a row per finished run with accuracies in per cent, their gap in percentage points, ``phi`` (per cent;
+    the sharpness by which arms are compared, which ``measure`` describes), ``distance_from_start`` and ``rate``, the
+    learning rate of the last epoch, scaling included. ``probes`` has the records that count, ``sharpness`` a row per
+    run, space, search and box. ``networks`` say by label what was trained on what; ``first`` is the label of the one
+    whose pairs are compared in detail, ``arms`` of the one that things are varied on, if they are, and ``subspace`` the
+    random dimensions.
     """
 
     tables: Tables
+    probes: pd.DataFrame
     done: pd.DataFrame
     sharpness: pd.DataFrame
     networks: Mapping[str, str]
+    first: str
     arms: str
     subspace: int
     measure: str
@@ -54,14 +58,18 @@ class Results:
 
 def results_of(tables: Tables, settings: Mapping[str, Any]) -> Results:
     """Return the results of a study with these settings, the fields of its preset."""
+    cases = [case for case in (*settings["pairs"], settings["arms"]) if case is not None]
     p = settings["compare"]["subspace"]
-    sharpness, where = sharpness_table(tables), "full space" if p is None else f"{p} random dimensions"
+    probes = records_that_count(tables)
+    sharpness, where = sharpness_table(probes), "full space" if p is None else f"{p} random dimensions"
     return Results(
         tables=tables,
-        done=outcomes(tables, sharpness, "full" if p is None else "subspace"),
+        probes=probes,
+        done=outcomes(tables, probes, sharpness, "full" if p is None else "subspace"),
         sharpness=sharpness,
-        networks={case["label"]: _setting(case) for case in (*settings["pairs"], settings["arms"])},
-        arms=settings["arms"]["label"],
+        networks={case["label"]: _setting(case) for case in cases},
+        first=cases[0]["label"],
+        arms=cases[-1]["label"],
         subspace=settings["subspace"],
         measure=f"Metric 2.1, {where}, epsilon {EPSILONS[0]:g}, as published",
     )
@@ -77,17 +85,33 @@ def _setting(case: Mapping[str, Any]) -> str:
     )
 
 
-def sharpness_table(tables: Tables) -> pd.DataFrame:
+def records_that_count(tables: Tables) -> pd.DataFrame:
+    """Return the records of all examples, and of lines and arcs those that end at the final LB weights of the seed."""
+    probes, runs = tables.probes, tables.finished
+    large = rows_where(runs, role="LB", arm="base")
+    ends = {(row["network"], row["seed"]): row.get("checkpoint_sha256") for row in records(large)}
+    counted = []
+    for row in records(probes):
+        details = row["details"]
+        whole = details.get("subset") is None or row["probe"] == "pyhessian"
+        counted.append(
+            whole and details.get("other_checkpoint_sha256") in (None, ends.get((row["network"], row["seed"])))
+        )
+    return rows_if(probes, counted).reindex(columns=list(dict.fromkeys([*probes.columns, *PROBE_FIELDS, "reason"])))
+
+
+def sharpness_table(probes: pd.DataFrame) -> pd.DataFrame:
     """Return Metric 2.1 (per cent) of every run: by space (full, subspace), search (published, climbed) and epsilon."""
     kept = {}
-    for row in records(tables.probes):
+    for row in records(probes):
         if row["probe"] not in SEARCHES or row["value"] is None:
             continue
         space = "full" if row["knobs"].get("subspace") is None else "subspace"
-        shared = {name: row[name] for name in WHERE} | {"space": space, "search": SEARCHES[row["probe"]]}
+        shared = {name: row[name] for name in ("run_id", *LABELS)} | {"space": space, "search": SEARCHES[row["probe"]]}
+        shared |= {"complete": bool(row["converged"]), "start": row["details"].get("start")}
         for box in _boxes(row):
             key = (row["run_id"], space, row["probe"], box["epsilon"])
-            kept[key] = shared | {name: box[name] for name in ("epsilon", "phi")} | {"complete": bool(row["converged"])}
+            kept[key] = shared | {name: box[name] for name in ("epsilon", "phi")}
     return pd.DataFrame(list(kept.values()), columns=pd.Index(SHARPNESS))
 
 
@@ -99,18 +123,68 @@ def _boxes(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [{"epsilon": details["epsilon"], "phi": row["value"]}, *([second] if second else [])]
 
 
-def outcomes(tables: Tables, sharpness: pd.DataFrame, space: str) -> pd.DataFrame:
+def outcomes(tables: Tables, probes: pd.DataFrame, sharpness: pd.DataFrame, space: str) -> pd.DataFrame:
     """Return the finished runs with what :class:`Results` says of ``done``."""
     runs, epochs = tables.finished.copy(), tables.epochs
     phi = rows_where(sharpness, space=space, search="published", epsilon=EPSILONS[0])
-    far = rows_where(tables.probes, quantity="distance_from_start")
+    far = rows_where(probes, quantity="distance_from_start")
     if "learning_rate" not in epochs:
         epochs = epochs.assign(learning_rate=float("nan"))
-    added: dict[str, Any] = {name: 100 * floats(runs, name) for name in ACCURACIES}
-    for name, table, column in (("phi", phi, "phi"), ("distance", far, "value"), ("rate", epochs, "learning_rate")):
-        known = dict(zip(table["run_id"], floats(table, column), strict=True))  # the last row of each run counts
-        added[name] = [known.get(run, float("nan")) for run in runs["run_id"]]
-    return runs.assign(**added)
+    return runs.assign(
+        generalisation_gap=100 * (floats(runs, "train_accuracy") - floats(runs, "test_accuracy")),
+        **{name: 100 * floats(runs, name) for name in ACCURACIES},
+        phi=_of_runs(runs, phi, "phi"),
+        distance_from_start=_of_runs(runs, far, "value"),
+        rate=_of_runs(runs, epochs, "learning_rate"),
+    )
+
+
+def _of_runs(runs: pd.DataFrame, rows: pd.DataFrame, column: str) -> list[float]:
+    """Return the last value of each run in a column of other rows, NaN without any."""
+    known = dict(zip(rows["run_id"], floats(rows, column), strict=True))
+    return [known.get(run, float("nan")) for run in runs["run_id"]]
+
+
+def solutions(results: Results) -> pd.DataFrame:
+    """Return the finished runs of the first network's pairs, SB before LB, with what is compared in detail.
+
+    To ``done`` come ``top_eigenvalue`` (nats) with ``lower``, ``upper`` and ``confidence`` of its interval, and
+    ``keskar_sharpness``, phi in the full space.
+    """
+    runs = pd.concat([results.runs(role, "base", results.first) for role in ROLES], ignore_index=True)
+    top = rows_where(results.probes, quantity="top_eigenvalue")
+    return runs.assign(
+        top_eigenvalue=_of_runs(runs, top, "value"),
+        **{name: _of_runs(runs, top, name) for name in ("lower", "upper", "confidence")},
+        keskar_sharpness=_of_runs(runs, _published(results), "phi"),
+    )
+
+
+def _published(results: Results) -> pd.DataFrame:
+    """Return Metric 2.1 of the first network's pairs as it is published: full space, the larger box."""
+    box = {"space": "full", "search": "published", "epsilon": EPSILONS[0]}
+    return rows_where(results.sharpness, network=results.first, arm="base", **box)
+
+
+def start_of_search(results: Results) -> str | None:
+    """Return where the search for Metric 2.1 started, which is part of what was measured; ``None`` without records.
+
+    Raises :class:`InputError` where the pairs of the first network were measured from different starts.
+    """
+    starts = sorted({str(start or "not stated") for start in _published(results)["start"]})
+    if len(starts) > 1:
+        raise InputError(f"expected one start of Metric 2.1 in all runs, got {starts}: measure all runs alike")
+    return starts[0] if starts else None
+
+
+def drawable(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Return the rows of :func:`solutions` that have a gap and a positive sharpness of this kind."""
+    return rows_if(table, np.isfinite(floats(table, "generalisation_gap")) & (floats(table, quantity) > 0))
+
+
+def not_positive(table: pd.DataFrame, quantity: str) -> int:
+    """Return how many measured values are zero or negative and so cannot stand on a logarithmic axis."""
+    return int(np.sum(floats(table, quantity) <= 0))
 
 
 def pair(first: pd.DataFrame, second: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -134,7 +208,7 @@ def ratio(first: pd.DataFrame, second: pd.DataFrame, column: str) -> Interval:
 def batch_rows(results: Results) -> pd.DataFrame:
     """Return the finished runs that differ in the batch size alone."""
     done = rows_where(results.done, network=results.arms)
-    return rows_where(done.assign(swept=done["arm"].isin(["base", "batch"])), swept=True)
+    return rows_if(done, done["arm"].isin(["base", "batch"]))
 
 
 def warm_rows(results: Results) -> pd.DataFrame:
@@ -142,80 +216,3 @@ def warm_rows(results: Results) -> pd.DataFrame:
     cold, warm = results.runs("LB", "base").assign(warm_epochs=0), results.runs("LB", "warm start")
     parts = [part for part in (cold, warm) if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else cold
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The learning rate with the best mean held-out accuracy, its runs, and rates that could not be candidates."""
-
-    rate: float
-    rows: pd.DataFrame
-    at_edge: bool
-    refused: tuple[float, ...]
-
-
-def tuned(runs: pd.DataFrame, done: pd.DataFrame) -> Tuned | None:
-    """Return the best of the learning rates that were tried for one batch size; ``None`` where no rate is complete.
-
-    ``runs`` are all runs of it, ``done`` those that finished, with accuracies. A rate at which a run diverged or is
-    missing is no candidate.
-    """
-    means, refused = {}, []
-    for rate, planned in groups(runs, "learning_rate"):
-        rows = rows_where(done, learning_rate=rate)
-        if len(rows) < len(planned):
-            refused.append(rate)
-        else:
-            means[rate] = float(np.mean(floats(rows, "validation_accuracy")))
-    if not means or not np.isfinite(list(means.values())).all():
-        return None
-    best = max(means, key=lambda rate: means[rate])
-    return Tuned(best, rows_where(done, learning_rate=best), best in (min(means), max(means)), tuple(refused))
-
-
-def _tuned(results: Results, role: str) -> Tuned | None:
-    sides = (rows_where(table, network=results.arms, role=role) for table in (results.tables.runs, results.done))
-    runs, done = (rows_where(rows.assign(tried=rows["arm"].isin(["base", "rate"])), tried=True) for rows in sides)
-    return tuned(runs, done)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Small against large batch under one condition; ``note`` says what was chosen, and names runs left out."""
-
-    name: str
-    small: pd.DataFrame
-    large: pd.DataFrame
-    note: str = ""
-
-
-def comparisons(results: Results) -> list[Comparison]:
-    """Return what the critics ask for, beginning with the paper's own condition."""
-    small, empty = results.runs("SB", "base"), results.done.iloc[:0]
-    best = {role: _tuned(results, role) for role in ("SB", "LB")}
-    chosen = [empty if found is None else found.rows for found in best.values()]
-    aimed = [results.runs(role, "equal loss") for role in ("SB", "LB")]
-    reached = [rows_where(runs, ended_by=TARGET) for runs in aimed]
-    short = sum(map(len, aimed)) - sum(map(len, reached))
-    note = f"runs that did not reach the loss, left out: {short}" if short else ""
-    return [
-        Comparison("equal epochs, same rate", small, results.runs("LB", "base")),
-        Comparison("equal epochs, linear rate", small, results.runs("LB", "linear rate")),
-        Comparison("equal epochs, sqrt rate", small, results.runs("LB", "sqrt rate")),
-        Comparison("equal epochs, tuned rates", chosen[0], chosen[1], "; ".join(_of_tuned(best))),
-        Comparison("equal updates, same rate", small, results.runs("LB", "equal updates")),
-        Comparison("equal updates, sqrt rate", small, results.runs("LB", "equal updates, sqrt rate")),
-        Comparison("equal training loss", reached[0], reached[1], note),
-    ]
-
-
-def _of_tuned(best: Mapping[str, Tuned | None]) -> Iterator[str]:
-    for role, found in best.items():
-        if found is None:
-            yield f"{role}: no rate with all its runs"
-            continue
-        edge = ", at the edge of the rates tried" if found.at_edge else ""
-        refused = (
-            f", without {', '.join(f'{rate:g}' for rate in found.refused)} (runs missing)" if found.refused else ""
-        )
-        yield f"{role} at {found.rate:g}{edge}{refused}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,34 +11,68 @@ from numpy.typing import NDArray
 
 from analysis import numbers
 from analysis.keskar2017.captions import NAMES, status_line
-from analysis.keskar2017.drawn import SHARPNESS, interpolation_table, not_positive
-from analysis.keskar2017.load import Study
-from analysis.keskar2017.pair_tables import by_seed, interval_of, pairs
-from analysis.statistics import Interval
-from sharpness.plots.frames import floats, groups, records, rows_where
+from analysis.keskar2017.comparisons import comparisons
+from analysis.keskar2017.curves import beside, curves, grid_step
+from analysis.keskar2017.numbers import ROLES, Results, not_positive, pair, solutions
+from analysis.keskar2017.tables import interval_of, pairs_numbers
+from analysis.statistics import Interval, kendall_tau
+from analysis.tidy import counts, refused
+from sharpness.plots.frames import floats, records, rows_where
 
 ENOUGH_SEEDS = 5
+"""Fewer seeds give intervals that mean little."""
 
 
-def counts(study: Study) -> list[str]:
-    """Say which runs there are, why others are not, and whether they are too few for the intervals to mean much."""
-    result = [status_line(study)]
-    for run in records(study.runs):
-        if run["status"] != "finished":
-            result.append(f"{run['role']} seed {run['seed']} {run['status']}: {run['reason'] or 'no reason given'}.")
-    num_pairs = pairs(study, "test_accuracy").shape[1]
+def of_pairs(results: Results) -> list[str]:
+    """Return what the pairs of the first network show, beginning with how many runs there are."""
+    table = solutions(results)
+    small, large = (rows_where(table, role=role) for role in ROLES)
+    compared = [
+        _comparison(row, *_finite_pairs(small, large, row["quantity"])) for row in records(pairs_numbers(results))
+    ]
+    return [
+        status_line(results),
+        *_unfinished(results),
+        *_caution(_finite_pairs(small, large, "test_accuracy").shape[1]),
+        *compared,
+        *_of_correlations(table),
+        *_of_lines(results),
+        *_of_pyhessian(results),
+        *_unmeasured(results, table),
+    ]
+
+
+def of_arms(results: Results) -> Iterator[str]:
+    """Yield how many runs there are in all, and what was chosen or left out in the comparisons of arms."""
+    yield counts(results.tables)
+    for each in comparisons(results):
+        if each.note:
+            yield f"{each.name[0].upper()}{each.name[1:]}: {each.note}."
+
+
+def _who(row: Mapping[str, Any]) -> str:
+    """Return which run a row is of, as in ``narrow F1, LB, linear rate, seed 3``."""
+    return ", ".join([*(str(row[name]) for name in ("network", "role", "arm") if row[name]), f"seed {row['seed']}"])
+
+
+def _unfinished(results: Results) -> Iterator[str]:
+    for row in refused(results.tables):
+        yield f"{_who(row)} {row['status']}: {row['reason'] or 'no reason given'}."
+
+
+def _caution(num_pairs: int) -> Iterator[str]:
     if num_pairs < ENOUGH_SEEDS:
         seeds = f"{num_pairs} seed{'' if num_pairs == 1 else 's'} with both runs"
-        result.append(f"Caution: {seeds}; intervals from fewer than {ENOUGH_SEEDS} seeds mean little.")
-    return result
+        yield f"Caution: {seeds}; intervals from fewer than {ENOUGH_SEEDS} seeds mean little."
 
 
-def differences(study: Study, table: pd.DataFrame) -> list[str]:
-    """Say for every quantity how LB compares with SB: as a ratio where that makes sense, otherwise as a difference."""
-    return [_comparison(row, *pairs(study, row["quantity"])) for row in records(table)]
+def _finite_pairs(small: pd.DataFrame, large: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    values = np.stack(pair(small, large, column))
+    return values[:, np.isfinite(values).all(axis=0)]
 
 
 def _comparison(row: Mapping[str, Any], small: NDArray[np.float64], large: NDArray[np.float64]) -> str:
+    """Return how LB compares with SB: as a ratio where that makes sense, otherwise as a difference."""
     label = row["label"]
     if not len(small):
         return f"{label}: not compared, no seed has it in both runs."
@@ -54,7 +88,7 @@ def _comparison(row: Mapping[str, Any], small: NDArray[np.float64], large: NDArr
 
 
 def _verdict(interval: Interval, neutral: float) -> str:
-    """Say what an interval resolves.
+    """Return what an interval resolves.
 
     >>> _verdict(Interval(0.1, -0.2, 0.4, 5), 0.0)
     'no difference resolved'
@@ -66,22 +100,23 @@ def _verdict(interval: Interval, neutral: float) -> str:
     return "higher for LB" if interval.lower > neutral else "lower for LB"
 
 
-def correlations(taus: Mapping[str, Interval], table: pd.DataFrame) -> list[str]:
-    """Say how the generalisation gap goes with each sharpness, and which values a log axis cannot show."""
-    result = []
-    for quantity in SHARPNESS:
-        tau = taus[quantity]
+def correlations(table: pd.DataFrame) -> dict[str, Interval]:
+    """Return Kendall's tau-b of the generalisation gap with each kind of sharpness, over the solutions."""
+    return {name: kendall_tau(floats(table, name), floats(table, "generalisation_gap")) for name in NAMES}
+
+
+def _of_correlations(table: pd.DataFrame) -> Iterator[str]:
+    for quantity, tau in correlations(table).items():
         text = f"Generalisation gap against {NAMES[quantity]}: Kendall tau-b {numbers.correlation(tau)}"
         if tau.lower is not None and tau.upper is not None:
             text += f": {_association(tau.lower, tau.upper)}"
-        result.append(text + ".")
+        yield text + "."
         if count := not_positive(table, quantity):
-            result.append(f"{count} of {len(table)} runs have {NAMES[quantity]} <= 0 and are not on the log axis.")
-    return result
+            yield f"{count} of {len(table)} runs have {NAMES[quantity]} <= 0 and are not on the log axis."
 
 
 def _association(lower: float, upper: float) -> str:
-    """Say what the interval of a rank correlation resolves.
+    """Return what the interval of a rank correlation resolves.
 
     >>> _association(-0.4, 0.7)
     'no association resolved'
@@ -91,61 +126,53 @@ def _association(lower: float, upper: float) -> str:
     return "no association resolved" if lower <= 0 <= upper else "the interval excludes 0"
 
 
-def interpolation(study: Study) -> list[str]:
-    """Say how high the loss barrier between the two solutions is, and beside which of them the train loss is larger."""
-    result = []
-    barriers = list(by_seed(study, "loss_barrier", "SB").values())
-    if len(barriers):
+def _of_lines(results: Results) -> Iterator[str]:
+    """Yield how high the loss rises between the solutions, and beside which of them the training loss is larger."""
+    known = rows_where(results.probes, network=results.first, quantity="loss_barrier")
+    lines = [row for row in records(known) if row["details"].get("path", "line") == "line" and row["value"] is not None]
+    barriers = [row["value"] for row in lines]
+    if barriers:
         low, high = (numbers.significant(x, 2) for x in (min(barriers), max(barriers)))
-        between = (
-            f"from {low} to {high} nats over {len(barriers)} seeds" if len(barriers) > 1 else f"{low} nats (1 seed)"
+        several = len(barriers) > 1
+        between = f"from {low} to {high} nats over {len(barriers)} seeds" if several else f"{low} nats (1 seed)"
+        yield f"Train loss barrier on the straight line from SB to LB: {between}."
+    table = curves(results, "line", results.first)
+    small, large = beside(table)
+    if len(small):
+        yield (
+            f"One grid step (alpha +- {grid_step(table):.3g}) away the mean train loss is larger at LB than at SB in "
+            f"{np.sum(large > small)} of {len(small)} pairs (first: {numbers.significant(large[0], 2)} at LB, "
+            f"{numbers.significant(small[0], 2)} at SB)."
         )
-        result.append(f"Train loss barrier on the straight line from SB to LB: {between}.")
-    steps = [_beside(rows) for _, rows in groups(interpolation_table(study), "seed")]
-    steps = [step for step in steps if step is not None]
-    if steps:
-        small, large, step = steps[0]
-        result.append(
-            f"One grid step (alpha +- {step:.3g}) away the mean train loss is larger at LB than at SB in "
-            f"{sum(b > a for a, b, _ in steps)} of {len(steps)} pairs (first: {numbers.significant(large, 2)} at LB, "
-            f"{numbers.significant(small, 2)} at SB)."
-        )
-    return result
 
 
-def _beside(rows: pd.DataFrame) -> tuple[float, float, float] | None:
-    """Return the mean train loss one grid step off alpha = 0, that off alpha = 1, and the step; None with a gap."""
-    # Rounded, because the sum of an end point and a step meets the grid only up to rounding.
-    alphas = [round(float(alpha), 9) for alpha in rows["alpha"]]
-    loss = dict(zip(alphas, floats(rows, "train_loss"), strict=True))
-    step = min((alpha for alpha in alphas if alpha > 0), default=0.0)
-    before, after = (np.mean([loss.get(round(end + shift, 9), np.nan) for shift in (-step, step)]) for end in (0, 1))
-    return (float(before), float(after), step) if np.isfinite(before + after) else None
-
-
-def pyhessian(study: Study) -> list[str]:
-    """Say for each run checked with PyHessian whether it agrees with the eigenvalue found here, with both numbers."""
-    result = []
-    for row in records(rows_where(study.probes, quantity="top_eigenvalue_pyhessian")):
+def _of_pyhessian(results: Results) -> Iterator[str]:
+    """Yield for each run checked with PyHessian whether it agrees with the eigenvalue found here, with both numbers."""
+    checked = rows_where(results.probes, network=results.first, quantity="top_eigenvalue_pyhessian")
+    for row in records(checked):
         details, where = row["details"], f"{row['role']} seed {row['seed']}"
         if row["value"] is None or details.get("ours") is None or details.get("agree") is None:
-            result.append(f"PyHessian, {where}: not compared ({row['reason'] or 'a value is missing'}).")
+            yield f"PyHessian, {where}: not compared ({row['reason'] or 'a value is missing'})."
             continue
         lower, upper = details.get("ours_lower"), details.get("ours_upper")
         interval = f" in [{lower:.5g}, {upper:.5g}]" if lower is not None and upper is not None else ""
         verdict = "agreement" if details["agree"] else "DISAGREEMENT"
         examples = f" over {row['num_examples']:g} examples" if row["num_examples"] else ""
-        result.append(
+        yield (
             f"PyHessian, {where}: top eigenvalue {row['value']:.5g} against {details['ours']:.5g}{interval} found "
             f"here{examples}: {verdict}."
         )
-    return result
 
 
-def unmeasured(study: Study) -> list[str]:
-    """Name every probe of a finished run that gave no value, with its reason."""
-    return [
-        f"{row['role']} seed {row['seed']}: {row['quantity']} was not measured ({row['reason'] or 'no reason given'})."
-        for row in records(study.probes)
-        if row["value"] is None and row["quantity"] != "top_eigenvalue_pyhessian"
-    ]
+def _unmeasured(results: Results, table: pd.DataFrame) -> Iterator[str]:
+    """Yield what gave no value, with its reason, and of which solutions there is no record at all."""
+    for row in records(results.probes):
+        if row["value"] is None and row["quantity"] != "top_eigenvalue_pyhessian":
+            yield f"{_who(row)}: {row['quantity']} was not measured ({row['reason'] or 'no reason given'})."
+    roles = dict.fromkeys(("top_eigenvalue", "keskar_sharpness", "distance_from_start"), ROLES)
+    for quantity, asked in (roles | {"loss_barrier": ("SB",)}).items():
+        known = set(rows_where(results.probes, quantity=quantity)["run_id"])
+        runs = [row for row in records(table) if row["role"] in asked and row["run_id"] not in known]
+        if runs:
+            names = ", ".join(f"{row['role']} seed {row['seed']}" for row in runs)
+            yield f"There is no record of {quantity} on the final weights of {names}."

@@ -1,20 +1,32 @@
-"""The tables of ``keskar2017_more``: Tables 2 to 4 of the paper, the remedies, and what the critics ask for."""
+"""The tables of the study: SB against LB, Tables 2 to 4 of the paper, the remedies, and what the critics ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from analysis import numbers
+from analysis.keskar2017.captions import status_line
+from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.findings import WORDS
-from analysis.keskar2017.numbers import EPSILONS, Results, comparisons, difference, pair, ratio
+from analysis.keskar2017.numbers import EPSILONS, ROLES, Results, difference, pair, ratio, solutions, start_of_search
 from analysis.report import TextTable
 from analysis.statistics import Interval, Summary, summarise
-from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.frames import floats, records, rows_where
 
-ROLES = ("SB", "LB")
+QUANTITIES = (
+    ("train_accuracy", "train accuracy", "%", False),
+    ("test_accuracy", "test accuracy", "%", False),
+    ("generalisation_gap", "generalisation gap", "pp", False),
+    ("train_loss", "train loss", "nats", False),
+    ("test_loss", "test loss", "nats", False),
+    ("top_eigenvalue", "λ_max", "nats", True),
+    ("keskar_sharpness", "Keskar sharpness φ", "%", True),
+    ("distance_from_start", "distance from the start", "", True),
+)
+"""What is compared of the solutions: the column, what it is called, its unit, and whether a ratio means something."""
 REMEDIES = (
     ("none, SB", "SB", "base"),
     ("none, LB", "LB", "base"),
@@ -29,9 +41,52 @@ MEAN = "Mean ± sample standard deviation over the finished runs"
 PAIRED = "differences and geometric ratios are paired by seed, with 95 % Student t intervals"
 
 
-def tables_of(results: Results) -> list[TextTable]:
-    """Return every table of the study."""
+def of_networks_and_arms(results: Results) -> list[TextTable]:
+    """Return the tables of all networks' pairs and of what is varied on one."""
     return [accuracies(results), *(sharpness(results, s) for s in NUMBERS), remedies(results), critics(results)]
+
+
+def pairs(results: Results) -> TextTable:
+    """Return small against large batch on the first network."""
+    table, rows = pairs_numbers(results), []
+    for row in records(table):
+        counts = [int(row[key]) for key in ("SB_n", "LB_n", "pairs")]
+        n = str(counts[0]) if len(set(counts)) == 1 else f"{counts[0]}, {counts[1]} ({counts[2]} paired)"
+        label = f"{row['label']} [{row['unit']}]" if row["unit"] else row["label"]
+        sides = [Summary(row[f"{role}_mean"], row[f"{role}_std"], row[f"{role}_n"]) for role in ROLES]
+        changes = [numbers.difference(interval_of(row, "difference")), numbers.ratio(interval_of(row, "ratio"))]
+        rows.append([label, *map(numbers.mean_and_std, sides), *changes, n])
+    caption = (
+        f"{MEAN} of a role; LB - SB and the geometric ratio LB / SB paired by seed with 95 % Student t intervals. "
+        f"{status_line(results)}"
+    )
+    header = ("", "SB", "LB", "LB - SB [95 %]", "LB / SB [95 %]", "n")
+    return TextTable("pairs_table", "Small batch (SB) against large batch (LB)", header, rows, table, caption)
+
+
+def pairs_numbers(results: Results) -> pd.DataFrame:
+    """Return SB against LB on the first network, a row per quantity, unrounded and in the unit named in the row."""
+    table, start = solutions(results), start_of_search(results)
+    setting = "" if start is None else f" (ε = {EPSILONS[0]:g}, start: {start})"
+    small, large = (rows_where(table, role=role) for role in ROLES)
+    rows = []
+    for column, words, unit, has_ratio in QUANTITIES:
+        label = words + (setting if column == "keskar_sharpness" else "")
+        means = {role: summarise(floats(side, column)) for role, side in (("SB", small), ("LB", large))}
+        change = difference(small, large, column)
+        factor = ratio(small, large, column) if has_ratio else Interval(None, None, None, change.n)
+        row = {"quantity": column, "label": label, "unit": unit} | _named(means) | {"pairs": change.n}
+        rows.append(row | _bounds(difference=change, ratio=factor))
+    named = pd.DataFrame(rows)
+    measured = [
+        name for name in named if str(name).endswith(("_mean", "_std", "difference", "ratio", "_lower", "_upper"))
+    ]
+    return named.astype(dict.fromkeys(measured, float))
+
+
+def interval_of(row: Mapping[str, Any], name: str) -> Interval:
+    """Return the ``difference`` or the ``ratio`` of one row of :func:`pairs_numbers`, as :func:`records` gives it."""
+    return Interval(row[name], row[f"{name}_lower"], row[f"{name}_upper"], int(row["pairs"]))
 
 
 def accuracies(results: Results) -> TextTable:
@@ -45,7 +100,7 @@ def accuracies(results: Results) -> TextTable:
             for split in ("train", "test")
             for role, side in zip(ROLES, sides, strict=True)
         }
-        gap, far = difference(sides[0], sides[1], "test_accuracy"), ratio(sides[1], sides[0], "distance")
+        gap, far = difference(sides[0], sides[1], "test_accuracy"), ratio(sides[1], sides[0], "distance_from_start")
         texts = [numbers.mean_and_std(mean) for mean in means.values()]
         rows.append([network, *texts, numbers.difference(gap), numbers.ratio(far), str(gap.n)])
         values.append({"network": network} | _named(means) | _bounds(gap=gap, distance=far))
@@ -157,18 +212,17 @@ def _common(rows: pd.DataFrame, name: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _named(summaries: dict[str, Summary]) -> dict[str, Any]:
-    return dict(_parts(summaries))
-
-
-def _parts(summaries: dict[str, Summary]) -> Iterator[tuple[str, Any]]:
+def _named(summaries: Mapping[str, Summary]) -> dict[str, Any]:
+    """Return mean, standard deviation and number of each summary as columns."""
+    row: dict[str, Any] = {}
     for name, summary in summaries.items():
-        yield from ((f"{name}_mean", summary.mean), (f"{name}_std", summary.std), (f"{name}_n", summary.n))
+        row |= {f"{name}_mean": summary.mean, f"{name}_std": summary.std, f"{name}_n": summary.n}
+    return row
 
 
 def _bounds(**intervals: Interval) -> dict[str, Any]:
-    parts: Sequence[tuple[str, Interval]] = list(intervals.items())
-    result: dict[str, Any] = {}
-    for name, each in parts:
-        result |= {name: each.value, f"{name}_lower": each.lower, f"{name}_upper": each.upper}
-    return result
+    """Return value and bounds of each interval as columns."""
+    row: dict[str, Any] = {}
+    for name, each in intervals.items():
+        row |= {name: each.value, f"{name}_lower": each.lower, f"{name}_upper": each.upper}
+    return row

@@ -1,4 +1,4 @@
-"""What ``keskar2017_more.py`` measures beside the probes: sharpness along training, and slices through two minima."""
+"""What ``keskar2017.py`` measures beside the probes: sharpness along training, and slices through two minima."""
 
 from __future__ import annotations
 

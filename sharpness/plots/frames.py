@@ -1,4 +1,4 @@
-"""Four small typed doors to a pandas table, so that the rest deals with rows, arrays and plain values."""
+"""Five small typed doors to a pandas table, so that the rest deals with rows, arrays and plain values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 def rows_where(table: pd.DataFrame, **equal: object) -> pd.DataFrame:
@@ -18,7 +18,16 @@ def rows_where(table: pd.DataFrame, **equal: object) -> pd.DataFrame:
     mask = np.ones(len(table), dtype=bool)
     for name, value in equal.items():
         mask &= np.asarray(table[name] == value, dtype=bool)
-    return cast(pd.DataFrame, table.loc[mask])
+    return rows_if(table, mask)
+
+
+def rows_if(table: pd.DataFrame, mask: ArrayLike) -> pd.DataFrame:
+    """Return the rows for which a mask, one truth value per row, is true.
+
+    >>> len(rows_if(pd.DataFrame({"seed": [0, 1, 2]}), [True, False, True]))
+    2
+    """
+    return cast(pd.DataFrame, table.loc[np.asarray(mask, dtype=bool)])
 
 
 def floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpness.data.batches import Batch
 from sharpness.config import RunConfig
 from sharpness.data import Batches, Dataset, Split, load_dataset
+from sharpness.data.batches import Batch
 from sharpness.errors import RunError
 from sharpness.loss import Loss
-from sharpness.models import build_model
 from sharpness.loss.eval_mode import batch_norms
+from sharpness.models import build_model
 from sharpness.runs import RunFolder
 from sharpness.vectors import flatten, is_finite
 

@@ -21,24 +21,24 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.keskar2017 import drawn
-from analysis.keskar2017 import pair_figures as figures
-from analysis.keskar2017 import pairs as keskar2017
-from analysis.keskar2017.load import Cell, Study, load_study
-from analysis.keskar2017.pair_tables import HEADER, comparison_table, text_rows
-from analysis.keskar2017.pairs import describe
+from analysis import tidy
+from analysis.keskar2017 import figures, report
+from analysis.keskar2017.curves import curves
+from analysis.keskar2017.numbers import Results, results_of, solutions
+from analysis.keskar2017.sentences import of_pairs
 from analysis.report import Drawing, Rendered
-from analysis.statistics import kendall_tau, paired_difference, paired_ratio, summarise
 from analysis.texts import csv_text, latex_text, markdown_text
 from sharpness.errors import InputError
 from sharpness.plots import style
-from sharpness.plots.frames import records, rows_where
+from sharpness.plots.frames import records
 from sharpness.records import ProbeRecord, append_jsonl
 from tests.drawings import faults
+from tests.keskar2017_cases import settings_of
 
+SETTINGS = settings_of("cpu")
 NUM_EPOCHS = 30
-FIGURES = ("training_curves", "linear_interpolation", "gap_vs_sharpness")
-TABLES = ("table.md", "table.csv", "table.tex", "table.json")
+FIGURES = ("training_curves", "line_f1", "gap_vs_sharpness")
+TABLE = ("pairs_table.md", "pairs_table.csv", "pairs_table.tex", "pairs_table.json")
 LOOKS = {
     "SB": {"batch": 64, "test_accuracy": 0.854, "test_loss": 0.64, "train_loss": 0.02, "rate": 0.25},
     "LB": {"batch": 1000, "test_accuracy": 0.855, "test_loss": 0.78, "train_loss": 4e-4, "rate": 0.35},
@@ -47,7 +47,12 @@ EIGENVALUES = {"SB": (1.59, 1.87, 1.7, 2.2, 1.4), "LB": (9.3, 16.2, 11.0, 14.1, 
 PHIS = {"SB": (0.35, 0.63, 0.9, 0.4, 1.2), "LB": (7.9, 120.0, 33.0, 376.0, 61.0)}
 
 
-def make_run(root: Path, role: str, seed: int, *, status: str = "finished", probes: bool = True) -> Cell:
+def place(role: str, seed: int, folder: Path) -> tidy.Place:
+    """Return a run of the pairs with its labels."""
+    return {"network": "F1", "role": role, "arm": "base", "seed": seed}, folder
+
+
+def make_run(root: Path, role: str, seed: int, *, status: str = "finished", probes: bool = True) -> tidy.Place:
     """Write a run folder like those of the study; seeds 0 to 4 differ, the numbers are those planted above."""
     folder = root / f"{role}-{seed}"
     folder.mkdir(parents=True)
@@ -68,7 +73,7 @@ def make_run(root: Path, role: str, seed: int, *, status: str = "finished", prob
     if probes:
         for record in probe_records(role, seed):
             append_jsonl(folder / "probes.jsonl", record.to_dict())
-    return Cell(role, seed, folder)
+    return place(role, seed, folder)
 
 
 def checkpoint(role: str, seed: int) -> str:
@@ -124,157 +129,111 @@ def interpolation(seed: int) -> dict[str, Any]:
     return details | {"alphas": [float(a) for a in alpha]}
 
 
-def make_cells(root: Path, num_seeds: int) -> list[Cell]:
-    return [make_run(root, role, seed) for role in LOOKS for seed in range(num_seeds)]
+def make_pairs(root: Path, num_seeds: int) -> list[tidy.Place]:
+    return [make_run(root, role, seed) for seed in range(num_seeds) for role in LOOKS]
 
 
-def render(cells: list[Cell], out: Path) -> Rendered:
-    return keskar2017.render([({"role": cell.role, "seed": cell.seed}, cell.folder) for cell in cells], [], {}, out)
+def results(places: list[tidy.Place]) -> Results:
+    return results_of(tidy.load(places, []), SETTINGS)
+
+
+def drawings(places: list[tidy.Place]) -> dict[str, Drawing | str]:
+    return dict(report.report(tidy.load(places, []), SETTINGS).drawings)
 
 
 @pytest.fixture(scope="module")
-def five(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], Path, Rendered]:
+def five(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tidy.Place], Path, Rendered]:
     """Five seeds of both roles, rendered once."""
     root = tmp_path_factory.mktemp("five")
-    cells, out = make_cells(root / "runs", 5), root / "out"
-    return cells, out, render(cells, out)
+    places, out = make_pairs(root / "runs", 5), root / "out"
+    return places, out, report.render(places, [], SETTINGS, out)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-# --- statistics ---
-
-
-def test_difference_and_ratio_agree_with_scipy() -> None:
-    rng = np.random.default_rng(1)
-    a, b = rng.lognormal(size=7), rng.lognormal(1, size=7)
-    for ours, first, second, back in (
-        (paired_difference(a, b), a, b, lambda x: x),
-        (paired_ratio(a, b), np.log(a), np.log(b), np.exp),
-    ):
-        theirs = stats.ttest_rel(second, first).confidence_interval(0.95)
-        expected = [back(np.mean(second - first)), back(theirs.low), back(theirs.high)]
-        assert [ours.value, ours.lower, ours.upper] == pytest.approx(expected, rel=1e-10)
-        assert ours.n == 7
-
-
-def test_intervals_cover_the_planted_value_at_their_rate() -> None:
-    rng, hits = np.random.default_rng(2), 0
-    for _ in range(600):
-        first = rng.normal(size=4)
-        interval = paired_difference(first, first + 0.3 + rng.normal(size=4))
-        assert interval.lower is not None
-        assert interval.upper is not None
-        hits += interval.lower <= 0.3 <= interval.upper
-    # Three standard errors of a share of .95 over 600 trials; normal instead of t quantiles would give about .85.
-    assert abs(hits / 600 - 0.95) < 0.027
-
-
-def test_unpaired_and_few_values_are_left_out_with_a_reason() -> None:
-    nan = float("nan")
-    assert paired_difference([1, nan, 3], [2, 5, nan]).n == 1
-    assert paired_difference([1, nan], [2, 5]).lower is None
-    assert paired_difference([nan], [1]).reason == "no seed has both"
-    assert paired_ratio([1, -1], [2, 2]).value is None
-    assert summarise([nan, 4.0]).std is None
-    assert summarise([1.0, 2.0, 4.0]).std == pytest.approx(np.std([1, 2, 4], ddof=1))
-
-
-def scipy_tau(x: np.ndarray, y: np.ndarray) -> float:
-    result: Any = stats.kendalltau(x, y)
-    return result.statistic
-
-
-def test_kendall_agrees_with_scipy_with_ties_and_is_repeatable() -> None:
-    rng = np.random.default_rng(3)
-    x, y = rng.integers(0, 5, size=12), rng.integers(0, 4, size=12)
-    tau = kendall_tau(x, y)
-    assert tau.value == pytest.approx(scipy_tau(x, y))
-    assert tau == kendall_tau(x, y)
-    assert tau.n == 12
-    resamples = [scipy_tau(x[i], y[i]) for i in rng.integers(12, size=(1500, 12))]
-    assert [tau.lower, tau.upper] == pytest.approx(np.nanpercentile(resamples, [2.5, 97.5]), abs=0.06)
-
-
-def test_kendall_says_why_it_is_not_given() -> None:
-    assert kendall_tau([1, 2], [1, 2]).reason == "needs at least 3 runs"
-    constant = kendall_tau([1, 1, 1], [1, 2, 3])
-    assert (constant.value, constant.reason, constant.n) == (None, "one series is constant", 3)
-    assert kendall_tau([1, 2, 3, float("nan")], [3, 2, 1, 0]).n == 3
-
-
 # --- loading ---
 
 
-def test_every_cell_is_counted(tmp_path: Path) -> None:
-    cells = [make_run(tmp_path, "SB", 0), make_run(tmp_path, "LB", 0), make_run(tmp_path, "SB", 1)]
-    cells += [make_run(tmp_path, "LB", 1, status="diverged"), Cell("LB", 2, tmp_path / "none")]
-    cells.append(make_run(tmp_path, "SB", 2))
-    (cells[-1].folder / "manifest.json").unlink()
-    study = load_study(cells)
-    statuses = {(run["role"], run["seed"]): run["status"] for run in records(study.runs)}
+def test_every_run_is_counted(tmp_path: Path) -> None:
+    places = [make_run(tmp_path, "SB", 0), make_run(tmp_path, "LB", 0), make_run(tmp_path, "SB", 1)]
+    places += [make_run(tmp_path, "LB", 1, status="diverged"), place("LB", 2, tmp_path / "none")]
+    places.append(make_run(tmp_path, "SB", 2))
+    (places[-1][1] / "manifest.json").unlink()
+    found, out = results(places), tmp_path / "out"
+    statuses = {(run["role"], run["seed"]): run["status"] for run in records(found.tables.runs)}
     assert statuses == {
         **{("SB", 0): "finished", ("LB", 0): "finished", ("SB", 1): "finished"},
         **{("LB", 1): "diverged", ("LB", 2): "missing", ("SB", 2): "missing"},
     }
-    assert set(zip(study.values["role"], study.values["seed"], strict=True)) == {("SB", 0), ("LB", 0), ("SB", 1)}
-    out = tmp_path / "out"
-    texts = render(cells, out).sentences
+    table = solutions(found)
+    assert list(zip(table["role"], table["seed"], strict=True)) == [("SB", 0), ("SB", 1), ("LB", 0)]
+    texts = report.render(places, [], SETTINGS, out).sentences
     line = "2 of 3 SB runs (batch 64) finished, 1 missing (seed 2); "
     line += "1 of 3 LB runs (batch 1000) finished, 1 diverged (seed 1), 1 missing (seed 2)."
     assert texts[0] == line
-    assert line in (out / "table.md").read_text()
-    assert "LB seed 1 diverged: the training loss is not finite at step 120." in texts
-    assert "LB seed 2 missing: there is no run folder." in texts
-    assert "SB seed 1: loss_barrier was not measured (value: there is no finished LB run of this seed)." in texts
-    runs = json.loads((out / "training_curves.json").read_text())["runs"]
-    assert [run["status"] for run in runs].count("missing") == 2
+    assert line in (out / "pairs_table.md").read_text()
+    assert "F1, LB, base, seed 1 diverged: the training loss is not finite at step 120." in texts
+    assert "F1, LB, base, seed 2 missing: there is no run folder." in texts
+    # The line of SB 1 ends at a run that did not finish.
+    assert "There is no record of loss_barrier on the final weights of SB seed 1." in texts
+    assert [row["status"] for row in read_csv(out / "runs.csv")].count("missing") == 2
     assert "diverged" in {row["status"] for row in read_csv(out / "training_curves.csv")}
 
 
-def test_the_last_record_of_the_final_weights_counts(tmp_path: Path) -> None:
-    cell = make_run(tmp_path, "LB", 0)
+def test_the_last_record_of_the_final_weights_and_all_examples_counts(tmp_path: Path) -> None:
+    labels, folder = make_run(tmp_path, "LB", 0)
     top: dict[str, Any] = {"probe": "eigenvalues", "quantity": "top_eigenvalue"}
-    append_jsonl(cell.folder / "probes.jsonl", ProbeRecord(**top, value=7.5).to_dict())
-    other = ProbeRecord(**top, value=999.0, checkpoint_sha256="other weights")
-    append_jsonl(cell.folder / "probes.jsonl", other.to_dict())
-    study = load_study([cell])
-    assert records(rows_where(study.probes, quantity="top_eigenvalue"))[0]["value"] == 7.5
+    later = [
+        ProbeRecord(**top, value=7.5),
+        ProbeRecord(**top, value=999.0, checkpoint_sha256="other weights"),
+        ProbeRecord(**top, value=888.0, details={"subset": 200}),
+    ]
+    for record in later:
+        append_jsonl(folder / "probes.jsonl", record.to_dict())
+    assert list(solutions(results([(labels, folder)]))["top_eigenvalue"]) == [7.5]
     stranger = make_run(tmp_path, "LB", 1, probes=False)
-    append_jsonl(stranger.folder / "probes.jsonl", other.to_dict())
-    (row,) = records(load_study([stranger]).probes)
-    assert row["value"] is None
-    assert "other weights" in row["reason"]
+    append_jsonl(stranger[1] / "probes.jsonl", later[1].to_dict())
+    found = results([stranger])
+    assert np.isnan(solutions(found)["top_eigenvalue"]).all()
+    assert "There is no record of top_eigenvalue on the final weights of LB seed 1." in of_pairs(found)
 
 
-def test_inconsistent_cells_are_refused(tmp_path: Path) -> None:
-    cell = make_run(tmp_path, "SB", 0)
-    with pytest.raises(InputError, match="each role and seed once"):
-        load_study([cell, cell])
-    with pytest.raises(InputError, match="SB or LB"):
-        load_study([Cell("sb", 0, cell.folder)])
-    with pytest.raises(InputError, match="expected a run of seed 4, got seed 0"):
-        load_study([Cell("SB", 4, cell.folder)])
-    (cell.folder / "manifest.json").write_text("{")
+def test_a_line_to_other_weights_neither_counts_nor_replaces_the_one_to_lb(tmp_path: Path) -> None:
+    places = make_pairs(tmp_path, 1)
+    details = interpolation(3) | {"other_checkpoint_sha256": "another network"}
+    record = ProbeRecord(probe="interpolation", quantity="loss_barrier", value=9.0, details=details)
+    append_jsonl(places[0][1] / "probes.jsonl", record.to_dict())
+    assert "Train loss barrier on the straight line from SB to LB: 2.0 nats (1 seed)." in of_pairs(results(places))
+
+
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    labels, folder = make_run(tmp_path, "SB", 0)
+    (folder / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="expected JSON"):
-        load_study([cell])
+        results([(labels, folder)])
 
 
-def test_different_epsilons_are_not_averaged(tmp_path: Path) -> None:
-    cells = make_cells(tmp_path, 1)
-    details = {"epsilon": 5e-4, "start": "random"}
-    record = ProbeRecord(probe="keskar", quantity="keskar_sharpness", value=1.0, details=details)
-    append_jsonl(cells[0].folder / "probes.jsonl", record.to_dict())
-    with pytest.raises(InputError, match="one epsilon and start"):
-        comparison_table(load_study(cells))
+def test_other_boxes_are_not_averaged_in_and_other_starts_are_refused(tmp_path: Path) -> None:
+    places = make_pairs(tmp_path, 1)
+
+    def add(epsilon: float, start: str) -> None:
+        details = {"epsilon": epsilon, "start": start}
+        record = ProbeRecord(probe="keskar", quantity="keskar_sharpness", value=1.0, details=details)
+        append_jsonl(places[0][1] / "probes.jsonl", record.to_dict() | {"knobs": {"epsilon": epsilon}})
+
+    add(5e-4, "random")
+    assert list(solutions(results(places))["keskar_sharpness"]) == [PHIS["SB"][0], PHIS["LB"][0]]
+    add(1e-3, "centre")
+    with pytest.raises(InputError, match="one start"):
+        report.report(tidy.load(places, []), SETTINGS)
 
 
 # --- tables ---
 
 
-def test_table_holds_the_planted_numbers(five: tuple[list[Cell], Path, Rendered]) -> None:
+def test_table_holds_the_planted_numbers(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
     rows = {row["quantity"]: row for row in records(five[2].tables[0].numbers)}
     top, small, large = rows["top_eigenvalue"], np.array(EIGENVALUES["SB"]), np.array(EIGENVALUES["LB"])
     assert top["SB_mean"] == pytest.approx(small.mean())
@@ -290,9 +249,9 @@ def test_table_holds_the_planted_numbers(five: tuple[list[Cell], Path, Rendered]
     assert "ε = 0.001, start: random" in rows["keskar_sharpness"]["label"]
 
 
-def test_table_texts(five: tuple[list[Cell], Path, Rendered]) -> None:
-    table = five[2].tables[0].numbers
-    texts = HEADER, text_rows(table), "5 % & more"
+def test_table_texts(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+    table = five[2].tables[0]
+    texts = table.header, table.rows, "5 % & more"
     markdown, latex = markdown_text(*texts), latex_text(*texts)
     assert "| λ_max [nats] | 1.75 ± 0.30 | 11.8 ± 3.3 | +10 [+6, +14] | 6.6 [5.5, 8.0] | 5 |" in markdown
     assert markdown.endswith("\n5 % & more\n")
@@ -302,32 +261,34 @@ def test_table_texts(five: tuple[list[Cell], Path, Rendered]) -> None:
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body.strip().splitlines()} == {5}
     assert latex.isascii()
-    assert f"{np.mean(EIGENVALUES['LB'])}" in csv_text(table)
+    assert f"{np.mean(EIGENVALUES['LB'])}" in csv_text(table.numbers)
 
 
 # --- what is written ---
 
 
-def test_all_files_are_written_and_complete(five: tuple[list[Cell], Path, Rendered]) -> None:
-    cells, out, rendered = five
-    names = {f"{name}{suffix}" for name in FIGURES for suffix in (".pdf", ".png", ".csv", ".json")} | set(TABLES)
-    assert {path.name for path in out.iterdir()} == {path.name for path in rendered.files} == names
-    for name in (*FIGURES, "table"):
+def test_all_files_are_written_and_complete(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+    places, out, rendered = five
+    names = {f"{name}{suffix}" for name in FIGURES for suffix in (".pdf", ".png", ".csv", ".json")} | {*TABLE}
+    assert {path.name for path in out.iterdir()} == {path.name for path in rendered.files} == {*names, "runs.csv"}
+    runs = out / "runs.csv"
+    for name in (*FIGURES, "pairs_table"):
         text = (out / f"{name}.json").read_text()
         content = json.loads(text, parse_constant=pytest.fail)  # NaN is a constant to the parser.
         assert content["csv_sha256"] == hashlib.sha256((out / f"{name}.csv").read_bytes()).hexdigest()
-        assert content["n"] == {"SB": 5, "LB": 5}
-        assert content["seeds"] == [0, 1, 2, 3, 4]
-        assert {run["checkpoint_sha256"] for run in content["runs"]} == {checkpoint(c.role, c.seed) for c in cells}
-        assert {run["data_sha256"] for run in content["runs"]} == {"da7a"}
+        assert content["runs_sha256"] == hashlib.sha256(runs.read_bytes()).hexdigest()
+        assert content["runs"] == {"finished": 10, "diverged": 0, "missing": 0}
+        assert content["settings"]["preset"] == "cpu" and content["data_sha256"] == ["da7a"]
         assert str(out.parent) not in text
+    weights = {row["checkpoint_sha256"] for row in read_csv(runs)}
+    assert weights == {checkpoint(labels["role"], labels["seed"]) for labels, _ in places}
 
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("training_curves", (6.75, 4.0)), ("linear_interpolation", (3.25, 2.5)), (FIGURES[2], (6.75, 2.7))],
+    [("training_curves", (6.75, 4.0)), ("line_f1", (3.25, 2.5)), (FIGURES[2], (6.75, 2.7))],
 )
-def test_png_has_300_dpi_and_its_size(five: tuple[list[Cell], Path, Rendered], name: str, size: tuple) -> None:
+def test_png_has_300_dpi_and_its_size(five: tuple[list[tidy.Place], Path, Rendered], name: str, size: tuple) -> None:
     content = (five[1] / f"{name}.png").read_bytes()
     pixels = struct.unpack(">II", content[16:24])
     assert pixels == tuple(round(300 * inches) for inches in size)
@@ -336,13 +297,13 @@ def test_png_has_300_dpi_and_its_size(five: tuple[list[Cell], Path, Rendered], n
     assert per_metre * 0.0254 == pytest.approx(300, abs=0.1)
 
 
-def test_second_render_gives_the_same_bytes(five: tuple[list[Cell], Path, Rendered], tmp_path: Path) -> None:
-    cells, out, _ = five
+def test_second_render_gives_the_same_bytes(five: tuple[list[tidy.Place], Path, Rendered], tmp_path: Path) -> None:
+    places, out, _ = five
     # Another process with another hash seed: the order of sets must not reach the files.
-    code = "import sys; from pathlib import Path; from analysis.keskar2017.pairs import render; "
-    code += "places = [a.split(':', 2) for a in sys.argv[2:]]; "
-    code += "render([({'role': r, 'seed': int(s)}, Path(p)) for r, s, p in places], [], {}, Path(sys.argv[1]))"
-    arguments = [f"{cell.role}:{cell.seed}:{cell.folder}" for cell in reversed(cells)]
+    code = "import json, sys; from pathlib import Path; from analysis.keskar2017.report import render; "
+    code += "places = [(labels, Path(folder)) for labels, folder in json.loads(sys.argv[2])]; "
+    code += "render(places, [], json.loads(sys.argv[3]), Path(sys.argv[1]))"
+    arguments = [json.dumps([(labels, str(folder)) for labels, folder in places]), json.dumps(SETTINGS)]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code, str(tmp_path), *arguments], check=True, env=environment)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {p.name: p.read_bytes() for p in out.iterdir()}
@@ -356,15 +317,15 @@ def pdf_fonts(figure: Figure, **settings: Any) -> set[bytes]:
     return set(re.findall(rb"/Subtype /(Type3|Type0|CIDFontType2|TrueType)", stream.getvalue()))
 
 
-def test_pdf_has_no_type_3_font(five: tuple[list[Cell], Path, Rendered]) -> None:
+def test_pdf_has_no_type_3_font(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
     plain = Figure()
     plain.text(0.5, 0.5, "text")
     assert pdf_fonts(plain, **{"pdf.fonttype": 3}) == {b"Type3"}  # The search would find one.
-    for figure in all_drawings(load_study(five[0])):
+    for figure in all_drawings(five[0]):
         assert pdf_fonts(figure) == {b"Type0", b"CIDFontType2"}
 
 
-def test_csv_holds_the_numbers_drawn(five: tuple[list[Cell], Path, Rendered]) -> None:
+def test_csv_holds_the_numbers_drawn(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
     rows = read_csv(five[1] / "gap_vs_sharpness.csv")
     assert len(rows) == 10
     assert {float(row["top_eigenvalue"]) for row in rows} == {*EIGENVALUES["SB"], *EIGENVALUES["LB"]}
@@ -372,25 +333,25 @@ def test_csv_holds_the_numbers_drawn(five: tuple[list[Cell], Path, Rendered]) ->
     last = [float(r["train_loss"]) for r in curves if (r["role"], r["epoch"], r["line"]) == ("SB", "30", "run")]
     (mean,) = [float(r["train_loss"]) for r in curves if (r["role"], r["epoch"], r["line"]) == ("SB", "30", "mean")]
     assert mean == pytest.approx(stats.gmean(last))
-    assert sum(row["train_loss"] == "" for row in read_csv(five[1] / "linear_interpolation.csv")) == 5
+    assert sum(row["train_loss"] == "" for row in read_csv(five[1] / "line_f1.csv")) == 5
 
 
-def test_captions_say_n_and_what_is_drawn(five: tuple[list[Cell], Path, Rendered]) -> None:
-    captions = {name: json.loads((five[1] / f"{name}.json").read_text())["caption"] for name in (*FIGURES, "table")}
+def test_captions_say_n_and_what_is_drawn(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+    captions = {
+        name: json.loads((five[1] / f"{name}.json").read_text())["caption"] for name in (*FIGURES, "pairs_table")
+    }
     assert "SB n = 5, LB n = 5" in captions["training_curves"]
     assert "no band" in captions["training_curves"]
-    assert "n = 5 pairs, 25 values of alpha" in captions["linear_interpolation"]
-    assert (
-        "Bold: the pair of seed 0; faint: the pairs of the other seeds (1, 2, 3, 4)" in captions["linear_interpolation"]
-    )
-    assert "Values that could not be measured leave gaps (5)." in captions["linear_interpolation"]
+    assert "n = 5 pairs, 25 values of alpha" in captions["line_f1"]
+    assert "Bold: the pair of seed 0; faint: the pairs of the other seeds (1, 2, 3, 4)" in captions["line_f1"]
+    assert "Values that could not be measured leave gaps (5)." in captions["line_f1"]
     assert "n = 10" in captions["gap_vs_sharpness"]
     assert "Bars on the left: 99 % interval" in captions["gap_vs_sharpness"]
     assert "bootstrap interval" in captions["gap_vs_sharpness"]
-    assert "sample standard deviation" in captions["table"]
+    assert "sample standard deviation" in captions["pairs_table"]
 
 
-def test_sentences_are_honest_in_both_directions(five: tuple[list[Cell], Path, Rendered]) -> None:
+def test_sentences_are_honest_in_both_directions(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
     text = "\n".join(five[2].sentences)
     assert "λ_max: larger for LB in 5 of 5 seeds, LB / SB = 6.6 [5.5, 8.0]: higher for LB." in text
     assert re.search(r"test accuracy: larger for LB in \d of 5 seeds, LB - SB = .* pp: no difference resolved\.", text)
@@ -406,16 +367,15 @@ def test_sentences_are_honest_in_both_directions(five: tuple[list[Cell], Path, R
 
 
 def test_two_seeds_bring_a_caution(tmp_path: Path) -> None:
-    texts = describe(load_study(make_cells(tmp_path, 2)))
+    texts = of_pairs(results(make_pairs(tmp_path, 2)))
     assert "Caution: 2 seeds with both runs; intervals from fewer than 5 seeds mean little." in texts
 
 
 def test_values_that_are_not_positive_are_counted(tmp_path: Path) -> None:
-    cells = make_cells(tmp_path, 2)
+    places = make_pairs(tmp_path, 2)
     record = ProbeRecord(probe="eigenvalues", quantity="top_eigenvalue", value=-0.5, lower=-0.5, upper=0.1)
-    append_jsonl(cells[0].folder / "probes.jsonl", record.to_dict())
-    study = load_study(cells)
-    texts, drawing = describe(study), keskar2017.drawings(study)["gap_vs_sharpness"]
+    append_jsonl(places[0][1] / "probes.jsonl", record.to_dict())
+    texts, drawing = of_pairs(results(places)), drawings(places)["gap_vs_sharpness"]
     assert "1 of 4 runs have lambda_max <= 0 and are not on the log axis." in texts
     assert any("λ_max" in text and "LB - SB" in text for text in texts)
     assert isinstance(drawing, Drawing)
@@ -423,58 +383,56 @@ def test_values_that_are_not_positive_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_value_that_was_not_measured_is_named(tmp_path: Path) -> None:
-    cells = make_cells(tmp_path, 1)
+    places = make_pairs(tmp_path, 1)
     record = ProbeRecord(probe="keskar", quantity="keskar_sharpness", value=None, reasons={"value": "overflow"})
-    append_jsonl(cells[1].folder / "probes.jsonl", record.to_dict())
-    texts = describe(load_study(cells))
-    assert "LB seed 0: keskar_sharpness was not measured (value: overflow)." in texts
+    append_jsonl(places[1][1] / "probes.jsonl", record.to_dict())
+    texts = of_pairs(results(places))
+    assert "F1, LB, base, seed 0: keskar_sharpness was not measured (value: overflow)." in texts
 
 
 def test_figures_without_data_are_removed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("linear_interpolation.png", "linear_interpolation.json", "gap_vs_sharpness.pdf", "notes.txt"):
+    for name in ("line_f1.png", "line_f1.json", "gap_vs_sharpness.pdf", "notes.txt"):
         (out / name).write_text("older")
-    cells = [make_run(tmp_path / "new", "SB", 0, probes=False), Cell("LB", 0, tmp_path / "none")]
-    texts = render(cells, out).sentences
+    places = [make_run(tmp_path / "new", "SB", 0, probes=False), place("LB", 0, tmp_path / "none")]
+    texts = report.render(places, [], SETTINGS, out).sentences
     assert sorted(path.stem for path in out.glob("*.png")) == ["training_curves"]
-    assert not list(out.glob("linear_interpolation.*")) + list(out.glob("gap_vs_sharpness.*"))
+    assert not list(out.glob("line_f1.*")) + list(out.glob("gap_vs_sharpness.*"))
     assert (out / "notes.txt").exists()
-    assert "linear_interpolation was not drawn: no pair of finished runs was interpolated." in texts
+    assert "line_f1 was not drawn: no pair of finished runs was measured." in texts
     assert any(text.startswith("gap_vs_sharpness was not drawn") for text in texts)
     assert "λ_max: not compared, no seed has it in both runs." in texts
 
 
 @pytest.mark.parametrize("roles", [("SB",), ("LB",), ()])
 def test_a_role_without_finished_runs(tmp_path: Path, roles: tuple[str, ...]) -> None:
-    cells = [
-        make_run(tmp_path, role, seed) if role in roles else Cell(role, seed, tmp_path / "none")
+    places = [
+        make_run(tmp_path, role, seed) if role in roles else place(role, seed, tmp_path / "none")
         for role in LOOKS
         for seed in range(2)
     ]
-    study = load_study(cells)
-    made = keskar2017.drawings(study)
-    assert {name for name, drawing in made.items() if not isinstance(drawing, str)} == (
+    made = report.report(tidy.load(places, []), SETTINGS)
+    assert {name for name, drawing in made.drawings.items() if not isinstance(drawing, str)} == (
         {"training_curves", "gap_vs_sharpness"} if roles else set()
     )
-    texts = describe(study)
-    assert sum("missing: there is no run folder" in text for text in texts) == 4 - 2 * len(roles)
-    assert "Caution: 0 seeds with both runs; intervals from fewer than 5 seeds mean little." in texts
-    assert markdown_text(HEADER, text_rows(comparison_table(study)), "").count("| – | – |") == 8
+    assert sum("missing: there is no run folder" in text for text in made.sentences) == 4 - 2 * len(roles)
+    assert "Caution: 0 seeds with both runs; intervals from fewer than 5 seeds mean little." in made.sentences
+    (table,) = made.tables
+    assert markdown_text(table.header, table.rows, "").count("| – | – |") == 8
 
 
 # --- how the figures look ---
 
 
-def all_drawings(study: Study) -> list[Figure]:
-    made = keskar2017.drawings(study).values()
-    return [drawing.figure for drawing in made if not isinstance(drawing, str)]
+def all_drawings(places: list[tidy.Place]) -> list[Figure]:
+    return [drawing.figure for drawing in drawings(places).values() if not isinstance(drawing, str)]
 
 
 @pytest.mark.parametrize("num_seeds", [1, 2, 5])
 def test_every_axis_is_labelled_and_no_text_overlaps(tmp_path: Path, num_seeds: int) -> None:
     with mpl.rc_context(style.STYLE):
-        shown = all_drawings(load_study(make_cells(tmp_path, num_seeds)))
+        shown = all_drawings(make_pairs(tmp_path, num_seeds))
         assert [len(figure.axes) for figure in shown] == [4, 2, 2]
         for figure in shown:
             assert all(ax.get_ylabel() for ax in figure.axes)
@@ -492,10 +450,9 @@ def test_the_check_of_figures_sees_overlaps_and_what_is_cut_off() -> None:
     assert faults(figure) == ["small: four", "overlap: one and two", "cut off: three", "cut off: four"]
 
 
-def test_interpolation_has_the_layout_of_the_paper(five: tuple[list[Cell], Path, Rendered]) -> None:
-    figure, axes = style.new_figure(3.25, 2.5)
-    left, right = figures.linear_interpolation(drawn.interpolation_table(load_study(five[0])), axes[0, 0])
-    assert right is not None
+def test_interpolation_has_the_layout_of_the_paper(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+    figure = figures.between(curves(results(five[0]), "line", "F1"), "line")
+    left, right = figure.axes
     assert (left.get_xlim(), left.get_yscale(), right.get_yscale()) == ((-1, 2), "log", "linear")
     assert left.yaxis.label.get_color() == left.lines[0].get_color()
     assert right.yaxis.label.get_color() == right.lines[0].get_color() != left.lines[0].get_color()
@@ -520,6 +477,6 @@ def test_roles_differ_in_grey_and_use_the_colour_blind_palette() -> None:
 
 
 def test_importing_the_analysis_does_not_load_torch() -> None:
-    code = "import sys, analysis.keskar2017.pairs; sys.exit('torch' in sys.modules)"
+    code = "import sys, analysis.keskar2017.report; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

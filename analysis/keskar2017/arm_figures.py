@@ -1,0 +1,148 @@
+"""The figures of what is varied on one network, batch size, start, remedies and critics: a table in, a figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator
+from numpy.typing import NDArray
+
+from analysis.keskar2017.figures import ROLE, handle, legend, roles
+from analysis.keskar2017.threshold import Threshold
+from sharpness.plots.axes import log_axis
+from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
+
+PHI = r"Sharpness $\phi$ (%)"
+PANELS = (("test_accuracy", "Test accuracy (%)"), ("phi", PHI))
+
+
+def batch_size(table: pd.DataFrame, found: Threshold) -> Figure:
+    """Draw test accuracy and sharpness against the batch size, one dot per run, lines through the means: Figure 4."""
+    figure, axes = new_figure(COLUMN, 3.6, 2, 1)
+    for ax, (column, label) in zip(axes.flat, PANELS, strict=True):
+        sizes, means = _means(ax, table, "batch_size", column, LOOKS[0])
+        ax.plot(sizes, means, color=LOOKS[0].color, marker=LOOKS[0].marker)
+        log_axis(ax.xaxis, floats(table, "batch_size"))
+        ax.xaxis.set_major_locator(FixedLocator(apart(sizes)))
+        ax.set(ylabel=label)
+        if found.batch.lower is not None and found.batch.upper is not None and found.batch.value is not None:
+            ax.axvspan(found.batch.lower, found.batch.upper, color="0.85", linewidth=0, zorder=0)
+            ax.axvline(found.batch.value, color="0.3", linestyle=":", linewidth=1)
+    log_axis(axes[1, 0].yaxis, floats(table, "phi"))
+    axes[1, 0].set(xlabel="Batch size")
+    if found.batch.value is not None:
+        legend(figure, [Line2D([], [], color="0.3", linestyle=":", label="threshold and its 95 % interval")])
+    return figure
+
+
+def apart(sizes: Sequence[float], factor: float = 1.8) -> list[float]:
+    """Return the sizes, ascending, without those that are too close to the one before to be labelled.
+
+    >>> apart([32, 64, 80, 128])
+    [32, 64, 128]
+    """
+    kept: list[float] = []
+    for size in sizes:
+        if not kept or size >= factor * kept[-1]:
+            kept.append(size)
+    return kept
+
+
+def mean_of(values: NDArray[np.float64], log: bool) -> float:
+    """Return the mean of the finite values, of a logarithmic axis the geometric one of the positive; NaN without any.
+
+    >>> mean_of(np.array([1.0, 4.0, 0.0]), True), mean_of(np.array([1.0, 4.0, np.nan]), False)
+    (2.0, 2.5)
+    """
+    kept = values[np.isfinite(values) & ((values > 0) | (not log))]
+    if not len(kept):
+        return float("nan")
+    return float(np.exp(np.mean(np.log(kept)))) if log else float(np.mean(kept))
+
+
+def _means(ax: Axes, table: pd.DataFrame, x: str, column: str, look: Look) -> tuple[list[float], list[float]]:
+    """Draw each run as a small dot and return where the means are."""
+    ax.plot(floats(table, x), floats(table, column), ".", color=look.color, markersize=2.5, alpha=0.5)
+    means = {value: mean_of(floats(rows, column), column == "phi") for value, rows in groups(table, x)}
+    return list(means), list(means.values())
+
+
+def warm_start(table: pd.DataFrame) -> Figure:
+    """Draw accuracy of SB iterates and of LB started from them, and the sharpness of the latter: Figure 5.
+
+    ``table`` has for role LB a row per run, with ``warm_epochs`` 0 for those from the start, which are drawn as a
+    level, and for SB the test accuracy of each run at the end of each epoch.
+    """
+    figure, axes = new_figure(COLUMN, 3.8, 2, 1)
+    small, large = (rows_where(table, role=role) for role in ("SB", "LB"))
+    cold, warm = rows_where(large, warm_epochs=0), rows_where(large.assign(warm=large["warm_epochs"] > 0), warm=True)
+    epochs = np.unique(floats(warm, "warm_epochs"))
+    small = rows_where(small.assign(shown=np.isin(floats(small, "warm_epochs"), epochs)), shown=True)
+    for ax, (column, label) in zip(axes.flat, PANELS, strict=True):
+        for rows, look in ((warm, ROLE["LB"]), *([] if column == "phi" else [(small, ROLE["SB"])])):
+            where, means = _means(ax, rows, "warm_epochs", column, look)
+            ax.plot(where, means, color=look.color, marker=look.marker, linestyle=look.linestyle)
+        if np.isfinite(level := mean_of(floats(cold, column), column == "phi")):
+            ax.axhline(level, color="0.35", linestyle=":", linewidth=1)
+        ax.set(ylabel=label)
+        log_axis(ax.xaxis, epochs)
+    log_axis(axes[1, 0].yaxis, floats(large, "phi"))
+    axes[1, 0].set(xlabel="Epochs of SB training before LB")
+    from_start = Line2D([], [], color="0.35", linestyle=":", label="LB from x0")
+    legend(figure, [handle(ROLE["SB"], "SB, at that epoch"), handle(ROLE["LB"], "LB started from it"), from_start])
+    return figure
+
+
+def along_training(table: pd.DataFrame) -> Figure:
+    """Draw sharpness against training loss at checkpoints along training: Figure 6."""
+    figure, axes = new_figure(COLUMN, 2.6)
+    ax = axes[0, 0]
+    for role, rows in groups(table, "role"):
+        for _, run in groups(rows, "seed"):
+            path = run.sort_values("epoch")
+            ax.plot(floats(path, "loss"), floats(path, "phi"), color=ROLE[role].color, linewidth=0.5, alpha=0.4)
+        means = [[mean_of(floats(at, name), True) for _, at in groups(rows, "epoch")] for name in ("loss", "phi")]
+        look = ROLE[role]
+        ax.plot(*means, color=look.color, marker=look.marker, linestyle=look.linestyle)
+    log_axis(ax.xaxis, floats(table, "loss"))
+    log_axis(ax.yaxis, floats(table, "phi"))
+    ax.invert_xaxis()
+    ax.set(xlabel="Training cross-entropy (nats), training goes right", ylabel=PHI)
+    legend(figure, roles(table))
+    return figure
+
+
+def arms(runs: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Draw test accuracy and sharpness of arms below each other: one dot per run, a mark at the mean.
+
+    ``runs`` are by the name of the arm and by the role, one or both.
+    """
+    figure, axes = new_figure(FULL, 0.7 + 0.28 * len(runs), 1, 2)
+    for ax, (column, label) in zip(axes.flat, PANELS, strict=True):
+        drawn = []
+        for place, by_role in enumerate(runs.values()):
+            for role, rows in by_role.items():
+                shift = 0.0 if len(by_role) == 1 else {"SB": -0.14, "LB": 0.14}[role]
+                drawn.append(_dots(ax, place + shift, floats(rows, column), ROLE[role], column == "phi"))
+        ax.set(xlabel=label, ylim=(len(runs) - 0.5, -0.5))
+        ax.set_yticks(range(len(runs)), list(runs) if column == "test_accuracy" else [])
+        if column == "phi":
+            log_axis(ax.xaxis, np.concatenate(drawn))
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(5))
+    legend(figure, [handle(look, look.label, line=False) for look in ROLE.values()])
+    return figure
+
+
+def _dots(ax: Axes, place: float, values: NDArray[np.float64], look: Look, log: bool) -> NDArray[np.float64]:
+    ax.plot(values, np.full(len(values), place), ".", color=look.color, markersize=3, alpha=0.5)
+    edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4}
+    ax.plot(mean_of(values, log), place, color=look.color, marker=look.marker, markersize=5, linestyle="", **edge)
+    return values
