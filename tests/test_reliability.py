@@ -49,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def terminated(folder: Path, update: int) -> RunFolder:
     """Train, or go on, and send this process a SIGTERM while it makes an update."""
-    real, numbers = loop.update, itertools.count(1)
+    real, numbers = loop.one_update, itertools.count(1)
 
     def terminating(*arguments: Any) -> Any:
         if next(numbers) == update:
@@ -57,7 +57,7 @@ def terminated(folder: Path, update: int) -> RunFolder:
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "update", terminating)
+        patch.setattr(loop, "one_update", terminating)
         patch.setattr(loop, "RESUME_SECONDS", math.inf)
         with pytest.raises(Terminated, match="143"):
             trained(folder)

@@ -19,27 +19,25 @@ from sharpness.config import (
     BudgetConfig,
     DataConfig,
     MeasureConfig,
+    ModelConfig,
     RunConfig,
     ScheduleConfig,
     TrainingConfig,
 )
-from sharpness.data import Dataset, load_dataset
+from sharpness.data import Dataset, Split, load_dataset
 from sharpness.errors import InputError
+from sharpness.models import MODELS, ModelInfo
 from sharpness.noise_scale import sgd_noise_scale, two_batch_estimates
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_run_data
-from sharpness.training import OPTIMIZERS, check_config, schedules, train
+from sharpness.training import check_config, schedules, train
 from sharpness.training.averages import Average
-from sharpness.training.gradients import (
-    Batch,
-    OwnSquare,
-    at_worst_point,
-    backward_of,
-    fixed_statistics,
-    square_of_gradient,
-    update,
-)
-from sharpness.training.order import Augmentation, epoch_order
+from sharpness.training.loop import forward_backward, next_batch, one_update
+from sharpness.training.noise import PieceNorms, RankNorms, square_of_gradient
+from sharpness.training.order import Augmentation, TrainingBatch, epoch_order
+from sharpness.training.position import Position
+from sharpness.training.sam import at_worst_point, fixed_statistics
+from sharpness.training.session import Session
 
 CPU = torch.device("cpu")
 SMALL = RunConfig(data=DataConfig(num_train=130, num_test=50, evaluation_batch_size=40))
@@ -60,35 +58,46 @@ def trained(folder: Path, dataset: Dataset, config: RunConfig, **options: Any) -
     return run, train(config, dataset, run, CPU, **options)
 
 
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+def tiny_network(input_shape: tuple[int, ...], num_classes: int, norm: str) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, num_classes))
 
 
-def batch(size: int = 7) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    return Batch(torch.randn(size, 5, generator=generator, dtype=torch.float64), torch.arange(size) % 3)
+def tiny_session(num_train: int = 7, **training: Any) -> Session:
+    """Return a run of a network of 5 inputs and 3 classes in float64, with all the examples in each batch."""
+    images = torch.randint(0, 256, (num_train, 1, 1, 5), generator=torch.Generator().manual_seed(1)).byte()
+    split = Split(images, torch.arange(num_train) % 3)
+    dataset = Dataset(name="tiny", train=split, test=split, num_classes=3, sha256="", source="test")
+    config = RunConfig(
+        model=ModelConfig(name="tiny", norm="none"),
+        training=TrainingConfig(**{"batch_size": num_train, "dtype": "float64", **training}),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", ModelInfo("for tests", tiny_network))
+        return Session.open(config, dataset, RunFolder(Path("nowhere")), CPU)
 
 
-def flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+def tiny_batch(session: Session, epoch: int = 1) -> TrainingBatch:
+    return next_batch(session, Position(epoch=epoch), len(session.train))
 
 
-def gradients(model: nn.Module, data: Batch) -> list[Tensor]:
+def weights_of(session: Session) -> list[Tensor]:
+    return [p.detach().clone() for p in session.parameters]
+
+
+def gradients(model: nn.Module, data: TrainingBatch) -> list[Tensor]:
     loss = F.cross_entropy(model(data.inputs), data.targets)
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
 
-def steps(config: TrainingConfig, count: int = 3) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+def steps(count: int = 3, **training: Any) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
     """Return the weights before each update and after the last, and the gradients there, by our code."""
-    model = network()
-    optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config)
+    session, at = tiny_session(**training), Position()
     weights, slopes = [], []
     for _ in range(count):
-        weights.append([p.detach().clone() for p in model.parameters()])
-        slopes.append(gradients(model, batch()))
-        update(model, optimizer, backward_of(model, config, CPU), batch(), config)
-    return [*weights, [p.detach().clone() for p in model.parameters()]], slopes
+        weights.append(weights_of(session))
+        slopes.append(gradients(session.model, tiny_batch(session, at.epoch)))
+        at = one_update(session, at)
+    return [*weights, weights_of(session)], slopes
 
 
 def follow(weights: list[list[Tensor]], slopes: list[list[Tensor]], rule: Any) -> None:
@@ -111,7 +120,7 @@ def test_sgd_momentum_and_nesterov_follow_their_formulas() -> None:
             state["v"] = m * state["v"] + g if "v" in state else g
             return w - rate * (g + m * state["v"] if name == "nesterov" else state["v"])
 
-        follow(*steps(TrainingConfig(optimizer=name, learning_rate=rate, momentum=m, weight_decay=decay)), rule)
+        follow(*steps(optimizer=name, learning_rate=rate, momentum=m, weight_decay=decay), rule)
 
 
 def test_adam_and_adamw_follow_their_formulas() -> None:
@@ -128,7 +137,7 @@ def test_adam_and_adamw_follow_their_formulas() -> None:
             kept = w * (1 - rate * decay) if name == "adamw" else w
             return kept - rate * mean / (square.sqrt() + 1e-8)
 
-        follow(*steps(TrainingConfig(optimizer=name, learning_rate=rate, weight_decay=decay)), rule)
+        follow(*steps(optimizer=name, learning_rate=rate, weight_decay=decay), rule)
 
 
 def test_lars_follows_its_formula_and_its_step_is_as_long_as_the_weights_allow() -> None:
@@ -140,9 +149,8 @@ def test_lars_follows_its_formula_and_its_step_is_as_long_as_the_weights_allow()
         state["v"] = m * state.get("v", torch.zeros_like(w)) + rate * g
         return w - state["v"]
 
-    knobs: dict[str, Any] = {"learning_rate": rate, "momentum": m, "weight_decay": decay, "trust": trust}
-    follow(*steps(TrainingConfig(optimizer="lars", **knobs)), rule)
-    weights, _ = steps(TrainingConfig(optimizer="lars", learning_rate=rate, momentum=0.0, trust=trust), 1)
+    follow(*steps(optimizer="lars", learning_rate=rate, momentum=m, weight_decay=decay, trust=trust), rule)
+    weights, _ = steps(1, optimizer="lars", learning_rate=rate, momentum=0.0, trust=trust)
     for before, after in zip(*weights, strict=True):
         if before.ndim > 1:
             assert float((after - before).norm()) == pytest.approx(rate * trust * float(before.norm()), rel=1e-12)
@@ -151,61 +159,61 @@ def test_lars_follows_its_formula_and_its_step_is_as_long_as_the_weights_allow()
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_sam_takes_the_gradient_at_its_worst_point_and_comes_back(adaptive: bool) -> None:
     rho, rate = 0.3, 0.1
-    model = network()
-    before, slopes = [p.detach().clone() for p in model.parameters()], gradients(model, batch())
+    session = tiny_session()
+    before, slopes = weights_of(session), gradients(session.model, tiny_batch(session))
     scales = [w.abs() + 0.01 if adaptive and w.ndim > 1 else torch.ones_like(w) for w in before]
     length = torch.sqrt(sum(((t * g) ** 2).sum() for t, g in zip(scales, slopes, strict=True)))  # type: ignore[arg-type]
     with torch.no_grad():
-        for p, t, g in zip(model.parameters(), scales, slopes, strict=True):
+        for p, t, g in zip(session.parameters, scales, slopes, strict=True):
             p.add_(rho * t**2 * g / length)
-    there = gradients(model, batch())
-    config = TrainingConfig(optimizer="sgd", learning_rate=rate, sam_rho=rho, sam_adaptive=adaptive)
-    (_, after), _ = steps(config, 1)
+    there = gradients(session.model, tiny_batch(session))
+    (_, after), _ = steps(1, optimizer="sgd", learning_rate=rate, sam_rho=rho, sam_adaptive=adaptive)
     for w, g, new in zip(before, there, after, strict=True):
         torch.testing.assert_close(new, w - rate * g, rtol=1e-12, atol=1e-14)
-    parameters = list(network().parameters())
-    for p in parameters:
+    for p in session.parameters:
         p.grad = torch.zeros_like(p)
-    with at_worst_point(parameters, rho, adaptive):  # a gradient of 0 has no worst direction
-        assert all(bool(torch.isfinite(p).all()) for p in parameters)
+    with at_worst_point(session.parameters, rho, adaptive):  # a gradient of 0 has no worst direction
+        assert all(bool(torch.isfinite(p).all()) for p in session.parameters)
 
 
 def test_conservative_training_stays_near_and_its_inner_steps_are_those_of_the_formula() -> None:
     strength, rate = 0.7, 0.05
-    config = TrainingConfig(optimizer="sgd", learning_rate=rate, proximal=strength, proximal_steps=3)
-    (anchor, after), _ = steps(config, 1)
-    model = network()
+    (anchor, after), _ = steps(1, optimizer="sgd", learning_rate=rate, proximal=strength, proximal_steps=3)
+    session = tiny_session()
     for _ in range(3):
-        slopes = gradients(model, batch())
+        slopes = gradients(session.model, tiny_batch(session))
         with torch.no_grad():
-            for p, g, at in zip(model.parameters(), slopes, anchor, strict=True):
+            for p, g, at in zip(session.parameters, slopes, anchor, strict=True):
                 p.sub_(rate * (g + strength * (p - at)))
-    torch.testing.assert_close(flat(model), torch.cat([w.reshape(-1) for w in after]), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(weights_of(session), after, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 7])
 def test_accumulated_gradients_are_those_of_one_batch(pieces: int) -> None:
-    one, cut = network(), network()
-    whole, parts = TrainingConfig(label_smoothing=0.1), TrainingConfig(label_smoothing=0.1, accumulate=pieces)
-    told = [backward_of(m, c, CPU)(batch()) for m, c in ((one, whole), (cut, parts))]
-    for a, b in zip(one.parameters(), cut.parameters(), strict=True):
+    one, cut = (tiny_session(label_smoothing=0.1, accumulate=count) for count in (1, pieces))
+    batch = tiny_batch(one)
+    whole, parts = forward_backward(one, batch), forward_backward(cut, batch)
+    for a, b in zip(one.parameters, cut.parameters, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-14)
-    assert float(told[0].loss) == pytest.approx(float(told[1].loss), rel=1e-13) and told[0].right == told[1].right
-    smooth = F.cross_entropy(one(batch().inputs), batch().targets, label_smoothing=0.1)
-    assert float(told[0].loss) == pytest.approx(float(smooth.detach()), rel=1e-13)
+    assert float(whole.loss) == pytest.approx(float(parts.loss), rel=1e-13) and whole.right == parts.right
+    smooth = F.cross_entropy(one.model(batch.inputs), batch.targets, label_smoothing=0.1)
+    assert float(whole.loss) == pytest.approx(float(smooth.detach()), rel=1e-13)
 
 
 def test_the_noise_of_pieces_is_that_of_their_own_gradients() -> None:
-    model, config, data = network(), TrainingConfig(accumulate=2), batch(7)  # pieces of 4 and 3
-    pieces = backward_of(model, config, CPU, watch=True)(data).pieces
-    assert pieces is not None
-    parts = [Batch(data.inputs[part], data.targets[part]) for part in (slice(4), slice(4, 7))]
-    squares = [sum(float((g**2).sum()) for g in gradients(network(), part)) for part in parts]
-    whole = sum(float((g**2).sum()) for g in gradients(network(), data))
-    assert pieces.small == pytest.approx(sum(squares) / 2, rel=1e-12)
-    assert pieces.large == pytest.approx(whole, rel=1e-12)
-    assert (pieces.small_size, pieces.large_size) == (pytest.approx(2 / (1 / 4 + 1 / 3)), 7)
-    assert backward_of(network(), config, CPU, watch=True)(batch(1)).pieces is None  # one example is one piece
+    session = tiny_session(accumulate=2)  # pieces of 4 and 3
+    session.watch, data = PieceNorms(session.parameters), tiny_batch(session)
+    parts = [TrainingBatch(data.inputs[part], data.targets[part]) for part in (slice(4), slice(4, 7))]
+    squares = [sum(float((g**2).sum()) for g in gradients(session.model, part)) for part in parts]
+    whole = sum(float((g**2).sum()) for g in gradients(session.model, data))
+    for _ in range(2):  # what is taken is gone
+        norms = forward_backward(session, data).norms
+        assert norms is not None
+        assert norms.small == pytest.approx(sum(squares) / 2, rel=1e-12)
+        assert norms.large == pytest.approx(whole, rel=1e-12)
+        assert (norms.small_size, norms.large_size) == (pytest.approx(2 / (1 / 4 + 1 / 3)), 7)
+    single = TrainingBatch(data.inputs[:1], data.targets[:1])
+    assert forward_backward(session, single).norms is None  # one example is one piece
 
 
 def test_uneven_pieces_recover_a_planted_noise_scale() -> None:
@@ -224,11 +232,13 @@ def test_the_square_of_a_process_is_seen_on_the_way_to_the_average(tmp_path: Pat
     meeting = f"file://{tmp_path / 'store'}"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
     try:
-        model, data = network(), batch(7)
-        own = OwnSquare(torch.nn.parallel.DistributedDataParallel(model))
+        session = tiny_session(accumulate=2)
+        session.network = nn.parallel.DistributedDataParallel(session.model)
+        session.watch = RankNorms(session.network)
         for _ in range(2):  # what is taken is gone
-            backward_of(own.network, TrainingConfig(accumulate=2), CPU)(data)
-            assert own.take() == pytest.approx(square_of_gradient(list(model.parameters())), rel=1e-12)
+            norms = forward_backward(session, tiny_batch(session)).norms
+            square = pytest.approx(square_of_gradient(session.parameters), rel=1e-12)
+            assert norms is not None and (norms.small, norms.large) == (square, square)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -249,20 +259,20 @@ def test_the_two_batch_estimates_recover_a_planted_noise_scale() -> None:
 
 
 def test_long_gradients_are_scaled_down() -> None:
-    config = TrainingConfig(optimizer="sgd", learning_rate=1.0, clip_norm=1e-3)
-    (before, after), _ = steps(config, 1)
+    (before, after), _ = steps(1, optimizer="sgd", learning_rate=1.0, clip_norm=1e-3)
     moved = torch.cat([(a - b).reshape(-1) for a, b in zip(before, after, strict=True)])
     assert float(moved.norm()) == pytest.approx(1e-3, rel=1e-3)  # torch adds 1e-6 to the length
 
 
 def test_a_second_pass_leaves_running_statistics_alone() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)).double().train()
-    model(batch().inputs)
+    inputs = torch.randn(7, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model(inputs)
     before = {name: b.clone() for name, b in model.named_buffers()}
     with fixed_statistics(model):
-        model(batch().inputs + 1)
+        model(inputs + 1)
     assert all(torch.equal(before[name], b) for name, b in model.named_buffers())
-    model(batch().inputs + 1)
+    model(inputs + 1)
     assert not torch.equal(before["1.running_mean"], dict(model.named_buffers())["1.running_mean"])
 
 

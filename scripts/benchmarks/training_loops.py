@@ -17,8 +17,8 @@ from sharpness.config import ModelConfig, RunConfig, TrainingConfig
 from sharpness.data import Dataset, normalise
 from sharpness.models import MODELS, build_model
 from sharpness.runs import RunFolder
-from sharpness.training.ends import after_update, begin
-from sharpness.training.loop import one_update
+from sharpness.training.log import log_start
+from sharpness.training.loop import after_update, one_update
 from sharpness.training.session import Session
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def session_of(config: RunConfig, dataset: Dataset, folder: Path) -> Session:
     """Return a run that has begun, in a folder of its own."""
     session = Session.open(config, dataset, RunFolder.create(folder, config), CPU)
-    begin(session, session.restore())
+    log_start(session, session.restore())
     session.network.train()
     return session
 

@@ -1,29 +1,38 @@
-"""Train one network as its config says, so that a kill at any moment loses a few seconds at most."""
+"""Train one network as its config says, so that a kill at any moment loses a few seconds at most.
+
+:func:`one_update` is one update from its order to its log, and :func:`after_update` what is due after it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from sharpness.config import RunConfig
 from sharpness.data import Dataset, normalise
 from sharpness.errors import Terminated
 from sharpness.loss.eval_mode import tensor_float_32
-from sharpness.machine.distributed import num_ranks, on_all_ranks, rank, sums_over_ranks
-from sharpness.machine.environment import derived_seed, deterministic, git_commit, versions
+from sharpness.machine.distributed import is_distributed, num_ranks, on_all_ranks, rank, sums_over_ranks
+from sharpness.machine.environment import derived_seed, deterministic
 from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training import schedules
+from sharpness.training.accumulation import pieces_of
 from sharpness.training.checks import check_config
-from sharpness.training.ends import Measure, after_update, begin, close
-from sharpness.training.gradients import Batch, update
+from sharpness.training.ends import Ending, budget_used, close, goal_reached, loss_ceased
+from sharpness.training.log import Measure, log_epoch, log_measures, log_start
+from sharpness.training.noise import SquaredNorms
+from sharpness.training.order import TrainingBatch
 from sharpness.training.position import Position
+from sharpness.training.proximal import add_proximal_gradient
+from sharpness.training.sam import at_worst_point, fixed_statistics
 from sharpness.training.session import Session
 from sharpness.training.signals import terminating
 
@@ -53,98 +62,154 @@ def train(
     check_config(config)
     alone = run.lock() if rank() == 0 else contextlib.nullcontext()
     with alone, deterministic(device), tensor_float_32(config.training.tf32):
-        manifest = run.manifest() or _train(config, dataset.to(device), run, device, progress, measure)
+        manifest = run.manifest()
+        if manifest is None:
+            manifest = _train(Session.open(config, dataset.to(device), run, device), progress, measure)
         on_all_ranks(lambda: remove_leftovers(run) if rank() == 0 else None)
         return manifest
 
 
-def _train(
-    config: RunConfig,
-    dataset: Dataset,
-    run: RunFolder,
-    device: torch.device,
-    progress: Progress | None,
-    measure: Measure | None,
-) -> dict[str, Any]:
-    session = Session.open(config, dataset, run, device)
-    at, outcome = begin(session, session.restore()), None
+def _train(session: Session, progress: Progress | None, measure: Measure | None) -> dict[str, Any]:
+    device, ending = session.device, None
+    at = log_start(session, session.restore())
     began = saved = time.perf_counter() - at.seconds
     session.network.train()
     own_draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with own_draws, terminating() as asked_to_stop:
-        while outcome is None:
-            before = at
-            at = replace(one_update(session, at), seconds=time.perf_counter() - began)
-            at, outcome = after_update(session, before, at, measure)
+        while ending is None:
+            before, at = at, one_update(session, at)
+            at = replace(at, seconds=time.perf_counter() - began)
+            at, ending = after_update(session, before, at, measure)
             stop, due = _agreed(asked_to_stop(), time.perf_counter() - saved > RESUME_SECONDS, device)
-            if outcome is None and (stop or due):
+            if ending is None and (stop or due):
                 session.save(at)
                 saved = time.perf_counter()
                 if stop:
-                    raise Terminated(f"{run.path}: stopped after update {at.update}; the same command goes on there")
+                    path = session.run.path
+                    raise Terminated(f"{path}: stopped after update {at.update}; the same command goes on there")
             if progress is not None and at.epoch > before.epoch:
                 progress(at.epoch - 1, math.ceil(session.total_epochs))
-    return close(session, at, outcome, facts(session, device))
+    return close(session, at, ending)
 
 
-def _seed(seed: int, device: torch.device) -> None:
+def _agreed(stop: bool, due: bool, device: torch.device) -> tuple[bool, bool]:
+    """Return whether any process was asked to stop and whether the first finds a save due: all must do the same."""
+    if not is_distributed():
+        return stop, due
+    stops, first = sums_over_ranks(stop, due and rank() == 0, device=device)
+    return bool(stops), bool(first)
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What the forward pass of a batch says: the mean loss over its examples here, and how many were right."""
+
+    loss: Tensor
+    right: Tensor
+    norms: SquaredNorms | None  # of the gradients of its parts, where they are asked for
+
+
+def one_update(session: Session, at: Position) -> Position:
+    """Make the update that begins at a position: order, rate, forward, backward, step, log."""
+    training, parameters = session.config.training, session.parameters
+    epoch = at.epochs_done(len(session.train))
+
+    size = min(schedules.batch_size(session.config, epoch, at.batch), len(session.train) - at.seen)
+    batch = next_batch(session, at, size)
+
+    rate = session.rate(epoch)
+    for group in session.optimizer.param_groups:
+        group["lr"] = rate
+
+    seed_draws(derived_seed(training.seed, "update", at.update, rank()), session.device)  # of dropout and the like
+    anchors = [p.detach().clone() for p in parameters] if training.proximal is not None else []
+    passes = []
+    for _ in range(1 if training.proximal is None else training.proximal_steps):
+        passes.append(forward_backward(session, batch))
+        if training.sam_rho is not None:
+            worst = at_worst_point(parameters, training.sam_rho, training.sam_adaptive)
+            with worst, fixed_statistics(session.network):
+                forward_backward(session, batch)  # its gradient is the one that the step takes
+        if training.proximal is not None:
+            add_proximal_gradient(parameters, anchors, training.proximal)
+        if training.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+        session.optimizer.step()
+
+    stats = passes[0]  # at the weights before the update
+    session.sums.add(stats.loss * (batch.weight / num_ranks()), stats.right, size)
+    if stats.norms is not None:
+        session.measures.noise.add(stats.norms)
+    return at.after(size, len(session.train))
+
+
+def forward_backward(session: Session, batch: TrainingBatch) -> StepStats:
+    """Give the parameters the gradient of the mean cross-entropy over a batch, in pieces with ``accumulate``."""
+    network, training = session.network, session.config.training
+    losses, right = [], []
+    for inputs, targets, share in pieces_of(batch, training.accumulate, network, session.watch):
+        with _precision(training.autocast, inputs.device):
+            logits = network(inputs).to(inputs.dtype)
+        loss = cross_entropy(logits, targets, label_smoothing=training.label_smoothing)
+        if not losses:
+            # Not before the forward pass: it would take the memory, and the new gradients fresh pages.
+            for p in session.parameters:
+                p.grad = None
+        weight = share * batch.weight
+        (loss if weight == 1 else loss * weight).backward()
+        losses.append(share * loss.detach())
+        right.append((logits.argmax(1) == targets).sum())
+    return StepStats(_sum(losses), _sum(right), session.watch.take(batch))
+
+
+def _precision(autocast: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if autocast == "bfloat16" else contextlib.nullcontext()
+
+
+def _sum(numbers: list[Tensor]) -> Tensor:
+    return numbers[0] if len(numbers) == 1 else torch.stack(numbers).sum()
+
+
+def next_batch(session: Session, at: Position, size: int) -> TrainingBatch:
+    """Return this process's share of the batch that begins at a position: varied, as numbers."""
+    order, varied = session.epoch_of(at.epoch)
+    first, last = rank() * size // num_ranks(), (rank() + 1) * size // num_ranks()
+    rows = order[at.seen + first : at.seen + last]
+    images = session.train.inputs[rows]
+    if varied is not None:
+        images = varied(images, at.seen + first)
+    inputs = normalise(images, getattr(torch, session.config.training.dtype))
+    return TrainingBatch(inputs, session.train.targets[rows], weight=num_ranks() * (last - first) / size)
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
     """Seed what a network may draw from: torch.manual_seed takes a while, for devices that are not there too."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
 
 
-def _agreed(stop: bool, due: bool, device: torch.device) -> tuple[bool, bool]:
-    """Return whether any process was asked to stop and whether the first finds a save due: all must do the same."""
-    stops, first = sums_over_ranks(stop, due and rank() == 0, device=device)
-    return bool(stops), bool(first)
-
-
-def one_update(session: Session, at: Position) -> Position:
-    """Make the update that begins at a position."""
-    config, split = session.config, session.train
-    size = prepare(session, at)
-    batch = batch_at(session, at, size)
-    _seed(derived_seed(config.training.seed, "update", at.update, rank()), session.device)  # for dropout and the like
-    told = update(session.network, session.optimizer, session.backward, batch, config.training)
-    session.count(told, size, batch.weight)
-    return at.after(size, len(split))
-
-
-def prepare(session: Session, at: Position) -> int:
-    """Set the learning rate of the update that begins at a position, and return the size of its batch."""
-    total = len(session.train)
-    epoch = at.epochs_done(total)
-    rate = session.rate(epoch)
-    for group in session.optimizer.param_groups:
-        group["lr"] = rate
-    return min(schedules.batch_size(session.config, epoch, at.batch), total - at.seen)
-
-
-def batch_at(session: Session, at: Position, size: int) -> Batch:
-    """Return this process's share of the batch that begins at a position: varied, as numbers."""
-    config, split = session.config, session.train
-    order, varied = session.epoch_of(at.epoch)
-    rows = order[at.seen : at.seen + size]
-    first, last = rank() * size // num_ranks(), (rank() + 1) * size // num_ranks()
-    images = split.inputs[rows[first:last]]
-    if varied is not None:
-        images = varied(images, at.seen + first)
-    dtype = getattr(torch, config.training.dtype)
-    # DistributedDataParallel averages over processes, whose shares may be uneven.
-    weight = num_ranks() * (last - first) / size
-    return Batch(normalise(images, dtype), split.targets[rows[first:last]], weight)
-
-
-def facts(session: Session, device: torch.device) -> dict[str, Any]:
-    """Return what the manifest says of where a run was trained."""
-    return {
-        "data_sha256": session.dataset.sha256,
-        "data_source": session.dataset.source,
-        "device": str(device),
-        "processes": num_ranks(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "command": sys.argv,
-    }
+def after_update(
+    session: Session, before: Position, at: Position, measure: Measure | None
+) -> tuple[Position, Ending | None]:
+    """Do what is due after an update and return where the run stands, and how it ended if it did."""
+    config, total = session.config, len(session.train)
+    was, now = before.epochs_done(total), at.epochs_done(total)
+    session.average.after_update(session.model, was, now)
+    ending = budget_used(session, at)
+    if at.epoch > before.epoch or ending is not None:
+        at, reason = log_epoch(session, before, at)
+        if reason is not None:
+            return at, {"status": "diverged", "reason": reason}
+        ending = ending or loss_ceased(session, at)
+    ending = goal_reached(session, before, at) or ending
+    if (config.measure.names or measure is not None) and schedules.is_due(config.measure.every, was, now):
+        at = log_measures(session, at, measure)
+    if config.batch.kind == "noise_scale" and schedules.is_due(config.batch.every, was, now):
+        least = num_ranks() * (1 if config.model.norm == "none" else 2)
+        size = schedules.measured_batch(config, session.measures.noise.simple, at.batch, least, total)
+        at = replace(at, batch=size)
+    if config.measure.keep_every and ending is None and schedules.is_due(config.measure.keep_every, was, now):
+        facts, state = {"step": at.update, "epoch": now}, session.model.state_dict()
+        session.write(lambda: session.run.save_weights(f"checkpoint-{at.update}", state, facts))
+    return at, ending

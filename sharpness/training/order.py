@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from sharpness.config import DataConfig
 from sharpness.machine.environment import derived_seed
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """The examples of an update that this process sees: inputs as numbers, and class numbers.
+
+    ``weight`` is this process's share of the whole batch times the number of processes: ``DistributedDataParallel``
+    averages over processes, whose shares may be uneven.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weight: float = 1.0
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:
@@ -17,6 +32,11 @@ def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:
     ([0, 1, 2, 3], False)
     """
     return torch.randperm(examples, generator=_generator(seed, "epoch", epoch))
+
+
+def random_rows(seed: int, number: int, examples: int, size: int) -> Tensor:
+    """Return the rows of a random batch of its own for a measurement, shape (size,)."""
+    return torch.randperm(examples, generator=_generator(seed, "measure", number))[:size]
 
 
 class Augmentation:
@@ -65,5 +85,5 @@ def varies(config: DataConfig) -> bool:
     return bool(config.crop_padding) or config.flip
 
 
-def _generator(seed: int, name: str, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(derived_seed(seed, name, epoch))
+def _generator(seed: int, name: str, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(seed, name, number))

@@ -85,6 +85,28 @@ def batch_size(config: RunConfig, epoch: float, measured: int | None = None) -> 
     return size if batch.largest is None else min(size, max(first, batch.largest))
 
 
+def measured_batch(config: RunConfig, simple: float | None, present: int | None, least: int, most: int) -> int | None:
+    """Return the batch size that a measured ``B_simple`` asks for, the present one where it is not known.
+
+    ``sqrt(ratio * B_simple)`` (McCandlish et al. 2018, arXiv 1812.06162, Appendix D), from ``least`` to ``most``.
+
+    >>> measured_batch(RunConfig(), 900.0, 64, 2, 1000), measured_batch(RunConfig(), None, 64, 2, 1000)
+    (30, 64)
+    """
+    if simple is None:
+        return present
+    return max(least, min(max(1, round(math.sqrt(config.batch.ratio * simple))), most))
+
+
+def is_due(every: float, was: float, now: float) -> bool:
+    """Say whether a multiple of ``every`` epochs lies after ``was`` and not after ``now``.
+
+    >>> is_due(0.5, 0.4, 0.5), is_due(0.5, 0.5, 0.9)
+    (True, False)
+    """
+    return math.floor(now / every + 1e-9) > math.floor(was / every + 1e-9)
+
+
 def momentum_of(config: RunConfig) -> float:
     """Return the momentum that the optimiser uses, 0 for one without."""
     return config.training.momentum if config.training.optimizer in ("momentum", "nesterov", "lars") else 0.0

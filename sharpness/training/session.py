@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sharpness.config import RunConfig
 from sharpness.data import Dataset, Split
 from sharpness.errors import InputError
-from sharpness.loss import Loss
+from sharpness.loss import Evaluation, Loss
 from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.distributed import from_all_ranks, is_distributed, num_ranks, on_all_ranks, rank
 from sharpness.models import build_model
@@ -24,8 +24,8 @@ from sharpness.runs import RunFolder
 from sharpness.runs.networks import evaluation_batches, network_loss
 from sharpness.training import schedules
 from sharpness.training.averages import Average
-from sharpness.training.gradients import Backward, OwnSquare, Told, backward_of
 from sharpness.training.measures import Measures
+from sharpness.training.noise import NormWatch, PieceNorms, RankNorms
 from sharpness.training.optimizers import OPTIMIZERS
 from sharpness.training.order import Augmentation, epoch_order, varies
 from sharpness.training.position import EpochSums, Position
@@ -43,12 +43,13 @@ class Session:
     model: nn.Module
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    backward: Backward
+    watch: NormWatch
     train: Split
     held_out: Split
     measures: Measures
     average: Average
     sums: EpochSums = field(default_factory=EpochSums)
+    _epoch: tuple[int, Tensor, Augmentation | None] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def open(cls, config: RunConfig, dataset: Dataset, run: RunFolder, device: torch.device) -> Session:
@@ -62,9 +63,8 @@ class Session:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if training.start is not None:
             _load_start(model, run, training.start)
-        watches = "noise_scale" in config.measure.names
         network: nn.Module = DistributedDataParallel(model) if is_distributed() else model
-        own = OwnSquare(network) if watches and isinstance(network, DistributedDataParallel) else None
+        watch = _watch(config, network)
         if training.compile:
             network = torch.compile(network)  # type: ignore[assignment]
         return cls(
@@ -75,12 +75,17 @@ class Session:
             model=model,
             network=network,
             optimizer=OPTIMIZERS[training.optimizer](model.parameters(), training),
-            backward=backward_of(network, training, device, watch=watches and own is None, own=own),
+            watch=watch,
             train=dataset.train,
             held_out=dataset.held_out or dataset.test,
             measures=Measures(config.measure.names, flatten(model)),
             average=Average(config.average),
         )
+
+    @functools.cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that the optimiser moves."""
+        return list(self.model.parameters())
 
     @functools.cached_property
     def total_epochs(self) -> float:
@@ -92,18 +97,13 @@ class Session:
         updates = len(self.train) / schedules.batch_size(self.config, epoch)
         return schedules.learning_rate(self.config, epoch, self.total_epochs, updates)
 
-    @functools.cached_property
-    def epoch_of(self) -> Callable[[int], tuple[Tensor, Callable[[Tensor, int], Tensor] | None]]:
-        """From an epoch to the order of its examples, on the device, and what varies their images, if anything does."""
-        seed, count, device = self.config.training.seed, len(self.train), self.device
-
-        @functools.lru_cache(maxsize=1)
-        def of(epoch: int) -> tuple[Tensor, Callable[[Tensor, int], Tensor] | None]:
-            order = epoch_order(seed, epoch, count).to(device)
-            data = self.config.data
-            return order, Augmentation(data, seed, epoch, count, device) if varies(data) else None
-
-        return of
+    def epoch_of(self, epoch: int) -> tuple[Tensor, Augmentation | None]:
+        """Return the order of an epoch's examples, on the device, and what varies their images, if anything does."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            seed, data, count = self.config.training.seed, self.config.data, len(self.train)
+            varied = Augmentation(data, seed, epoch, count, self.device) if varies(data) else None
+            self._epoch = (epoch, epoch_order(seed, epoch, count).to(self.device), varied)
+        return self._epoch[1:]
 
     def loss_over(self, split: Split, model: nn.Module | None = None) -> Loss:
         """Return the loss of the present weights, or a ``model``'s, over a split: over this process's share of batches.
@@ -113,6 +113,19 @@ class Session:
         batches = evaluation_batches(self.config, split)
         dtype = getattr(torch, self.config.training.dtype)
         return network_loss(model or self.model, batches[rank() :: num_ranks()], dtype=dtype)
+
+    def evaluate(self, split: Split, model: nn.Module | None = None) -> Evaluation:
+        """Return loss and accuracy over a split, in evaluation mode."""
+        loss = self.loss_over(split, model)
+        return loss.evaluate(loss.weights)
+
+    def evaluate_all(self, model: nn.Module | None = None) -> dict[str, float | None]:
+        """Return loss and accuracy over the whole training, test and held-out examples, by their names."""
+        splits = {"train": self.train, "test": self.dataset.test}
+        if self.config.data.num_validation:
+            splits["validation"] = self.held_out
+        evaluations = {name: asdict(self.evaluate(split, model)) for name, split in splits.items()}
+        return {f"{name}_{key}": value for name, numbers in evaluations.items() for key, value in numbers.items()}
 
     def averaged_model(self) -> nn.Module:
         """Return a network with the averaged weights, its running statistics recomputed by one pass over the data.
@@ -127,12 +140,6 @@ class Session:
             loss = self.loss_over(self.train, model).with_norm("recalibrate")
             model.load_state_dict({**model.state_dict(), **(loss.buffers_at(loss.weights, loss.batches) or {})})
         return model
-
-    def count(self, told: Told, size: int, weight: float) -> None:
-        """Take in what one update's forward pass said; ``weight`` is this process's share of it times their number."""
-        self.sums.add(told.loss * (weight / num_ranks()), told.right, size)
-        if (pieces := told.pieces) is not None:
-            self.measures.noise.add(pieces.small, pieces.large, pieces.small_size, pieces.large_size)
 
     def restore(self) -> Position:
         """Go on from the saved state if there is one, else write x0 and begin."""
@@ -173,6 +180,18 @@ class Session:
             "at": asdict(at),
         }
         self.write(lambda: self.run.save_resume_state(state))
+
+
+def _watch(config: RunConfig, network: nn.Module) -> NormWatch:
+    """Return what sees the gradients of parts of a batch: processes' shares or pieces, if the noise scale is asked for.
+
+    Where there are neither, random batches are measured instead, between updates.
+    """
+    if "noise_scale" not in config.measure.names:
+        return NormWatch()
+    if isinstance(network, DistributedDataParallel):
+        return RankNorms(network)
+    return PieceNorms(list(network.parameters())) if config.training.accumulate > 1 else NormWatch()
 
 
 def _check_processes(config: RunConfig, dataset: Dataset, device: torch.device) -> None:
