@@ -25,7 +25,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Ranges:
-    """How far things are varied on one network."""
+    """The values that are tried on one network."""
 
     batches: tuple[float, ...] = (0.5, 2.0, 4.0, 8.0, 32.0, 64.0)
     """Batch sizes of Figure 4 as multiples of SB, beside SB and LB themselves; those that the examples allow."""
@@ -36,7 +36,7 @@ class Ranges:
     small_rates: tuple[float, ...] = (0.25, 0.5, 2.0)
     """Learning rates tried for SB beside the paper's, as multiples of it."""
     large_rates: tuple[float, ...] = (2.0, 4.0, 8.0)
-    """As many for LB."""
+    """The same for LB."""
     target_loss: float = 0.1
     """Training loss (nats) at which SB and LB are compared at equal loss; three times the epochs to reach it in."""
 

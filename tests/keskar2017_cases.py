@@ -48,16 +48,16 @@ def accuracy_as_in_the_paper(labels: Labels) -> float:
 
 @dataclass(frozen=True)
 class Plant:
-    """What is planted: sharpness, accuracy and the way a run ended by its labels, sharpness along training by loss."""
+    """Planted numbers: sharpness, accuracy and the way a run ended by its labels, sharpness along training by loss."""
 
     phi: Callable[[Labels], float] = phi_as_in_the_paper
     accuracy: Callable[[Labels], float] = accuracy_as_in_the_paper
     status: Callable[[Labels], str] = lambda labels: "finished"
     far: Mapping[str, float] | None = None
     growth: Mapping[str, float] | None = None
-    """By role the exponent of 1 / loss in sharpness along training."""
+    """The exponent of 1 / loss in sharpness along training, by role."""
     width: Mapping[str, float] | None = None
-    """By role the rise of the loss per squared alpha beside a solution."""
+    """The rise of the loss per squared alpha beside a solution, by role."""
     ended_by: str = "train_loss"
 
 

@@ -1,4 +1,4 @@
-"""Where accuracy falls with the batch size, and the numbers of curves: planted values are found again."""
+"""Planted values of the threshold of the accuracy and of the numbers of curves are found again."""
 
 from __future__ import annotations
 

@@ -164,8 +164,12 @@ def test_every_run_is_counted(tmp_path: Path) -> None:
     found, out = results(places), tmp_path / "out"
     statuses = {(run["role"], run["seed"]): run["status"] for run in records(found.tables.runs)}
     assert statuses == {
-        **{("SB", 0): "finished", ("LB", 0): "finished", ("SB", 1): "finished"},
-        **{("LB", 1): "diverged", ("LB", 2): "missing", ("SB", 2): "missing"},
+        ("SB", 0): "finished",
+        ("LB", 0): "finished",
+        ("SB", 1): "finished",
+        ("LB", 1): "diverged",
+        ("LB", 2): "missing",
+        ("SB", 2): "missing",
     }
     table = solutions(found)
     assert list(zip(table["role"], table["seed"], strict=True)) == [("SB", 0), ("SB", 1), ("LB", 0)]

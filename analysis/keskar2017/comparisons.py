@@ -12,7 +12,7 @@ from analysis.keskar2017.numbers import Results
 from sharpness.plots.frames import floats, groups, rows_if, rows_where
 
 TARGET = "train_loss"
-"""How a run ended that reached its training loss."""
+"""The way a run ended that reached its training loss."""
 
 
 @dataclass(frozen=True)

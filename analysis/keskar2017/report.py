@@ -1,4 +1,4 @@
-"""What ``scripts/keskar2017.py`` shows of Keskar et al. 2017: figures, tables, sentences and verdicts."""
+"""The report of Keskar et al. 2017: figures, tables, sentences and verdicts of ``scripts/keskar2017.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the numbers show, in plain sentences that say as readily that nothing was resolved."""
+"""The numbers in plain sentences, which say as readily that nothing was resolved."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis import numbers
 from analysis.keskar2017.captions import NAMES, status_line
 from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.curves import beside, curves, grid_step
-from analysis.keskar2017.numbers import ROLES, Results, not_positive, pair, solutions
-from analysis.keskar2017.tables import interval_of, pairs_numbers
+from analysis.keskar2017.numbers import ROLES, Results, not_positive, solutions
+from analysis.keskar2017.tables import Compared, compared
 from analysis.statistics import Interval, kendall_tau
 from analysis.tidy import counts, refused
 from sharpness.plots.frames import floats, records, rows_where
@@ -26,15 +25,12 @@ ENOUGH_SEEDS = 5
 def of_pairs(results: Results) -> list[str]:
     """Return what the pairs of the first network show, beginning with how many runs there are."""
     table = solutions(results)
-    small, large = (rows_where(table, role=role) for role in ROLES)
-    compared = [
-        _comparison(row, *_finite_pairs(small, large, row["quantity"])) for row in records(pairs_numbers(results))
-    ]
+    quantities = compared(results)
     return [
         status_line(results),
         *_unfinished(results),
-        *_caution(_finite_pairs(small, large, "test_accuracy").shape[1]),
-        *compared,
+        *_caution(next(each.difference.n for each in quantities if each.quantity == "test_accuracy")),
+        *map(_comparison, quantities),
         *_of_correlations(table),
         *_of_lines(results),
         *_of_pyhessian(results),
@@ -66,25 +62,18 @@ def _caution(num_pairs: int) -> Iterator[str]:
         yield f"Caution: {seeds}; intervals from fewer than {ENOUGH_SEEDS} seeds mean little."
 
 
-def _finite_pairs(small: pd.DataFrame, large: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    values = np.stack(pair(small, large, column))
-    return values[:, np.isfinite(values).all(axis=0)]
-
-
-def _comparison(row: Mapping[str, Any], small: NDArray[np.float64], large: NDArray[np.float64]) -> str:
+def _comparison(each: Compared) -> str:
     """Return how LB compares with SB: as a ratio where that makes sense, otherwise as a difference."""
-    label = row["label"]
-    if not len(small):
-        return f"{label}: not compared, no seed has it in both runs."
-    ratio = interval_of(row, "ratio")
-    if ratio.value is not None:
-        text, verdict = f"LB / SB = {numbers.ratio(ratio)}", _verdict(ratio, 1.0)
+    seeds = each.difference.n
+    if seeds == 0:
+        return f"{each.label}: not compared, no seed has it in both runs."
+    if each.ratio.value is not None:
+        text, verdict = f"LB / SB = {numbers.ratio(each.ratio)}", _verdict(each.ratio, 1.0)
     else:
-        change = interval_of(row, "difference")
-        unit = "pp" if row["unit"] == "%" else row["unit"]
-        text = f"LB - SB = {numbers.difference(change)} {unit}".rstrip()
-        verdict = _verdict(change, 0.0)
-    return f"{label}: larger for LB in {int(np.sum(large > small))} of {len(small)} seeds, {text}: {verdict}."
+        unit = "pp" if each.unit == "%" else each.unit
+        text = f"LB - SB = {numbers.difference(each.difference)} {unit}".rstrip()
+        verdict = _verdict(each.difference, 0.0)
+    return f"{each.label}: larger for LB in {each.larger} of {seeds} seeds, {text}: {verdict}."
 
 
 def _verdict(interval: Interval, neutral: float) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import numbers
@@ -14,7 +16,7 @@ from analysis.keskar2017.findings import WORDS
 from analysis.keskar2017.numbers import EPSILONS, ROLES, Results, difference, pair, ratio, solutions, start_of_search
 from analysis.report import TextTable
 from analysis.statistics import Interval, Summary, summarise
-from sharpness.plots.frames import floats, records, rows_where
+from sharpness.plots.frames import floats, rows_where
 
 QUANTITIES = (
     ("train_accuracy", "train accuracy", "%", False),
@@ -26,7 +28,7 @@ QUANTITIES = (
     ("keskar_sharpness", "Keskar sharpness φ", "%", True),
     ("distance_from_start", "distance from the start", "", True),
 )
-"""What is compared of the solutions: the column, what it is called, its unit, and whether a ratio means something."""
+"""The quantities that are compared of the solutions: column, name, unit, and whether a ratio means something."""
 REMEDIES = (
     ("none, SB", "SB", "base"),
     ("none, LB", "LB", "base"),
@@ -36,7 +38,7 @@ REMEDIES = (
     ("robust (SAM), LB", "LB", "robust (SAM)"),
     ("growing batch, SB to LB", "LB", "growing batch"),
 )
-"""What is compared: its name, and role and arm of its runs."""
+"""The remedies that are compared: the name of each, and role and arm of its runs."""
 MEAN = "Mean ± sample standard deviation over the finished runs"
 PAIRED = "differences and geometric ratios are paired by seed, with 95 % Student t intervals"
 
@@ -46,47 +48,61 @@ def of_networks_and_arms(results: Results) -> list[TextTable]:
     return [accuracies(results), *(sharpness(results, s) for s in NUMBERS), remedies(results), critics(results)]
 
 
-def pairs(results: Results) -> TextTable:
+@dataclass(frozen=True)
+class Compared:
+    """A quantity of the solutions of the first network, in its unit: both roles, LB - SB and LB / SB paired by seed.
+
+    ``larger`` counts the seeds in which it is larger for LB; a ratio that means nothing has no value.
+    """
+
+    quantity: str
+    label: str
+    unit: str
+    roles: Mapping[str, Summary]
+    difference: Interval
+    ratio: Interval
+    larger: int
+
+
+def compared(results: Results) -> list[Compared]:
     """Return small against large batch on the first network."""
-    table, rows = pairs_numbers(results), []
-    for row in records(table):
-        counts = [int(row[key]) for key in ("SB_n", "LB_n", "pairs")]
+    table, start = solutions(results), start_of_search(results)
+    small, large = (rows_where(table, role=role) for role in ROLES)
+    setting = "" if start is None else f" (ε = {EPSILONS[0]:g}, start: {start})"
+    found = []
+    for column, words, unit, has_ratio in QUANTITIES:
+        change = difference(small, large, column)
+        one = Compared(
+            quantity=column,
+            label=words + (setting if column == "keskar_sharpness" else ""),
+            unit=unit,
+            roles={"SB": summarise(floats(small, column)), "LB": summarise(floats(large, column))},
+            difference=change,
+            ratio=ratio(small, large, column) if has_ratio else Interval(None, None, None, change.n),
+            larger=int(np.sum(np.greater(*pair(large, small, column)))),
+        )
+        found.append(one)
+    return found
+
+
+def pairs(results: Results) -> TextTable:
+    """Return the table of small against large batch on the first network."""
+    rows, values = [], []
+    for each in compared(results):
+        counts = [*(summary.n for summary in each.roles.values()), each.difference.n]
         n = str(counts[0]) if len(set(counts)) == 1 else f"{counts[0]}, {counts[1]} ({counts[2]} paired)"
-        label = f"{row['label']} [{row['unit']}]" if row["unit"] else row["label"]
-        sides = [Summary(row[f"{role}_mean"], row[f"{role}_std"], row[f"{role}_n"]) for role in ROLES]
-        changes = [numbers.difference(interval_of(row, "difference")), numbers.ratio(interval_of(row, "ratio"))]
-        rows.append([label, *map(numbers.mean_and_std, sides), *changes, n])
+        label = f"{each.label} [{each.unit}]" if each.unit else each.label
+        changes = [numbers.difference(each.difference), numbers.ratio(each.ratio)]
+        rows.append([label, *map(numbers.mean_and_std, each.roles.values()), *changes, n])
+        named = {"quantity": each.quantity, "label": each.label, "unit": each.unit} | _named(each.roles)
+        values.append(named | {"pairs": each.difference.n} | _bounds(difference=each.difference, ratio=each.ratio))
     caption = (
         f"{MEAN} of a role; LB - SB and the geometric ratio LB / SB paired by seed with 95 % Student t intervals. "
         f"{status_line(results)}"
     )
     header = ("", "SB", "LB", "LB - SB [95 %]", "LB / SB [95 %]", "n")
-    return TextTable("pairs_table", "Small batch (SB) against large batch (LB)", header, rows, table, caption)
-
-
-def pairs_numbers(results: Results) -> pd.DataFrame:
-    """Return SB against LB on the first network, a row per quantity, unrounded and in the unit named in the row."""
-    table, start = solutions(results), start_of_search(results)
-    setting = "" if start is None else f" (ε = {EPSILONS[0]:g}, start: {start})"
-    small, large = (rows_where(table, role=role) for role in ROLES)
-    rows = []
-    for column, words, unit, has_ratio in QUANTITIES:
-        label = words + (setting if column == "keskar_sharpness" else "")
-        means = {role: summarise(floats(side, column)) for role, side in (("SB", small), ("LB", large))}
-        change = difference(small, large, column)
-        factor = ratio(small, large, column) if has_ratio else Interval(None, None, None, change.n)
-        row = {"quantity": column, "label": label, "unit": unit} | _named(means) | {"pairs": change.n}
-        rows.append(row | _bounds(difference=change, ratio=factor))
-    named = pd.DataFrame(rows)
-    measured = [
-        name for name in named if str(name).endswith(("_mean", "_std", "difference", "ratio", "_lower", "_upper"))
-    ]
-    return named.astype(dict.fromkeys(measured, float))
-
-
-def interval_of(row: Mapping[str, Any], name: str) -> Interval:
-    """Return the ``difference`` or the ``ratio`` of one row of :func:`pairs_numbers`, as :func:`records` gives it."""
-    return Interval(row[name], row[f"{name}_lower"], row[f"{name}_upper"], int(row["pairs"]))
+    title = "Small batch (SB) against large batch (LB)"
+    return TextTable("pairs_table", title, header, rows, pd.DataFrame(values), caption)
 
 
 def accuracies(results: Results) -> TextTable:

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where the accuracy begins to fall and by how much per doubling of the batch; ``p`` is that of no fall at all.
+    """The batch size from which the accuracy falls, and its fall per doubling; ``p`` is the p value of no fall at all.
 
     Both intervals are empty, with the reason, where ``p`` is 0.05 or more.
     """

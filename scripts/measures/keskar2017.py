@@ -1,4 +1,4 @@
-"""What ``keskar2017.py`` measures beside the probes: sharpness along training, and slices through two minima."""
+"""Measurements of Keskar et al. 2017 beside the probes: sharpness along training, slices through two minima."""
 
 from __future__ import annotations
 
