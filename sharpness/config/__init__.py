@@ -1,4 +1,4 @@
-"""What a training run is: frozen dataclasses, their TOML form, and the run id that is the hash of them."""
+"""The config of a training run: frozen dataclasses, their TOML form, and the run id that is a hash of them."""
 
 from sharpness.config.fields import (
     AverageConfig,

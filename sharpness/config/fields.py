@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data, how they are cut for evaluation, and how training images are varied."""
+    """The data, how they are cut for evaluation, and how training images are varied."""
 
     name: str = "fashion_mnist_10k"
     """A name of ``sharpness datasets``."""
@@ -30,7 +30,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network."""
+    """The network."""
 
     name: str = "f1"
     """A name of ``sharpness models``."""
@@ -45,7 +45,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the weights are found."""
+    """The optimiser, its hyperparameters, and the precision that it works in."""
 
     optimizer: str = "adam"
     """A name of ``sharpness.training.OPTIMIZERS``."""
@@ -54,7 +54,7 @@ class TrainingConfig:
     epochs: int = 30
     """Passes over the training examples; 0 for no bound but those of [budget]."""
     seed: int = 0
-    """Seeds the initial weights, the order of the examples, their variation, and what the network itself draws."""
+    """Seeds the initial weights, the order of the examples, their variation, and the draws of the network itself."""
     start: str | None = None
     """A file of weights to start from instead, from the folder that holds the run folder."""
     momentum: float = 0.9
@@ -87,21 +87,21 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate changes; times in epochs, which may be fractions."""
+    """The changes of the learning rate; times are in epochs, which may be fractions."""
 
     kind: Literal["constant", "steps", "linear", "cosine", "polynomial", "cyclic"] = "constant"
     milestones: tuple[float, ...] = ()
-    """When ``steps`` multiplies the rate by ``factor``."""
+    """Epochs at which ``steps`` multiplies the rate by ``factor``."""
     factor: float = 0.1
     final: float = 0.0
-    """Where linear, cosine and polynomial end and cyclic goes down to, as a share of the rate."""
+    """The end of linear, cosine and polynomial and the bottom of cyclic, as a share of the rate."""
     power: float = 2.0
     cycle: float = 1.0
     """Length of a cycle of ``cyclic``."""
     warmup: float = 0.0
     """The rate grows linearly for so long first."""
     warmup_from: float = 0.0
-    """Where it grows from, as a share of the rate."""
+    """The rate at the start of the warm-up, as a share of the rate."""
     scaling: Literal["none", "linear", "sqrt"] = "none"
     """The rate belongs to ``base_batch``, and grows with the batch size or its square root."""
     base_batch: int = 256
@@ -109,14 +109,14 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """How the batch size changes."""
+    """The changes of the batch size."""
 
     kind: Literal["constant", "steps", "noise_scale"] = "constant"
     milestones: tuple[float, ...] = ()
     """Epochs at which ``steps`` multiplies the size by ``factor``."""
     factor: float = 5.0
     largest: int | None = None
-    """No batch is larger; where ``steps`` would be, the learning rate falls by what is left of the factor instead."""
+    """No batch is larger; where ``steps`` asks for more, the learning rate falls by the rest of the factor instead."""
     ratio: float = 1.0
     """``noise_scale`` sets the size to ``sqrt(ratio * B_simple)`` (McCandlish et al. 2018, Appendix D)."""
     every: float = 1.0
@@ -125,7 +125,7 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """Which average of the weights is kept beside them."""
+    """The average of the weights that is kept beside them."""
 
     kind: Literal["none", "swa", "ema"] = "none"
     start: float = 0.0
@@ -138,7 +138,7 @@ class AverageConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What ends training, whichever comes first; its epochs stand in [training]."""
+    """The ends of training, of which the first to come counts; its epochs stand in [training]."""
 
     updates: int | None = None
     examples: int | None = None
@@ -156,7 +156,7 @@ class BudgetConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What is measured while the weights move."""
+    """The measurements that are taken while the weights move."""
 
     names: tuple[str, ...] = ()
     """Names of ``sharpness.training.MEASURES``: eigenvalue, noise_scale, distance."""

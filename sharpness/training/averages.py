@@ -51,11 +51,11 @@ class Average:
         self.count += 1
 
     def state_dict(self) -> dict[str, object]:
-        """Return what a stopped run goes on from."""
+        """Return the state that a stopped run goes on from."""
         return {"count": self.count, "weights": dict(self.weights)}
 
     def load_state_dict(self, state: Mapping[str, object], device: torch.device) -> None:
-        """Go on from a state."""
+        """Go on from a saved state."""
         count, weights = state["count"], state["weights"]
         assert isinstance(count, int) and isinstance(weights, dict)  # as state_dict wrote them
         self.count, self.weights = count, {name: w.to(device) for name, w in weights.items()}

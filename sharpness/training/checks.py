@@ -1,17 +1,66 @@
-"""Which configs can be trained: refused with one line before data are read or anything is written."""
+"""Checks of a run before it trains: what cannot be trained is refused with one line, before anything is written."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+
+import torch
 
 from sharpness.config import RunConfig
 from sharpness.data import DATASETS
 from sharpness.errors import InputError, unknown_name
+from sharpness.machine.distributed import num_ranks
 from sharpness.models import check_model
 from sharpness.training.measures import MEASURES
 from sharpness.training.optimizers import OPTIMIZERS
+
+Bound = tuple[str, Callable[[float], bool]]
+AT_LEAST_ONE: Bound = ("{} of at least 1", lambda value: value >= 1)
+AT_LEAST_ZERO: Bound = ("{} of at least 0", lambda value: value >= 0 and math.isfinite(value))
+POSITIVE: Bound = ("a positive {}", lambda value: value > 0 and math.isfinite(value))
+SHARE: Bound = ("{} from 0 to below 1", lambda value: 0 <= value < 1)
+SEED: Bound = ("a {} from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
+BOUNDS: Mapping[str, Bound] = {
+    "data.num_train": AT_LEAST_ONE,
+    "data.num_test": AT_LEAST_ONE,
+    "data.num_validation": AT_LEAST_ZERO,
+    "data.evaluation_batch_size": AT_LEAST_ONE,
+    "data.crop_padding": AT_LEAST_ZERO,
+    "training.learning_rate": POSITIVE,
+    "training.batch_size": AT_LEAST_ONE,
+    "training.epochs": AT_LEAST_ZERO,
+    "training.seed": SEED,
+    "training.momentum": SHARE,
+    "training.weight_decay": AT_LEAST_ZERO,
+    "training.trust": POSITIVE,
+    "training.clip_norm": POSITIVE,
+    "training.label_smoothing": SHARE,
+    "training.accumulate": AT_LEAST_ONE,
+    "training.sam_rho": POSITIVE,
+    "training.proximal": POSITIVE,
+    "training.proximal_steps": AT_LEAST_ONE,
+    "schedule.final": AT_LEAST_ZERO,
+    "schedule.cycle": POSITIVE,
+    "schedule.warmup": AT_LEAST_ZERO,
+    "schedule.warmup_from": AT_LEAST_ZERO,
+    "schedule.base_batch": AT_LEAST_ONE,
+    "batch.factor": POSITIVE,
+    "batch.largest": AT_LEAST_ONE,
+    "batch.ratio": POSITIVE,
+    "batch.every": POSITIVE,
+    "average.start": AT_LEAST_ZERO,
+    "average.every": POSITIVE,
+    "average.decay": SHARE,
+    "budget.updates": AT_LEAST_ONE,
+    "budget.examples": AT_LEAST_ONE,
+    "budget.check_every": AT_LEAST_ZERO,
+    "budget.patience": AT_LEAST_ONE,
+    "measure.every": POSITIVE,
+    "measure.examples": AT_LEAST_ZERO,
+    "measure.keep_every": AT_LEAST_ZERO,
+}
+"""The numbers that a field may have; those that are ``None`` are left out."""
 
 
 def check_config(config: RunConfig) -> None:
@@ -38,44 +87,12 @@ def examples_of(config: RunConfig) -> tuple[int, int, int]:
 
 
 def _check_numbers(config: RunConfig) -> None:
-    data, training, schedule, batch = config.data, config.training, config.schedule, config.batch
-    budget, average, measure = config.budget, config.average, config.measure
-    at_least_one = {
-        **{"num_train": data.num_train, "num_test": data.num_test, "batch_size": training.batch_size},
-        **{"evaluation_batch_size": data.evaluation_batch_size, "accumulate": training.accumulate},
-        **{
-            "proximal_steps": training.proximal_steps,
-            "base_batch": schedule.base_batch,
-            "batch.largest": batch.largest,
-        },
-        **{"budget.patience": budget.patience},
-        **{"budget.updates": budget.updates, "budget.examples": budget.examples},
-    }
-    positive = {
-        **{"learning_rate": training.learning_rate, "clip_norm": training.clip_norm, "sam_rho": training.sam_rho},
-        **{"proximal": training.proximal, "trust": training.trust, "schedule.cycle": schedule.cycle},
-        **{"batch.factor": batch.factor, "batch.every": batch.every, "batch.ratio": batch.ratio},
-        **{"average.every": average.every, "measure.every": measure.every},
-    }
-    shares = {"momentum": training.momentum, "label_smoothing": training.label_smoothing, "decay": average.decay}
-    at_least_zero = {
-        **{"weight_decay": training.weight_decay, "epochs": training.epochs, "crop_padding": data.crop_padding},
-        **{"schedule.warmup": schedule.warmup, "schedule.warmup_from": schedule.warmup_from},
-        **{"schedule.final": schedule.final, "num_validation": data.num_validation, "average.start": average.start},
-        **{"measure.keep_every": measure.keep_every, "budget.check_every": budget.check_every},
-        **{"measure.examples": measure.examples},
-    }
-    kinds: list[tuple[dict[str, Any], str, Callable[[float], bool]]] = [
-        (at_least_one, "{} of at least 1", lambda value: value >= 1),
-        (positive, "a positive {}", lambda value: value > 0 and math.isfinite(value)),
-        (shares, "{} from 0 to below 1", lambda value: 0 <= value < 1),
-        (at_least_zero, "{} of at least 0", lambda value: value >= 0 and math.isfinite(value)),
-        ({"seed": training.seed}, "a {} from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
-    ]
-    for values, wanted, holds in kinds:
-        for name, value in values.items():
-            if value is not None and not holds(value):
-                raise InputError(f"expected {wanted.format(name)}, got {value}: correct it in the config")
+    for name, (wanted, holds) in BOUNDS.items():
+        section, key = name.split(".")
+        value = getattr(getattr(config, section), key)
+        if value is not None and not holds(value):
+            shown = key if section in ("data", "training") else name
+            raise InputError(f"expected {wanted.format(shown)}, got {value}: correct it in the config")
 
 
 def _check_budgets(config: RunConfig) -> None:
@@ -121,6 +138,21 @@ def _check_sizes(config: RunConfig) -> None:
         for count in (examples, held_out, tests):
             if count:
                 _check_last_batch("evaluation_batch_size", config.data.evaluation_batch_size, count)
+
+
+def check_processes(config: RunConfig, examples: int, device: torch.device) -> None:
+    """Refuse batches that leave a process without examples, and norms over processes where there are none."""
+    if config.model.synchronised and device.type != "cuda":
+        raise InputError(
+            f"expected a CUDA device with model.synchronised, got {device}: PyTorch's synchronised norm has no other; "
+            "use ghost_batch, or leave it out"
+        )
+    smallest = examples % config.training.batch_size or config.training.batch_size
+    if smallest < num_ranks():
+        raise InputError(
+            f"expected at least one example of every batch for each of {num_ranks()} processes, got a batch of "
+            f"{smallest}: choose another batch_size, or fewer processes"
+        )
 
 
 def _check_last_batch(name: str, size: int, examples: int) -> None:

@@ -1,20 +1,23 @@
-"""What ends a run: a budget used up, a goal reached, a loss that ceases to fall; and the files that close it."""
+"""The end of a run: a budget used up, a goal reached, a loss that ceases to fall; and the files that close it."""
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from typing import Any
 
 import torch
+from torch import nn
 
+from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.distributed import num_ranks
 from sharpness.machine.environment import git_commit, versions
 from sharpness.training.position import Position
 from sharpness.training.session import Session
 
 Ending = dict[str, Any]
-"""What the manifest says of how a run ended: ``status``, and ``ended_by`` or ``reason``."""
+"""The manifest's account of how a run ended: ``status``, and ``ended_by`` or ``reason``."""
 
 
 def budget_used(session: Session, at: Position) -> Ending | None:
@@ -77,16 +80,31 @@ def close(session: Session, at: Position, ending: Ending) -> dict[str, Any]:
 
 
 def _close_average(session: Session, at: Position) -> dict[str, Any]:
-    """Write the averaged weights, with statistics of the training data, and return what the manifest says of them."""
+    """Write the averaged weights, with statistics of the training data, and return their account for the manifest."""
     name, count = f"{session.config.average.kind}-{at.update}", session.average.count
-    model = session.averaged_model()
+    model = _averaged_model(session)
     facts = {"step": at.update, "averaged": count}
     session.write(lambda: session.run.save_weights(name, model.state_dict(), facts))
     return {"name": name, "averaged": count, **session.evaluate_all(model)}
 
 
+def _averaged_model(session: Session) -> nn.Module:
+    """Return a network with the averaged weights, its running statistics recomputed by one pass over the data.
+
+    The pass is over the training examples as they are, in evaluation batches, each weighted by its examples.
+    """
+    model = copy.deepcopy(session.model)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(session.average.weights[name])
+    if batch_norms(model) and all(norm.running_mean is not None for norm in batch_norms(model)):
+        loss = session.loss_over(session.train, model).with_norm("recalibrate")
+        model.load_state_dict({**model.state_dict(), **(loss.buffers_at(loss.weights, loss.batches) or {})})
+    return model
+
+
 def _circumstances(session: Session) -> dict[str, Any]:
-    """Return what the manifest says of where and on what a run was trained."""
+    """Return the manifest's account of the data, the machine and the program."""
     return {
         "data_sha256": session.dataset.sha256,
         "data_source": session.dataset.source,

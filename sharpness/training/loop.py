@@ -102,11 +102,11 @@ def _agreed(stop: bool, due: bool, device: torch.device) -> tuple[bool, bool]:
 
 @dataclass(frozen=True)
 class StepStats:
-    """What the forward pass of a batch says: the mean loss over its examples here, and how many were right."""
+    """The mean loss over the examples of a batch that this process sees, and how many of them were right."""
 
     loss: Tensor
     right: Tensor
-    norms: SquaredNorms | None  # of the gradients of its parts, where they are asked for
+    norms: SquaredNorms | None  # of the gradients of its parts, where the noise scale is asked for
 
 
 def one_update(session: Session, at: Position) -> Position:
@@ -183,7 +183,10 @@ def next_batch(session: Session, at: Position, size: int) -> TrainingBatch:
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed what a network may draw from: torch.manual_seed takes a while, for devices that are not there too."""
+    """Seed the generators that a network may draw from.
+
+    ``torch.manual_seed`` seeds those of devices that are not there too, which takes a while.
+    """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

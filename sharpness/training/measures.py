@@ -1,4 +1,4 @@
-"""What is measured while the weights move: the top eigenvalue, the noise scale, the distance from the start."""
+"""Measurements while the weights move: the top eigenvalue, the noise scale, the distance from the start."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from sharpness.loss import Loss
 from sharpness.training.noise import NoiseScale
 from sharpness.vectors import norm
 
-Row = dict[str, Any]
-
 
 class TopEigenvalue:
     """The top eigenvalue of the Hessian of the training loss, each solve started from the vector of the last.
@@ -29,15 +27,15 @@ class TopEigenvalue:
         self.rtol, self.num_hvps = rtol, num_hvps
         self.vector: Tensor | None = None
 
-    def __call__(self, loss: Loss, weights: Tensor, rate: float) -> Row:
+    def __call__(self, loss: Loss, weights: Tensor, rate: float) -> dict[str, Any]:
         """Return value, residual, products and the edge of stability at these weights."""
         operator = HessianOperator(loss, weights)
         start = None if self.vector is None else self.vector.to(weights)
-        knobs: dict[str, Any] = {"rtol": self.rtol, "num_products": min(self.num_hvps, operator.size)}
-        pairs = extreme_eigenpairs(operator, 1, stop_on="residual", start=start, **knobs)
+        budget = min(self.num_hvps, operator.size)
+        pairs = extreme_eigenpairs(operator, 1, stop_on="residual", start=start, rtol=self.rtol, num_products=budget)
         assert pairs.eigenvectors is not None  # this solver keeps its basis
         self.vector = pairs.eigenvectors[0].detach().cpu()
-        row: Row = {
+        row: dict[str, Any] = {
             "top_eigenvalue": float(pairs.eigenvalues[0]),
             "top_eigenvalue_residual": float(pairs.residuals[0]),
             "top_eigenvalue_hvps": pairs.num_products,
@@ -51,7 +49,7 @@ MEASURES: Mapping[str, str] = {
     "noise_scale": "|G|^2, tr Sigma and B_simple from the batch and its pieces",
     "distance": "distance of the weights from where training started",
 }
-"""What ``measure.names`` may hold."""
+"""The names that ``measure.names`` may hold."""
 
 
 class Measures:
@@ -61,10 +59,10 @@ class Measures:
         self.names, self.start = names, start
         self.eigenvalue, self.noise = TopEigenvalue(), NoiseScale()
 
-    def __call__(self, loss: Loss, rate: float) -> Row:
+    def __call__(self, loss: Loss, rate: float) -> dict[str, Any]:
         """Return one row at the loss's own weights; what cannot be had is ``None`` with its reason."""
         weights = loss.weights
-        row: Row = {}
+        row: dict[str, Any] = {}
         if "distance" in self.names:
             row["distance_from_start"] = norm(weights - self.start.to(weights))
         if "noise_scale" in self.names:
@@ -77,7 +75,7 @@ class Measures:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a stopped run goes on from."""
+        """Return the state that a stopped run goes on from."""
         noise = self.noise
         return {"vector": self.eigenvalue.vector, "noise": [noise.square, noise.noise, noise.weight]}
 

@@ -71,16 +71,16 @@ class NoiseScale:
 
 
 class NormWatch:
-    """What sees the gradients of the parts of a batch while an update takes them; this one looks at nothing."""
+    """An observer of the gradients of the parts of a batch while an update takes them; this one looks at nothing."""
 
     def before_piece(self) -> None:
-        """Come before the gradient of a piece is added to the parameters'."""
+        """Prepare for the gradient of a piece, before it is added to the parameters'."""
 
     def after_piece(self, size: int, share: float) -> None:
-        """Come after ``share`` times the gradient of a piece of ``size`` examples was added."""
+        """Look at the gradients after ``share`` times that of a piece of ``size`` examples was added."""
 
     def take(self, batch: TrainingBatch) -> SquaredNorms | None:
-        """Return what was seen of a batch, once its gradient is whole."""
+        """Return the squared norms of a batch's parts, once its gradient is whole."""
         return None
 
 
@@ -94,7 +94,7 @@ class PieceNorms(NormWatch):
         self._sizes: list[int] = []
 
     def before_piece(self) -> None:
-        """Keep the sum that the gradient of a piece is added to; that of the first piece replaces what is there."""
+        """Keep the sum that the gradient of a piece is added to; that of the first piece starts it anew."""
         first = not self._squares
         self._before = [None if first or p.grad is None else p.grad.clone() for p in self._parameters]
 

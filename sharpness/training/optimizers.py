@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch.nn import Parameter
@@ -13,42 +14,49 @@ from sharpness.training.lars import Lars
 Builder = Callable[[Iterable[Parameter], TrainingConfig], torch.optim.Optimizer]
 
 
-def _momentum(nesterov: bool) -> Builder:
+def _sgd(parameters: Iterable[Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _momentum(parameters: Iterable[Parameter], config: TrainingConfig, nesterov: bool = False) -> torch.optim.Optimizer:
     """Return SGD with momentum as PyTorch has it: ``v <- m v + g``, ``w <- w - rate v`` (nesterov: ``g + m v``).
 
     The rate is outside the velocity; with the rate inside, as Goyal et al. 2017 write (their equation 9), steps differ
     where the rate changes.
     """
+    return torch.optim.SGD(
+        parameters,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=nesterov,
+    )
 
-    def build(parameters: Iterable[Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-        rate, momentum, decay = config.learning_rate, config.momentum, config.weight_decay
-        return torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay, nesterov=nesterov)
 
-    return build
-
-
-def _adam(parameters: Iterable[Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+def _adam(
+    parameters: Iterable[Parameter], config: TrainingConfig, kind: type[torch.optim.Adam] = torch.optim.Adam
+) -> torch.optim.Optimizer:
     rate, decay = config.learning_rate, config.weight_decay
-    return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
-
-
-def _adamw(parameters: Iterable[Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    rate, decay = config.learning_rate, config.weight_decay
-    return torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
+    return kind(parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
 
 
 def _lars(parameters: Iterable[Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    rate, momentum, decay = config.learning_rate, config.momentum, config.weight_decay
-    return Lars(parameters, lr=rate, momentum=momentum, weight_decay=decay, trust=config.trust)
+    return Lars(
+        parameters,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        trust=config.trust,
+    )
 
 
 OPTIMIZERS: dict[str, Builder] = {
-    "sgd": lambda parameters, c: torch.optim.SGD(parameters, lr=c.learning_rate, weight_decay=c.weight_decay),
-    "momentum": _momentum(nesterov=False),
-    "nesterov": _momentum(nesterov=True),
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "nesterov": partial(_momentum, nesterov=True),
     "adam": _adam,
-    "adamw": _adamw,
+    "adamw": partial(_adam, kind=torch.optim.AdamW),
     "lars": _lars,
 }
-"""Each takes the gradient as it is found: SAM and conservative training change that, with any of them
-(:mod:`sharpness.training.gradients`)."""
+"""Each takes a step with the gradient that it finds: SAM, conservative training and clipping change that gradient
+before, with any optimiser (:func:`sharpness.training.loop.one_update`)."""

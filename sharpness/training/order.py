@@ -1,4 +1,4 @@
-"""Which examples an update sees and how they are varied: functions of (seed, epoch, position), without replay."""
+"""The examples that an update sees, and how they are varied: functions of (seed, epoch, position), without replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run stands, and everything that it needs to go on from there with the same bits."""
+"""The position of a run between two updates, and the sums of its epoch in progress."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sharpness.machine.distributed import is_distributed, rank, sum_over_ranks
 
 @dataclass(frozen=True)
 class Position:
-    """Updates done, the epoch in progress (from 1), the examples of it that were seen, and what was seen in all."""
+    """The updates done, the epoch in progress (from 1), the examples of it that were seen, and those seen in all."""
 
     update: int = 0
     epoch: int = 1
     seen: int = 0
     examples: int = 0
     seconds: float = 0.0
-    batch: int | None = None  # what the noise scale asks for
+    batch: int | None = None  # the size that the noise scale asks for
     best_loss: float | None = None  # of whole epochs, and how many have gone by without a better one
     stale: int = 0
     log_rows: int = 0
@@ -92,7 +92,7 @@ class EpochSums:
         return float(share.to(losses) @ losses), int(torch.stack(self.right).sum()) / int(sizes.sum())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a stopped run goes on from."""
+        """Return the state that a stopped run goes on from."""
         if not self.losses:
             return {"losses": torch.zeros(0), "right": torch.zeros(0), "sizes": []}
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,13 +16,13 @@ from sharpness.config import RunConfig
 from sharpness.data import Dataset, Split
 from sharpness.errors import InputError
 from sharpness.loss import Evaluation, Loss
-from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.distributed import from_all_ranks, is_distributed, num_ranks, on_all_ranks, rank
 from sharpness.models import build_model
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import evaluation_batches, network_loss
 from sharpness.training import schedules
 from sharpness.training.averages import Average
+from sharpness.training.checks import check_processes
 from sharpness.training.measures import Measures
 from sharpness.training.noise import NormWatch, PieceNorms, RankNorms
 from sharpness.training.optimizers import OPTIMIZERS
@@ -55,7 +54,7 @@ class Session:
     def open(cls, config: RunConfig, dataset: Dataset, run: RunFolder, device: torch.device) -> Session:
         """Return a run at its initial weights; :class:`InputError` where it cannot be on this machine."""
         dataset = dataset.holding_out(config.data.num_validation)
-        _check_processes(config, dataset, device)
+        check_processes(config, len(dataset.train), device)
         training = config.training
         model = build_model(config.model, dataset.input_shape, dataset.num_classes, training.seed)
         model = model.to(device, getattr(torch, training.dtype))
@@ -127,20 +126,6 @@ class Session:
         evaluations = {name: asdict(self.evaluate(split, model)) for name, split in splits.items()}
         return {f"{name}_{key}": value for name, numbers in evaluations.items() for key, value in numbers.items()}
 
-    def averaged_model(self) -> nn.Module:
-        """Return a network with the averaged weights, its running statistics recomputed by one pass over the data.
-
-        The pass is over the training examples as they are, in evaluation batches, each weighted by its examples.
-        """
-        model = copy.deepcopy(self.model)
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                p.copy_(self.average.weights[name])
-        if batch_norms(model) and all(norm.running_mean is not None for norm in batch_norms(model)):
-            loss = self.loss_over(self.train, model).with_norm("recalibrate")
-            model.load_state_dict({**model.state_dict(), **(loss.buffers_at(loss.weights, loss.batches) or {})})
-        return model
-
     def restore(self) -> Position:
         """Go on from the saved state if there is one, else write x0 and begin."""
         state = from_all_ranks(self.run.load_resume_state() if rank() == 0 else None)[0]
@@ -183,7 +168,7 @@ class Session:
 
 
 def _watch(config: RunConfig, network: nn.Module) -> NormWatch:
-    """Return what sees the gradients of parts of a batch: processes' shares or pieces, if the noise scale is asked for.
+    """Return the observer of gradients for the noise scale: of the processes' shares of a batch, or of its pieces.
 
     Where there are neither, random batches are measured instead, between updates.
     """
@@ -192,21 +177,6 @@ def _watch(config: RunConfig, network: nn.Module) -> NormWatch:
     if isinstance(network, DistributedDataParallel):
         return RankNorms(network)
     return PieceNorms(list(network.parameters())) if config.training.accumulate > 1 else NormWatch()
-
-
-def _check_processes(config: RunConfig, dataset: Dataset, device: torch.device) -> None:
-    """Refuse batches that leave a process without examples, and norms over processes where there are none."""
-    if config.model.synchronised and device.type != "cuda":
-        raise InputError(
-            f"expected a CUDA device with model.synchronised, got {device}: PyTorch's synchronised norm has no other; "
-            "use ghost_batch, or leave it out"
-        )
-    smallest = len(dataset.train) % config.training.batch_size or config.training.batch_size
-    if smallest < num_ranks():
-        raise InputError(
-            f"expected at least one example of every batch for each of {num_ranks()} processes, got a batch of "
-            f"{smallest}: choose another batch_size, or fewer processes"
-        )
 
 
 def _load_start(model: nn.Module, run: RunFolder, start: str) -> None:
