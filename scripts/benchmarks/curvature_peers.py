@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,78 +17,58 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
 from scripts.benchmarks.networks import Problem
-from scripts.benchmarks.tools import Answer, Counted, peer
+from scripts.benchmarks.tools import Counted, Tool, peer
 from sharpness.curvature import HessianOperator
 from sharpness.data.batches import Batch
-from sharpness.linalg.density import spectral_density
-from sharpness.linalg.trace import TraceEstimate, estimate_trace
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
-from sharpness.operators import SymmetricOperator
 from sharpness.probes import TopEigenvalues
 
 SEED = 0
 SOLVE: Any = eigsh  # SciPy declares its tol as an integer
 ADAPTER = {"adapter": "the dict batches were turned into pairs (tokens, next tokens) by the benchmark"}
+Arrays = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-# Our own engine: one function per call of it.
+@dataclass(frozen=True)
+class Answer:
+    """What a tool says of the top eigenvalue; ``converged`` is by the tool's own rule, ``None`` if it tells nothing."""
+
+    value: float
+    num_hvps: int
+    converged: bool | None
+    lower: float | None = None
+    upper: float | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
-def our_top_eigenvalue(loss: Loss, rtol: float = 1e-2, seed: int = SEED, **knobs: Any) -> Answer:
-    """Return the top eigenvalue with its interval at 99 %."""
+def certified(loss: Loss, rtol: float = 1e-2, seed: int = SEED, **knobs: Any) -> Answer:
+    """Return the top eigenvalue of our Lanczos with its interval at 99 %."""
     result = TopEigenvalues(rtol=rtol, confidence=0.99, seed=seed, **knobs)(loss)
     return Answer(result.value or 0.0, result.num_hvps, result.converged, result.lower, result.upper)
 
 
-def our_operator(loss: Loss, cache: int | str = "auto") -> HessianOperator:
-    """Return the Hessian as an operator that keeps graphs of at most so many bytes."""
-    return HessianOperator(loss, cache=cache)
-
-
-def our_trace(operator: SymmetricOperator, method: Any, seed: int, **knobs: Any) -> TraceEstimate:
-    """Return our estimate of the trace."""
-    return estimate_trace(operator, method, seed=seed, **knobs)
-
-
-def our_density(operator: SymmetricOperator, steps: int, starts: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return all nodes of our spectral density and their weights, those of each start adding up to 1."""
-    density = spectral_density(operator, steps=steps, starts=starts, seed=seed)
-    return np.concatenate(list(map(np.asarray, density.nodes))), np.concatenate(list(map(np.asarray, density.weights)))
-
-
-# The tools of the table of top eigenvalues.
-
-
 def ours(problem: Problem, seed: int = SEED) -> Answer:
-    """Return what our certified Lanczos says, at 1 % and 99 %."""
-    return our_top_eigenvalue(problem.loss(), seed=seed)
+    """Return the eigenvalue of our Lanczos, certified to 1 % at 99 %."""
+    return certified(problem.loss(), seed=seed)
 
 
 def pyhessian(problem: Problem, seed: int = SEED, tol: float = 1e-3, max_iterations: int = 100) -> Answer:
     """Return PyHessian's power iteration with its default knobs (Yao et al. 2020)."""
-    model, criterion, batches = as_pairs(problem)
-    measure = _pyhessian(model, criterion, batches, seed)
+    measure = _pyhessian(problem, seed)
     values, _ = measure.eigenvalues(maxIter=max_iterations, tol=tol, top_n=1)
     calls = measure.dataloader_hv_product.calls
     reasons = {"converged": "it reports none: it stopped before its ceiling"} | _adapter(problem)
     return Answer(float(values[0]), calls, calls < max_iterations, reasons=reasons)
 
 
-def eigenthings_lanczos(problem: Problem) -> Answer:
-    """Return the Lanczos of hessian-eigenthings with k=1 and its defaults, which then take two steps."""
-    return _eigenthings_lanczos(problem, 1)
+def eigenthings_lanczos(problem: Problem, k: int) -> Answer:
+    """Return the first of ``k`` eigenvalues by the Lanczos of hessian-eigenthings, which takes ``2 k`` steps.
 
-
-def eigenthings_lanczos_ten(problem: Problem) -> Answer:
-    """Return the first of the ten eigenvalues that the Lanczos of hessian-eigenthings computes by default: 20 steps."""
-    return _eigenthings_lanczos(problem, 10)
-
-
-def _eigenthings_lanczos(problem: Problem, k: int) -> Answer:
+    The default is 10.
+    """
     operator = _eigenthings_operator(problem)
-    size = min(k, operator.size - 1)
-    result = peer("hessian_eigenthings").lanczos(operator, k=size, seed=SEED)
+    result = peer("hessian_eigenthings").lanczos(operator, k=min(k, operator.size - 1), seed=SEED)
     return Answer(float(result.eigenvalues[0]), operator.matvec.calls, bool(result.converged[0]))
 
 
@@ -111,32 +93,33 @@ def curvlinops_eigsh(problem: Problem) -> Answer:
             return counted(self, M)
 
     operator = CountingOperator(model, nn.CrossEntropyLoss(), list(model.parameters()), batches)
-    answer = _largest(operator.to_scipy(dtype=np.float32))
-    return Answer(answer.value, counted.calls, answer.converged, reasons=answer.reasons | _adapter(problem))
+    return _largest(operator.to_scipy(dtype=np.float32), counted, SEED, _adapter(problem))
 
 
 def own_eigsh(problem: Problem, seed: int = SEED) -> Answer:
     """Return SciPy's eigsh (largest algebraic, tol 1e-2) on our own Hessian: our products, their algorithm."""
-    operator = our_operator(problem.loss())
+    operator = HessianOperator(problem.loss())
 
     def product(v: NDArray[np.float32]) -> NDArray[np.float32]:
         return operator.matvec(torch.from_numpy(v.reshape(-1).astype(np.float32))).numpy()
 
-    counted = Counted(product)
+    counted: Any = Counted(product)
     shape = (operator.size, operator.size)
-    answer = _largest(LinearOperator(shape, matvec=counted, dtype=np.float32), seed)  # pyright: ignore[reportCallIssue]
-    return Answer(answer.value, counted.calls, answer.converged, reasons=answer.reasons)
+    return _largest(LinearOperator(shape, matvec=counted, dtype=np.float32), counted, seed, {})  # pyright: ignore[reportCallIssue]
 
 
-TOOLS: dict[str, tuple[str, Callable[..., Answer], str]] = {
-    # name: (label, function, distribution whose version stands in the provenance)
-    "ours": ("sharpness, certified 1 % at 99 %", ours, "sharpness"),
-    "pyhessian": ("PyHessian, power iteration, tol 1e-3", pyhessian, "pyhessian"),
-    "eigenthings-lanczos": ("hessian-eigenthings, Lanczos, k = 1", eigenthings_lanczos, "hessian-eigenthings"),
-    "eigenthings-lanczos-10": ("hessian-eigenthings, Lanczos, k = 10", eigenthings_lanczos_ten, "hessian-eigenthings"),
-    "eigenthings-power": ("hessian-eigenthings, power, tol 1e-2", eigenthings_power, "hessian-eigenthings"),
-    "curvlinops-eigsh": ("curvlinops, SciPy eigsh, tol 1e-2", curvlinops_eigsh, "curvlinops-for-pytorch"),
-    "own-eigsh": ("our operator, SciPy eigsh, tol 1e-2", own_eigsh, "scipy"),
+TOOLS = {
+    "ours": Tool("sharpness, certified 1 % at 99 %", ours, "sharpness"),
+    "pyhessian": Tool("PyHessian, power iteration, tol 1e-3", pyhessian, "pyhessian"),
+    "eigenthings-lanczos": Tool(
+        "hessian-eigenthings, Lanczos, k = 1", functools.partial(eigenthings_lanczos, k=1), "hessian-eigenthings"
+    ),
+    "eigenthings-lanczos-10": Tool(
+        "hessian-eigenthings, Lanczos, k = 10", functools.partial(eigenthings_lanczos, k=10), "hessian-eigenthings"
+    ),
+    "eigenthings-power": Tool("hessian-eigenthings, power, tol 1e-2", eigenthings_power, "hessian-eigenthings"),
+    "curvlinops-eigsh": Tool("curvlinops, SciPy eigsh, tol 1e-2", curvlinops_eigsh, "curvlinops-for-pytorch"),
+    "own-eigsh": Tool("our operator, SciPy eigsh, tol 1e-2", own_eigsh, "scipy"),
 }
 SEEDED = ("ours", "pyhessian", "own-eigsh")
 """The tools that are also called from several random starts: how many products a start takes is luck in part."""
@@ -165,8 +148,9 @@ def _adapter(problem: Problem) -> dict[str, str]:
     return ADAPTER if problem.criterion is None else {}
 
 
-def _pyhessian(model: nn.Module, criterion: Callable[[Any, Any], Tensor], batches: list[Batch], seed: int) -> Any:
+def _pyhessian(problem: Problem, seed: int) -> Any:
     """Return PyHessian's object over all batches, with its product counted."""
+    model, criterion, batches = as_pairs(problem)
     warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
     torch.manual_seed(derived_seed(seed, "benchmark", "pyhessian"))
     measure = peer("pyhessian").hessian(model, criterion, dataloader=batches, cuda=False)
@@ -184,18 +168,18 @@ def _eigenthings_operator(problem: Problem) -> Any:
     return operator
 
 
-def _largest(operator: Any, seed: int = SEED) -> Answer:
-    """Return SciPy's largest algebraic eigenvalue with tol 1e-2; the products are counted elsewhere."""
+def _largest(operator: Any, counted: Counted, seed: int, reasons: dict[str, str]) -> Answer:
+    """Return SciPy's largest algebraic eigenvalue with tol 1e-2, and the products that ``counted`` has seen."""
     rng = np.random.default_rng(derived_seed(seed, "benchmark", "eigsh"))
     start = rng.standard_normal(operator.shape[0]).astype(np.float32)
     try:
         values = SOLVE(operator, k=1, which="LA", tol=1e-2, v0=start, return_eigenvectors=False)
     except ArpackNoConvergence as error:
-        reason = {"converged": " ".join(str(error).split())}
         if len(error.eigenvalues) == 0:
             raise
-        return Answer(float(error.eigenvalues[0]), 0, False, reasons=reason)
-    return Answer(float(values[0]), 0, True)
+        reasons = {"converged": " ".join(str(error).split())} | reasons
+        return Answer(float(error.eigenvalues[0]), counted.calls, False, reasons=reasons)
+    return Answer(float(values[0]), counted.calls, True, reasons=reasons)
 
 
 # PyHessian's trace and density, for the comparison of estimators.
@@ -203,20 +187,15 @@ def _largest(operator: Any, seed: int = SEED) -> Answer:
 
 def pyhessian_trace(problem: Problem, seed: int, max_iterations: int = 100, tol: float = 1e-3) -> tuple[float, int]:
     """Return PyHessian's trace (by default at most 100 products, tol 1e-3) and the number of its products."""
-    model, criterion, batches = as_pairs(problem)
-    measure = _pyhessian(model, criterion, batches, seed)
-    samples = measure.trace(maxIter=max_iterations, tol=tol)
+    samples = _pyhessian(problem, seed).trace(maxIter=max_iterations, tol=tol)
     return float(np.mean(samples)), len(samples)
 
 
-def pyhessian_density(
-    problem: Problem, seed: int, starts: int = 1
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Return nodes, weights and number of products of PyHessian's density, by default of 100 steps and 1 start."""
-    model, criterion, batches = as_pairs(problem)
-    measure = _pyhessian(model, criterion, batches, seed)
+def pyhessian_density(problem: Problem, seed: int, starts: int = 1) -> tuple[Arrays, int]:
+    """Return nodes and weights of PyHessian's density and its products, by default those of 100 steps and 1 start."""
+    measure = _pyhessian(problem, seed)
     nodes, weights = measure.density(n_v=starts)
-    return np.ravel(np.array(nodes, float)), np.ravel(np.array(weights, float)), measure.dataloader_hv_product.calls
+    return (np.ravel(np.array(nodes, float)), np.ravel(np.array(weights, float))), measure.dataloader_hv_product.calls
 
 
 @contextlib.contextmanager

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
 from scripts.benchmarks import curvature_peers as peers
 from scripts.benchmarks.networks import Problem
+from scripts.benchmarks.rows import Row
+from sharpness.curvature import HessianOperator
+from sharpness.linalg.density import spectral_density
+from sharpness.linalg.trace import estimate_trace
 from sharpness.operators import FunctionOperator, to_dense
 
 SEEDS = range(20)
-METHODS = {"xtrace": 20, "hutch++": 30, "hutchinson": 20}
+METHODS: dict[Any, int] = {"xtrace": 20, "hutch++": 30, "hutchinson": 20}
 """Our estimators of the trace, and the fewest products that each takes."""
 SIZES = (20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960)
 """Numbers of products tried."""
@@ -24,17 +28,23 @@ PYHESSIAN_TRACES = (100, 200, 400, 800)
 """Products of PyHessian's trace tried, its stopping rule switched off."""
 PYHESSIAN_STARTS = (1, 4, 6)
 """Starts of PyHessian's density tried, each of 100 steps; one is its default."""
-Entry = dict[str, Any]
+WANTED = 2e-2
+"""Error of the trace that is to be reached."""
 
 
 def dense_hessian(problem: Problem) -> tuple[FunctionOperator, torch.Tensor]:
     """Return the Hessian in float64, as an operator and written out: products with it cost next to nothing."""
-    dense = to_dense(peers.our_operator(problem.loss(torch.float64)))
+    dense = to_dense(HessianOperator(problem.loss(torch.float64)))
     dense = (dense + dense.T) / 2
     return FunctionOperator(lambda v: dense @ v, len(dense), torch.float64), dense
 
 
-def trace_entries(problem: Problem) -> list[Entry]:
+def entry(label: str, hvps: Sequence[int], error: float, note: str | None = None) -> Row:
+    """Return a line of the table: an estimator, the mean number of its products, and its error."""
+    return {"label": label, "num_hvps": float(np.mean(hvps)), "error": error, "note": note}
+
+
+def trace_entries(problem: Problem) -> list[Row]:
     """Return PyHessian's products and error with its defaults, ours at the same error, and at our certified stop.
 
     Errors are root mean squares over 20 seeds, relative to the trace.
@@ -42,89 +52,98 @@ def trace_entries(problem: Problem) -> list[Entry]:
     operator, dense = dense_hessian(problem)
     truth = float(dense.trace())
     runs = [peers.pyhessian_trace(problem, seed) for seed in SEEDS]
-    error = _rms([value / truth - 1 for value, _ in runs])
-    entries = [_entry("PyHessian trace(), defaults", [hvps for _, hvps in runs], error)]
-    for method in METHODS:
-        entries.append(_trace_at_error(operator, method, truth, error, "PyHessian's error"))
-    for method in METHODS:
-        entries.append(_trace_at_error(operator, method, truth, 2e-2, "2 %"))
-    for method in METHODS:
-        estimates = [peers.our_trace(operator, method, seed, rtol=2e-2, num_products=operator.size) for seed in SEEDS]
-        covered = sum(each.lower <= truth <= each.upper for each in estimates)
-        reached = sum(each.converged for each in estimates)
-        note = f"{reached} of {len(SEEDS)} reached it; {covered} intervals hold the trace"
-        error_here = _rms([each.value / truth - 1 for each in estimates])
-        entries.append(
-            _entry(f"{method}, certified 2 % at 95 %", [e.num_products for e in estimates], error_here, note)
-        )
-    return entries + _pyhessian_traces(problem, truth)
+    error = _error([value for value, _ in runs], truth)
+    return [
+        entry("PyHessian trace(), defaults", [hvps for _, hvps in runs], error),
+        *(_trace_at_error(operator, method, truth, error, "PyHessian's error") for method in METHODS),
+        *(_trace_at_error(operator, method, truth, WANTED, "2 %") for method in METHODS),
+        *(_certified_trace(operator, method, truth) for method in METHODS),
+        *_pyhessian_traces(problem, truth),
+    ]
 
 
-def _pyhessian_traces(problem: Problem, truth: float) -> list[Entry]:
-    """Return PyHessian's error with its stopping rule switched off, until it is at most 2 %."""
-    entries: list[Entry] = []
-    for products in PYHESSIAN_TRACES:
-        values = [peers.pyhessian_trace(problem, seed, products, tol=0)[0] for seed in SEEDS]
-        entries.append(
-            _entry(f"PyHessian trace(maxIter={products}, tol=0)", [products], _rms([v / truth - 1 for v in values]))
-        )
-        if entries[-1]["error"] <= 2e-2:
-            break
-    return entries
-
-
-def _trace_at_error(operator: FunctionOperator, method: str, truth: float, target: float, name: str) -> Entry:
+def _trace_at_error(operator: FunctionOperator, method: Any, truth: float, target: float, name: str) -> Row:
     """Return the smallest of :data:`SIZES` at which a method's error is no larger than ``target``."""
     error, size = float("inf"), 0
     sizes = [size for size in SIZES if size >= METHODS[method]]
     for size in sizes:
-        estimates = [peers.our_trace(operator, method, seed, rtol=1e-12, num_products=size) for seed in SEEDS]
-        error = _rms([each.value / truth - 1 for each in estimates])
+        estimates = [estimate_trace(operator, method, rtol=1e-12, num_products=size, seed=seed) for seed in SEEDS]
+        error = _error([each.value for each in estimates], truth)
         if error <= target:
-            note = "the fewest it takes" if size == sizes[0] else ""
-            return _entry(f"{method}, at {name}", [size], error, note)
-    return _entry(f"{method}, at {name}", [size], error, "not reached")
+            note = "the fewest it takes" if size == sizes[0] else None
+            return entry(f"{method}, at {name}", [size], error, note)
+    return entry(f"{method}, at {name}", [size], error, "not reached")
 
 
-def density_entries(problem: Problem) -> list[Entry]:
+def _certified_trace(operator: FunctionOperator, method: Any, truth: float) -> Row:
+    """Return the products at which a method says that it is within 2 % at 95 %, and how often it is right."""
+    size = operator.size
+    estimates = [estimate_trace(operator, method, rtol=WANTED, num_products=size, seed=seed) for seed in SEEDS]
+    covered = sum(each.lower <= truth <= each.upper for each in estimates)
+    reached = sum(each.converged for each in estimates)
+    note = f"{reached} of {len(SEEDS)} reached it; {covered} intervals hold the trace"
+    hvps, error = [each.num_products for each in estimates], _error([each.value for each in estimates], truth)
+    return entry(f"{method}, certified 2 % at 95 %", hvps, error, note)
+
+
+def _pyhessian_traces(problem: Problem, truth: float) -> list[Row]:
+    """Return PyHessian's error with its stopping rule switched off, until it is at most 2 %."""
+    entries: list[Row] = []
+    for products in PYHESSIAN_TRACES:
+        values = [peers.pyhessian_trace(problem, seed, products, tol=0)[0] for seed in SEEDS]
+        entries.append(entry(f"PyHessian trace(maxIter={products}, tol=0)", [products], _error(values, truth)))
+        if entries[-1]["error"] <= WANTED:
+            break
+    return entries
+
+
+def _error(values: Sequence[float], truth: float) -> float:
+    """Return the root mean square of relative errors."""
+    return float(np.sqrt(np.mean(np.square(np.array(values) / truth - 1))))
+
+
+def density_entries(problem: Problem) -> list[Row]:
     """Return products and Wasserstein-1 distance to the true spectrum, relative to its norm, means over 20 seeds.
 
     PyHessian's density is called as released, and with ``torch.eig`` supplied.
     """
     operator, dense = dense_hessian(problem)
     spectrum = torch.linalg.eigvalsh(dense).numpy()
-    try:
-        peers.pyhessian_density(problem, 0)
-        released = {"label": "PyHessian density(), as released", "num_hvps": None, "error": None, "note": "runs"}
-    except (RuntimeError, AttributeError) as error:
-        note = f"fails: {' '.join(str(error).split())[:70]}"
-        released = {"label": "PyHessian density(), as released", "num_hvps": 100, "error": None, "note": note}
-    entries = [released]
+    entries = [_released_density(problem)]
     for starts in PYHESSIAN_STARTS:
         with peers.with_torch_eig():
             runs = [peers.pyhessian_density(problem, seed, starts) for seed in SEEDS]
-        error = float(np.mean([_distance(spectrum, nodes, weights) for nodes, weights, _ in runs]))
-        entries.append(_entry(f"PyHessian density(n_v={starts}), torch.eig supplied", [n for *_, n in runs], error))
-    target, reached = entries[1]["error"], []
+        error = _mean_distance(spectrum, [measure for measure, _ in runs])
+        entries.append(entry(f"PyHessian density(n_v={starts}), torch.eig supplied", [n for _, n in runs], error))
+    target, reached = entries[1]["error"], list[Row]()
     for steps, starts in SETTINGS:
-        pairs = [peers.our_density(operator, steps, starts, seed) for seed in SEEDS]
-        error = float(np.mean([_distance(spectrum, *pair) for pair in pairs]))
-        entries.append(_entry(f"sharpness, {steps} steps, {starts} start{'s' * (starts > 1)}", [steps * starts], error))
+        error = _mean_distance(spectrum, [_density(operator, steps, starts, seed) for seed in SEEDS])
+        entries.append(entry(f"sharpness, {steps} steps, {starts} start{'s' * (starts > 1)}", [steps * starts], error))
         if error <= target:
-            reached.append((steps * starts, entries[-1]))
+            reached.append(entries[-1])
     if reached:
-        min(reached, key=lambda pair: pair[0])[1]["note"] = "the fewest products at the error of PyHessian's defaults"
+        fewest = min(reached, key=lambda each: each["num_hvps"])
+        fewest["note"] = "the fewest products at the error of PyHessian's defaults"
     return entries
 
 
-def _distance(spectrum: NDArray[np.float64], nodes: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Return the Wasserstein-1 distance of two measures over the largest absolute eigenvalue."""
-    return float(wasserstein_distance(spectrum, nodes, v_weights=weights) / np.abs(spectrum).max())
+def _released_density(problem: Problem) -> Row:
+    """Return whether PyHessian's density runs as released."""
+    line = {"label": "PyHessian density(), as released", "error": None}
+    try:
+        peers.pyhessian_density(problem, 0)
+    except (RuntimeError, AttributeError) as error:
+        return line | {"num_hvps": 100, "note": f"fails: {' '.join(str(error).split())[:70]}"}
+    return line | {"num_hvps": None, "note": "runs"}
 
 
-def _rms(values: list[float]) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
+def _density(operator: FunctionOperator, steps: int, starts: int, seed: int) -> peers.Arrays:
+    """Return all nodes of our spectral density and their weights, those of each start adding up to 1."""
+    density = spectral_density(operator, steps=steps, starts=starts, seed=seed)
+    return np.concatenate([*map(np.asarray, density.nodes)]), np.concatenate([*map(np.asarray, density.weights)])
 
 
-def _entry(label: str, hvps: list[int], error: float, note: str = "") -> Entry:
-    return {"label": label, "num_hvps": float(np.mean(hvps)), "error": error, "note": note}
+def _mean_distance(spectrum: Any, measures: Sequence[peers.Arrays]) -> float:
+    """Return the mean Wasserstein-1 distance from a spectrum over its largest absolute eigenvalue."""
+    distances = [wasserstein_distance(spectrum, nodes, v_weights=weights) for nodes, weights in measures]
+    return float(np.mean(np.array(distances) / np.abs(spectrum).max()))

@@ -1,7 +1,7 @@
-"""The tools of the landscape benchmark, ours and its peers, on the same points and batches.
+"""The tools of the landscape benchmark, ours and its peers, on the points and batches that all of them measure.
 
-A tool takes a problem and a line or plane, makes what it needs, and returns the call that is timed. The call returns
-the mean loss at each point in our order, ``None`` where the tool measured somewhere else.
+A tool takes a problem and the points, makes what it needs, and returns the call that is timed. The call returns the
+mean loss at each point in our order, ``None`` where the tool measured somewhere else.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from scripts.benchmarks.landscape_work import Line, Losses, Work, mean_loss, set_weights
 from scripts.benchmarks.networks import Problem
-from scripts.benchmarks.tools import peer
+from scripts.benchmarks.tools import Tool, peer
 from sharpness.landscapes import Interpolation, RandomPlane
+from sharpness.landscapes.directions import Frame
 from sharpness.landscapes.grid import Plane, measure_plane
+from sharpness.landscapes.paths import linear
 from sharpness.vectors import norm
 
 NO_DEPS = (
@@ -30,7 +33,104 @@ NO_DEPS = (
     "cloudpickle -c constraints.txt"
 )
 """Landscaper needs topopy, whose numpy below 2 no current pandas allows; its grid uses neither."""
+Losses = list[float | None]
 Call = Callable[[], Losses]
+
+
+@dataclass(frozen=True)
+class Work:
+    """An even grid of ``count`` numbers on [low, high] along one direction, or along two of them row by row.
+
+    ``at`` returns the weights, shape (n,), at one or two numbers.
+    """
+
+    at: Callable[..., Tensor]
+    directions: tuple[Tensor, ...]
+    low: float
+    high: float
+    count: int
+
+    @property
+    def size(self) -> int:
+        """The number of points."""
+        return self.count ** len(self.directions)
+
+    @property
+    def step(self) -> float:
+        """The distance of two numbers of the grid."""
+        return (self.high - self.low) / (self.count - 1)
+
+    def point(self, index: int) -> Tensor:
+        """Return the weights at one point of the grid."""
+        numbers = np.linspace(self.low, self.high, self.count).round(12).tolist()
+        places = (index % self.count, index // self.count)
+        return self.at(*(numbers[place] for place in places[: len(self.directions)]))
+
+
+def line_between(w_0: Tensor, w_1: Tensor, count: int) -> Work:
+    """Return ``(1 - alpha) w_0 + alpha w_1`` for alpha from -1 to 2."""
+    return Work(linear(w_0, w_1), (w_1 - w_0,), -1.0, 2.0, count)
+
+
+def plane_around(w: Tensor, u: Tensor, v: Tensor, reach: float, count: int) -> Work:
+    """Return ``w + x u + y v`` for x and y from -reach to reach."""
+    return Work(Frame(w, u, v).at, (u, v), -reach, reach, count)
+
+
+def even_direction(model: nn.Module, w: Tensor, seed: int) -> Tensor:
+    """Return a Gaussian direction as long as w whose tensors have lengths as the roots of their sizes.
+
+    Landscaper gives any direction such lengths, so that these are the directions that all tools can go along.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pieces = [torch.randn(p.numel(), generator=generator) for p in model.parameters()]
+    direction = torch.cat([piece * (len(piece) ** 0.5 / piece.norm()) for piece in pieces])
+    return direction * (norm(w) / norm(direction))
+
+
+def pieces_of(model: nn.Module, w: Tensor) -> list[Tensor]:
+    """Return a flat vector in the shapes of the parameters, in their order."""
+    parameters = list(model.parameters())
+    split = w.split([p.numel() for p in parameters])
+    return [piece.view_as(parameter) for piece, parameter in zip(split, parameters, strict=True)]
+
+
+def set_weights(model: nn.Module, w: Tensor) -> nn.Module:
+    """Copy a flat vector into the parameters in place."""
+    with torch.no_grad():
+        for parameter, piece in zip(model.parameters(), pieces_of(model, w), strict=True):
+            parameter.copy_(piece)
+    return model
+
+
+def models_at(problem: Problem, *points: Tensor) -> list[nn.Module]:
+    """Return copies of the network with these weights, which the peers change."""
+    return [set_weights(copy.deepcopy(problem.model), point).eval() for point in points]
+
+
+def mean_loss(forward: Callable[[Tensor], Tensor], problem: Problem) -> float:
+    """Return the mean over the batches, which are of equal size, and nothing else."""
+    assert problem.criterion is not None
+    total = sum(float(problem.criterion(forward(x), y)) for x, y in problem.batches)
+    return total / len(problem.batches)
+
+
+class Bare:
+    """Forward passes in evaluation mode without a graph; ``seconds`` is theirs alone, setting the weights left out."""
+
+    def __init__(self, problem: Problem, work: Work) -> None:
+        self.problem, self.work, self.seconds = problem, work, 0.0
+        self.model = copy.deepcopy(problem.model).eval()
+
+    def __call__(self) -> Losses:
+        self.seconds, losses = 0.0, list[float | None]()
+        with torch.no_grad():
+            for number in range(self.work.size):
+                set_weights(self.model, self.work.point(number))
+                started = time.perf_counter()
+                losses.append(mean_loss(self.model, self.problem))
+                self.seconds += time.perf_counter() - started
+        return losses
 
 
 def ours(problem: Problem, work: Work) -> Call:
@@ -40,10 +140,10 @@ def ours(problem: Problem, work: Work) -> Call:
         loss = problem.loss()
         with tempfile.TemporaryDirectory() as folder:
             where: Any = {"test_loss": None, "resume": Path(folder), "part": (0, 1), "progress": None}
-            if isinstance(work, Line):
-                return [*Interpolation(num_points=work.count)(loss, work.w_0, work.w_1, **where).train_loss]
-            axes, reach = [("x", "length"), ("y", "length")], (-work.reach, work.reach)
-            plane = Plane(work.frame, reach, reach, axes, marks=[("checkpoint", work.w)])
+            if len(work.directions) == 1:
+                return [*Interpolation(num_points=work.count)(loss, work.at(0), work.at(1), **where).train_loss]
+            axes, reach, w = [("x", "length"), ("y", "length")], (work.low, work.high), work.at(0, 0)
+            plane = Plane(Frame(w, *work.directions), reach, reach, axes, marks=[("checkpoint", w)])
             knobs = RandomPlane(num_points=work.count, normalisation="none")
             result = measure_plane("random_plane", knobs, loss, plane, started=time.perf_counter(), **where)
         return [value for row in result.curves["train_loss"] for value in row]
@@ -63,15 +163,15 @@ def loss_landscapes(problem: Problem, work: Work) -> Call:
         def __call__(self, wrapper: Any) -> float:
             return mean_loss(wrapper.forward, problem)
 
-    metric = MeanLoss()
-    if isinstance(work, Line):
-        ends = (work.at(-1 - work.step), work.at(2))
-        return lambda: library.linear_interpolation(*models_at(problem, ends), metric, steps=work.count).tolist()
-    start, length = work.frame.at(-work.reach - work.step, -work.reach), work.count * work.step
-    corners = (start, start + length * work.v, start + length * work.u)
+    metric, flat = MeanLoss(), len(work.directions) == 1
+    start = work.at(work.low - work.step, *(work.low for _ in work.directions[1:]))
+    corners = (start, *(start + work.count * work.step * direction for direction in reversed(work.directions)))
 
     def call() -> Losses:
-        values = library.planar_interpolation(*models_at(problem, corners), metric, steps=work.count).tolist()
+        interpolate = library.linear_interpolation if flat else library.planar_interpolation
+        values = interpolate(*models_at(problem, *corners), metric, steps=work.count).tolist()
+        if flat:
+            return values
         aligned = [row if i % 2 == 0 else [*row[1:], None] for i, row in enumerate(values)]
         return [value for row in aligned for value in row]
 
@@ -84,16 +184,16 @@ def landscaper(problem: Problem, work: Work) -> Call:
     It rescales the tensors of each direction, so that its line is ours only along :func:`even_direction`.
     """
     compute = peer("landscaper.compute", NO_DEPS).compute_loss_landscape
-    centre, directions = (work.at(0.5), [work.w_1 - work.w_0]) if isinstance(work, Line) else (work.w, [work.v, work.u])
-    step = work.step * norm(directions[0])
+    centre = work.at(*((work.low + work.high) / 2 for _ in work.directions))
+    step = work.step * norm(work.directions[-1])
     distance = step * (work.count / 2) / norm(centre)  # it steps by |w| distance / (steps / 2)
 
     def mean_of(model: nn.Module, _: Any) -> float:
         return mean_loss(model, problem)
 
     def call() -> Losses:
-        (model,) = models_at(problem, [centre])
-        parts = [pieces_of(model, direction) for direction in directions]
+        (model,) = models_at(problem, centre)
+        parts = [[piece.clone() for piece in pieces_of(model, each)] for each in reversed(work.directions)]
         knobs: Any = {"steps": work.count, "distance": distance, "dim": len(parts), "device": "cpu"}
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             losses, _ = compute(model, None, parts, mean_of, **knobs)
@@ -102,52 +202,25 @@ def landscaper(problem: Problem, work: Work) -> Call:
     return call
 
 
-def models_at(problem: Problem, points: Sequence[Tensor]) -> list[nn.Module]:
-    """Return copies of the network with these weights, which the peers change."""
-    return [set_weights(copy.deepcopy(problem.model), point).eval() for point in points]
-
-
-def pieces_of(model: nn.Module, w: Tensor) -> list[Tensor]:
-    """Return a flat vector as copies in the shapes of the parameters."""
-    parameters = list(model.parameters())
-    split = w.split([p.numel() for p in parameters])
-    return [piece.clone().view_as(parameter) for piece, parameter in zip(split, parameters, strict=True)]
-
-
-@dataclass(frozen=True)
-class Tool:
-    """A row of the tables: what it is called, the module it comes in and the distribution, and what it leaves out."""
-
-    label: str
-    prepare: Callable[[Problem, Work], Call]
-    module: str
-    distribution: str
-    note: str
-    noisy_top: bool = False
-    """Whether it adds random noise to the largest loss."""
-
-
-TOOLS: dict[str, Tool] = {
+TOOLS = {
     "ours": Tool(
-        "sharpness",
-        ours,
-        "sharpness",
-        "sharpness",
-        "also accuracy, hashes of the data, and each point on disk as it is measured",
+        label="sharpness",
+        call=ours,
+        distribution="sharpness",
+        note="also accuracy, hashes of the data, and each point on disk as it is measured",
     ),
     "loss-landscapes": Tool(
-        "loss-landscapes",
-        loss_landscapes,
-        "loss_landscapes",
-        "loss-landscapes",
-        "loss only; adds up its steps in place in float32; of a plane every second row lies one step aside",
+        label="loss-landscapes",
+        call=loss_landscapes,
+        distribution="loss-landscapes",
+        note="loss only; adds up its steps in place in float32; of a plane every second row lies one step aside",
     ),
     "landscaper": Tool(
-        "Landscaper",
-        landscaper,
-        "landscaper",
-        "landscaper",
-        "loss only; rescales directions tensor by tensor; replaces what is not finite; adds noise to the largest loss",
+        label="Landscaper",
+        call=landscaper,
+        distribution="landscaper",
+        note="loss only; rescales directions tensor by tensor; replaces what is not finite; adds noise to the largest "
+        "loss",
         noisy_top=True,
     ),
 }

@@ -1,8 +1,10 @@
-"""The networks of the curvature benchmark, each with its criterion and its batches."""
+"""The networks that the benchmarks of curvature and landscapes measure, each with its criterion and its batches."""
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, relu
 
-from scripts.benchmarks.tools import hide_broken_torchvision, peer
+from scripts.benchmarks.tools import peer
 from sharpness.config import RunConfig, TrainingConfig
 from sharpness.data import Batches, load_dataset
-from sharpness.data.batches import Batch
+from sharpness.data.batches import Batch, split
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
@@ -24,8 +26,8 @@ from sharpness.records import write_atomically
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_network
 
-NETWORKS = ("SB", "LB", "ResNet", "GPT-2", "MLP")
 BATCH_OF = {"SB": 64, "LB": 1000}
+"""Batch sizes with which the networks of the main study were trained."""
 EVALUATION_BATCH = 1000
 GPT2_SIZES = {"small": (12, 12, 768), "medium": (24, 16, 1024)}
 """Layers, heads and width; Radford et al. 2019, with the vocabulary of 50,257 that gives 124 and 355 million."""
@@ -52,7 +54,7 @@ def predicted_tokens(batch: Batch) -> float:
 
 
 def load_problem(name: str, examples: int, runs: Path) -> Problem:
-    """Return one of :data:`NETWORKS`; the trained runs of the main study must lie in ``runs/keskar2017``.
+    """Return SB or LB of the main study, whose runs must lie in ``runs/keskar2017``, or ResNet, GPT-2 or MLP.
 
     Raises :class:`InputError` where they do not, or for a number of examples that equal batches do not divide.
     """
@@ -60,14 +62,21 @@ def load_problem(name: str, examples: int, runs: Path) -> Problem:
         return _from_study(name, examples, runs)
     if name == "ResNet":
         data = images(examples)
-        model = brief_training(SmallResNet, split_batches(data, 100), 200, runs, f"resnet-{examples}")
+        pieces = [piece for batch in data for piece in split(batch, 100)]
+        model = brief_training(SmallResNet, pieces, 200, runs, f"resnet-{examples}")
         return Problem(model, cross_entropy, data)
-    if name == "GPT-2":
-        sequences = max(16 * examples // 10_000, 1)  # in each of 8 batches, of 64 tokens
-        tokens = token_batches(8, sequences, 64, 512)
-        model = brief_training(lambda: gpt2(4, 4, 128, 512, 64), tokens, 60, runs, f"gpt2-{8 * sequences}")
-        return Problem(model, None, tokens)
-    return _small_mlp(min(examples, 1000), runs)
+    return _small_gpt2(examples, runs) if name == "GPT-2" else _small_mlp(min(examples, 1000), runs)
+
+
+def _small_gpt2(examples: int, runs: Path) -> Problem:
+    """Return a GPT-2 of 4 layers on sequences of 64 tokens, which has a loss of its own."""
+    sequences = max(16 * examples // 10_000, 1)  # in each of the 8 batches
+    tokens = token_batches(batches=8, sequences=sequences, length=64, vocabulary=512)
+
+    def build() -> nn.Module:
+        return gpt2(layers=4, heads=4, width=128, vocabulary=512, positions=64)
+
+    return Problem(brief_training(build, tokens, 60, runs, f"gpt2-{8 * sequences}"), None, tokens)
 
 
 def _small_mlp(examples: int, runs: Path) -> Problem:
@@ -112,11 +121,6 @@ def images(examples: int) -> list[Batch]:
     return list(Batches(load_dataset("fashion_mnist_10k").train.first(examples), size))
 
 
-def split_batches(batches: Sequence[Batch], size: int) -> list[Batch]:
-    """Return pairs cut into smaller ones."""
-    return [pair for x, y in batches for pair in zip(x.split(size), y.split(size), strict=True)]
-
-
 def token_batches(batches: int, sequences: int, length: int, vocabulary: int) -> list[Batch]:
     """Return dict batches of made tokens: each follows from the one before up to one of three choices."""
     generator = torch.Generator().manual_seed(derived_seed(0, "benchmark", "tokens"))
@@ -151,8 +155,20 @@ def gpt2_at_scale(size: str) -> Problem:
     layers, heads, width = GPT2_SIZES[size]
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(0, "benchmark", size))
-        model = gpt2(layers, heads, width, 50257, 1024)
-    return Problem(model.eval(), None, token_batches(2, 1, 32, 50257))
+        model = gpt2(layers, heads, width, vocabulary=50257, positions=1024)
+    return Problem(model.eval(), None, token_batches(batches=2, sequences=1, length=32, vocabulary=50257))
+
+
+def hide_broken_torchvision() -> None:
+    """Hide a torchvision that fails to load: transformers would try to, although text needs none.
+
+    It fails where its build is for another torch, as the one of the package index is beside a torch for CPUs alone.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError):
+        modules: dict[str, Any] = sys.modules
+        modules["torchvision"] = None
 
 
 class _Block(nn.Module):

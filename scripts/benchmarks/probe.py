@@ -1,33 +1,37 @@
 """How long `sharpness probe` takes to get going, and how often it copies the weights that it reads.
 
-Times are of whole processes, medians of several. The network is ResNet-18 of torchvision or timm, whichever is
-installed, with random weights, on made images. Reading is of a safetensors file into a network that is there already:
-what its memory grows by beyond the network is copies.
+Times are of whole processes. The network is ResNet-18 of torchvision or timm, whichever is installed, with random
+weights, on made images. Reading is of a safetensors file into a network that is there already: what its memory grows by
+beyond the network is copies.
 """
+
+# python scripts/benchmarks/probe.py
+# About a minute on two cores.
+# 0.18 s for `--help`, 4.6 s to the first Hessian-vector product of ResNet-18 on 100 images, and 0.9 s for reading 1 GiB
+# with its SHA-256, which is copied once, into the network.
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # the other files are not part of the installed package
 
 import numpy as np
 import torch
 import tyro
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
+from scripts.benchmarks.report import markdown
+from scripts.benchmarks.rows import Row
 from scripts.benchmarks.tools import resident, seconds_of
 from sharpness.checkpoints import load_into, read_checkpoint
 from sharpness.cli import run_command
@@ -35,10 +39,10 @@ from sharpness.errors import InputError
 from sharpness.models.user_model import load_model
 
 GIB = 1 << 30
-COMMAND = [sys.executable, "-c", "from sharpness.cli import main; main()"]
+COMMAND = "from sharpness.cli import main; main()"
 FIRST_PRODUCT = """
-import os, time
-from sharpness.kept_graphs import CurvatureOperator
+import os
+from sharpness.curvature.kept_graphs import CurvatureOperator
 matvec = CurvatureOperator.matvec
 def first(self, v):
     matvec(self, v)
@@ -54,93 +58,92 @@ class Options:
     """Measure and print a table."""
 
     repeats: int = 5
-    """Processes per time."""
+    """Processes per time, and readings."""
     gibibytes: float = 1.0
     """Size of the file that is read."""
     network: str = "torchvision:resnet18,num_classes=10"
     """The network whose first product is waited for."""
 
 
-def process_seconds(command: list[str], repeats: int) -> float:
-    """Return the median wall time of a command; :class:`InputError` where it fails."""
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
+def process_seconds(code: str, *arguments: str, repeats: int) -> list[float]:
+    """Return the wall times of processes that run some Python; :class:`InputError` where one fails."""
+
+    def run() -> None:
+        command = [sys.executable, "-c", code, *arguments]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        seconds.append(time.perf_counter() - started)
         if result.returncode != 0:
             raise InputError(f"expected the command to end well, got: {result.stderr.strip().splitlines()[-1:]}")
-    return statistics.median(seconds[1:])  # the first reads the libraries from disk
+
+    run()  # reads the libraries from disk
+    return [seconds_of(run) for _ in range(repeats)]
 
 
-def first_product(options: Options, folder: Path) -> float:
+def first_product(options: Options, folder: Path) -> list[float]:
     """Return the seconds from the command to the end of the first Hessian-vector product."""
-    model = load_model(options.network).model
-    torch.save(model.state_dict(), folder / "weights.pt")
-    generator = np.random.default_rng(0)
-    x = generator.standard_normal((100, 3, 32, 32)).astype(np.float32)
-    np.savez(folder / "data.npz", x=x, y=np.arange(100) % 10)
-    arguments = ["probe", str(folder / "weights.pt"), "--model", options.network]
-    arguments += ["--data", f"npz:{folder / 'data.npz'}", "--out", str(folder / "out"), "--probes", "eigenvalues"]
-    return process_seconds([sys.executable, "-c", FIRST_PRODUCT, *arguments], options.repeats)
+    weights, data = folder / "weights.pt", folder / "data.npz"
+    torch.save(load_model(options.network).model.state_dict(), weights)
+    x = np.random.default_rng(0).standard_normal((100, 3, 32, 32)).astype(np.float32)
+    np.savez(data, x=x, y=np.arange(100) % 10)
+    arguments = ["probe", str(weights), "--model", options.network, "--data", f"npz:{data}"]
+    arguments += ["--out", str(folder / "out"), "--probes", "eigenvalues"]
+    return process_seconds(FIRST_PRODUCT, *arguments, repeats=options.repeats)
 
 
-@contextmanager
-def peak_anonymous(peak: list[int]) -> Iterator[None]:
-    """Put the growth of this process's own memory at its peak into ``peak``: pages of files are not its own."""
-    before, done = resident("RssAnon") or 0, threading.Event()
-    peak[:] = [0]
+def growth_of(call: Callable[[], object]) -> int:
+    """Return the bytes by which a call raises this process's own memory at its peak: pages of files are not its own."""
+    before, peak, done = resident("RssAnon") or 0, 0, threading.Event()
 
     def watch() -> None:
+        nonlocal peak
         while not done.wait(0.002):
-            peak[0] = max(peak[0], (resident("RssAnon") or 0) - before)
+            peak = max(peak, (resident("RssAnon") or 0) - before)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield
+        call()
     finally:
         done.set()
         thread.join()
+    return peak
 
 
-def reading(gibibytes: float, folder: Path) -> dict[str, float]:
+def reading(options: Options, folder: Path) -> tuple[list[float], list[float]]:
     """Return seconds and own memory, in sizes of the file, of reading a file into a network that is there."""
     pieces = 4
-    numel = int(gibibytes * GIB / 4 / pieces)
+    numel = int(options.gibibytes * GIB / 4 / pieces)
     model = nn.ParameterDict({f"p{i}": nn.Parameter(torch.ones(numel)) for i in range(pieces)})
     path, size = folder / "large.safetensors", 4 * numel * pieces
     save_file({name: p.detach() + 1 for name, p in model.items()}, path)
-    peak: list[int] = []
+    seconds: list[float] = []
 
     def read() -> None:
-        load_into(model, read_checkpoint(path))
+        seconds.append(seconds_of(lambda: load_into(model, read_checkpoint(path))))
 
-    with peak_anonymous(peak):
-        seconds = seconds_of(read)
+    copies = [growth_of(read) / size for _ in range(options.repeats)]
     assert all(bool((p == 2).all()) for p in model.values())
-    one: Tensor = model["p0"].detach()
-    copy = seconds_of(lambda: one.clone()) * pieces
-    return {"seconds": seconds, "copies": peak[0] / size, "copy_seconds": copy}
+    return seconds, copies
+
+
+def measure(options: Options) -> list[Row]:
+    """Return the lines of the table, each a list of measurements and their unit."""
+    machine = f"{os.cpu_count()} cores, torch {torch.__version__}"
+    with tempfile.TemporaryDirectory() as name:
+        seconds, copies = reading(options, Path(name))
+        waited = first_product(options, Path(name))
+    first = f"from the command to the first product, {options.network}, 100 images"
+    shown = {
+        "`sharpness --help`": (process_seconds(COMMAND, "--help", repeats=options.repeats), "s"),
+        first: (waited, "s"),
+        f"reading {options.gibibytes:g} GiB, its SHA-256 included": (seconds, "s"),
+        "memory of its own that reading took beside the network": (copies, "of the file's size"),
+    }
+    return [{machine: what, "median": values, "unit": unit} for what, (values, unit) in shown.items()]
 
 
 def main() -> None:
     """Measure and print."""
-    options = tyro.cli(Options, description=__doc__)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        help_seconds = process_seconds([*COMMAND, "--help"], options.repeats)
-        product_seconds = first_product(options, folder)
-        read = reading(options.gibibytes, folder)
-    rows: list[tuple[str, str]] = [
-        ("`sharpness --help`", f"{help_seconds:.2f} s"),
-        (f"from the command to the first product, {options.network}, 100 images", f"{product_seconds:.2f} s"),
-        (f"reading {options.gibibytes:g} GiB, its SHA-256 included", f"{read['seconds']:.2f} s"),
-        ("memory of its own that reading took beside the network", f"{read['copies']:.3f} of the file's size"),
-    ]
-    print(f"| {os.cpu_count()} cores, torch {torch.__version__} | |\n| --- | --- |")
-    for what, value in rows:
-        print(f"| {what} | {value} |")
+    print(markdown(measure(tyro.cli(Options, description=__doc__))))
 
 
 if __name__ == "__main__":

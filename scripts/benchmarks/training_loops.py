@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
@@ -32,48 +32,75 @@ def session_of(config: RunConfig, dataset: Dataset, folder: Path) -> Session:
     return session
 
 
-def config_of(network: str, batch_size: int, **training: Any) -> RunConfig:
+def config_of(network: str, batch_size: int) -> RunConfig:
     """Return the config of a network, with its norms if it has any, with the optimiser of the Keskar study."""
     model = ModelConfig(name=network, norm="batch" if "batch" in MODELS[network].norms else "none")
-    return RunConfig(model=model, training=TrainingConfig(batch_size=batch_size, epochs=10_000, **training))
+    return RunConfig(model=model, training=TrainingConfig(batch_size=batch_size, epochs=10_000))
 
 
 def our_updates(session: Session, count: int) -> Callable[[], None]:
-    """Return what makes so many of our updates, going on from where the last call ended."""
-    place = [session.restore()]
+    """Return a function that makes so many of our updates, going on from where its last call ended."""
+    at = session.restore()
 
     def run() -> None:
+        nonlocal at
         for _ in range(count):
-            before, place[0] = place[0], one_update(session, place[0])
-            if place[0].epoch == before.epoch:
-                after_update(session, before, place[0], None)
+            before, at = at, one_update(session, at)
+            if at.epoch == before.epoch:
+                after_update(session, before, at, None)
             else:
                 session.sums.clear()  # the evaluation at the end of the epoch is in no contender
 
     return run
 
 
-def bare_updates(config: RunConfig, dataset: Dataset, count: int) -> Callable[[], None]:
-    """Return the barest loop: rows, network, loss, gradient, step; no log, no checkpoint."""
+class Updates:
+    """So many updates of a new network on the next of these batches, and nothing else."""
+
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, batches: Iterator[tuple[Tensor, Tensor]], count: int
+    ) -> None:
+        self.batches, self.count = batches, count
+        self.model = build_model(config.model, dataset.input_shape, dataset.num_classes, 0).train()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
+
+    def __call__(self) -> None:
+        for inputs, targets in itertools.islice(self.batches, self.count):
+            loss = cross_entropy(self.model(inputs), targets)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
+def bare_updates(config: RunConfig, dataset: Dataset, count: int, rows: Iterator[Tensor] | None = None) -> Updates:
+    """Return the barest loop: rows, network, loss, gradient, step; no log, no checkpoint.
+
+    ``rows`` are those of each batch, by default drawn anew in every epoch.
+    """
     images, targets = dataset.train.inputs, dataset.train.targets
-    rows = _endless_rows(len(targets), config.training.batch_size)
-    return _updates(config, dataset, ((normalise(images[chosen]), targets[chosen]) for chosen in rows), count)
+    rows = rows or _endless_rows(len(targets), config.training.batch_size)
+    return Updates(config, dataset, ((normalise(images[chosen]), targets[chosen]) for chosen in rows), count)
+
+
+def _endless_rows(examples: int, size: int) -> Iterator[Tensor]:
+    while True:
+        yield from torch.randperm(examples)[: examples // size * size].split(size)
 
 
 class _ImageByImage(TorchDataset[Any]):
     """Bytes that become numbers one image at a time, as the usual transforms of datasets do it."""
 
-    def __init__(self, images: torch.Tensor, targets: torch.Tensor) -> None:
+    def __init__(self, images: Tensor, targets: Tensor) -> None:
         self.images, self.targets = images, targets
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         return normalise(self.images[row]), self.targets[row]
 
 
-def loader_updates(config: RunConfig, dataset: Dataset, count: int, ready: bool) -> Callable[[], None]:
+def loader_updates(config: RunConfig, dataset: Dataset, count: int, ready: bool) -> Updates:
     """Return the usual loop over a DataLoader that shuffles, in this process, over numbers ``ready`` beforehand or not.
 
     What is not ready becomes numbers image by image.
@@ -81,30 +108,4 @@ def loader_updates(config: RunConfig, dataset: Dataset, count: int, ready: bool)
     images, targets = dataset.train.inputs, dataset.train.targets
     pairs = TensorDataset(normalise(images), targets) if ready else _ImageByImage(images, targets)
     loader = DataLoader(pairs, batch_size=config.training.batch_size, shuffle=True, drop_last=True)
-    return _updates(config, dataset, itertools.chain.from_iterable(itertools.repeat(loader)), count)
-
-
-def _updates(
-    config: RunConfig, dataset: Dataset, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], count: int
-) -> Callable[[], None]:
-    """Return what makes so many updates of a new network on the next of these batches, and nothing else."""
-    model, optimizer = _model_and_adam(config, dataset)
-
-    def run() -> None:
-        for inputs, targets in itertools.islice(batches, count):
-            loss = cross_entropy(model(inputs), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    return run
-
-
-def _model_and_adam(config: RunConfig, dataset: Dataset) -> tuple[nn.Module, torch.optim.Optimizer]:
-    model = build_model(config.model, dataset.input_shape, dataset.num_classes, 0).train()
-    return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-
-
-def _endless_rows(examples: int, size: int) -> Iterator[torch.Tensor]:
-    while True:
-        yield from torch.randperm(examples)[: examples // size * size].split(size)
+    return Updates(config, dataset, itertools.chain.from_iterable(itertools.repeat(loader)), count)
