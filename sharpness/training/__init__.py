@@ -1,4 +1,7 @@
-"""Training: one visible loop, and one file for each thing that the large-batch literature varies."""
+"""Training: one visible loop, and a file for each thing that the large-batch literature varies.
+
+It meets the probes in the run folder alone; curvature that is measured while the weights move comes from ``curvature``.
+"""
 
 from sharpness.errors import Terminated
 from sharpness.training.checks import check_config

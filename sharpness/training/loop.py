@@ -23,16 +23,13 @@ from sharpness.loss.eval_mode import tensor_float_32
 from sharpness.machine.distributed import is_distributed, num_ranks, on_all_ranks, rank, sums_over_ranks
 from sharpness.machine.environment import derived_seed, deterministic
 from sharpness.runs import RunFolder, remove_leftovers
-from sharpness.training import schedules
-from sharpness.training.accumulation import pieces_of
+from sharpness.training import accumulation, proximal, sam, schedules
 from sharpness.training.checks import check_config
 from sharpness.training.ends import Ending, budget_used, close, goal_reached, loss_ceased
 from sharpness.training.log import Measure, log_epoch, log_measures, log_start
 from sharpness.training.noise import SquaredNorms
 from sharpness.training.order import TrainingBatch
 from sharpness.training.position import Position
-from sharpness.training.proximal import add_proximal_gradient
-from sharpness.training.sam import at_worst_point, fixed_statistics
 from sharpness.training.session import Session
 from sharpness.training.signals import terminating
 
@@ -110,7 +107,10 @@ class StepStats:
 
 
 def one_update(session: Session, at: Position) -> Position:
-    """Make the update that begins at a position: order, rate, forward, backward, step, log."""
+    """Make the update that begins at a position: order, rate, forward, backward, step, log.
+
+    The log is the sums of an epoch, from which :func:`after_update` writes rows.
+    """
     training, parameters = session.config.training, session.parameters
     epoch = at.epochs_done(len(session.train))
 
@@ -124,14 +124,15 @@ def one_update(session: Session, at: Position) -> Position:
     seed_draws(derived_seed(training.seed, "update", at.update, rank()), session.device)  # of dropout and the like
     anchors = [p.detach().clone() for p in parameters] if training.proximal is not None else []
     passes = []
+    # One step, or with conservative training several, which are held near the weights before them.
     for _ in range(1 if training.proximal is None else training.proximal_steps):
         passes.append(forward_backward(session, batch))
         if training.sam_rho is not None:
-            worst = at_worst_point(parameters, training.sam_rho, training.sam_adaptive)
-            with worst, fixed_statistics(session.network):
+            worst = sam.at_worst_point(parameters, training.sam_rho, training.sam_adaptive)
+            with worst, sam.fixed_statistics(session.network):
                 forward_backward(session, batch)  # its gradient is the one that the step takes
         if training.proximal is not None:
-            add_proximal_gradient(parameters, anchors, training.proximal)
+            proximal.add_gradient(parameters, anchors, training.proximal)
         if training.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, training.clip_norm)
         session.optimizer.step()
@@ -147,7 +148,7 @@ def forward_backward(session: Session, batch: TrainingBatch) -> StepStats:
     """Give the parameters the gradient of the mean cross-entropy over a batch, in pieces with ``accumulate``."""
     network, training = session.network, session.config.training
     losses, right = [], []
-    for inputs, targets, share in pieces_of(batch, training.accumulate, network, session.watch):
+    for inputs, targets, share in accumulation.pieces_of(batch, training.accumulate, network, session.watch):
         with _precision(training.autocast, inputs.device):
             logits = network(inputs).to(inputs.dtype)
         loss = cross_entropy(logits, targets, label_smoothing=training.label_smoothing)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 
-def add_proximal_gradient(parameters: Sequence[nn.Parameter], anchors: Sequence[Tensor], strength: float) -> None:
+def add_gradient(parameters: Sequence[nn.Parameter], anchors: Sequence[Tensor], strength: float) -> None:
     """Add ``lambda (x - x_k)`` to the gradients: that of ``lambda/2 |x - x_k|^2``, ``anchors`` being ``x_k``.
 
     An update is ``x_{k+1} = argmin_x L_B(x) + lambda/2 |x - x_k|^2``, inexactly by some steps of the optimiser (Keskar

@@ -33,7 +33,7 @@ from sharpness.vectors import flatten
 
 @dataclass
 class Session:
-    """One run in progress; ``network`` is ``model`` itself, or what compiles it or shares its gradients."""
+    """One run in progress; ``network`` is ``model``, or the wrapper that compiles it or averages its gradients."""
 
     config: RunConfig
     dataset: Dataset
@@ -88,7 +88,7 @@ class Session:
 
     @functools.cached_property
     def total_epochs(self) -> float:
-        """How many epochs the budgets allow at most."""
+        """The most epochs that the budgets allow."""
         return schedules.total_epochs(self.config, len(self.train))
 
     def rate(self, epoch: float) -> float:
@@ -97,7 +97,7 @@ class Session:
         return schedules.learning_rate(self.config, epoch, self.total_epochs, updates)
 
     def epoch_of(self, epoch: int) -> tuple[Tensor, Augmentation | None]:
-        """Return the order of an epoch's examples, on the device, and what varies their images, if anything does."""
+        """Return the order of an epoch's examples, on the device, and the variation of their images, if any."""
         if self._epoch is None or self._epoch[0] != epoch:
             seed, data, count = self.config.training.seed, self.config.data, len(self.train)
             varied = Augmentation(data, seed, epoch, count, self.device) if varies(data) else None
