@@ -12,8 +12,9 @@ import pytest
 import torch
 from filelock import FileLock
 
+from tests.warm import SHIM, run_warm
+
 ROOT = Path(__file__).parents[1]
-SHIM = ROOT / "tests" / "shim"
 PATIENCE = 900.0
 """Seconds until a test gives up on another process. It ends what hangs and judges no speed: machines may be busy."""
 
@@ -22,13 +23,24 @@ runpy.run_path(str(SHIM / "sitecustomize.py"))  # for this process; others find 
 
 
 def run_python(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run this environment's Python from the root of the project, with the network forbidden to the data loader."""
-    variables = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    variables |= {"PYTHONPATH": str(SHIM)} | (environment or {})
-    command = [sys.executable, *arguments]
+    """Run ``python *arguments`` from the root of the project, with the network forbidden to the data loader.
+
+    It is a process of its own that has torch and the like loaded when it begins.
+    """
+    return run_warm(arguments, ROOT, _variables(environment))
+
+
+def run_cold_python(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the same from nothing, as a user does: for what depends on which libraries are loaded, and when."""
+    command, variables = [sys.executable, *arguments], _variables(environment)
     return subprocess.run(
         command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
+
+
+def _variables(environment: dict[str, str] | None) -> dict[str, str]:
+    variables = {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPATH": str(SHIM)}
+    return dict(os.environ) | variables | (environment or {})
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ from tests.checkpoint_cases import (
     trained,
     without_counts,
 )
-from tests.conftest import run_python
+from tests.conftest import run_cold_python
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def test_a_large_file_is_copied_once(tmp_path: Path) -> None:
     with open(tmp_path / "model.safetensors", "wb") as stream:
         stream.write(len(header).to_bytes(8, "little") + header)
         stream.truncate(8 + len(header) + (1 << 27))
-    result = run_python("-c", ONE_COPY, str(tmp_path / "model.safetensors"), str(tmp_path / "model.pt"))
+    result = run_cold_python("-c", ONE_COPY, str(tmp_path / "model.safetensors"), str(tmp_path / "model.pt"))
     assert result.returncode == 0, result.stderr
     for line in result.stdout.splitlines():
         reading, loading = map(int, line.split())

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from sharpness.records import read_jsonl
-from tests.conftest import PATIENCE, ROOT, run_python
+from tests.conftest import PATIENCE, ROOT, run_cold_python, run_python
 from tests.oracles import assert_alike
 
+COMMAND = ("-c", "from sharpness.cli import main; main()")
 RUN = """[data]
 num_train = 120
 num_test = 40
@@ -29,7 +30,7 @@ epochs = 2
 
 
 def sharpness(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return run_python("-c", "from sharpness.cli import main; main()", *arguments, environment=environment)
+    return run_python(*COMMAND, *arguments, environment=environment)
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -43,7 +44,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
 def test_train_then_probe_then_again(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(RUN)
     out = tmp_path / "runs" / "sb"
-    first = sharpness("train", str(tmp_path / "run.toml"), "--out", str(out))
+    first = run_cold_python(*COMMAND, "train", str(tmp_path / "run.toml"), "--out", str(out))
     assert first.returncode == 0 and "test loss" in first.stdout, first.stderr
     probe = sharpness("probe", str(out), "--probes", "eigenvalues,distance")
     assert probe.returncode == 0 and "top_eigenvalue" in probe.stdout, probe.stderr

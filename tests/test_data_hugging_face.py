@@ -16,7 +16,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from sharpness.data import user_data
-from tests.conftest import run_python
+from tests.conftest import run_cold_python
 from tests.data_cases import joined, load, random_array, refused, save_table, save_text, save_tokenizer
 
 TOKENS = [[1, 2, 3, 4], [5], [6, 7]]
@@ -206,5 +206,5 @@ def test_no_socket_is_opened(tmp_path: Path) -> None:
         f"load_data({save_text(tmp_path / 'a.txt', 30)!r} + ',tokenizer={tokenizer}', batch_size=3)\n"
         "print('done')"
     )
-    result = run_python("-c", code)
+    result = run_cold_python("-c", code)
     assert result.stdout.strip() == "done", result.stderr

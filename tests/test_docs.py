@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sharpness as sh
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, run_cold_python, run_python
 
 README = (ROOT / "README.md").read_text()
 
@@ -29,7 +29,7 @@ def commands() -> list[str]:
 
 def test_the_python_snippet_runs_as_it_stands() -> None:
     snippet, *_ = blocks(README, "python")
-    result = run_python("-W", "error", "-c", snippet)
+    result = run_cold_python("-W", "error", "-c", snippet)
     assert result.returncode == 0, result.stderr
     eigenvalue, keskar = result.stdout.splitlines()
     assert re.fullmatch(r"[\d.]+ in \[[\d.]+, [\d.]+\] at 99 %, residual \S+, \d+ HVPs, [\d.]+ s", eigenvalue)

@@ -26,7 +26,7 @@ from sharpness.measure.user_checkpoint import load_given
 from sharpness.models.user_model import load_model
 from sharpness.records import read_jsonl
 from tests.cases import CASES as LOSS_CASES
-from tests.conftest import PATIENCE, ROOT, SHIM, run_python
+from tests.conftest import PATIENCE, ROOT, SHIM, run_cold_python
 from tests.given_cases import CASES, classifier, gpt2_config, images, mlp, seeded, top_eigenvalue
 from tests.test_commands import assert_refused, sharpness
 
@@ -379,7 +379,7 @@ def test_a_loss_that_is_no_mean_over_labels_is_refused(tmp_path: Path) -> None:
 def test_help_starts_without_torch() -> None:
     start = "import sys; sys.argv = ['sharpness', '--help']\nfrom sharpness.cli import main\n"
     code = start + "try: main()\nexcept SystemExit: print('torch' in sys.modules)"
-    result = run_python("-c", code)
+    result = run_cold_python("-c", code)
     assert result.stdout.strip().endswith("False"), result.stdout
     for command in ("probe", "compare"):
         text = sharpness(command, "--help").stdout

@@ -16,7 +16,7 @@ from sharpness.checkpoints import read_checkpoint
 from sharpness.checkpoints.pickle_globals import is_denied
 from sharpness.checkpoints.pickle_scan import Walk
 from sharpness.errors import InputError
-from tests.conftest import run_python
+from tests.conftest import run_cold_python
 from tests.hostile_files import HOSTILE, LIVE
 from tests.hostile_makers import Maker, saved, state
 
@@ -69,7 +69,7 @@ def test_hostile_files_take_little_memory(tmp_path: Path) -> None:
         folder.mkdir()
         files.append((name, str(hostile.make(folder, tmp_path / "marker")), hostile.allow))
     (tmp_path / "files.json").write_text(json.dumps(files))
-    result = run_python("-c", READ_ALL, str(tmp_path / "files.json"))
+    result = run_cold_python("-c", READ_ALL, str(tmp_path / "files.json"))
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(rows) == len(HOSTILE) >= 40

@@ -31,7 +31,7 @@ from sharpness.plots.kinds import PLANES, SURFACES, kinds_of
 from sharpness.plots.style import COLUMN, FULL, LOOKS, STYLE
 from sharpness.plots.surface import cells
 from sharpness.records import ProbeRecord
-from tests.conftest import run_python
+from tests.conftest import run_cold_python
 from tests.drawings import faults, visible_texts
 from tests.landscape_records import (
     LONG,
@@ -588,7 +588,7 @@ assert not sys.modules.keys() & {{"torch", "matplotlib"}}
 assert len(render_records([network(plane(test=False))], Path({str(tmp_path)!r}), {{}}).files) == 8
 assert "torch" not in sys.modules and "matplotlib.pyplot" not in sys.modules and "plotly" in sys.modules
 """
-    result = run_python("-c", code)
+    result = run_cold_python("-c", code)
     assert result.returncode == 0, result.stderr
 
 

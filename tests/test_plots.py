@@ -35,7 +35,7 @@ from sharpness.probes import (
 )
 from sharpness.records import ProbeRecord
 from tests.cases import CASES
-from tests.conftest import run_python
+from tests.conftest import run_cold_python
 from tests.drawings import faults, visible_texts
 
 SUFFIXES = (".pdf", ".png", ".csv", ".json")
@@ -409,5 +409,5 @@ record = ProbeRecord(probe="distance", quantity="distance_from_start", value=3.0
 assert len(render_records([Network("A", {{"distance": record}})], Path({str(tmp_path)!r}), {{}}).files) == 4
 assert "matplotlib" in sys.modules and "torch" not in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
-    result = run_python("-c", code)
+    result = run_cold_python("-c", code)
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,96 @@
+"""A Python with the large libraries loaded, of which every program that a test runs becomes a fork.
+
+To load torch takes longer than most commands do. A fork has it, and is otherwise a process like any other: it loads the
+project's own modules anew and runs a file, a module or a text as ``__main__`` with its own arguments, variables and
+output. What depends on how libraries are loaded takes a Python of its own: :func:`tests.conftest.run_cold_python`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+SHIM = Path(__file__).parent / "shim"
+LIBRARIES = ("torch._dynamo", "scipy.optimize", "scipy.stats", "matplotlib.pyplot", "seaborn", "rich.progress", "tyro")
+
+
+def run_warm(arguments: tuple[str, ...], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run ``python *arguments`` from a folder in a fork of the warm Python, which the first call starts."""
+    python = _python(folder)
+    assert python.stdin is not None and python.stdout is not None
+    with tempfile.TemporaryDirectory() as place:
+        output = [Path(place, name) for name in ("stdout", "stderr")]
+        for file in output:
+            file.touch()
+        request = {"arguments": arguments, "environment": environment, "output": list(map(str, output))}
+        try:
+            print(json.dumps(request), file=python.stdin, flush=True)
+            code = int(python.stdout.readline())
+        except BaseException:  # a test out of time, say: the late answer would be taken for that to the next request
+            _python.cache_clear()
+            os.killpg(python.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(arguments, code, *(file.read_text() for file in output))
+
+
+@functools.cache
+def _python(folder: Path) -> subprocess.Popen[str]:
+    pipe, variables = subprocess.PIPE, os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHIM)}
+    command = [sys.executable, __file__]
+    python = subprocess.Popen(
+        command, cwd=folder, env=variables, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+    )
+    atexit.register(python.communicate)  # which closes its input, and so ends it
+    return python
+
+
+def serve() -> None:
+    """Run a program for every line of the standard input and print its exit code."""
+    fork = multiprocessing.get_context("fork")
+    gc.freeze()  # the libraries stay shared with the forks, which would copy them to look for garbage
+    for line in sys.stdin:
+        program = fork.Process(target=become, args=(json.loads(line),))
+        program.start()
+        program.join()
+        print(program.exitcode, flush=True)
+
+
+def become(request: dict[str, Any]) -> None:
+    """Run a program in this process, as ``python *arguments`` would, with its output in files."""
+    for number, file in enumerate(request["output"], 1):
+        os.dup2(os.open(file, os.O_WRONLY), number)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    kind, *arguments = request["arguments"]
+    while kind == "-W":
+        warnings.simplefilter(arguments[0])
+        kind, *arguments = arguments[1:]
+    sys.path[0] = os.path.dirname(os.path.abspath(kind)) if kind[0] != "-" else os.getcwd() if kind == "-m" else ""
+    name, sys.argv = (kind, [kind, *arguments]) if kind[0] != "-" else (arguments[0], [kind, *arguments[1:]])
+    if kind == "-m":
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(name, "<string>", "exec"), vars(sys.modules["__main__"]))
+    else:
+        runpy.run_path(name, run_name="__main__")
+
+
+if __name__ == "__main__":
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    serve()
