@@ -39,7 +39,8 @@ def run_cold_python(*arguments: str, environment: dict[str, str] | None = None) 
 
 
 def _variables(environment: dict[str, str] | None) -> dict[str, str]:
-    variables = {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPATH": str(SHIM)}
+    variables = {"SHARPNESS_OFFLINE": "1", "COLUMNS": "120", "PYTHONPATH": str(SHIM)}
+    variables |= {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}  # waiting threads would take the other tests' time
     return dict(os.environ) | variables | (environment or {})
 
 

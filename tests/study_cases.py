@@ -46,7 +46,7 @@ def run_smoke(name: str, folder: Path, *arguments: str, environment: dict[str, s
 
 def smoke_once(name: str, folder: Path, *arguments: str) -> tuple[Path, str]:
     """Run a script's smoke form, which must end well and leave nothing to do: the figures' folder, what was printed."""
-    done = run_smoke(name, folder, *arguments)
+    done = run_smoke(name, folder, *(arguments or ("--workers", "1")))
     assert done.returncode == 0, done.stderr
     assert left_to_do(name, folder) == []
     (out,) = (folder / "figures").iterdir()

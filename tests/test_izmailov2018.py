@@ -164,7 +164,7 @@ def test_without_finished_runs_nothing_is_claimed() -> None:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study in its smoke form, run once."""
     folder = tmp_path_factory.mktemp("izmailov2018")
-    result = run_smoke("izmailov2018", folder)
+    result = run_smoke("izmailov2018", folder, "--workers", "1")
     assert result.returncode == 0, result.stderr
     return folder
 

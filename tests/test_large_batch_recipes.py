@@ -330,7 +330,7 @@ def test_the_paper_preset_makes_its_first_steps(tmp_path: Path) -> None:
 
 @pytest.mark.study
 def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path) -> None:
-    out, _ = smoke_once("large_batch_recipes", tmp_path, "--workers", "1")
+    out, _ = smoke_once("large_batch_recipes", tmp_path)
     names = {path.name for path in out.iterdir()}
     assert {"recipes.pdf", "recipes.csv", "recipes_table.md", "resnet50_on_paper.tex", "findings.json"} <= names
     found = json.loads((out / "findings.json").read_text())

@@ -312,7 +312,7 @@ def test_the_paper_preset_makes_its_first_step(tmp_path: Path) -> None:
 
 @pytest.mark.study
 def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path) -> None:
-    out, _ = smoke_once("update_equivalence", tmp_path, "--workers", "1")
+    out, _ = smoke_once("update_equivalence", tmp_path)
     names = {path.name for path in out.iterdir()}
     assert {"distance.pdf", "variance.png", "stability.csv", "stages.md", "findings.json", "runs.csv"} <= names
     assert len(json.loads((out / "findings.json").read_text())) == 10
