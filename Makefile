@@ -11,10 +11,12 @@ BIN := .venv/bin
 reproduce: .venv/installed
 	$(BIN)/python scripts/keskar2017.py $(ARGS)
 
-# Each part runs whatever the one before it said, and the last line says what failed.
+# Each part runs whatever the one before it said, and the last line says what failed. A file's tests stay in one process,
+# which makes what they share once; the files with little to do are the last, and even the two processes out.
 test: .venv/installed-test
 	@failed=; \
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(FAST),-m "not slow and not study") $(ARGS) || failed="$$failed tests"; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		$(if $(FAST),-m "not slow and not study") $(ARGS) || failed="$$failed tests"; \
 	$(BIN)/ruff check . || failed="$$failed lint"; \
 	$(BIN)/ruff format --check . || failed="$$failed format"; \
 	echo "make test: $${failed:+failed:}$${failed:-passed}"; \

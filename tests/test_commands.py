@@ -129,7 +129,6 @@ def test_help_is_there_for_every_command(arguments: list[str]) -> None:
     assert sharpness("trian").returncode == 2
 
 
-@pytest.mark.xdist_group("smoke")
 @pytest.mark.study
 def test_the_study_runs_from_end_to_end(smoke: Path) -> None:
     output = (smoke / "output.txt").read_text()
@@ -148,7 +147,6 @@ def test_the_study_runs_from_end_to_end(smoke: Path) -> None:
     }
 
 
-@pytest.mark.xdist_group("smoke")
 @pytest.mark.study
 def test_the_study_again_does_nothing_twice(smoke: Path) -> None:
     arguments = [
@@ -170,7 +168,6 @@ def test_the_study_again_does_nothing_twice(smoke: Path) -> None:
 
 
 @pytest.mark.slow  # that training and probes survive kills is tested by itself, too
-@pytest.mark.xdist_group("smoke")
 @pytest.mark.study
 def test_a_killed_study_goes_on_and_ends_with_the_same_records(smoke: Path, tmp_path: Path) -> None:
     command = [sys.executable, "scripts/keskar2017.py", "--preset", "smoke", "--seeds", "1", "--workers", "2",

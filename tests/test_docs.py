@@ -112,7 +112,6 @@ def test_the_commands_of_a_run_of_your_own(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "small-batch" / "probes.jsonl").exists()
 
 
-@pytest.mark.xdist_group("smoke")
 @pytest.mark.study
 def test_the_two_commands_are_targets_that_the_tests_run(smoke: Path) -> None:
     # `make test` runs this file; `make reproduce` is how the smoke study is run, with a smaller preset.

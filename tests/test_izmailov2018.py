@@ -26,7 +26,6 @@ from tests.study_cases import first_steps, left_to_do, run_smoke, script
 
 measure: Any = script("izmailov2018_measure")
 main: Any = script("izmailov2018")
-pytestmark = pytest.mark.xdist_group("izmailov2018")  # the smoke form is run once for all of them
 SETTINGS = {"error_rise": 0.05, "loss_rise": 0.5, "budgets": [1.0, 1.25, 1.5]}
 ARMS = ("SGD", "SWA", "SWA 1.25", "SWA 1.5", "cyclical SWA")
 T = np.linspace(-1, 2, 13)

@@ -279,7 +279,6 @@ def test_the_papers_networks_make_their_first_steps(tmp_path: Path) -> None:
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xdist_group("smoke")
 @pytest.mark.study
 def test_the_smoke_form_shows_every_figure_table_and_verdict(smoke: Path) -> None:
     out = smoke / "figures" / "smoke-1-seeds"
