@@ -278,7 +278,7 @@ def test_our_updates_are_those_of_the_barest_loop(dataset: Dataset, tmp_path: Pa
     # On the same rows both loops must end at the same weights, else their speeds say nothing about each other.
     config = training_loops.config_of("smith_le", 20)
     session = training_loops.session_of(config, dataset, tmp_path / "run")
-    same_rows = (rows for epoch in (1, 2) for rows in session.epoch_of(epoch)[0].split(20))
+    same_rows = (chosen for epoch in (1, 2) for chosen in session.epoch_of(epoch)[0].split(20))
     bare = training_loops.bare_updates(config, dataset, 6, same_rows)
     bare()
     training_loops.our_updates(session, 6)()

@@ -32,7 +32,6 @@ import tyro
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from scripts.benchmarks import rows
 from scripts.benchmarks.curvature_peers import SEED, SEEDED, TOOLS, Answer, certified
 from scripts.benchmarks.estimators import density_entries, trace_entries
 from scripts.benchmarks.networks import (
@@ -45,7 +44,7 @@ from scripts.benchmarks.networks import (
     tiny_problem,
 )
 from scripts.benchmarks.report import Part, lines_of, median_of, provenance_of, write_report
-from scripts.benchmarks.rows import Benchmark, Job, Row
+from scripts.benchmarks.rows import Benchmark, Job, Row, SharedOptions
 from scripts.benchmarks.tools import interleaved, measured
 from sharpness.curvature import HessianOperator
 from sharpness.errors import unknown_name
@@ -71,7 +70,7 @@ SCALE_KNOBS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(rows.Options):
+class Options(SharedOptions):
     """Measure what is missing, then render the tables and the figure."""
 
     networks: Annotated[tuple[Network, ...], tyro.conf.arg(metavar="NAME ...")] = ("SB", "LB", "ResNet", "GPT-2")
@@ -242,10 +241,10 @@ def measure(job: Job, runs: Path) -> Row:
 # The report.
 
 
-def lines(of: Sequence[Row], part: str) -> list[Row]:
+def lines(rows: Sequence[Row], part: str) -> list[Row]:
     """Return the lines of a part's table; those of top eigenvalues with their true error, and time in units of ours."""
-    chosen = lines_of(of, part)
-    truths = {row["network"]: row.get("value") for row in of if row["part"] == "truth"}
+    chosen = lines_of(rows, part)
+    truths = {row["network"]: row.get("value") for row in rows if row["part"] == "truth"}
     ours = {line["network"]: median_of(line.get("seconds")) for line in chosen if line["tool"] == "ours"}
     for line in chosen if part in ("eigenvalue", "starts") else ():
         line["label"] = TOOLS[line["tool"]].label
@@ -327,13 +326,13 @@ PARTS = {
 }
 
 
-def render(of: Sequence[Row], out: Path) -> list[Path]:
+def render(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write the tables of all rows, and the figure of errors against time."""
     hashes = ("data_sha256", "weights_sha256")
-    networks = {row["network"]: {name: row.get(name) for name in hashes} for row in lines_of(of, "prepare")}
-    provenance = provenance_of(of, networks=networks)
-    files = write_report("Curvature benchmark", PARTS, {part: lines(of, part) for part in PARTS}, provenance, out)
-    return files + _draw(lines(of, "eigenvalue"), out, provenance)
+    networks = {row["network"]: {name: row.get(name) for name in hashes} for row in lines_of(rows, "prepare")}
+    provenance = provenance_of(rows, networks=networks)
+    files = write_report("Curvature benchmark", PARTS, {part: lines(rows, part) for part in PARTS}, provenance, out)
+    return files + _draw(lines(rows, "eigenvalue"), out, provenance)
 
 
 COLORS = ("#0173b2", "#de8f05", "#029e73", "#56b4e9", "#d55e00", "#cc78bc", "#ca9161")

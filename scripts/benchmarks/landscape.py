@@ -37,7 +37,6 @@ import torch
 import tyro
 from matplotlib.axes import Axes
 
-from scripts.benchmarks import rows
 from scripts.benchmarks.landscape_peers import (
     TOOLS,
     Bare,
@@ -50,7 +49,7 @@ from scripts.benchmarks.landscape_peers import (
 )
 from scripts.benchmarks.networks import BATCH_OF, Problem, images, load_problem, study_run
 from scripts.benchmarks.report import Part, lines_of, provenance_of, write_report
-from scripts.benchmarks.rows import Benchmark, Job, Row, reason_of
+from scripts.benchmarks.rows import Benchmark, Job, Row, SharedOptions, reason_of
 from scripts.benchmarks.tools import interleaved, seconds_of
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.environment import derived_seed
@@ -73,7 +72,7 @@ ITERATIONS, GRADIENTS = 50, 15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(rows.Options):
+class Options(SharedOptions):
     """Measure what is missing, then render the tables and the figure."""
 
     networks: Annotated[tuple[Network, ...], tyro.conf.arg(metavar="NAME ...")] = ("SB", "LB", "ResNet")
@@ -243,9 +242,9 @@ def measure(job: Job, runs: Path) -> Row:
 # The report.
 
 
-def lines(of: Sequence[Row], part: str) -> list[Row]:
+def lines(rows: Sequence[Row], part: str) -> list[Row]:
     """Return the lines of a part's table, with labels and with what a tool or L-BFGS-B does otherwise than ours."""
-    chosen = lines_of(of, part)
+    chosen = lines_of(rows, part)
     for each in chosen:
         tool = TOOLS.get(each["tool"])
         each["label"] = "bare forward passes" if each["tool"] == "bare" else tool.label if tool else each["tool"]
@@ -305,9 +304,9 @@ PARTS = {
 }
 
 
-def render(of: Sequence[Row], out: Path) -> list[Path]:
+def render(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write the tables of all rows, and the figure of throughputs and climbs."""
-    shown, provenance = {part: lines(of, part) for part in PARTS}, provenance_of(of)
+    shown, provenance = {part: lines(rows, part) for part in PARTS}, provenance_of(rows)
     timed = [each for each in (*shown["line"], *shown["plane"]) if each["tool"] in TOOLS and "throughput" in each]
     climbed = [each for each in shown["keskar"] if "trace" in each]
     files = write_report("Landscape benchmark", PARTS, shown, provenance, out)

@@ -45,7 +45,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class SharedOptions:
     """Measure what is missing, then render the tables and the figure."""
 
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = 2
@@ -75,7 +75,7 @@ class Benchmark:
 
     script: str
     description: str | None
-    options: type[Options]
+    options: type[SharedOptions]
     measure: Callable[[Job, Path], Row]
     render: Callable[[Sequence[Row], Path], list[Path]]
 

@@ -35,9 +35,8 @@ import matplotlib as mpl
 import torch
 import tyro
 
-from scripts.benchmarks import rows
 from scripts.benchmarks.report import Part, frame_of, lines_of, provenance_of, write_report
-from scripts.benchmarks.rows import Benchmark, Job, Row
+from scripts.benchmarks.rows import Benchmark, Job, Row, SharedOptions
 from scripts.benchmarks.tools import interleaved, seconds_of
 from scripts.benchmarks.training_loops import bare_updates, config_of, loader_updates, our_updates, session_of
 from sharpness.config import MeasureConfig, RunConfig
@@ -61,7 +60,7 @@ TRACKED = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(rows.Options):
+class Options(SharedOptions):
     """Measure what is missing, then render the tables and the figure."""
 
     networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("f1", "c1")
@@ -215,10 +214,10 @@ PARTS = {
 }
 
 
-def render(of: Sequence[Row], out: Path) -> list[Path]:
+def render(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write the tables of all rows, and the figure of throughputs."""
-    lines = {part: lines_of(of, part) for part in PARTS}
-    provenance = provenance_of(of, rounds=ROUNDS)
+    lines = {part: lines_of(rows, part) for part in PARTS}
+    provenance = provenance_of(rows, rounds=ROUNDS)
     files = write_report("Training benchmark", PARTS, lines, provenance, out)
     return files + _draw([line for line in lines["loop"] if "bare (images/s)" in line], out, provenance)
 
