@@ -23,7 +23,7 @@ from scripts.benchmarks import (
     rows,
     tools,
     training,
-    training_loops,
+    training_peers,
 )
 from scripts.benchmarks.networks import Problem, load_problem
 from scripts.benchmarks.rows import Job, Row
@@ -276,21 +276,21 @@ def dataset() -> Dataset:
 
 def test_our_updates_are_those_of_the_barest_loop(dataset: Dataset, tmp_path: Path) -> None:
     # On the same rows both loops must end at the same weights, else their speeds say nothing about each other.
-    config = training_loops.config_of("smith_le", 20)
-    session = training_loops.session_of(config, dataset, tmp_path / "run")
+    config = training_peers.config_of("smith_le", 20)
+    session = training_peers.session_of(config, dataset, tmp_path / "run")
     same_rows = (chosen for epoch in (1, 2) for chosen in session.epoch_of(epoch)[0].split(20))
-    bare = training_loops.bare_updates(config, dataset, 6, same_rows)
+    bare = training_peers.bare_updates(config, dataset, 6, same_rows)
     bare()
-    training_loops.our_updates(session, 6)()
+    training_peers.our_updates(session, 6)()
     for one, other in zip(session.model.parameters(), bare.model.parameters(), strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
 def test_the_loops_over_a_loader_see_the_same_numbers(dataset: Dataset) -> None:
-    config, models = training_loops.config_of("smith_le", 20), []
+    config, models = training_peers.config_of("smith_le", 20), []
     for ready in (True, False):
         torch.manual_seed(0)  # of the loader's shuffles
-        updates = training_loops.loader_updates(config, dataset, 4, ready)
+        updates = training_peers.loader_updates(config, dataset, 4, ready)
         updates()
         models.append(updates.model)
     for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):

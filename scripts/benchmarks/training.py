@@ -38,7 +38,7 @@ import tyro
 from scripts.benchmarks.report import Part, frame_of, lines_of, provenance_of, write_report
 from scripts.benchmarks.rows import Benchmark, Job, Row, SharedOptions
 from scripts.benchmarks.tools import interleaved, seconds_of
-from scripts.benchmarks.training_loops import bare_updates, config_of, loader_updates, our_updates, session_of
+from scripts.benchmarks.training_peers import bare_updates, config_of, loader_updates, our_updates, session_of
 from sharpness.config import MeasureConfig, RunConfig
 from sharpness.data import Dataset, load_dataset
 from sharpness.errors import InputError, unknown_name
