@@ -1,5 +1,5 @@
 """Benchmarks of the library against its peers and against the barest code that does the same work.
 
-``curvature``, ``landscape``, ``probe`` and ``training`` are commands, and the other files are what they share: nothing
-outside this folder but the tests imports any of it, and it imports nothing of ``scripts`` but ``workers``.
+``curvature``, ``landscape``, ``probe`` and ``training`` are commands, the contenders of each lie in its ``_peers``, and
+all share ``rows``, ``report``, ``tools`` and ``networks``. The tests may import these, nothing else does.
 """

@@ -63,7 +63,7 @@ def lines_of(rows: Sequence[Row], part: str) -> list[Row]:
     """
     lines = [row | entry for row in rows if row["part"] == part for entry in row.get("entries", [{}])]
     for line in lines:
-        reasons = [text for name, text in line["reasons"].items() if name != "converged"]
+        reasons = [text for name, text in line.get("reasons", {}).items() if name != "converged"]
         line["note"] = "; ".join(reasons) or line.get("note")
         if line.get("lower") is not None:
             line["interval"] = f"[{line['lower']:.6g}, {line['upper']:.6g}]"
