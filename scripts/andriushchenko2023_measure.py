@@ -124,12 +124,13 @@ def measure_run(
     measures = {name: measure for name, measure in all_measures(effort).items() if name not in without}
     rows: list[dict[str, Any]] = []
     for number, (name, measure) in enumerate(measures.items(), 1):
-        rows.append({"measure": name, **_row(measure, subject)})
+        rows.append({"measure": name, **row_of(measure, subject)})
         progress(number, len(measures))
     return rows
 
 
-def _row(measure: Measure, subject: Subject) -> Mapping[str, Any]:
+def row_of(measure: Measure, subject: Subject) -> Mapping[str, Any]:
+    """Return the value of a measure at a subject's weights, or ``None`` with the reason."""
     points = [subject.loss.weights]
     if isinstance(measure.probe, DistanceFromStart) and subject.start is not None:
         points.append(subject.start().weights)

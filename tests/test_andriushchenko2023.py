@@ -200,7 +200,7 @@ def test_every_measure_has_its_closed_form_on_a_quadratic() -> None:
     }
     # At the minimum the gradient is zero and an ascent that starts there stays: away from it they climb.
     for name, expected in shared.items():
-        row = measure._row(measures[name], subject)
+        row = measure.row_of(measures[name], subject)
         rtol = 0.15 if name.startswith(("average", "pac", "relative")) else 0.03
         assert row["value"] == pytest.approx(expected, rel=rtol, abs=1e-12), name
 
@@ -212,7 +212,7 @@ def test_larger_is_sharper_for_every_sharpness() -> None:
         moved = Loss(subject.loss.model, subject.loss.criterion, subject.loss.batches, dtype=torch.float64)
         moved.weights.add_(0.01)
         each = Subject(loss=moved, checkpoint_sha256="", start=subject.start)
-        rows = {name: measure._row(m, each)["value"] for name, m in measure.all_measures(10).items()}
+        rows = {name: measure.row_of(m, each)["value"] for name, m in measure.all_measures(10).items()}
         values.append(rows)
     for name in SHARPNESS:
         if not name.endswith("normalised"):  # one logit has no length of its own
@@ -220,7 +220,7 @@ def test_larger_is_sharper_for_every_sharpness() -> None:
 
 
 def test_a_measure_that_fails_has_a_reason() -> None:
-    row = measure._row(
+    row = measure.row_of(
         measure.Measure(lambda loss, w: (_ for _ in ()).throw(measure.RunError("too far"))), quadratic(1.0)
     )
     assert row == {"value": None, "reason": "too far", "converged": None, "seconds": None}

@@ -344,10 +344,12 @@ def test_kept_graphs_go_before_the_batch_is_halved() -> None:
     model, batches = CASES["mlp"].build()
     hungry = Hungry(99, ERRORS[0])
     loss = Loss(model, hungry, batches, count=weighted_count, dtype=torch.float64)
-    H = HessianOperator(loss)
-    expected = H.matvec(loss.weights)
-    hungry.limit = 2
-    H._kept.pop(next(iter(H._kept)))  # one graph has to be built anew, and does not fit
+    whole = HessianOperator(loss)
+    expected = whole.matvec(loss.weights)
+    H = HessianOperator(loss, cache=whole.kept_bytes // 2)
+    torch.testing.assert_close(H.matvec(loss.weights), expected, rtol=1e-12, atol=1e-14)
+    assert 0 < H.kept_bytes < whole.kept_bytes
+    hungry.limit = 2  # graphs that are not kept have to be built anew, and do not fit
     torch.testing.assert_close(H.matvec(loss.weights), expected, rtol=1e-12, atol=1e-14)
     assert H.kept_bytes == 0 and loss.data.micro_batch_size == 2
 

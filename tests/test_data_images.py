@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sharpness.data import images, user_data
 from tests.data_cases import load, random_array, refused, save_images
@@ -192,5 +192,5 @@ def test_images_larger_than_memory_are_refused_before_they_are_decoded(
     text = save_images(tmp_path, {"a": 1}, 1024, 1024, 3)
     shutil.copy(tmp_path / "a" / "0.png", tmp_path / "a" / "1.png")
     monkeypatch.setattr(user_data, "free_memory", lambda device: 8 * 2**20)
-    monkeypatch.setattr(images, "_pixels", lambda *arguments: pytest.fail("an image was decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *arguments: pytest.fail("an image was decoded"))
     refused(text, str(tmp_path), "expected data of at most 4 MiB, half of the free memory, got 6 MiB")
