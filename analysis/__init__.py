@@ -1,1 +1,4 @@
-"""Run folders -> tidy tables -> statistics -> tables and figures for papers; reads records and never loads torch."""
+"""From the records of a study to its tables, figures and verdicts.
+
+Everything here reads run folders and records through ``analysis.runs`` and never loads torch.
+"""

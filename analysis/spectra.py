@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.tidy import read_manifest
+from analysis.runs import read_manifest
 from sharpness.errors import InputError
 from sharpness.plots.kinds import CONVERGENCE, KINDS, save_kind
 from sharpness.plots.networks import MAX_NETWORKS, Network

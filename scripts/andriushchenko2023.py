@@ -130,7 +130,7 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.andriushchenko2023",
+    analysis="analysis.andriushchenko2023.report",
 )
 
 if __name__ == "__main__":

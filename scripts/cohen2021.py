@@ -130,7 +130,7 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.cohen2021",
+    analysis="analysis.cohen2021.report",
 )
 
 if __name__ == "__main__":

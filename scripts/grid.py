@@ -79,7 +79,7 @@ class Study:
 
     ``cells(preset, seeds)`` is the grid and ``measurements(preset, cells)`` what is measured on the runs that finished.
     ``analysis`` is the module whose ``render(places, measured, settings, out)`` draws: labels and folder of every run,
-    the files of the tasks, the preset's fields, and where to; it returns an ``analysis.report.Rendered``.
+    the files of the tasks, the preset's fields, and where to; it returns an ``analysis.report.report.Rendered``.
     """
 
     name: str

@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are 
 from large_batch_recipes_arms import RECIPES, Preset, multiplied
 from study import Cell, Measurement, Study, run_study
 
-from analysis.allreduce import Cluster
+from analysis.large_batch_recipes.allreduce import Cluster
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig
 
@@ -146,7 +146,7 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.large_batch_recipes",
+    analysis="analysis.large_batch_recipes.report",
 )
 
 if __name__ == "__main__":

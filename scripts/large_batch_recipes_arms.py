@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from analysis.allreduce import Cluster
+from analysis.large_batch_recipes.allreduce import Cluster
 from sharpness.config import RunConfig
 
 

@@ -166,7 +166,7 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.shallue2018",
+    analysis="analysis.shallue2018.report",
 )
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.smith2018",
+    analysis="analysis.smith2018.report",
 )
 
 if __name__ == "__main__":

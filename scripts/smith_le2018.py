@@ -159,7 +159,7 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.smith_le2018",
+    analysis="analysis.smith_le2018.report",
 )
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from sharpness.machine.environment import choose_device
 from sharpness.training import check_config
 
 if TYPE_CHECKING:
-    from analysis.report import Rendered
+    from analysis.report.report import Rendered
 
 __all__ = ["Cell", "Measurement", "Preset", "Study", "Task", "run_study"]
 

@@ -159,7 +159,7 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.update_equivalence",
+    analysis="analysis.update_equivalence.report",
 )
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.tidy import Tables
+from analysis.runs import Tables
 from tests.study_cases import script
 
 main: Any = script("keskar2017")

@@ -11,14 +11,14 @@ from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.training import loop
 from tests.study_cases import script
 
-study_folder = script("study_folder")
+study_folder = script("runner.folder")
 CONFIG = RunConfig(
     data=DataConfig(num_train=400, num_test=20, evaluation_batch_size=200),
     model=ModelConfig(name="fc_128_128_128", norm="none"),
     training=TrainingConfig(optimizer="momentum", learning_rate=0.01, batch_size=10, epochs=100),
 )
 CELLS = [
-    script("grid").Cell({"seed": seed}, replace(CONFIG, training=replace(CONFIG.training, seed=seed)))
+    script("runner.grid").Cell({"seed": seed}, replace(CONFIG, training=replace(CONFIG.training, seed=seed)))
     for seed in range(2)
 ]
 
@@ -67,5 +67,5 @@ if __name__ == "__main__":
     import tests.ray_cases  # so that the workers find the function by this name
 
     place = Path(sys.argv[1])
-    with script("ray_workers").RayWorkers("local", 2, "cpu", place, Console(width=130)) as workers:
+    with script("runner.ray_workers").RayWorkers("local", 2, "cpu", place, Console(width=130)) as workers:
         workers.run("train", tests.ray_cases.jobs(place))

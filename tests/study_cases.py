@@ -59,7 +59,7 @@ def left_to_do(name: str, folder: Path) -> list[str]:
     module = script(name)
     preset = module.STUDY.presets["smoke"]
     cells = list(module.STUDY.cells(preset, preset.seeds))
-    runs = script("study_folder").StudyFolder(folder / "runs", "cpu", None)
+    runs = script("runner.folder").StudyFolder(folder / "runs", "cpu", None)
     jobs = [*runs.training_jobs(cells), *runs.probing_jobs(module.STUDY.measurements(preset, cells))]
     return [job.label for job in jobs]
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from analysis import andriushchenko2023 as analysis
-from analysis import andriushchenko2023_taus, granulated, statistics
-from analysis.andriushchenko2023_taus import (
+from analysis.andriushchenko2023 import numbers as andriushchenko2023_taus
+from analysis.andriushchenko2023 import report as analysis
+from analysis.andriushchenko2023.numbers import (
     MEASURES,
     SHARPNESS,
     all_taus,
@@ -24,14 +24,16 @@ from analysis.andriushchenko2023_taus import (
     tau_of,
     weighted_taus,
 )
-from analysis.tidy import Tables
+from analysis.runs import Tables
+from analysis.statistics import granulated
+from analysis.statistics import intervals as statistics
 from sharpness import Loss
 from sharpness.measure.subject import Point, Subject
 from sharpness.training import check_config
 from tests.study_cases import first_steps, script, smoke_once
 
 study: Any = script("andriushchenko2023")
-measure: Any = script("andriushchenko2023_measure")
+measure: Any = script("measures.andriushchenko2023")
 BUDGET = {"data": {"num_train": 100, "name": "made"}, "budget": {"train_loss": 0.1}}
 SETTINGS = {"seeds": 2, "base": BUDGET}
 PLAIN = [plain for _, plain in analysis.PAIRS]

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import cohen2021
-from analysis.cohen2021_runs import edge_of_stability, over_seeds, per_run, run_numbers
-from analysis.tidy import Tables
+from analysis.cohen2021 import report as cohen2021
+from analysis.cohen2021.numbers import edge_of_stability, over_seeds, per_run, run_numbers
+from analysis.runs import Tables
 from sharpness.training import check_config
 from tests.study_cases import first_steps, script, smoke_once
 

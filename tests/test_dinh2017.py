@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from analysis.dinh2017 import findings, report
-from analysis.dinh2017_numbers import MEASURES, end_slopes, predictions, reversals, spread, with_ratios
-from analysis.tidy import Tables
+from analysis.dinh2017.numbers import MEASURES, end_slopes, predictions, reversals, spread, with_ratios
+from analysis.dinh2017.report import findings, report
+from analysis.runs import Tables
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.runs import RunFolder
@@ -31,7 +31,7 @@ from tests.drawings import faults
 from tests.oracles import dense_hessian
 from tests.study_cases import first_steps, script, smoke_once
 
-measure: Any = script("dinh2017_measure")
+measure: Any = script("measures.dinh2017")
 main: Any = script("dinh2017")
 PAIRS = 2
 ALPHAS = (1 / 64, 1 / 16, 1 / 4, 1.0, 4.0, 16.0, 64.0)

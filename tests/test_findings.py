@@ -14,10 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from analysis.findings import Finding
-from analysis.findings_page import MARKERS, Options, load_findings, write_pages
-from analysis.markdown import html_of, plain
-from analysis.papers import PAPERS, paper_of
+from analysis.pages.findings_page import MARKERS, Options, load_findings, write_pages
+from analysis.pages.markdown import html_of, plain
+from analysis.pages.papers import PAPERS, paper_of
+from analysis.report.verdicts import Finding
 from sharpness.errors import InputError, RunError
 from tests.conftest import ROOT, run_python
 
@@ -157,16 +157,18 @@ def test_a_study_of_no_paper_is_not_lost(place: Options) -> None:
 
 def test_the_command(place: Options) -> None:
     places = ["--figures", str(place.figures), "--out", str(place.out), "--readme", str(place.readme)]
-    codes = [run_python("-m", "analysis.findings_page", *places, *more) for more in (["--check"], [], ["--check"])]
+    codes = [
+        run_python("-m", "analysis.pages.findings_page", *places, *more) for more in (["--check"], [], ["--check"])
+    ]
     assert [done.returncode for done in codes] == [1, 0, 0]
     assert codes[0].stderr.startswith("error: ") and codes[0].stderr.count("\n") == 1
     assert codes[2].stdout == "up to date\n"
-    done = run_python("-m", "analysis.findings_page", "--figures", "nowhere", *places[2:])
+    done = run_python("-m", "analysis.pages.findings_page", "--figures", "nowhere", *places[2:])
     assert done.returncode == 2 and done.stderr.startswith("error: expected a folder") and done.stderr.count("\n") == 1
 
 
 def test_the_committed_pages_are_up_to_date() -> None:
-    done = run_python("-m", "analysis.findings_page", "--check")
+    done = run_python("-m", "analysis.pages.findings_page", "--check")
     assert done.returncode == 0, done.stderr
 
 

@@ -11,12 +11,12 @@ import pytest
 from scipy.optimize import nnls
 from scipy.stats import linregress, t
 
-from analysis import fits, piecewise
-from analysis.fits import hyperbola, power_law, power_law_by, regimes, scaling_overhead
-from analysis.hyperbolas import hyperbolas, nonnegative
-from analysis.piecewise import kinks, line
-from analysis.resampling import Floats, bounds, curve_of, resampled_means, widening
-from analysis.statistics import Interval
+from analysis.statistics import fits, piecewise
+from analysis.statistics.fits import hyperbola, power_law, power_law_by, regimes, scaling_overhead
+from analysis.statistics.hyperbolas import hyperbolas, nonnegative
+from analysis.statistics.intervals import Interval
+from analysis.statistics.piecewise import kinks, line
+from analysis.statistics.resampling import Floats, bounds, curve_of, resampled_means, widening
 from sharpness.errors import InputError
 
 BATCHES = np.exp2(np.arange(2.0, 14.0))

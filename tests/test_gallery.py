@@ -17,10 +17,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.findings import Finding
-from analysis.gallery import LARGE, Options, load_gallery, write_gallery
-from analysis.gallery_page import ROWS
-from analysis.report import TextTable, save_table
+from analysis.pages.gallery import LARGE, Options, load_gallery, write_gallery
+from analysis.pages.gallery_page import ROWS
+from analysis.report.report import TextTable, save_table
+from analysis.report.verdicts import Finding
 from sharpness.plots.interactive import save_interactive
 from sharpness.plots.save import save_figure, write_all
 from tests.browser import needs_browser, visit, with_script
@@ -185,16 +185,18 @@ def test_a_table_of_other_numbers_is_marked(figures: Path) -> None:
 
 def test_the_command(figures: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
-    done = run_python("-m", "analysis.gallery", "--figures", str(figures), "--out", str(out))
+    done = run_python("-m", "analysis.pages.gallery", "--figures", str(figures), "--out", str(out))
     assert done.returncode == 0 and done.stdout.startswith(f"{out}: 4 figures of 3 folders; ")
     before = out.read_bytes()
     (tmp_path / "empty").mkdir()
     bad = {"gone": "expected a folder of figures", "empty": "expected figures (PNG)"}
     for name, expected in bad.items():
-        done = run_python("-m", "analysis.gallery", "--figures", str(tmp_path / name), "--out", str(out))
+        done = run_python("-m", "analysis.pages.gallery", "--figures", str(tmp_path / name), "--out", str(out))
         assert done.returncode == 2 and done.stderr.startswith(f"error: {expected}") and done.stderr.count("\n") == 1
     assert out.read_bytes() == before
-    done = run_python("-m", "analysis.gallery", "--figures", str(figures), "--out", str(tmp_path / "no" / "x.html"))
+    done = run_python(
+        "-m", "analysis.pages.gallery", "--figures", str(figures), "--out", str(tmp_path / "no" / "x.html")
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 

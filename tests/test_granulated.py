@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from analysis.granulated import granulated_tau, psi_interval, tau_b
-from analysis.statistics import kendall_tau
+from analysis.statistics.granulated import granulated_tau, psi_interval, tau_b
+from analysis.statistics.intervals import kendall_tau
 from sharpness.errors import InputError
 
 HYPERS = ("lr", "batch", "width")

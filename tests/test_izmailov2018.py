@@ -13,9 +13,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from analysis.izmailov2018 import report
-from analysis.izmailov2018_numbers import distance_at, gain, outcomes, width_ratio, widths
-from analysis.tidy import Tables
+from analysis.izmailov2018.numbers import distance_at, gain, outcomes, width_ratio, widths
+from analysis.izmailov2018.report import report
+from analysis.runs import Tables
 from sharpness.errors import InputError
 from sharpness.records import ProbeRecord
 from sharpness.runs import RunFolder
@@ -24,7 +24,7 @@ from sharpness.training.schedules import learning_rate
 from tests.drawings import faults
 from tests.study_cases import first_steps, left_to_do, run_smoke, script
 
-measure: Any = script("izmailov2018_measure")
+measure: Any = script("measures.izmailov2018")
 main: Any = script("izmailov2018")
 SETTINGS = {"error_rise": 0.05, "loss_rise": 0.5, "budgets": [1.0, 1.25, 1.5]}
 ARMS = ("SGD", "SWA", "SWA 1.25", "SWA 1.5", "cyclical SWA")

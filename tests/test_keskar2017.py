@@ -31,7 +31,7 @@ from tests.keskar2017_cases import CELLS, SETTINGS, Plant, main, phi_as_in_the_p
 from tests.study_cases import first_steps, left_to_do, script
 
 measure: Any = script("measures.keskar2017")
-arms: Any = script("keskar2017_arms")
+arms: Any = script("grids.keskar2017")
 
 
 def verdicts(plant: Plant) -> dict[str, str]:

@@ -21,13 +21,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis import tidy
+from analysis import runs as tidy
 from analysis.keskar2017 import figures, report
 from analysis.keskar2017.curves import curves
 from analysis.keskar2017.numbers import Results, results_of, solutions
 from analysis.keskar2017.sentences import of_pairs
-from analysis.report import Drawing, Rendered
-from analysis.texts import csv_text, latex_text, markdown_text
+from analysis.report.report import Drawing, Rendered
+from analysis.report.texts import csv_text, latex_text, markdown_text
 from sharpness.errors import InputError
 from sharpness.plots import style
 from sharpness.plots.frames import records

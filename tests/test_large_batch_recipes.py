@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import allreduce, resnet50_on_paper
-from analysis import large_batch_recipes as analysis
-from analysis import large_batch_recipes_numbers as numbers
-from analysis.allreduce import Cluster
-from analysis.tidy import Tables
+from analysis.large_batch_recipes import allreduce, resnet50_on_paper
+from analysis.large_batch_recipes import numbers as numbers
+from analysis.large_batch_recipes import report as analysis
+from analysis.large_batch_recipes.allreduce import Cluster
+from analysis.runs import Tables
 from sharpness.errors import InputError
 from sharpness.models import build_model
 from sharpness.plots.frames import floats, records, rows_where
@@ -25,7 +25,7 @@ from sharpness.training import check_config, schedules
 from tests.study_cases import first_steps, script, smoke_once
 
 study: Any = script("large_batch_recipes")
-arms: Any = script("large_batch_recipes_arms")
+arms: Any = script("grids.large_batch_recipes")
 CLUSTER = Cluster(seconds_per_example=0.5, seconds_per_step=3.0, bandwidth=100.0, latency=0.25)
 SIZE = 8  # bytes of a number below
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis import mccandlish2018 as analysis
-from analysis.mccandlish2018_findings import findings
-from analysis.mccandlish2018_numbers import critical_by_branches, front, run_average, too_fast, tuned, typical
-from analysis.mccandlish2018_results import results_of
-from analysis.mccandlish2018_search import predicted, searched
-from analysis.tidy import Tables
+from analysis.mccandlish2018 import report as analysis
+from analysis.mccandlish2018.findings import findings
+from analysis.mccandlish2018.numbers import critical_by_branches, front, run_average, too_fast, tuned, typical
+from analysis.mccandlish2018.results import results_of
+from analysis.mccandlish2018.search import predicted, searched
+from analysis.runs import Tables
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.probes.gradient_noise import GradientNoise
@@ -33,8 +33,8 @@ from sharpness.vectors import flatten
 from tests.study_cases import first_steps, script, smoke_once
 
 study: Any = script("mccandlish2018")
-measure: Any = script("mccandlish2018_measure")
-descent: Any = script("mccandlish2018_branches")
+measure: Any = script("measures.mccandlish2018")
+descent: Any = script("measures.mccandlish2018_branches")
 PRESETS = study.PRESETS
 SEEDS = range(5)
 NO_PROGRESS = (lambda done, total: None,)

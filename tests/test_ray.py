@@ -122,9 +122,9 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"sharpness\[ray\]"):
-        script("ray_workers").RayWorkers("local", None, "cpu", tmp_path, None)
+        script("runner.ray_workers").RayWorkers("local", None, "cpu", tmp_path, None)
     with pytest.raises(InputError, match="1 worker"):
-        script("ray_workers").RayWorkers("local", 0, "cpu", tmp_path, None)
+        script("runner.ray_workers").RayWorkers("local", 0, "cpu", tmp_path, None)
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_every_run_gets_its_share(nodes: Any, num_workers: int | None, gpu: bool, expected: dict[str, int]) -> None:
-    assert script("ray_workers").share(nodes, num_workers, gpu) == expected
+    assert script("runner.ray_workers").share(nodes, num_workers, gpu) == expected

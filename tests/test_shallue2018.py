@@ -15,19 +15,19 @@ import pandas as pd
 import pytest
 from scipy.stats import qmc
 
-from analysis import shallue2018 as study
-from analysis import shallue2018_findings as judged
-from analysis import shallue2018_statistics as of
-from analysis.report import write_study
-from analysis.shallue2018_results import Results, results
-from analysis.statistics import Interval
-from analysis.tidy import OUTCOME, Tables
+from analysis.report.report import write_study
+from analysis.runs import OUTCOME, Tables
+from analysis.shallue2018 import findings as judged
+from analysis.shallue2018 import numbers as of
+from analysis.shallue2018 import report as study
+from analysis.shallue2018.results import Results, results
+from analysis.statistics.intervals import Interval
 from sharpness.training import check_config
 from tests.drawings import faults
 from tests.study_cases import first_steps, script, smoke_once
 
 main: Any = script("shallue2018")
-search: Any = script("shallue2018_search")
+search: Any = script("grids.shallue2018")
 PRESET = replace(main.PRESETS["cpu"], workloads=dict(main.PRESETS["cpu"].workloads))
 SETTINGS = json.loads(json.dumps(asdict(PRESET), default=str))
 S_MIN = {

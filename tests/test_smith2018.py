@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import smith2018 as study
-from analysis.equivalence import judge_equivalent
-from analysis.smith2018_numbers import final_table, margin_of, phase_table, planned_updates
-from analysis.statistics import Interval
-from analysis.tidy import Tables
+from analysis.report.equivalence import judge_equivalent
+from analysis.runs import Tables
+from analysis.smith2018 import report as study
+from analysis.smith2018.numbers import final_table, margin_of, phase_table, planned_updates
+from analysis.statistics.intervals import Interval
 from sharpness.noise_scale import sgd_noise_scale
 from sharpness.training import check_config, schedules
 from tests.study_cases import first_steps, script, smoke_once

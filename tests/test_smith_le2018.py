@@ -13,18 +13,18 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from analysis import smith_le2018 as study
-from analysis import smith_le2018_sweeps as sweeps
-from analysis.smith_le2018_evidence import evidence_findings, minima
-from analysis.smith_le2018_peaks import peak_of, rise_over_ends
-from analysis.tidy import Tables
+from analysis.runs import Tables
+from analysis.smith_le2018 import report as study
+from analysis.smith_le2018 import sweeps as sweeps
+from analysis.smith_le2018.evidence import evidence_findings, minima
+from analysis.smith_le2018.peaks import peak_of, rise_over_ends
 from sharpness.errors import InputError, RunError
 from sharpness.plots.frames import floats, rows_where
 from sharpness.training import check_config
 from tests.study_cases import first_steps, script, smoke_once
 
 main: Any = script("smith_le2018")
-measure: Any = script("smith_le2018_measure")
+measure: Any = script("measures.smith_le2018")
 
 BASE = {"learning_rate": 0.1, "num_train": 1000, "momentum": 0.9}
 VALUES = {"learning_rate": (0.05, 0.1, 0.2, 0.4), "num_train": (500, 1000, 2000), "momentum": (0.8, 0.9, 0.95)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import kendall_tau, paired_difference, paired_ratio, summarise
+from analysis.statistics.intervals import kendall_tau, paired_difference, paired_ratio, summarise
 
 
 def test_difference_and_ratio_agree_with_scipy() -> None:

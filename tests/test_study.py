@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from analysis import tidy
-from analysis.findings import judge
-from analysis.report import Drawing, Report, TextTable, write_report, write_study
-from analysis.statistics import Interval
+from analysis import runs as tidy
+from analysis.report.report import Drawing, Report, TextTable, write_report, write_study
+from analysis.report.verdicts import judge
+from analysis.statistics.intervals import Interval
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.errors import InputError
 from sharpness.probes import DistanceFromStart
 from sharpness.runs import RunFolder
 from tests.study_cases import do, script
 
-study: Any = script("study")
+study: Any = script("runner.study")
 BASE = RunConfig(
     data=DataConfig(num_train=40, num_test=20, evaluation_batch_size=20),
     model=ModelConfig(name="fc_128_128_128", norm="none"),
@@ -114,7 +114,7 @@ def test_labels_that_would_hide_a_column_are_refused(folder: Any) -> None:
 
 
 def test_a_report_is_written_with_every_run_and_its_verdicts(folder: Any, tmp_path: Path) -> None:
-    from analysis.findings import Finding
+    from analysis.report.verdicts import Finding
     from sharpness.plots.style import COLUMN, new_figure
 
     cells = [cell(seed=0), cell(seed=1)]

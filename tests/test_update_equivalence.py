@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from analysis import update_equivalence as analysis
-from analysis import update_equivalence_numbers as numbers
-from analysis.tidy import Tables
+from analysis.runs import Tables
+from analysis.update_equivalence import numbers as numbers
+from analysis.update_equivalence import report as analysis
 from sharpness.errors import InputError
 from sharpness.training import check_config, train
 from sharpness.vectors import flatten
 from tests.study_cases import first_steps, script, smoke_once
 
 study: Any = script("update_equivalence")
-measure: Any = script("update_equivalence_measure")
-walks: Any = script("update_equivalence_walks")
+measure: Any = script("measures.update_equivalence")
+walks: Any = script("measures.update_equivalence_walks")
 
 
 def small_network(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:

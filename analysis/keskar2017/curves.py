@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.keskar2017.numbers import ROLES, Results, ratio
-from analysis.statistics import Interval
+from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 
 LOSSES = ("train_loss", "test_loss")

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.keskar2017.numbers import EPSILONS, ROLES, drawable
-from analysis.numbers import correlation
-from analysis.statistics import Interval
+from analysis.report.numbers import correlation
+from analysis.statistics.intervals import Interval
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.line import SPLITS, End, draw_lines

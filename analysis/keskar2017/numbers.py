@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.statistics import Interval, paired_difference, paired_ratio
-from analysis.tidy import PROBE_FIELDS, Tables, counts
+from analysis.runs import PROBE_FIELDS, Tables, counts
+from analysis.statistics.intervals import Interval, paired_difference, paired_ratio
 from sharpness.errors import InputError
 from sharpness.plots.frames import floats, records, rows_if, rows_where
 

@@ -16,9 +16,9 @@ from analysis.keskar2017.curves import curves, from_minimum, in_per_cent, traini
 from analysis.keskar2017.findings import accuracy_threshold, findings
 from analysis.keskar2017.numbers import Results, batch_rows, drawable, results_of, solutions, warm_rows
 from analysis.keskar2017.sentences import correlations, of_arms, of_pairs
-from analysis.report import Drawing, Rendered, Report, drawn_all, write_study
-from analysis.texts import slug
-from analysis.tidy import Place, Tables, load
+from analysis.report.report import Drawing, Rendered, Report, drawn_all, write_study
+from analysis.report.texts import slug
+from analysis.runs import Place, Tables, load
 from sharpness.plots.frames import floats, rows_where
 
 Draw = Callable[[], Drawing | str]

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import numbers
 from analysis.keskar2017.captions import NAMES, status_line
 from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.curves import beside, curves, grid_step
 from analysis.keskar2017.numbers import ROLES, Results, not_positive, solutions
 from analysis.keskar2017.tables import Compared, compared
-from analysis.statistics import Interval, kendall_tau
-from analysis.tidy import counts, refused
+from analysis.report import numbers
+from analysis.runs import counts, refused
+from analysis.statistics.intervals import Interval, kendall_tau
 from sharpness.plots.frames import floats, records, rows_where
 
 ENOUGH_SEEDS = 5

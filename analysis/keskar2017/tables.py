@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import numbers
 from analysis.keskar2017.captions import status_line
 from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.findings import WORDS
 from analysis.keskar2017.numbers import EPSILONS, ROLES, Results, difference, pair, ratio, solutions, start_of_search
-from analysis.report import TextTable
-from analysis.statistics import Interval, Summary, summarise
+from analysis.report import numbers
+from analysis.report.report import TextTable
+from analysis.statistics.intervals import Interval, Summary, summarise
 from sharpness.plots.frames import floats, rows_where
 
 QUANTITIES = (

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.resampling import bounds, widening
-from analysis.statistics import Interval
+from analysis.statistics.intervals import Interval
+from analysis.statistics.resampling import bounds, widening
 
 NUM_POSITIONS = 200
 """Places of the bend that are tried, evenly from the smallest batch size to the second largest."""
@@ -38,7 +38,8 @@ def threshold(batches: ArrayLike, values: ArrayLike, *, seed: int = 0) -> Thresh
     is fitted to the means over the seeds by least squares over a grid of T. Whether it falls at all is told by a
     permutation test: the batch sizes of each seed are shuffled, and the statistic is by how much the bend lowers the
     sum of squares. The intervals are of a bootstrap over the seeds, widened for few of them by
-    :func:`analysis.resampling.widening`; that of T ends where the places that are tried do. Seeds with a hole are left
+    :func:`analysis.statistics.resampling.widening`; that of T ends where the places that are tried do. Seeds with a
+    hole are left
     out.
 
     >>> found = threshold([1, 2, 4, 8, 16], [[9, 9, 9, 7, 5], [9.1, 9, 9, 7, 5], [9, 9.1, 9, 7, 5]])

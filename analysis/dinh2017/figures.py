@@ -1,0 +1,141 @@
+"""The figures of the study of Dinh et al. (2017): curvature on its bounds, and every measure against alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from analysis.dinh2017.numbers import RUN, flags_of
+from analysis.report.report import Drawing
+from sharpness.plots.axes import log_axis
+from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.style import FULL, LOOKS, new_figure
+
+ROLES = dict(zip(("SB", "LB"), LOOKS, strict=False))
+CURVATURE = {"top_eigenvalue": ("bound", r"$\lambda_{\max}$ (nats)"), "trace": ("sum", "Trace (nats)")}
+COLUMNS = 4
+FLAT = (0.5, 2.0)
+"""The axis of a measure that stays within these reaches from one to the other, so that rounding looks like none."""
+MARKED: dict[str, Any] = {"markersize": 3.2, "markeredgecolor": "white", "markeredgewidth": 0.3}
+
+
+def curvature_figure(table: pd.DataFrame, expected: pd.DataFrame, note: str) -> Drawing | str:
+    """Draw top eigenvalue and trace against alpha, measured and as the blocks at alpha = 1 predict them."""
+    rows = table.loc[table["measure"].isin(list(CURVATURE)) & (floats(table, "value") > 0)]
+    if rows.empty:
+        return "no run was measured"
+    networks = list(dict.fromkeys(rows["network"]))
+    numbers = rows[[*RUN, "measure", "alpha", "value"]].merge(expected, how="left", on=[*RUN, "alpha"])
+    figure, axes = new_figure(FULL, 0.5 + 1.9 * len(networks), len(networks), 2)
+    for network, line in zip(networks, axes, strict=True):
+        for (measure, (column, label)), ax in zip(CURVATURE.items(), line, strict=True):
+            own = rows_where(numbers, network=network, measure=measure)
+            _curves(ax, own, "value")
+            for role, look in ROLES.items():
+                ax.plot(
+                    *geometric_means(rows_where(own, role=role), column),
+                    color=look.color,
+                    linestyle=":",
+                    linewidth=1.6,
+                    zorder=4,
+                )
+            log_axis(ax.yaxis, [*floats(own, "value"), *floats(own, column)])
+            alpha_axis(ax, floats(rows_where(rows, network=network), "alpha"))
+            ax.set_ylabel(label)
+            ax.set_title(network)
+    for ax in axes[-1]:
+        ax.set_xlabel("α")
+    handles = [*_roles(), Line2D([], [], color="0.3", linestyle=":", linewidth=1.6, label="from the blocks at α = 1")]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=2.6)
+    caption = (
+        "Top eigenvalue (left) and trace (right) of the Hessian of one network after rescalings that change no output, "
+        "log axes. Thin: each seed; thick with marks: geometric mean over the seeds. Dotted: geometric mean of what "
+        "the blocks of the Hessian at alpha = 1 predict, left the bound max_k a_k lambda_max(H_kk), right the sum of "
+        "a_k tr H_kk, with a_k = alpha^-2 for the layer that is multiplied by alpha, alpha^2 for one divided by it and "
+        f"1 for other weights. {note}"
+    )
+    return Drawing(figure, numbers, caption)
+
+
+def measures_figure(
+    table: pd.DataFrame, network: str, measures: Mapping[str, tuple[str, bool]], note: str
+) -> Drawing | str:
+    """Draw every measure over its own value at alpha = 1 against alpha, a panel each, those that move first."""
+    rows = rows_where(table, network=network)
+    rows = rows.loc[np.isfinite(floats(rows, "ratio")) & rows["measure"].isin(list(measures))]
+    if not (floats(rows, "alpha") != 1).any():
+        return f"no {network} was measured after a rescaling"
+    lines = -(-len(measures) // COLUMNS)
+    figure, axes = new_figure(FULL, 0.55 + 1.45 * lines, lines, COLUMNS)
+    for (measure, (title, _)), ax in zip(measures.items(), axes.flat, strict=False):
+        own = rows_where(rows, measure=measure)
+        moved = flags_of(rows_where(table, network=network, measure=measure))
+        _curves(ax, own, "ratio")
+        ax.axhline(1, color="0.35", linewidth=0.7, zorder=1)
+        values = floats(own, "ratio")
+        flat = not len(values) or (values.min() >= FLAT[0] and values.max() <= FLAT[1])
+        log_axis(ax.yaxis, FLAT if flat else values, 1.0 if flat else 1.25)
+        alpha_axis(ax, floats(rows, "alpha"))
+        count = f"moved in {sum(moved)} of {len(moved)}" if any(moved) else f"did not move in {len(moved)}"
+        title = title.replace("λ_max", r"$\lambda_{\max}$")
+        ax.set_title(f"{title}\n{count}", fontweight="bold" if any(moved) else "normal", linespacing=1.15)
+    for ax in axes.flat[len(measures) :]:
+        ax.remove()
+    figure.supxlabel("α", fontsize=9)
+    figure.supylabel("Value / value at α = 1", fontsize=9)
+    figure.legend(handles=_roles(), loc="outside upper center", ncols=2, handlelength=2.6)
+    caption = (
+        f"{network}: each measure over its value at alpha = 1 after rescalings that change no output, log axes. Thin: "
+        "each seed; thick with marks: geometric mean. In bold what moved, by the measure's own interval where it has "
+        f"one and by 1 % otherwise; the count is of runs and alphas. {note}"
+    )
+    return Drawing(figure, rows[[*RUN, "measure", "alpha", "value", "ratio", "moved"]], caption)
+
+
+def geometric_means(rows: pd.DataFrame, column: str) -> tuple[list[float], list[float]]:
+    """Return the alphas, sorted, and the geometric mean of a positive column over the runs at each."""
+    alphas, logs = floats(rows, "alpha"), np.log(floats(rows, column))
+    places = sorted(set(alphas.tolist()))
+    return places, [float(np.exp(np.mean(logs[alphas == place]))) for place in places]
+
+
+def alpha_axis(ax: Axes, alphas: np.ndarray) -> None:
+    """Make the horizontal axis that of alpha, with its values as powers of 2 where there is room for them."""
+    low, high = alphas.min(), alphas.max()
+    ax.set(xscale="log", xlim=(low / 1.4, high * 1.4))
+    ticks = sorted({low, 1.0, high})
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fraction(value)))
+
+
+def fraction(value: float) -> str:
+    """Return a number, below 1 as a share of 1.
+
+    >>> fraction(0.25), fraction(16.0)
+    ('1/4', '16')
+    """
+    return f"1/{1 / value:g}" if value < 1 else f"{value:g}"
+
+
+def _curves(ax: Axes, rows: pd.DataFrame, column: str) -> None:
+    for role, look in ROLES.items():
+        own = rows_where(rows, role=role)
+        for seed in sorted(set(own["seed"])):
+            run = rows_where(own, seed=seed).sort_values("alpha")
+            ax.plot(floats(run, "alpha"), floats(run, column), color=look.color, linewidth=0.5, alpha=0.5)
+        style: dict[str, Any] = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker, **MARKED}
+        ax.plot(*geometric_means(own, column), zorder=3, **style)
+
+
+def _roles() -> list[Line2D]:
+    return [
+        Line2D([], [], color=look.color, linestyle=look.linestyle, marker=look.marker, label=role, **MARKED)
+        for role, look in ROLES.items()
+    ]

@@ -1,0 +1,201 @@
+"""Which measures see the function and which its weights: what the study of Dinh et al. (2017) shows, and the verdicts.
+
+The claims are identities that hold for every network, so the interval of a number is its range over the runs
+(:func:`analysis.dinh2017.report.numbers.spread`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.dinh2017.figures import curvature_figure, fraction, measures_figure
+from analysis.dinh2017.numbers import (
+    MEASURES,
+    against,
+    end_slopes,
+    farthest,
+    flags_of,
+    predictions,
+    reversals,
+    spread,
+    with_ratios,
+)
+from analysis.report.numbers import ABSENT, significant
+from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
+from analysis.report.texts import slug
+from analysis.report.verdicts import Finding, judge, judge_value
+from analysis.runs import Place, Tables, counts, load
+from analysis.statistics.intervals import Interval
+from sharpness.plots.frames import floats, records, rows_where
+
+SAME = 1e-2
+"""By so much a measure may differ and count as the same: the tolerance of the top eigenvalue."""
+SLOPE = 0.1
+OUTPUTS, BOUND, TRACE, STAYS = (0.0, 1e-5), (0.98, np.inf), (0.9, 1.1), (1 - SAME, 1 + SAME)
+"""Rules fixed beforehand: change of the outputs; λ_max over its bound; trace over the blocks' sum; what stays."""
+
+
+def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
+    """Read the runs and write figures, tables and verdicts into ``out``; :class:`InputError` for damaged runs."""
+    tables = load(places, measured)
+    return write_study(report(tables), tables, settings, out)
+
+
+def report(tables: Tables) -> Report:
+    """Return the figures, the tables and the verdicts."""
+    table, note = with_ratios(tables.rows("measures")), counts(tables)
+    expected = predictions(tables.rows("blocks"), table)
+    networks = list(dict.fromkeys(tables.runs["network"]))
+    drawings = {"curvature": partial(curvature_figure, table, expected, note)}
+    for network in networks:
+        drawings[f"measures_{slug(network)}"] = partial(measures_figure, table, network, MEASURES, note)
+    moved = [moved_table(rows_where(table, network=network), network, note) for network in networks]
+    found = findings(table, expected, tables.rows("constant_network"))
+    return Report(drawn_all(drawings), [each for each in moved if each.rows], sentences(table), found)
+
+
+def moved_table(table: pd.DataFrame, network: str, note: str) -> TextTable:
+    """Return how far each measure of one kind of network moves, and whether the order of SB and LB can be reversed."""
+    rows, numbers, reach = [], [], {}
+    for measure, (title, moves) in MEASURES.items() if (floats(table, "alpha") != 1).any() else ():
+        own, pairs = rows_where(table, measure=measure), reversals(table, measure)
+        flags, alphas = flags_of(own), sorted({1.0, *floats(own, "alpha")})
+        ends = alphas[0], alphas[-1]
+        reach.setdefault(f"{fraction(ends[0])} and {fraction(ends[1])}", []).append(title)
+        ratios = [spread(floats(rows_where(own, alpha=alpha), "ratio")) for alpha in ends]
+        turned = int(np.sum(floats(pairs, "factor") > 1))
+        cells = [*map(range_text, ratios), f"{sum(flags)} of {len(flags)}", "yes" if moves else "no"]
+        rows.append([title, *cells, range_text(spread(pairs["order"])), f"{turned} of {len(pairs)}"])
+        facts = {"moved": sum(flags), "compared": len(flags), "expected_to_move": moves}
+        facts |= {"order": spread(pairs["order"]).value, "reversed": turned, "pairs": len(pairs)}
+        for alpha, end in zip(ends, ratios, strict=True):
+            ratio = {"ratio": end.value, "least": end.lower, "largest": end.upper, "n": end.n}
+            numbers.append({"network": network, "measure": measure, "alpha": alpha} | ratio | facts)
+    header = ["measure", "smallest alpha", "largest alpha", "moved", "should", "LB / SB", "reversed"]
+    common = max(reach, key=lambda ends: len(reach[ends]), default="")
+    others = "".join(f", for {', '.join(of)} {ends}" for ends, of in reach.items() if ends != common)
+    caption = (
+        f"{network}: each measure after the rescaling by the smallest and the largest alpha ({common}{others}) over "
+        "that before, median and range over the runs; how often it moved, by its own interval where it has one and by "
+        "1 % otherwise, of all runs and alphas; whether theory says that it does; LB / SB of one seed at alpha = 1; "
+        f"and in how many pairs some alpha of the flatter network alone makes it the sharper one. {note}"
+    )
+    title = f"Measures under the rescaling, {network}"
+    return TextTable(f"moved_{slug(network)}", title, header, rows, pd.DataFrame(numbers), caption)
+
+
+def range_text(interval: Interval, digits: int = 3) -> str:
+    """Return a median with its range, the median alone where they are the same to these digits.
+
+    >>> range_text(Interval(2.0, 1.0, 30.0, 3)), range_text(Interval(1.00001, 0.99999, 1.0, 3))
+    ('2.00 [1.00, 30.0]', '1.00')
+    """
+    if interval.value is None or interval.lower is None or interval.upper is None:
+        return ABSENT
+    value, lower, upper = (significant(x, digits) for x in (interval.value, interval.lower, interval.upper))
+    return value if lower == value == upper else f"{value} [{lower}, {upper}]"
+
+
+def findings(table: pd.DataFrame, expected: pd.DataFrame, constant: pd.DataFrame) -> list[Finding]:
+    """Return the verdict on every claim, by the rules at the top of this file."""
+    both = " and ".join(dict.fromkeys(table["network"])) or "no network"
+    moved = f"moved_{slug(both.partition(' and ')[0])}"
+    outputs = spread(floats(rows_where(table, measure="outputs"), "value"))
+    above, sums = (
+        spread(against(table, expected, *names)) for names in (("top_eigenvalue", "bound"), ("trace", "sum"))
+    )
+    result = [
+        _within("The rescaling changes no output (largest change over largest output)", both, outputs, OUTPUTS),
+        _within("λ_max is at or above its bound from the blocks (λ_max over the bound)", both, above, BOUND),
+        _within("The trace is the sum over the blocks (trace over the sum)", both, sums, TRACE),
+    ]
+    result += [each for network in dict.fromkeys(expected["network"]) for each in _slopes(table, expected, network)]
+    for name in ("keskar_box", "adaptive_box", "relative_flatness", "fisher_rao_norm"):
+        title, moves = MEASURES[name]
+        far = spread(farthest(table, name))
+        if moves:
+            claim = f"{title[0].upper()}{title[1:]} moves (farthest factor of a run)"
+            result.append(_finding(claim, both, moved, far, judge(far, 1 + SAME, 1)))
+        else:
+            claim = f"{title[0].upper()}{title[1:]} does not move (farthest factor of a run)"
+            result.append(_finding(claim, both, moved, far, judge_value(far, *STAYS)))
+    turned = spread(reversals(table, "top_eigenvalue")["factor"], "pair")
+    claim = "Some α makes the flatter of SB and LB the sharper one by λ_max (largest λ_max over the other's)"
+    result.append(_finding(claim, both, moved, turned, judge(turned, 1, 1)))
+    kept = [floats(reversals(table, name), "factor") for name, (_, moves) in MEASURES.items() if not moves]
+    stays = spread(np.concatenate(kept), "pair")
+    claim = "No α changes the order of SB and LB by a measure that does not move (largest value over the other's)"
+    result.append(_finding(claim, both, moved, stays, judge(stays, 1, -1)))
+    return [*result, _constant(constant), VOLUME]
+
+
+def _slopes(table: pd.DataFrame, expected: pd.DataFrame, network: str) -> list[Finding]:
+    """Return the verdicts on the slopes of the top eigenvalue at both ends of alpha."""
+    own, predicted = rows_where(table, network=network), records(rows_where(expected, network=network))[0]
+    result = []
+    for side, where in ((-1, "near"), (1, "far")):
+        slope, words = predicted[f"{where}_slope"], {"near": "small", "far": "large"}[where]
+        found = spread(end_slopes(own, "top_eigenvalue", side))
+        claim = f"{network}: λ_max goes as α^{slope + 0.0:g} for {words} α (slope in log-log)"
+        result.append(_within(claim, network, found, (slope - SLOPE, slope + SLOPE)))
+    return result
+
+
+def _within(claim: str, setting: str, found: Interval, rule: tuple[float, float]) -> Finding:
+    return _finding(claim, setting, "curvature", found, judge_value(found, *rule))
+
+
+def _finding(claim: str, setting: str, figure: str, found: Interval, verdict: tuple[Any, str]) -> Finding:
+    number = f"{range_text(found, 4)}, median and range, n = {found.n}"
+    return Finding(claim, setting, figure, number, verdict[0], verdict[1])
+
+
+def _constant(constant: pd.DataFrame) -> Finding:
+    """Return the verdict on the ball that holds a constant network after the rescaling."""
+    claim = (
+        "T_α makes the worst case in an l2 ball at least that of a constant network (its rise over that found before)"
+    )
+    if constant.empty:
+        return _finding(claim, "no network", "curvature", nothing := spread([]), judge(nothing, 1, 1))
+    inside = constant.loc[floats(constant, "distance") <= floats(constant, "epsilon") * (1 + 1e-5)]
+    rises = (floats(inside, "constant_loss") - floats(inside, "loss")) / floats(inside, "found_rise")
+    found = spread(rises)
+    setting = f"{constant['network'].iloc[0]}, radius {floats(constant, 'epsilon')[0]:g}"
+    verdict, why = judge(found, 1, 1)
+    why += "; the rise before is what an ascent found, a lower bound"
+    return _finding(claim, setting, "curvature", found, (verdict, why))
+
+
+VOLUME = Finding(
+    claim="The region around a minimum where the loss rises by less than ε has infinite volume (Theorem 2)",
+    setting="any ReLU network",
+    figure="curvature",
+    number=ABSENT,
+    verdict="not testable here",
+    why="a volume in some 600,000 dimensions is not measured; it follows from the outputs that stay for every α",
+)
+
+
+def sentences(table: pd.DataFrame) -> Sequence[str]:
+    """Say what a measure did otherwise than theory says, where one cannot tell, and what has no value and why."""
+    result = []
+    for measure, (title, moves) in MEASURES.items():
+        own = rows_where(table, measure=measure)
+        flags = flags_of(own)
+        odd = sum(flag != moves for flag in flags)
+        if odd:
+            said = "moved by less than it can tell" if moves else "moved, which theory excludes,"
+            result.append(f"{title[0].upper()}{title[1:]} {said} in {odd} of {len(flags)} rescalings.")
+        absent = [row for row in records(own) if row["value"] is None]
+        if absent:
+            result.append(f"No {title} in {len(absent)} of {len(own)} cases: {absent[0]['reason']}.")
+        negative = int(np.sum(floats(own, "value") <= 0))
+        if negative:
+            result.append(f"No ratio of the {title} where it is not positive: {negative} of {len(own)} values.")
+    return result or ["Every measure did at every alpha what theory says of it."] if len(table) else []

@@ -1,0 +1,173 @@
+"""Stochastic weight averaging: what the runs of Izmailov et al. (2018, arXiv 1803.05407) in small show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.izmailov2018.figures import accuracy_figure, line_figure, plane_drawing, rays_drawing
+from analysis.izmailov2018.numbers import (
+    KINDS,
+    SGD,
+    SWA,
+    arms_of,
+    average_against_best,
+    gain,
+    in_points,
+    line_ends,
+    means_at,
+    outcomes,
+    width_ratio,
+    widths,
+)
+from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio
+from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
+from analysis.report.verdicts import Finding, judge
+from analysis.runs import Place, Tables, counts, load
+from analysis.statistics.intervals import Interval, paired_ratio, summarise
+from sharpness.plots.frames import floats, records, rows_where
+
+
+def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
+    """Read the runs and write figures, tables and verdicts into ``out``; :class:`InputError` for damaged runs."""
+    tables = load(places, measured)
+    return write_study(report(tables, settings), tables, settings, out)
+
+
+def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
+    """Return the figures, the tables and the verdicts."""
+    note, ends = counts(tables), outcomes(tables.runs)
+    wide = widths(tables.rows("rays"), settings["error_rise"], settings["loss_rise"])
+    drawings = {
+        "accuracy": partial(accuracy_figure, ends, note),
+        "rays": partial(rays_drawing, tables.rows("rays"), note),
+        "line": partial(line_figure, tables.rows("line"), note),
+        "plane": partial(plane_drawing, tables.rows("plane"), note),
+    }
+    text_tables = [accuracy_table(ends, note), width_table(wide, settings, note)]
+    found = findings(tables, ends, wide, settings)
+    return Report(drawn_all(drawings), text_tables, sentences(tables, wide), found)
+
+
+def accuracy_table(ends: pd.DataFrame, note: str) -> TextTable:
+    """Return error and loss of every arm, and the difference of each from SGD."""
+    rows, numbers = [], []
+    for arm in arms_of(ends):
+        own, against = rows_where(ends, arm=arm), gain(ends, SGD, arm)
+        error, last = (summarise(100 * floats(own, name)) for name in ("test_error", "last_error"))
+        loss = summarise(floats(own, "train_loss"))
+        compared = ABSENT if arm == SGD else difference(against)
+        rows.append([arm, mean_and_std(error), compared, mean_and_std(last), mean_and_std(loss), str(len(own))])
+        facts = {"arm": arm, "test_error": error.mean, "test_error_std": error.std, "last_test_error": last.mean}
+        facts |= {"train_loss": loss.mean, "train_loss_std": loss.std, "n": len(own)}
+        numbers.append(facts | {"difference": against.value, "lower": against.lower, "upper": against.upper})
+    header = ["", "test error [%]", "minus SGD [pp]", "unaveraged [%]", "train loss [nats]", "n"]
+    caption = (
+        "Mean ± sample standard deviation over the finished runs of the solution of each arm (of SWA the averaged "
+        "weights); its test error minus that of SGD, paired by seed with 95 % Student t intervals; and the test error "
+        f"of the same run's final weights without averaging. {note}"
+    )
+    return TextTable("accuracy_table", "SGD and SWA", header, rows, pd.DataFrame(numbers), caption)
+
+
+def width_table(wide: pd.DataFrame, settings: Mapping[str, Any], note: str) -> TextTable:
+    """Return how far from SGD and SWA a stated rise is reached, and the ratio of the distances."""
+    rises = rise_texts(settings)
+    rows, numbers = [], []
+    for kind in KINDS:
+        own, (compared, facts) = rows_where(wide, kind=kind), width_ratio(wide, kind)
+        means = [summarise(means_at(floats(own, "seed"), floats(own, name))[1]) for name in (SGD, SWA)]
+        reached = f"{facts['sgd_reached']}, {facts['swa_reached']} of {facts['rays']}"
+        rows.append([rises[kind], *map(mean_and_std, means), ratio(compared), reached])
+        numbers.append(
+            {"rise": rises[kind], "sgd": means[0].mean, "swa": means[1].mean, "ratio": compared.value}
+            | {"lower": compared.lower, "upper": compared.upper, "n": compared.n, **facts}
+        )
+    header = ["rise of", "SGD", "SWA", "SWA / SGD", "rays reached"]
+    caption = (
+        "Distance along random rays at which the solution's loss or error has risen by so much: mean ± sample standard "
+        "deviation over the seeds of the mean over the rays; ratio by the same directions, geometric mean over the "
+        f"rays of a seed, with its 95 % Student t interval over the seeds. {note}"
+    )
+    return TextTable("width_table", "Width along random rays", header, rows, pd.DataFrame(numbers), caption)
+
+
+def rise_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the stated rises in words."""
+    return {
+        "error": f"test error by {100 * settings['error_rise']:g} pp",
+        "loss": f"train loss by {settings['loss_rise']:g} nats",
+    }
+
+
+def findings(tables: Tables, ends: pd.DataFrame, wide: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
+    """Return the verdict on every claim: by the side of the null on which the whole 95 % interval lies."""
+    setting = _setting(tables)
+    result = [
+        _difference("SWA has a lower test error than SGD at the same budget", setting, "accuracy", gain(ends, SGD, SWA))
+    ]
+    largest = max(settings["budgets"])
+    claim = f"SWA has a lower test error at {largest:g} of the budget than at 1"
+    result.append(_difference(claim, setting, "accuracy", gain(ends, SWA, f"SWA {largest:g}")))
+    for kind, rise in rise_texts(settings).items():
+        found, _ = width_ratio(wide, kind)
+        claim = f"SWA is wider: the {rise} is reached farther along random rays (SWA / SGD)"
+        result.append(_ratio(claim, setting, "rays", found))
+    at = line_ends(tables.rows("line"))
+    loss = paired_ratio(floats(at, f"{SGD}_loss"), floats(at, f"{SWA}_loss"))
+    result.append(_ratio("On their line the train loss is lower at SGD (SWA / SGD)", setting, "line", loss))
+    error = in_points(floats(at, f"{SGD}_error"), floats(at, f"{SWA}_error"))
+    result.append(_difference("On their line the test error is lower at SWA", setting, "line", error))
+    beyond = floats(at, "beyond_ratio")
+    claim = "SGD lies nearer to a wall: train loss as far beyond SGD over that beyond SWA"
+    result.append(_ratio(claim, setting, "line", paired_ratio(np.ones(len(beyond)), beyond)))
+    claim = "The average of three weights along a cyclical run has a lower test error than the best of them"
+    result.append(_difference(claim, setting, "plane", average_against_best(tables.rows("three_points"))))
+    return result
+
+
+def _difference(claim: str, setting: str, figure: str, found: Interval) -> Finding:
+    verdict, why = judge(found, 0, -1)
+    return Finding(claim, setting, figure, f"{difference(found)} pp, n = {found.n}", verdict, why)
+
+
+def _ratio(claim: str, setting: str, figure: str, found: Interval) -> Finding:
+    verdict, why = judge(found, 1, 1)
+    return Finding(claim, setting, figure, f"{ratio(found)}, n = {found.n}", verdict, why)
+
+
+def _setting(tables: Tables) -> str:
+    """Return on which network and how many examples the runs were trained."""
+    known = rows_where(tables.runs, status="finished")
+    if known.empty:
+        return "no finished run"
+    run = records(known)[0]
+    return f"{run['model']}, {run['num_train'] or 'all'} training examples, batch {run['batch_size']}"
+
+
+def sentences(tables: Tables, wide: pd.DataFrame) -> Sequence[str]:
+    """Say how long the weights of both solutions are, which decides what a distance means, and what was left out."""
+    result = []
+    rays = tables.rows("rays")
+    if len(rays):
+        lengths = [floats(rows_where(rays, net=name).sort_values("seed"), "length") for name in (SGD, SWA)]
+        text = ratio(paired_ratio(*lengths))
+        result.append(
+            f"The weights of SWA are {text} times as long as those of SGD; without BatchNorm a distance is to be seen "
+            "against that."
+        )
+    for kind, name in KINDS.items():
+        _, facts = width_ratio(wide, kind)
+        for net, count in ((SGD, facts["sgd_reached"]), (SWA, facts["swa_reached"])):
+            if count < facts["rays"]:
+                what = "left out" if net == SGD else "counted with the whole length of the ray"
+                missing = facts["rays"] - count
+                result.append(
+                    f"The rise of the {name} is not reached on {missing} of {facts['rays']} rays of {net}: {what}."
+                )
+    return result

@@ -1,0 +1,135 @@
+"""Recipes for large batches: errors and steps of each, verdicts, and the time to a goal on many workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from analysis.large_batch_recipes.figures import recipes_figure, workers_figure
+from analysis.large_batch_recipes.numbers import (
+    BASE,
+    best_batch,
+    best_recipes,
+    excess,
+    fastest_batches,
+    outcomes,
+    projection,
+)
+from analysis.large_batch_recipes.resnet50_on_paper import paper_table
+from analysis.large_batch_recipes.tables import recipe_table, worker_table
+from analysis.report.numbers import ABSENT, difference, significant
+from analysis.report.report import Rendered, Report, drawn_all, write_study
+from analysis.report.verdicts import Finding, judge, judge_value
+from analysis.runs import Place, Tables, counts, load
+from analysis.statistics.intervals import Interval
+from sharpness.plots.frames import floats, groups, records, rows_where
+
+MARGIN = 1.0
+"""Percentage points of error by which a recipe may be worse than the base batch and still count as keeping it."""
+BEST_BATCHES = (2.0, 32.0)
+Claim = tuple[str, Interval, float, Literal[-1, 1]]
+"""What is said, the difference of errors, the value it must pass, and on which side it must lie."""
+
+
+def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
+    """Read the runs and write figures, tables and verdicts into ``out``; :class:`InputError` for damaged runs."""
+    tables = load(places, measured)
+    return write_study(report(tables, settings), tables, settings, out)
+
+
+def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
+    """Return the figures, the tables, what the projection says, and the verdicts."""
+    runs, note = outcomes(tables, settings), counts(tables)
+    fastest = best_recipes(runs)
+    projected = projection(fastest, settings)
+    drawings = drawn_all(
+        {
+            "recipes": lambda: recipes_figure(runs, settings, MARGIN, note),
+            "workers": lambda: workers_figure(runs, fastest, projected, settings, note),
+        }
+    )
+    tables_shown = [recipe_table(runs, settings, note), worker_table(projected, settings, note), paper_table()]
+    return Report(drawings, tables_shown, sentences(runs, projected), findings(runs, settings))
+
+
+def sentences(runs: pd.DataFrame, projected: pd.DataFrame) -> list[str]:
+    """Return what the projection says."""
+    best = fastest_batches(projected)
+    if best.empty:
+        return ["No recipe reached the goal with all its runs, so no time is projected."]
+    lines = []
+    for topology, rows in groups(best, "topology"):
+        one = floats(rows_where(rows, workers=1), "seconds")[0]
+        first = records(rows.sort_values("seconds"))[0]
+        lines.append(
+            f"By a {topology} the goal comes soonest on {first['workers']} workers at batch {first['batch']} "
+            f"({first['recipe']}): {significant(one / first['seconds'], 2)} times sooner than on one worker."
+        )
+    return lines
+
+
+def findings(runs: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
+    """Return the verdict on each claim, by rules that were fixed before the first run."""
+    base = settings["base"]
+    examples = base["data"]["num_train"] or "all"
+    setting = (
+        f"{base['model']['name']} on {base['data']['name']} ({examples} examples), base batch "
+        f"{base['training']['batch_size']}, {settings['seeds']} seeds; errors in percentage points; the rate was "
+        "chosen by the test error of another seed at the base batch"
+    )
+    found = [
+        Finding(claim, setting, "recipes", difference(interval), *judge(interval, null, direction))
+        for claim, interval, null, direction in [*kept(runs, settings), *compared(runs, settings)]
+    ]
+    best = best_batch(runs)
+    claim = (
+        "Masters & Luschi 2018: batches of 2 to 32 have the lowest error (the best one, by the linear rule from the "
+        f"base batch, where the rate was chosen; {base['model']['name']} has BatchNorm)"
+    )
+    number = (
+        ABSENT if best.value is None else f"{best.value:g} [{best.lower:g}, {best.upper:g}], a bootstrap over seeds"
+    )
+    found.append(Finding(claim, setting, "recipes", number, *judge_value(best, *BEST_BATCHES)))
+    claim = "Mikami et al. 2018: ResNet-50 on ImageNet in 122 seconds"
+    why = "it takes a cluster of GPUs; the table resnet50_on_paper says what each step may then take"
+    return [*found, Finding(claim, setting, "resnet50_on_paper", ABSENT, "not testable here", why)]
+
+
+def kept(runs: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[Claim]:
+    """Yield the claims that a recipe keeps the error of the base batch, to within the margin."""
+    small, large = settings["base"]["training"]["batch_size"], settings["claim_batch"]
+    # Up to a batch, as the paper has it; that the rule breaks beyond is a claim of its own.
+    recipes = [("Goyal et al. 2017", "linear + warm-up", batch) for batch in settings["batches"] if batch <= large]
+    recipes += [("You et al. 2017", recipe, large) for recipe in ("LARS, linear", "LARS, sqrt")]
+    for paper, recipe, batch in [*recipes, ("Hoffer et al. 2017", "sqrt + ghost + longer", large)]:
+        claim = f"{paper}: {recipe}, batch {batch}: the error is at most {MARGIN:g} above that of batch {small}"
+        yield claim, excess(runs, (BASE, small), (recipe, batch)), MARGIN, -1
+
+
+def compared(runs: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[Claim]:
+    """Yield the claims that one recipe has a lower error than another."""
+    small, large, largest = (
+        settings["base"]["training"]["batch_size"],
+        settings["claim_batch"],
+        max(settings["batches"]),
+    )
+    anchor, goyal, hoffer = (BASE, small), "Goyal et al. 2017", "Hoffer et al. 2017"
+    rows = [
+        (
+            f"{goyal}: the rule breaks beyond some batch (here {largest}: the error is over {MARGIN:g} above)",
+            anchor,
+            ("linear + warm-up", largest),
+        ),
+        (f"{goyal}: without warm-up it is higher (batch {large})", ("linear + warm-up", large), ("linear", large)),
+        (f"{hoffer}: at the same rate it grows with the batch ({small} to {large})", anchor, ("fixed rate", large)),
+        (f"{hoffer}: the square-root rule lowers it (batch {large})", ("sqrt", large), ("fixed rate", large)),
+        (f"{hoffer}: ghost batch norm lowers it further (batch {large})", ("sqrt + ghost", large), ("sqrt", large)),
+    ]
+    for rule in ("linear", "sqrt"):
+        claim = f"You et al. 2017: LARS, {rule}, has a lower error than the linear rule with warm-up (batch {largest})"
+        rows.append((claim, (f"LARS, {rule}", largest), ("linear + warm-up", largest)))
+    for claim, lower, higher in rows:
+        yield claim, excess(runs, lower, higher), MARGIN if "breaks" in claim else 0.0, 1

@@ -1,0 +1,246 @@
+"""The claims of McCandlish et al. 2018 and Merrill et al. 2025, each with its number and a verdict by a fixed rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.mccandlish2018.numbers import level, mean, misfit, paired, too_fast
+from analysis.mccandlish2018.results import Results
+from analysis.report.numbers import ABSENT, rounded
+from analysis.report.numbers import ratio as ratio_text
+from analysis.report.verdicts import Finding, judge, judge_value, judge_within
+from analysis.statistics.fits import power_law_by
+from analysis.statistics.intervals import Interval, quotient
+from sharpness.plots.frames import floats, groups, rows_where
+
+PROPORTIONAL = (0.75, 1.25)
+"""Slopes between logarithms that count as 1."""
+WITHIN_2 = (0.5, 2.0)
+"""Ratios that count as equal to a factor of 2."""
+ORDER = (0.1, 10.0)
+"""Ratios that agree to an order of magnitude."""
+MISFIT = (0.0, 0.2)
+"""Relative deviations from the hyperbola that count as lying on it."""
+TOO_FAST = 2.0
+
+
+def findings(results: Results) -> list[Finding]:
+    """Return the verdict on every claim."""
+    return [
+        *_along_training(results),
+        *_best_steps(results),
+        *_front(results),
+        *_temperature(results),
+        *_sizes(results),
+        *_by_branches(results),
+    ]
+
+
+def setting(results: Results) -> str:
+    """Say what the claims were tested on."""
+    base = results.settings["base"]
+    data, count = base["data"]["name"], base["data"]["num_train"]
+    some = "all" if count is None else f"{count}"
+    return f"{base['model']['name']} on {some} examples of {data}, plain SGD"
+
+
+def slope_text(interval: Interval) -> str:
+    """Return a slope or a share with its interval.
+
+    >>> slope_text(Interval(0.98, 0.91, 1.04, 5))
+    '0.98 [0.91, 1.04]'
+    """
+    if interval.value is None:
+        return ABSENT
+    bounds = (ABSENT if x is None else rounded(x, 2) for x in (interval.lower, interval.upper))
+    return f"{rounded(interval.value, 2)} [{', '.join(bounds)}]"
+
+
+def growth(results: Results) -> Interval:
+    """Return the noise scale at the ends of the base runs over that at their initial weights, paired by seed."""
+    start = rows_where(results.along, step=0).assign(place="start")
+    return paired(pd.concat([start, results.end.assign(place="end")]), "noise_scale", "place", "start", "end")
+
+
+def _along_training(results: Results) -> list[Finding]:
+    ratio = growth(results)
+    later = results.along.assign(later=floats(results.along, "step") > 0)
+    later = rows_where(later, later=True)
+    slope = power_law_by(floats(later, "loss"), floats(later, "noise_scale"), floats(later, "seed"))
+    return [
+        _finding(
+            *(results, "noise_scale", "The noise scale grows tenfold or more from the initial weights to the end"),
+            *(f"end / start = {ratio_text(ratio)}", judge(ratio, 1, 1, (10, np.inf))),
+        ),
+        _finding(
+            *(results, "noise_scale", "The noise scale grows as the loss falls, after the first checkpoint"),
+            *(f"slope of log B_simple on log loss = {slope_text(slope)}", judge(slope, 0, -1)),
+        ),
+    ]
+
+
+def _best_steps(results: Results) -> list[Finding]:
+    made, search = [], results.search
+    for name, what in (("rate", "best step"), ("fall", "fall of the loss at the best step")):
+        x, y = floats(search, f"predicted_{name}"), floats(search, name)
+        y = np.where(y > 0, y, np.nan)  # a mean over batches that rises at once has no best step
+        slope = power_law_by(x, y, floats(search, "seed"))
+        ratios = [_geometric(y[rows] / x[rows]) for rows in _by_seed(search)]
+        ratio = level(ratios)
+        number = f"slope of log found on log predicted = {slope_text(slope)}"
+        claim = f"The noise scale predicts the {what} of a batch size (equations 2.6, 2.7)"
+        made.append(_finding(results, "line_search", claim, number, judge_value(slope, *PROPORTIONAL)))
+        number = f"found / predicted = {ratio_text(ratio)}"
+        claim = f"The predicted {what} is right to a factor of 2"
+        made.append(_finding(results, "line_search", claim, number, judge_within(ratio, *WITHIN_2)))
+    at_2, at_4 = (mean([_ratio_mean(search, name, rows) for rows in _by_seed(search)]) for name in ("2", "4"))
+    number = f"change at 4 best steps over the best fall = {slope_text(at_4)}; at 2, where 0 is due, {slope_text(at_2)}"
+    claim = "A step beyond twice the best one raises the loss"
+    made.append(_finding(results, "line_search", claim, number, judge(at_4, 0, 1)))
+    return made
+
+
+def _front(results: Results) -> list[Finding]:
+    shares = too_fast(results.runs, TOO_FAST)
+    share = mean(floats(shares, "share")) if len(shares) else Interval(None, None, None, 0, "no run has such a rate")
+    fit = results.fit
+    miss = Interval(None, None, None, 0, fit.b_crit.reason)
+    if fit.s_min.value is not None and fit.e_min.value is not None:
+        miss = misfit(results.front, fit.s_min.value, fit.e_min.value)
+    ratio = quotient(results.run_average, fit.b_crit)
+    runs = int(floats(shares, "runs").sum()) if len(shares) else 0
+    return [
+        _finding(
+            *(results, "front", "Most trainings at twice the best learning rate or more do not reach the goal"),
+            *(f"share = {slope_text(share)} of {runs} runs", judge(share, 0.5, 1)),
+        ),
+        _finding(
+            *(results, "front", "Steps and examples to the goal lie on a hyperbola (equation 2.11)"),
+            *(f"root mean square of log steps about the fit = {slope_text(miss)}", judge_value(miss, *MISFIT)),
+        ),
+        _finding(
+            *(
+                results,
+                "front",
+                "The mean noise scale until the goal predicts the critical batch size to a factor of 10",
+            ),
+            *(f"B_simple / B_crit = {ratio_text(ratio)}", judge_within(ratio, *ORDER)),
+        ),
+    ]
+
+
+def temperature_slope(results: Results, knob: str) -> Interval:
+    """Return the slope of log B_simple on log(B / rate) over runs in which one of the two was changed."""
+    chosen = [each in (knob, "none") for each in results.cooled["knob"]]
+    rows = rows_where(results.cooled.assign(chosen=chosen), chosen=True)
+    return power_law_by(floats(rows, "slowness"), floats(rows, "noise_scale"), floats(rows, "seed"))
+
+
+def _temperature(results: Results) -> list[Finding]:
+    made = []
+    for knob, what in (("rate", "the inverse learning rate"), ("batch", "the batch size")):
+        slope = temperature_slope(results, knob)
+        claim = f"After equally many examples the noise scale is proportional to {what} (appendix C)"
+        number = f"slope of log B_simple = {slope_text(slope)}"
+        made.append(_finding(results, "temperature", claim, number, judge_value(slope, *PROPORTIONAL)))
+    return made
+
+
+def comparisons(results: Results) -> dict[str, Interval]:
+    """Return ratios of the noise scale at equal loss: of the larger data set, the wider network, the harder task."""
+    sizes, settings = results.sizes, results.settings
+    small, large = (str(size) for size in settings["data_sizes"])
+    return {
+        f"{large} / {small} examples": paired(rows_where(sizes, arm="data"), "noise_scale", "case", small, large),
+        "wide / narrow network": paired(rows_where(sizes, arm="width"), "noise_scale", "case", *settings["widths"]),
+        "hard / easy task": paired(results.tasks, "noise_scale", "task", "easy", "hard"),
+    }
+
+
+def _sizes(results: Results) -> list[Finding]:
+    data, width, task = comparisons(results).items()
+    widths = " and ".join(results.settings["widths"])
+    return [
+        _finding(
+            *(results, "comparisons", "At equal loss the noise scale does not depend on the size of the data set"),
+            *(f"{data[0]} = {ratio_text(data[1])}", judge_within(data[1], *WITHIN_2)),
+        ),
+        _finding(
+            *(results, "comparisons", "At equal loss the noise scale hardly depends on the size of the network"),
+            *(f"{widths}: {width[0]} = {ratio_text(width[1])}", judge_within(width[1], *WITHIN_2)),
+        ),
+        _finding(
+            *(results, "comparisons", "At equal loss the noise scale is larger for a harder task"),
+            *(f"two classes, {task[0]} = {ratio_text(task[1])}", judge(task[1], 1, 1)),
+        ),
+    ]
+
+
+def _by_branches(results: Results) -> list[Finding]:
+    critical = results.critical
+    epochs = sorted(set(floats(critical, "epoch")))
+    rise = Interval(None, None, None, 0, "needs two checkpoints")
+    if len(epochs) > 1:
+        rise = paired(critical, "critical", "epoch", epochs[0], epochs[-1])
+    ratios = floats(critical, "critical") / floats(critical, "noise_scale")
+    ratio = level(_geometric(ratios[rows]) for rows in _by_seed(critical))
+    return [
+        _finding(
+            *(
+                results,
+                "branches",
+                "The critical batch size measured by branches grows during training (Merrill et al.)",
+            ),
+            *(f"last / first checkpoint = {ratio_text(rise)}", judge(rise, 1, 1)),
+        ),
+        _finding(
+            *(
+                results,
+                "branches",
+                "The critical batch size by branches is tenfold the noise scale or more (Merrill et al.)",
+            ),
+            *(f"critical / B_simple = {ratio_text(ratio)}", judge(ratio, 1, 1, (10, np.inf))),
+        ),
+    ]
+
+
+def _finding(results: Results, figure: str, claim: str, number: str, verdict: Sequence[Any]) -> Finding:
+    return Finding(claim, setting(results), figure, number, *verdict)
+
+
+def _by_seed(rows: pd.DataFrame) -> list[np.ndarray]:
+    """Return for each seed which rows are its."""
+    return [np.asarray(rows["seed"] == seed) for seed, _ in groups(rows, "seed")]
+
+
+def _geometric(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values) & (values > 0)]
+    return float(np.exp(np.mean(np.log(finite)))) if len(finite) else np.nan
+
+
+def _ratio_mean(search: pd.DataFrame, times: str, rows: np.ndarray) -> float:
+    """Return the mean over line searches of the change at so many best steps in units of the best fall."""
+    ratios = (floats(search, f"change_at_{times}") / floats(search, "fall"))[rows]
+    return float(np.mean(ratios[np.isfinite(ratios)])) if np.isfinite(ratios).any() else np.nan
+
+
+def facts(results: Results) -> Mapping[str, Interval]:
+    """Return the numbers of batch sizes side by side: the front's, the noise scale's and the branches', by name."""
+    start = level(floats(rows_where(results.along, step=0), "noise_scale"))
+    numbers = {
+        "B_crit of the front": results.fit.b_crit,
+        "B_simple at the initial weights": start,
+        "B_simple, mean until the goal": results.run_average,
+        "B_simple at the end": level(floats(results.end, "noise_scale")),
+    }
+    for epoch, rows in groups(results.search, "epoch"):
+        scales = [_geometric(floats(each, "curved_noise_scale")) for _, each in groups(rows, "seed")]
+        numbers[f"B_noise at epoch {epoch:.3g}"] = level(scales)
+    for epoch, rows in groups(results.critical, "epoch"):
+        numbers[f"critical by branches, epoch {epoch:.3g}"] = level(floats(rows, "critical"))
+        numbers[f"B_simple at epoch {epoch:.3g}"] = level(floats(rows, "noise_scale"))
+    return numbers

@@ -1,0 +1,100 @@
+"""The figures, tables and verdicts of McCandlish et al. 2018 (arXiv 1812.06162) from the runs of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.mccandlish2018 import batches as batches
+from analysis.mccandlish2018 import figures as figures
+from analysis.mccandlish2018.findings import facts, findings
+from analysis.mccandlish2018.results import Results, results_of
+from analysis.report.numbers import ABSENT, ratio, significant
+from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
+from analysis.runs import Place, Tables, load, refused
+from analysis.statistics.intervals import Interval
+from sharpness.plots.frames import records
+
+
+def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
+    """Read the runs and what was measured on them, and write figures, tables and verdicts into ``out``.
+
+    Raises :class:`InputError` for damaged or inconsistent run folders.
+    """
+    tables = load(places, measured)
+    return write_study(report(tables, settings), tables, settings, out)
+
+
+def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
+    """Return the figures, the tables, what the numbers show, and the verdicts."""
+    results = results_of(tables, settings)
+    drawings = drawn_all(
+        {
+            "noise_scale": lambda: figures.noise_scale(results),
+            "line_search": lambda: figures.line_search(results),
+            "front": lambda: batches.front(results),
+            "temperature": lambda: figures.temperature(results),
+            "comparisons": lambda: figures.comparison(results),
+            "branches": lambda: batches.branches(results),
+        }
+    )
+    return Report(drawings, [batch_sizes(results), best_rates(results)], sentences(tables, results), findings(results))
+
+
+def batch_sizes(results: Results) -> TextTable:
+    """Return the table of batch sizes by every kind of measurement."""
+    numbers = facts(results)
+    rows = [[name, ratio(interval), f"{interval.n}"] for name, interval in numbers.items()]
+    plain = [
+        {"quantity": name, "value": i.value, "lower": i.lower, "upper": i.upper, "n": i.n, "reason": i.reason}
+        for name, i in numbers.items()
+    ]
+    caption = (
+        "Batch sizes in examples: of the front from its fit with a bootstrap interval, n its runs; otherwise the "
+        "geometric mean over n seeds with its 95 % Student t interval. B_simple = tr Sigma / |G|^2, B_noise = "
+        f"tr(H Sigma) / G^T H G. {results.counts}"
+    )
+    header = ["", "Batch size", "n"]
+    return TextTable("batch_sizes", "Critical batch sizes and noise scales", header, rows, pd.DataFrame(plain), caption)
+
+
+def best_rates(results: Results) -> TextTable:
+    """Return the table of the front: the best learning rate of each batch size, steps and examples."""
+    rows = []
+    for row in records(results.tuned):
+        steps = Interval(row["steps"], row["steps_lower"], row["steps_upper"], int(row["seeds"] or 0))
+        rate = ABSENT if row["learning_rate"] is None else significant(row["learning_rate"], 2)
+        examples = ABSENT if row["examples"] is None else significant(row["examples"], 3)
+        edge = " (edge)" if row["at_edge"] else ""
+        reached = f"{row['reached']} of {row['runs']}"
+        rows.append([f"{row['batch_size']}", rate + edge, ratio(steps), examples, reached, f"{row['diverged']}"])
+    caption = (
+        "For each batch size the learning rate with the fewest steps to a training loss of "
+        f"{results.settings['goal']:g} nats, geometric mean of the steps over the seeds that reached it with its 95 % "
+        "Student t interval, and how many runs at all learning rates reached it or diverged; (edge): the lowest or "
+        f"highest rate of the grid. {results.counts}"
+    )
+    header = ["Batch size", "Learning rate", "Steps", "Examples", "Reached", "Diverged"]
+    return TextTable("front_table", "Steps and examples to the goal", header, rows, results.tuned, caption)
+
+
+def sentences(tables: Tables, results: Results) -> list[str]:
+    """Return what the numbers show as plain sentences, beginning with how many runs there are."""
+    fit = results.fit
+    said = [
+        results.counts,
+        f"The front has S_min = {ratio(fit.s_min)} steps, E_min = {ratio(fit.e_min)} examples and "
+        f"B_crit = {ratio(fit.b_crit)}.",
+    ]
+    lowest = results.along.nsmallest(1, "noise_scale")
+    for row in records(lowest):
+        said.append(
+            f"The noise scale is lowest, {significant(row['noise_scale'], 2)}, at epoch {row['epoch']:.3g} of seed "
+            f"{row['seed']:g}, at a loss of {significant(row['loss'], 3)} nats."
+        )
+    other = [row for row in refused(tables) if row.get("arm") != "front"]
+    said += [f"{row['run_id']} did not finish: {row['reason']}." for row in other]
+    return said

@@ -1,0 +1,107 @@
+"""What a study renders: figures, tables as text and as numbers, sentences and verdicts, and writing them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.report.texts import csv_text, latex_text, markdown_text
+from analysis.report.verdicts import Finding
+from analysis.runs import Tables, provenance, runs_csv
+from sharpness.plots.save import provenance_json, remove_figure, save_figure, write_all
+from sharpness.plots.style import STYLE
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, the numbers drawn in it and its caption."""
+
+    figure: Figure
+    numbers: pd.DataFrame
+    caption: str
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table as it is read, with the unrounded numbers behind it."""
+
+    name: str
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: pd.DataFrame
+    caption: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study's analysis returns: drawings by name, or the reason why one cannot be drawn."""
+
+    drawings: Mapping[str, Drawing | str] = field(default_factory=dict)
+    tables: Sequence[TextTable] = ()
+    sentences: Sequence[str] = ()
+    findings: Sequence[Finding] = ()
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What was written, and what the terminal shows."""
+
+    files: Sequence[Path]
+    tables: Sequence[TextTable]
+    sentences: Sequence[str]
+    findings: Sequence[Finding]
+
+
+def drawn_all(drawings: Mapping[str, Callable[[], Drawing | str]]) -> dict[str, Drawing | str]:
+    """Return the drawings that the functions make, in the style of all figures."""
+    with mpl.rc_context(STYLE):
+        return {name: draw() for name, draw in drawings.items()}
+
+
+def write_report(report: Report, out: Path, provenance: Mapping[str, Any]) -> Rendered:
+    """Write every figure, table and verdict into ``out``.
+
+    A figure that cannot be drawn is not written, an older one of that name is removed, and a sentence says why.
+    """
+    names = [*report.drawings, *(table.name for table in report.tables)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"figures and tables of one name would overwrite each other: {names}")
+    files, refusals = [], []
+    for name, drawing in report.drawings.items():
+        if isinstance(drawing, str):
+            remove_figure(out, name)
+            refusals.append(f"{name} was not drawn: {drawing}.")
+        else:
+            files += save_figure(drawing.figure, drawing.numbers, out, name, drawing.caption, provenance)
+    for table in report.tables:
+        files += save_table(table, out, provenance)
+    if report.findings:
+        verdicts = json.dumps([finding.to_dict() for finding in report.findings], indent=2, ensure_ascii=False)
+        files += write_all(out, {"findings.json": (verdicts + "\n").encode()})
+    return Rendered(files, report.tables, [*report.sentences, *refusals], report.findings)
+
+
+def write_study(report: Report, tables: Tables, settings: Mapping[str, Any], out: Path) -> Rendered:
+    """Write a report with the origin of its numbers, and ``runs.csv`` with every run of the study."""
+    rendered = write_report(report, out, provenance(tables, settings))
+    return replace(rendered, files=[*rendered.files, *write_all(out, {"runs.csv": runs_csv(tables).encode()})])
+
+
+def save_table(table: TextTable, out: Path, provenance: Mapping[str, Any]) -> list[Path]:
+    """Write a table as Markdown, LaTeX, CSV (unrounded) and JSON of its origin; return their paths."""
+    csv = csv_text(table.numbers).encode()
+    contents = {
+        ".md": markdown_text(table.header, table.rows, table.caption).encode(),
+        ".tex": latex_text(table.header, table.rows, table.caption).encode(),
+        ".csv": csv,
+        ".json": provenance_json({**provenance, "caption": table.caption}, csv),
+    }
+    return write_all(out, {f"{table.name}{suffix}": content for suffix, content in contents.items()})

@@ -1,0 +1,198 @@
+"""What is drawn of Smith et al. 2018: the schedules, and loss and accuracy against epochs and updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from analysis.report.report import Drawing
+from analysis.smith2018.findings import WORDS
+from analysis.smith2018.numbers import chosen
+from sharpness.plots.axes import log_axis
+from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.style import FULL, LOOKS, Look, new_figure
+
+LABELS = {
+    "decaying": "decaying rate",
+    "hybrid": "hybrid",
+    "increasing": "increasing batch",
+    "constant": "neither (control)",
+    "larger rate": "larger rate and batch",
+    "larger momentum": "larger momentum too",
+}
+COINCIDE = ("decaying", "hybrid", "increasing")
+FEWER = ("decaying", "increasing", "larger rate", "larger momentum")
+MEANS = "Thick: mean over the finished runs; thin: each run; a diverged run ends in a cross."
+
+
+def schedules(epochs: pd.DataFrame, ended: str) -> Drawing | str:
+    """Draw the learning rate and the batch size of the three schedules against epochs, as the runs logged them."""
+    rows = _shown(epochs, "momentum", COINCIDE)
+    if rows.empty:
+        return "no run was trained with momentum"
+    numbers = chosen(rows, floats(rows, "epoch") > 0).drop_duplicates(["arm", "epoch"])
+    figure, axes = new_figure(FULL, 2.3, 1, 2)
+    for ax, (name, label) in zip(
+        axes[0], {"learning_rate": r"Learning rate $\epsilon$", "batch_size": "Batch size $B$"}.items(), strict=True
+    ):
+        for number, (arm, look) in enumerate(_looks(COINCIDE).items()):
+            run = rows_where(numbers, arm=arm)
+            # Shifted by a little, where lines would hide each other.
+            values = floats(run, name) * 1.06 ** (number - 1)
+            x, y = np.append(0.0, floats(run, "epoch")), np.append(values[:1], values)
+            ax.step(x, y, where="pre", color=look.color, linestyle=look.linestyle)
+        log_axis(ax.yaxis, floats(numbers, name), padding=1.4)
+        ax.set(xlabel="Epoch", ylabel=label)
+    _legend(axes[0, 0], COINCIDE, markers=False)
+    caption = (
+        "Learning rate (left) and batch size (right) of three schedules of one noise scale with momentum; lines are "
+        f"shifted by 6 % where they would hide each other. {ended}"
+    )
+    return Drawing(figure, numbers.filter(["arm", "epoch", "step", "learning_rate", "batch_size"]), caption)
+
+
+def training_loss(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str) -> Drawing | str:
+    """Draw the training loss with momentum against epochs and against updates."""
+    arms = (*COINCIDE, "constant")
+    rows = _shown(epochs, "momentum", arms)
+    if rows.empty or not np.isfinite(floats(rows, "train_loss")).any():
+        return "no run with momentum has a training loss"
+    numbers = _with_means(chosen(rows, floats(rows, "epoch") > 0), "train_loss")
+    figure, axes = new_figure(FULL, 2.7, 1, 2)
+    for ax, (x, label) in zip(axes[0], {"epoch": "Epoch", "step": "Update"}.items(), strict=True):
+        _curves(ax, numbers, arms, x, "train_loss")
+        log_axis(ax.yaxis, floats(numbers, "train_loss"))
+        ax.set(xlabel=label, ylabel="Training loss (nats)")
+    log_axis(axes[0, 1].xaxis, floats(numbers, "step"), padding=1.1)
+    _milestones(axes[0, 0], settings)
+    _legend(axes[0, 0], arms)
+    caption = (
+        "Training loss with momentum, mean over an epoch's examples as the weights move, against epochs (left; dotted: "
+        f"the milestones) and updates (right). {MEANS} {ended}"
+    )
+    return Drawing(figure, numbers, caption)
+
+
+def test_accuracy(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str) -> Drawing | str:
+    """Draw test accuracy against epochs for each optimiser."""
+    names = [name for name in settings["rates"] if len(_shown(epochs, name, COINCIDE))]
+    if not names:
+        return "no run was trained"
+    figure, axes = new_figure(FULL, 2.4 * -(-len(names) // 2), -(-len(names) // 2), 2)
+    parts = []
+    for ax, optimizer in zip(axes.flat, names, strict=False):
+        numbers = _with_means(_percent(_shown(epochs, optimizer, COINCIDE)), "test_accuracy")
+        parts.append(numbers.assign(optimizer=optimizer))
+        _curves(ax, numbers, COINCIDE, "epoch", "test_accuracy")
+        _after_start(ax, numbers)
+        _milestones(ax, settings)
+        title = WORDS[optimizer]
+        ax.set(xlabel="Epoch", ylabel="Test accuracy (%)", title=f"{title[0].upper()}{title[1:]}")
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    _legend(axes.flat[0], COINCIDE)
+    caption = (
+        "Test accuracy at the end of each epoch for three schedules of one noise scale, a panel for each optimiser; "
+        f"dotted: the milestones. {MEANS} The axes begin above epoch 0. {ended}"
+    )
+    return Drawing(figure, pd.concat(parts, ignore_index=True), caption)
+
+
+def fewer_updates(epochs: pd.DataFrame, ended: str) -> Drawing | str:
+    """Draw test accuracy against updates for ever larger steps."""
+    rows = _shown(epochs, "momentum", FEWER)
+    if rows.empty:
+        return "no run was trained with momentum"
+    numbers = _with_means(_percent(chosen(rows, floats(rows, "epoch") > 0)), "test_accuracy")
+    figure, axes = new_figure(FULL, 2.7)
+    ax = axes[0, 0]
+    _curves(ax, numbers, FEWER, "step", "test_accuracy")
+    _after_start(ax, numbers)
+    log_axis(ax.xaxis, floats(numbers, "step"), padding=1.1)
+    ax.set(xlabel="Update", ylabel="Test accuracy (%)")
+    _legend(ax, FEWER)
+    caption = (
+        "Test accuracy with momentum against updates for the same number of epochs: the rate decays; the batch grows "
+        "instead; rate and batch are five times as large from the start; and the momentum is 0.98 with a batch five "
+        f"times as large again. {MEANS} {ended}"
+    )
+    return Drawing(figure, numbers, caption)
+
+
+def _shown(epochs: pd.DataFrame, optimizer: str, arms: Sequence[str]) -> pd.DataFrame:
+    rows = rows_where(epochs, optimizer=optimizer)
+    return chosen(rows, np.isin(np.asarray(rows["arm"], dtype=str), arms))
+
+
+def _percent(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(test_accuracy=100 * floats(rows, "test_accuracy"))
+
+
+def _with_means(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the rows of the runs (line ``run``) and their means by schedule and epoch (line ``mean``).
+
+    The mean is over the finished runs, geometric for a loss, as its axis is logarithmic.
+    """
+    columns = ["line", "arm", "seed", "status", "epoch", "step", name]
+    table = rows.assign(line="run").filter(columns).astype({name: float, "step": float})
+    means = []
+    for arm, mine in groups(rows_where(table, status="finished"), "arm"):
+        for epoch, each in groups(mine, "epoch"):
+            values = floats(each, name)
+            mean = np.exp(np.mean(np.log(values))) if name.endswith("loss") and np.all(values > 0) else np.mean(values)
+            place = {"line": "mean", "arm": arm, "epoch": epoch, "step": float(np.mean(floats(each, "step")))}
+            means.append({**place, "seed": None, "status": None, name: float(mean)})
+    return pd.concat([table, pd.DataFrame(means, columns=pd.Index(columns))], ignore_index=True) if means else table
+
+
+def _curves(ax: Axes, numbers: pd.DataFrame, arms: Sequence[str], x: str, name: str) -> None:
+    for arm, look in _looks(arms).items():
+        mine = rows_where(numbers, arm=arm)
+        for _, run in groups(rows_where(mine, line="run"), "seed"):
+            ax.plot(floats(run, x), floats(run, name), color=look.color, linewidth=0.5, alpha=0.35)
+            values: NDArray[np.float64] = floats(run, name)
+            if len(rows_where(run, status="diverged")) and np.isfinite(values).any():
+                last = np.flatnonzero(np.isfinite(values))[-1]
+                ax.plot(floats(run, x)[last], values[last], marker="x", color=look.color, linestyle="", zorder=4)
+        mean = rows_where(mine, line="mean")
+        every = max(1, len(mean) // 6)
+        style = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker, "markersize": 3.5}
+        ax.plot(floats(mean, x), floats(mean, name), markevery=every, **style)
+
+
+def _after_start(ax: Axes, numbers: pd.DataFrame) -> None:
+    """Fit the axis to what follows the first epoch, above which accuracies differ little."""
+    values = floats(chosen(numbers, floats(numbers, "epoch") > 1), "test_accuracy")
+    values = values[np.isfinite(values)]
+    if len(values):
+        low, high = np.percentile(values, 2), values.max()
+        ax.set_ylim(low - 0.1 * (high - low + 1), high + 0.1 * (high - low + 1))
+
+
+def _milestones(ax: Axes, settings: Mapping[str, Any]) -> None:
+    for milestone in settings["milestones"]:
+        ax.axvline(milestone, color="0.6", linestyle=":", linewidth=0.8, zorder=0)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _looks(arms: Sequence[str]) -> dict[str, Look]:
+    """Return how the schedules of one figure look: the same in all, but that no figure has all six."""
+    numbers = {"decaying": 0, "hybrid": 1, "increasing": 2, "constant": 3, "larger rate": 1, "larger momentum": 3}
+    return {arm: LOOKS[numbers[arm]] for arm in arms}
+
+
+def _legend(ax: Axes, arms: Sequence[str], markers: bool = True) -> None:
+    handles = [
+        Line2D([], [], color=k.color, marker=k.marker if markers else "", linestyle=k.linestyle, label=LABELS[arm])
+        for arm, k in _looks(arms).items()
+    ]
+    figure = ax.get_figure(root=True)
+    if figure is not None:
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=2.6)

@@ -1,0 +1,185 @@
+"""The evidence of logistic regressions: its figure and table, where it is best, and the verdicts on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis.report.equivalence import judge_equivalent
+from analysis.report.numbers import ABSENT, difference, mean_and_std
+from analysis.report.report import Drawing, TextTable
+from analysis.report.verdicts import Finding, judge
+from analysis.statistics.intervals import Interval, kendall_tau, paired_difference, summarise
+from sharpness.plots.axes import asinh_axis, log_axis
+from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.style import ACCURACY_COLOR, FULL, LOSS_COLOR, Line, new_figure
+
+APART = 0.5
+"""Decades of the L2 strength within which two minima coincide."""
+WORTH_A_MENTION = math.log(10) / 2
+"""Nats of log evidence that are hardly worth mentioning (Jeffreys, Theory of Probability, 1961, appendix B)."""
+
+
+def minima(swept: pd.DataFrame) -> pd.DataFrame:
+    """Return for each kind of labels and draw where evidence and test loss are lowest, and how they go together.
+
+    ``decades_apart`` is the size of ``log10`` of the strength of the best evidence over that of the lowest test loss,
+    NaN where one of them is an end of the sweep; ``tau`` is Kendall's tau-b of both over the strengths; ``gain`` is
+    by how many nats the best evidence beats the null model, 0 where it does not.
+    """
+    rows = []
+    for labels, kind in groups(swept, "labels") if len(swept) else []:
+        for draw, each in groups(kind, "draw"):
+            each = each.sort_values("strength")
+            strengths, ratio, loss = (floats(each, name) for name in ("strength", "log_evidence_ratio", "test_loss"))
+            first, second = int(np.argmin(ratio)), int(np.argmin(loss))
+            ends = {0, len(strengths) - 1}
+            apart = np.nan if ends & {first, second} else float(abs(np.log10(strengths[first] / strengths[second])))
+            tau = kendall_tau(ratio, loss).value
+            rows.append(
+                {"labels": labels, "draw": draw}
+                | {"best_evidence_at": strengths[first], "lowest_loss_at": strengths[second]}
+                | {"decades_apart": apart, "tau": np.nan if tau is None else tau, "lowest_ratio": ratio[first]}
+                | {"gain": max(0.0, -float(ratio[first])), "lowest_loss": loss[second]}
+            )
+    return pd.DataFrame(rows)
+
+
+def over_draws(lowest: pd.DataFrame, labels: str, name: str) -> Interval:
+    """Return the mean of a column over the draws of a kind of labels, with its Student t interval."""
+    if lowest.empty:
+        return Interval(None, None, None, 0, "no sweep of the evidence was measured")
+    values = floats(rows_where(lowest, labels=labels), name)
+    found = paired_difference(np.zeros(len(values)), values)
+    if found.n == 0:
+        return Interval(None, None, None, 0, "the minima lie at the ends of the sweep")
+    return found
+
+
+def evidence_findings(lowest: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
+    """Return the verdicts on the evidence: minima together, ranks together, random labels no better than nothing."""
+    swept, data = settings["evidence"], settings["base"]["data"]["name"]
+    draws = swept["draws"]
+    first, second = swept["classes"]
+    setting = (
+        f"logistic regression, {swept['num_train']} images of classes {first} and {second} of {data}, "
+        f"{draws} draw{'s' if draws > 1 else ''}"
+    )
+    apart, tau, gain = (
+        over_draws(lowest, labels, name)
+        for labels, name in (("informative", "decades_apart"), ("informative", "tau"), ("random", "gain"))
+    )
+    together = judge_equivalent({"informative labels": apart}, APART)
+    ranks = judge(tau, 0, 1)
+    nothing = judge_equivalent({"random labels": gain}, WORTH_A_MENTION)
+    true = rows_where(lowest, labels="informative") if len(lowest) else lowest
+    ends = int(np.sum(np.isnan(floats(true, "decades_apart")))) if len(true) else 0
+    inside = f" ({ends} draws have a minimum at an end)" if ends and apart.n else ""
+    return [
+        Finding(
+            "With true labels the evidence is best at the L2 strength of the lowest test loss",
+            *(setting, "evidence", f"{_shown(apart)} decades apart{inside}", *together),
+        ),
+        Finding(
+            "With true labels a better evidence goes with a lower test loss over the L2 strengths",
+            *(setting, "evidence", f"Kendall's tau-b {_shown(tau)}", *ranks),
+        ),
+        Finding(
+            "With random labels no L2 strength has better evidence than a model that knows nothing",
+            *(setting, "evidence", f"best gain over it {_shown(gain)} nats{_times(lowest)}", *nothing),
+        ),
+    ]
+
+
+def _shown(interval: Interval) -> str:
+    return ABSENT if interval.value is None else difference(interval)
+
+
+def _times(lowest: pd.DataFrame) -> str:
+    """Say in how many draws random labels beat the null model at all."""
+    if lowest.empty:
+        return ""
+    gains = floats(rows_where(lowest, labels="random"), "gain")
+    return f", above 0 in {int(np.sum(gains > 0))} of {len(gains)} draws"
+
+
+def draw_evidence(swept: pd.DataFrame, ended: str) -> Drawing | str:
+    """Draw accuracies (top), test loss and log evidence ratio (bottom) against the L2 strength, for both labels."""
+    if swept.empty:
+        return "no sweep of the evidence was measured"
+    figure, axes = new_figure(FULL, 4.0, 2, 2)
+    percent = swept.assign(**{f"{name} (%)": 100 * floats(swept, f"{name}_accuracy") for name in ("train", "test")})
+    for column, (labels, rows) in enumerate(groups(percent, "labels")):
+        top, bottom = axes[:, column]
+        for name, line in (("train", "-"), ("test", "--")):
+            _draws(top, rows, f"{name} (%)", LOSS_COLOR, line)
+        top.set(ylabel="Accuracy (%)", ylim=(38, 104), title=f"{labels} labels")
+        bottom.set(xlabel=r"L2 strength $\lambda$", ylabel="Test cross-entropy (nats)")
+        _draws(bottom, rows, "test_loss", LOSS_COLOR, "--")
+        log_axis(bottom.yaxis, floats(percent, "test_loss"))
+        _ratio(bottom.twinx(), rows, floats(percent, "log_evidence_ratio"))
+        for ax in (top, bottom):
+            log_axis(ax.xaxis, floats(percent, "strength"), padding=1.2)
+    handles = [Line2D([], [], color=LOSS_COLOR, linestyle=line, label=name) for name, line in _LINES.items()]
+    handles.append(Line2D([], [], color=ACCURACY_COLOR, linestyle="-", label="log evidence ratio"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    draws = len(set(swept["draw"]))
+    caption = (
+        "Logistic regression with true (left) and random labels (right) against the strength of its L2 term. Top: "
+        "accuracy. Bottom: cross-entropy over the test images (left axis, log) and log evidence ratio (right axis, "
+        "linear near 0): cost plus Occam term minus those of a model that gives each class 1/2; below 0, the thin "
+        "line, the evidence is better than that model's. Exact eigenvalues of the Hessian, float64. Thick: mean over "
+        f"{draws} draw{'s' if draws > 1 else ''} of the training images and random labels; thin: each draw. Dots: each "
+        f"draw's minimum. The draws read no run of the study. {ended}"
+    )
+    return Drawing(figure, swept, caption)
+
+
+_LINES: dict[str, Line] = {"training images": "-", "test images": "--"}
+
+
+def _draws(ax: Axes, rows: pd.DataFrame, name: str, color: str, line: str) -> None:
+    """Draw each draw thin and their mean thick."""
+    for _, each in groups(rows, "draw"):
+        each = each.sort_values("strength")
+        ax.plot(floats(each, "strength"), floats(each, name), color=color, linestyle=line, linewidth=0.4, alpha=0.3)
+        if name in ("test_loss", "log_evidence_ratio"):
+            low = int(np.argmin(floats(each, name)))
+            place = floats(each, "strength")[low], floats(each, name)[low]
+            ax.plot(*place, marker="o", markersize=3, color=color, markeredgecolor="white", markeredgewidth=0.4)
+    strengths = groups(rows, "strength")
+    means = [float(np.mean(floats(each, name))) for _, each in strengths]
+    ax.plot([strength for strength, _ in strengths], means, color=color, linestyle=line)
+
+
+def _ratio(ax: Axes, rows: pd.DataFrame, values: np.ndarray) -> None:
+    _draws(ax, rows, "log_evidence_ratio", ACCURACY_COLOR, "-")
+    asinh_axis(ax.yaxis, values, 1.0)
+    ax.axhline(0, color=ACCURACY_COLOR, linewidth=0.5)
+    ax.grid(False)
+    ax.spines["right"].set_visible(True)
+    ax.set_ylabel("Log evidence ratio (nats)", color=ACCURACY_COLOR)
+    ax.tick_params(axis="y", colors=ACCURACY_COLOR)
+
+
+def evidence_text(lowest: pd.DataFrame, ended: str) -> TextTable:
+    """Return the table of where the evidence and the test loss are lowest."""
+    rows = []
+    for labels, each in groups(lowest, "labels"):
+        logs = [summarise(np.log10(floats(each, name))) for name in ("best_evidence_at", "lowest_loss_at")]
+        others = [summarise(floats(each, name)) for name in ("lowest_ratio", "lowest_loss")]
+        rows.append([labels, *map(mean_and_std, [*logs, *others])])
+    header = ["Labels", "log10 strength, best evidence", "log10 strength, lowest test loss"]
+    header += ["Lowest log ratio (nats)", "Lowest test loss (nats)"]
+    caption = (
+        "Logistic regressions over a sweep of the L2 strength: mean ± sample standard deviation over "
+        f"{len(set(lowest['draw']))} draws of the training images and random labels. A log evidence ratio below 0 is "
+        f"better than a model that gives each class 1/2. The draws read no run of the study. {ended}"
+    )
+    return TextTable("evidence_table", "Evidence and test loss", header, rows, lowest, caption)
