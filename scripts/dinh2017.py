@@ -15,12 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from dinh2017_measure import blocks, constant_network, measures, probes_of
-from study import Cell, Study, Task, run_study
-
+from scripts.measures.dinh2017 import blocks, constant_network, measures, probes_of
+from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 

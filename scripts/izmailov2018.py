@@ -14,12 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from izmailov2018_measure import line, plane, rays, three_points
-from study import Cell, Study, Task, run_study
-
+from scripts.measures.izmailov2018 import line, plane, rays, three_points
+from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import (
     AverageConfig,

@@ -38,13 +38,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from keskar2017_arms import Case, Ranges, arms_of, pairs_of, spaced
-from measures.keskar2017 import along_training, slices
-from study import Cell, Measurement, Study, Task, run_study
-
+from scripts.grids.keskar2017 import Case, Ranges, arms_of, pairs_of, spaced
+from scripts.measures.keskar2017 import along_training, slices
+from scripts.runner.study import Cell, Measurement, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.probes import (

@@ -15,13 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
-
-from large_batch_recipes_arms import RECIPES, Preset, multiplied
-from study import Cell, Measurement, Study, run_study
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
 from analysis.large_batch_recipes.allreduce import Cluster
+from scripts.grids.large_batch_recipes import RECIPES, Preset, multiplied
+from scripts.runner.study import Cell, Measurement, Study, run_study
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig
 

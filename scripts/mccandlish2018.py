@@ -16,14 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from mccandlish2018_branches import branches, two_classes
-from mccandlish2018_measure import line_search, noise_scales
-from mccandlish2018_presets import PRESETS, Preset
-from study import Cell, Measurement, Study, Task, run_study
-
+from scripts.grids.mccandlish2018 import PRESETS, Preset
+from scripts.measures.mccandlish2018 import line_search, noise_scales
+from scripts.measures.mccandlish2018_branches import branches, two_classes
+from scripts.runner.study import Cell, Measurement, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, MeasureConfig, RunConfig
 from sharpness.data import DATASETS

@@ -16,12 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/, study.py and the search are not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from shallue2018_search import Space, Workload, trial_cells
-from study import Cell, Measurement, Study, run_study
-
+from scripts.grids.shallue2018 import Space, Workload, trial_cells
+from scripts.runner.study import Cell, Measurement, Study, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig
 from sharpness.probes import GradientNoise

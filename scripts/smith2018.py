@@ -13,11 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from study import Cell, Measurement, Study, run_study
-
+from scripts.runner.study import Cell, Measurement, Study, run_study
 from sharpness.cli import run_command
 from sharpness.config import BatchConfig, DataConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig
 

@@ -15,12 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/ and study.py are not part of the installed package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from smith_le2018_measure import accuracy_over_tests, evidence
-from study import Cell, Study, Task, run_study
-
+from scripts.measures.smith_le2018 import accuracy_over_tests, evidence
+from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
 

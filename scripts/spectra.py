@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/, study_folder.py and workers.py are not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
 import tyro
 from rich.console import Console
-from study_folder import probe_cell
-from workers import Job, Workers, available_cores
 
+from scripts.runner.folder import probe_cell
+from scripts.runner.workers import Job, Workers, available_cores
 from sharpness.cli import run_command
 from sharpness.errors import InputError
 from sharpness.machine.environment import choose_device

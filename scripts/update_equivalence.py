@@ -16,12 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # analysis/, study.py and the measurements are not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from study import Cell, Study, Task, run_study
-from update_equivalence_measure import curvatures, distances, falls, variances
-
+from scripts.measures.update_equivalence import curvatures, distances, falls, variances
+from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.training.checks import examples_of

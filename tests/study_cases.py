@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,12 @@ from sharpness.data.idx import encode_idx
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_run_data
 from sharpness.training import train
-from tests.conftest import ROOT, run_python
+from tests.conftest import run_python
 
 
 def script(name: str) -> Any:
     """Return a module of ``scripts/``."""
-    folder = str(ROOT / "scripts")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    return importlib.import_module(name)
+    return importlib.import_module(f"scripts.{name}")
 
 
 def do(jobs: Iterable[Any]) -> int:

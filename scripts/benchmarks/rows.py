@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from scripts.benchmarks.tools import NotInstalledError
-from scripts.workers import leave_with
+from scripts.runner.workers import leave_with
 from sharpness.cli import run_command
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import git_commit, versions

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from grid import Cell, Measurement, Preset, Study, Task
-from ray_workers import RayWorkers
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from study_folder import StudyFolder
-from workers import Workers, available_cores
 
+from scripts.runner.folder import StudyFolder
+from scripts.runner.grid import Cell, Measurement, Preset, Study, Task
+from scripts.runner.ray_workers import RayWorkers
+from scripts.runner.workers import Workers, available_cores
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.environment import choose_device
 from sharpness.training import check_config

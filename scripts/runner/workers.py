@@ -16,9 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
-from display import Show, display
 from rich.console import Console
 
+from scripts.runner.display import Show, display
 from sharpness.errors import InputError, RunError
 
 

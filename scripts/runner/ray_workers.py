@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from display import Show, display
 from rich.console import Console
-from workers import Job, call
 
+from scripts.runner.display import Show, display
+from scripts.runner.workers import Job, call
 from sharpness.errors import InputError, RunError
 from sharpness.machine.extras import extra
 from sharpness.runs import folder as run_folder
@@ -38,12 +38,13 @@ REPORT_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
 """How long the address of a cluster may take to answer."""
 
-PATHS = tuple(str(Path(__file__).resolve().parents[n]) for n in (1, 0))
-"""The checkout and its scripts, which the nodes import from."""
+CHECKOUT = str(Path(__file__).resolve().parents[2])
+"""The nodes import from this folder."""
 
 
 class RayWorkers:
-    """The interface of :class:`workers.Workers` on Ray: ``local`` starts one on this machine, else it is an address.
+    """The interface of :class:`scripts.runner.workers.Workers` on Ray: ``local`` starts one on this machine, else it is
+    an address.
 
     As many jobs run at once as there is room for, at most ``num_workers``. Each gets a CPU, with ``num_workers`` its
     share of them, and with ``device`` ``cuda`` a GPU and the CPUs beside it; ``auto`` is ``cuda`` where a node has a
@@ -148,7 +149,7 @@ def _connect(address: str) -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what is to come: a warning otherwise
     os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # they have a count of their own, without end
     # As in workers.py, torch then puts large CPU tensors on huge pages.
-    environment = {"PYTHONPATH": os.pathsep.join(PATHS), "THP_MEM_ALLOC_ENABLE": "1"}
+    environment = {"PYTHONPATH": CHECKOUT, "THP_MEM_ALLOC_ENABLE": "1"}
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         _answers(address)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from update_equivalence_walks import back_after, descend, flat_gradient, relative_distances
 
+from scripts.measures.update_equivalence_walks import back_after, descend, flat_gradient, relative_distances
 from sharpness.curvature import HessianOperator
 from sharpness.data import normalise
 from sharpness.errors import InputError

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from grid import Cell, Measurement, Task
-from workers import Job
-
+from scripts.runner.grid import Cell, Measurement, Task
+from scripts.runner.workers import Job
 from sharpness.config import RunConfig
 from sharpness.machine.environment import choose_device, git_commit, versions
 from sharpness.measure.runs import checkpoint_sha256, missing_probes, probe_run

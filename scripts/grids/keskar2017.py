@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from study import Cell
-
+from scripts.runner.study import Cell
 from sharpness.config import BatchConfig, RunConfig
 from sharpness.training.checks import examples_of
 

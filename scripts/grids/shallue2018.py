@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from study import Cell
 
+from scripts.runner.study import Cell
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.machine.environment import derived_seed
 

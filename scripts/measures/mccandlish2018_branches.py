@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mccandlish2018_measure import checkpoint_at, finite, noise_of, one_batch, place_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from scripts.measures.mccandlish2018 import checkpoint_at, finite, noise_of, one_batch, place_of
 from sharpness.data import Split, normalise, random_subset
 from sharpness.errors import InputError
 from sharpness.machine.environment import derived_seed
