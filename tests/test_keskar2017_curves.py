@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.keskar2017.curves import at_equal_loss, from_minimum, over_training, rises, slope_changes
-from analysis.keskar2017.threshold import threshold
+from analysis.statistics.threshold import threshold
 
 # --- the threshold ---------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.keskar2017.figures import ROLE, handle, legend, roles
-from analysis.keskar2017.threshold import Threshold
+from analysis.statistics.threshold import Threshold
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure

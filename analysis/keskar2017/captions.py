@@ -7,8 +7,8 @@ import pandas as pd
 
 from analysis.keskar2017.curves import CURVES
 from analysis.keskar2017.numbers import EPSILONS, ROLES, Results, not_positive, start_of_search
-from analysis.keskar2017.threshold import Threshold
 from analysis.report import numbers
+from analysis.statistics.threshold import Threshold
 from sharpness.plots.frames import floats, groups, records, rows_where
 
 NAMES = {"top_eigenvalue": "lambda_max", "keskar_sharpness": "phi"}

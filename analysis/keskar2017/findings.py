@@ -11,12 +11,12 @@ import pandas as pd
 from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.curves import at_equal_loss, curves, over_training, rises, slope_changes
 from analysis.keskar2017.numbers import EPSILONS, Results, batch_rows, difference, ratio, warm_rows
-from analysis.keskar2017.threshold import Threshold, threshold
 from analysis.report import numbers
 from analysis.report.texts import slug
 from analysis.report.verdicts import Finding, Verdict, judge, judge_value
 from analysis.statistics.fits import power_law_by
 from analysis.statistics.intervals import Interval, paired_difference, paired_ratio
+from analysis.statistics.threshold import Threshold, threshold
 from sharpness.plots.frames import floats, rows_where
 
 MAGNITUDES = (10.0, 1000.0)
