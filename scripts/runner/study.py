@@ -147,9 +147,9 @@ def show(console: Console, rendered: Rendered) -> None:
     for each in rendered.tables:
         table = Table(title=each.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
         for number, column in enumerate(each.header):
-            table.add_column(column, justify="left" if number == 0 else "right")
+            table.add_column(Text(column), justify="left" if number == 0 else "right")  # [pp] is no markup here
         for row in each.rows:
-            table.add_row(*map(Text, row))  # as they are: [pp] is no markup here
+            table.add_row(*map(Text, row))
         console.print(table)
     for sentence in rendered.sentences:
         console.print(f"- {sentence}", highlight=False, soft_wrap=True)
