@@ -7,6 +7,7 @@ import os
 # Before NumPy and torch read it: threads that wait for work beside another test process take ten times its time.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
 
+import gc
 import runpy
 import subprocess
 import sys
@@ -24,6 +25,15 @@ PATIENCE = 900.0
 
 torch.set_num_threads(1)
 runpy.run_path(str(SHIM / "sitecustomize.py"))  # for this process; others find it through PYTHONPATH
+
+
+def pytest_collection_finish() -> None:
+    """Spare what is imported by now every further search for garbage: it lives to the end, and is most of all there is.
+
+    The searches are frequent: whatever runs out of memory asks for one.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def run_python(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -44,6 +44,13 @@ ONE_PROCESS = {"gradient_noise", "batch_sharpness", "learning_coefficient", "pre
 ONE_PROCESS |= {"interaction", "geodesic_sharpness"}
 """Probes of single examples or random batches, which are refused in several processes, and that of attention."""
 
+SMALL = {
+    "pac_bayes": {"num_pairs": 4},
+    "density": {"steps": 20, "starts": 2},
+    "relative_flatness": {"num_hvps": 40},
+}
+"""Knobs of the probes that ask the other process most often: each question wakes both."""
+
 
 def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any]:
     """Return the records of all probes, and of some with other knobs."""
@@ -57,7 +64,7 @@ def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any
             targets = [(x, F.one_hot(y, 3).to(x)) for x, y in batches]
             loss = Loss(model, F.mse_loss, targets, dtype=torch.float64)
         check_deterministic(loss)
-        small = {"num_points": 4} if name in LANDSCAPES else {}
+        small = {"num_points": 4} if name in LANDSCAPES else SMALL.get(name, {})
         others = [(1.1 + i) * loss.weights + 0.1 * (i + 1) for i in range(len(info.points) - 1)]
         others += [2 * others[0] + 0.2] if "trajectory" in info.points else []
         records[name] = info.probe(**small)(loss, loss.weights, *others).to_record().to_dict()

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sharpness.probes import PROBES
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import run_python
 from tests.oracles import assert_alike
 from tests.sharded_probes import ONE_PROCESS
 
 
 def records(name: str, folder: Path, *launcher: str) -> dict[str, Any]:
-    command = [sys.executable, *launcher, *(["-m"] if not launcher else []), "tests.sharded_probes", name, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    result = run_python("-m", *launcher, "tests.sharded_probes", name, str(folder))
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.strip().splitlines()[-1])
 
@@ -28,7 +23,7 @@ def records(name: str, folder: Path, *launcher: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["uneven", pytest.param("one empty", marks=pytest.mark.slow)])
 def test_every_probe_gives_the_same_record_on_two_processes(name: str, tmp_path: Path) -> None:
     alone = records(name, tmp_path / "one")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module")
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module")
     together = records(name, tmp_path / "two", *torchrun)
     assert alone.keys() == together.keys() > PROBES.keys() - ONE_PROCESS
     assert alone["failed"] and alone["fallback"] == {"backend": "finite_difference"}
