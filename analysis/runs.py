@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from sharpness.errors import InputError
+from sharpness.files import read_jsonl
 from sharpness.plots.frames import records, rows_where
 from sharpness.plots.save import rendered_with
-from sharpness.records import read_jsonl
 
 Place = tuple[Mapping[str, Any], Path]
 """The labels of a run and the folder it is expected in."""

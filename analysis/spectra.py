@@ -11,10 +11,11 @@ from typing import Any
 
 from analysis.runs import read_manifest
 from sharpness.errors import InputError
+from sharpness.files import read_jsonl
 from sharpness.plots.kinds import CONVERGENCE, KINDS, save_kind
 from sharpness.plots.networks import MAX_NETWORKS, Network
 from sharpness.plots.save import record_facts, remove_figure, rendered_with
-from sharpness.records import ProbeRecord, read_jsonl
+from sharpness.records import ProbeRecord
 
 FACTS = (
     "step",

@@ -15,7 +15,7 @@ import torch
 from sharpness.data.download import FASHION_MNIST_HOME, IDX_NAMES
 from sharpness.data.idx import encode_idx, gzip_bytes, read_idx
 from sharpness.errors import InputError
-from sharpness.records import write_atomically
+from sharpness.files import write_atomically
 
 TARGET = Path(__file__).resolve().parents[1] / "sharpness" / "data" / "fashion_mnist_10k"
 NUM_EXAMPLES = 10_000

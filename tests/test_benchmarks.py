@@ -29,12 +29,12 @@ from scripts.benchmarks.networks import Problem, load_problem
 from scripts.benchmarks.rows import Job, Row
 from sharpness.curvature import HessianOperator
 from sharpness.data import Dataset, load_dataset
+from sharpness.files import append_jsonl, read_jsonl
 from sharpness.landscapes import RandomPlane
 from sharpness.landscapes.directions import random_direction
 from sharpness.machine.environment import derived_seed
 from sharpness.operators import to_dense
 from sharpness.probes import GradientNoise
-from sharpness.records import append_jsonl, read_jsonl
 from tests.conftest import ROOT, run_python
 
 DEFAULT_TOOLS = ("ours", "pyhessian", "own-eigsh")

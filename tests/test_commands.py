@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sharpness.records import read_jsonl
+from sharpness.files import read_jsonl
 from tests.conftest import PATIENCE, ROOT, run_cold_python, run_python
 from tests.oracles import assert_alike
 

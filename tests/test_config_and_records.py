@@ -11,7 +11,8 @@ import pytest
 
 from sharpness.config import RunConfig, TrainingConfig, differences, from_toml, to_toml
 from sharpness.errors import InputError
-from sharpness.records import ProbeRecord, append_jsonl, read_jsonl, write_atomically
+from sharpness.files import append_jsonl, read_jsonl, write_atomically
+from sharpness.records import ProbeRecord
 from sharpness.training import check_config
 
 

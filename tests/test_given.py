@@ -19,12 +19,12 @@ from torch import nn
 
 from sharpness.data.batches import averaged_count
 from sharpness.errors import InputError
+from sharpness.files import read_jsonl
 from sharpness.loss import Loss
 from sharpness.loss.criteria import shifted_count
 from sharpness.measure.request import ProbeRequest, Request
 from sharpness.measure.user_checkpoint import load_given
 from sharpness.models.user_model import load_model
-from sharpness.records import read_jsonl
 from tests.cases import CASES as LOSS_CASES
 from tests.conftest import PATIENCE, ROOT, SHIM, run_cold_python
 from tests.given_cases import CASES, classifier, gpt2_config, images, mlp, seeded, top_eigenvalue

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from sharpness.cli.options import Probe
 from sharpness.cli.probe import run_probe
 from sharpness.errors import InputError
+from sharpness.files import read_jsonl
 from sharpness.measure.user_checkpoint import load_given
 from sharpness.probes import CriticalSharpness
-from sharpness.records import read_jsonl
 from tests.given_cases import CLASSES, classifier, mlp, seeded
 from tests.test_given import CPU, as_request
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, run_python
 # Each module may import from the lines above its own. Modules of one line do not import each other.
 LADDER = (
     ("errors",),
-    ("machine", "records", "config", "spec"),
+    ("machine", "records", "files", "config", "spec"),
     ("vectors", "noise_scale", "users_code"),
     ("data", "models", "operators"),
     ("loss", "linalg"),
@@ -76,14 +76,14 @@ def test_analysis_reads_records_and_nothing_else_of_the_library() -> None:
     wrong = []
     for path in sorted((ROOT / "analysis").rglob("*.py")):
         names = imported(path)
-        others = parts_of(names) - {"records", "errors", "plots"}
+        others = parts_of(names) - {"records", "files", "errors", "plots"}
         torches = {name for name in names if name.split(".")[0] == "torch"}
         wrong += [f"{path.relative_to(ROOT)} must not import {name}" for name in sorted(others | torches)]
     assert not wrong, "\n".join(wrong)
 
 
 def test_records_and_analysis_load_without_torch() -> None:
-    code = "import sharpness.records, analysis.keskar2017.report, sys; print('torch' in sys.modules)"
+    code = "import sharpness.records, sharpness.files, analysis.keskar2017.report, sys; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
 

@@ -29,9 +29,10 @@ from analysis.keskar2017.sentences import of_pairs
 from analysis.report.report import Drawing, Rendered
 from analysis.report.texts import csv_text, latex_text, markdown_text
 from sharpness.errors import InputError
+from sharpness.files import append_jsonl
 from sharpness.plots import style
 from sharpness.plots.frames import records
-from sharpness.records import ProbeRecord, append_jsonl
+from sharpness.records import ProbeRecord
 from tests.drawings import faults
 from tests.keskar2017_cases import settings_of
 

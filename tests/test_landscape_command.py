@@ -16,7 +16,7 @@ import torch
 from sharpness.cli.landscape import part_of, run_landscape
 from sharpness.cli.options import Landscape
 from sharpness.errors import InputError
-from sharpness.records import read_jsonl
+from sharpness.files import read_jsonl
 from tests.conftest import PATIENCE, ROOT
 from tests.given_cases import images, mlp, seeded
 from tests.test_commands import assert_refused, sharpness

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.errors import InputError
+from sharpness.files import append_jsonl, read_jsonl
 from sharpness.landscapes import (
     LANDSCAPES,
     EigenPlane,
@@ -24,7 +25,6 @@ from sharpness.landscapes import (
 from sharpness.landscapes.cells import CellsMissing, evaluate_cells
 from sharpness.landscapes.directions import filter_normalised, frame_through, principal_frame, random_direction
 from sharpness.loss import Loss
-from sharpness.records import append_jsonl, read_jsonl
 from tests.cases import CASES
 from tests.oracles import dense_hessian
 from tests.probe_cases import quadratic, small_network

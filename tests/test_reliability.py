@@ -24,8 +24,8 @@ import torch
 from sharpness.cli import run_command
 from sharpness.config import to_toml
 from sharpness.errors import InputError, RunError, Terminated
+from sharpness.files import append_jsonl, read_jsonl, write_atomically
 from sharpness.models import MODELS, ModelInfo
-from sharpness.records import append_jsonl, read_jsonl, write_atomically
 from sharpness.runs import RunFolder
 from sharpness.training import loop
 from sharpness.training.position import Position

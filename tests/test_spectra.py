@@ -18,13 +18,14 @@ from scipy.integrate import trapezoid
 
 from analysis.spectra import FIGURES, load_networks, render_spectra
 from sharpness.errors import InputError
+from sharpness.files import append_jsonl
 from sharpness.plots.axes import asinh_axis
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.networks import Network
 from sharpness.plots.spectra_tables import common_threshold, convergence_table, density_table, layers_table
 from sharpness.plots.style import STYLE, new_figure
 from sharpness.probes import LayerEigenvalues, TopEigenvalues
-from sharpness.records import ProbeRecord, append_jsonl
+from sharpness.records import ProbeRecord
 from tests.conftest import run_python
 from tests.drawings import faults
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from sharpness.files import read_jsonl
 from sharpness.plots.stress import stress_figure, stress_rows
-from sharpness.records import read_jsonl
 from tests.drawings import faults
 from tests.given_cases import images, mlp, seeded
 from tests.test_commands import assert_refused, sharpness

@@ -25,7 +25,7 @@ from analysis.pages.markdown import plain
 from analysis.pages.papers import PAPERS, Paper, paper_of
 from analysis.report.verdicts import Finding, Verdict
 from sharpness.errors import InputError, RunError
-from sharpness.records import write_atomically
+from sharpness.files import write_atomically
 
 MARKERS = ("<!-- verdicts -->", "<!-- /verdicts -->")
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)

@@ -24,7 +24,7 @@ from analysis.pages.gallery_page import gallery_page
 from analysis.pages.papers import PAPERS
 from analysis.report.verdicts import Finding
 from sharpness.errors import InputError
-from sharpness.records import write_atomically
+from sharpness.files import write_atomically
 
 LARGE = 25_000_000
 """Bytes above which the command says that the page is large."""

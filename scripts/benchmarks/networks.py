@@ -20,9 +20,9 @@ from sharpness.config import RunConfig, TrainingConfig
 from sharpness.data import Batches, load_dataset
 from sharpness.data.batches import Batch, split
 from sharpness.errors import InputError
+from sharpness.files import write_atomically
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
-from sharpness.records import write_atomically
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_network
 

@@ -26,8 +26,8 @@ from scripts.benchmarks.tools import NotInstalledError
 from scripts.runner.workers import leave_with
 from sharpness.cli import run_command
 from sharpness.errors import InputError, RunError
+from sharpness.files import append_jsonl, read_jsonl
 from sharpness.machine.environment import git_commit, versions
-from sharpness.records import append_jsonl, read_jsonl
 
 Row = dict[str, Any]
 ROW_MARK = "benchmark row: "

@@ -12,9 +12,9 @@ from typing import Any
 from scripts.runner.grid import Cell, Measurement, Task
 from scripts.runner.workers import Job
 from sharpness.config import RunConfig
+from sharpness.files import write_atomically
 from sharpness.machine.environment import choose_device, git_commit, versions
 from sharpness.measure.runs import checkpoint_sha256, missing_probes, probe_run
-from sharpness.records import write_atomically
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_run_data
 from sharpness.training import train

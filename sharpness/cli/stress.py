@@ -17,12 +17,13 @@ from sharpness.cli.options import Stress
 from sharpness.cli.output import interval_text, make_console, say, value_text, warn
 from sharpness.cli.probe import check_out_folder, deadline_of, names_of, options_of, show_given
 from sharpness.errors import InputError, unknown_name
+from sharpness.files import append_jsonl, read_jsonl
 from sharpness.machine.environment import choose_device
 from sharpness.measure.runner import applicable, probes_named
 from sharpness.measure.stress import stress_test, usable_rescalings
 from sharpness.measure.subject import subject_sha256
 from sharpness.measure.user_checkpoint import Given, load_given
-from sharpness.records import ProbeRecord, append_jsonl, read_jsonl
+from sharpness.records import ProbeRecord
 from sharpness.results import facts_of
 from sharpness.symmetries.rescaling import Rescaling
 

@@ -16,11 +16,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
+from sharpness.files import write_atomically
 from sharpness.landscapes.paths import COEFFICIENTS, combination, linear
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.environment import derived_seed
-from sharpness.records import write_atomically
 from sharpness.results import facts_of
 from sharpness.vectors import sha256_of
 

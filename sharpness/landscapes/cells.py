@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.errors import InputError, RunError
+from sharpness.files import append_jsonl, read_jsonl
 from sharpness.loss import Evaluation, Loss
 from sharpness.machine.distributed import from_all_ranks, rank
-from sharpness.records import append_jsonl, read_jsonl
 from sharpness.results import Progress, facts_of
 from sharpness.vectors import sha256_of
 

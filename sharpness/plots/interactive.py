@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from sharpness.errors import InputError
+from sharpness.files import write_atomically
 from sharpness.machine.extras import extra
-from sharpness.records import ProbeRecord, write_atomically
+from sharpness.records import ProbeRecord
 
 QUANTITIES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 WIDE = 10.0

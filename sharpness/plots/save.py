@@ -15,8 +15,9 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sharpness.files import write_atomically
 from sharpness.plots.style import STYLE
-from sharpness.records import ProbeRecord, write_atomically
+from sharpness.records import ProbeRecord
 
 SUFFIXES = (".pdf", ".png", ".csv", ".json")
 RECORD_FACTS = ("value", "lower", "upper", "confidence", "converged", "knobs", "num_hvps", "seconds", "seed", "dtype")

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from sharpness.config import RunConfig, differences, from_dict, from_toml, to_toml
 from sharpness.errors import InputError, RunError
-from sharpness.records import ProbeRecord, append_jsonl, read_jsonl, write_atomically
+from sharpness.files import append_jsonl, read_jsonl, write_atomically
+from sharpness.records import ProbeRecord
 
 LOCK_SECONDS = 1.0
 """A killed command's child processes take up to a second to notice and let go of a run."""
