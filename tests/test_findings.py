@@ -151,7 +151,7 @@ def test_a_readme_without_its_markers_is_refused_and_nothing_written(place: Opti
 
 def test_a_study_of_no_paper_is_not_lost(place: Options) -> None:
     write_findings(place.figures / "nobody2030" / "cpu-5-seeds", [CLAIM])
-    with pytest.raises(InputError, match=r"got nobody2030: add them to analysis/papers\.py"):
+    with pytest.raises(InputError, match=r"got nobody2030: add them to analysis/pages/papers\.py"):
         load_findings(place.figures)
 
 
