@@ -1,4 +1,4 @@
-"""The hashes of a tree of runs and figures: what differs between two runs of one program is left out, the rest is not."""
+"""The hashes of a tree of runs and figures leave out what differs between two runs of one program, and nothing else."""
 
 from __future__ import annotations
 

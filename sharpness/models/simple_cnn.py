@@ -25,10 +25,16 @@ def simple_cnn(first: int, second: int, hidden: int) -> Callable[[tuple[int, ...
     def create(input_shape: tuple[int, ...], num_classes: int, norm: str) -> nn.Sequential:
         channels, height, width = image_shape(input_shape, smallest=4)
         return nn.Sequential(
-            *(nn.Conv2d(channels, first, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(first, second, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            nn.Conv2d(channels, first, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(first, second, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
             nn.Flatten(),
-            *(nn.Linear(second * (height // 4) * (width // 4), hidden), nn.ReLU(), nn.Dropout(0.4)),
+            nn.Linear(second * (height // 4) * (width // 4), hidden),
+            nn.ReLU(),
+            nn.Dropout(0.4),
             nn.Linear(hidden, num_classes),
         )
 

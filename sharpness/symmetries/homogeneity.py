@@ -8,49 +8,52 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+# These tables are read by rows.
+# fmt: off
 # Subclasses of these count too, timm's for instance; one that does something else is found out by its outputs.
 WEIGHTED = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )
 """Modules whose output is linear in their weight and, but for a bias, in their input."""
 
 NORMS = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
 )
 """Modules whose output does not change with the scale of their input, up to their eps, and is linear in their own."""
 
 HOMOGENEOUS_MODULES: frozenset[type[nn.Module]] = frozenset(
     {
-        *(nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.Unflatten),
-        *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-        *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-        *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-        *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-        *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.PixelShuffle, nn.ChannelShuffle),
+        nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.Unflatten,
+        nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+        nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+        nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+        nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+        nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.PixelShuffle, nn.ChannelShuffle,
     }
 )
 """Modules with ``f(a x) = a f(x)`` for a > 0 in evaluation mode."""
 
 HOMOGENEOUS_FUNCTIONS: frozenset[Any] = frozenset(
     {
-        *(torch.relu, F.relu, F.leaky_relu, torch.flatten, torch.reshape, torch.permute, torch.transpose),
-        *(torch.squeeze, torch.unsqueeze, torch.mean, F.dropout, F.dropout2d),
-        *(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d),
-        *(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
-        *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
-        *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+        torch.relu, F.relu, F.leaky_relu, torch.flatten, torch.reshape, torch.permute, torch.transpose,
+        torch.squeeze, torch.unsqueeze, torch.mean, F.dropout, F.dropout2d,
+        F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d,
+        F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
+        F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
+        F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d,
     }
 )
 
 HOMOGENEOUS_METHODS = frozenset(
     {
-        *("relu", "relu_", "view", "reshape", "flatten", "permute", "transpose", "contiguous"),
-        *("squeeze", "unsqueeze", "mean", "sum", "clone"),
+        "relu", "relu_", "view", "reshape", "flatten", "permute", "transpose", "contiguous",
+        "squeeze", "unsqueeze", "mean", "sum", "clone",
     }
 )
+# fmt: on
 
 SCALE_FREE = frozenset({("call_method", "size"), ("call_method", "dim")})
 """What reads a tensor's shape and not its numbers."""

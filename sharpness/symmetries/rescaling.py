@@ -1,4 +1,4 @@
-"""Which of a network's tensors can be rescaled without changing what it computes (Dinh et al. 2017)."""
+"""The tensors of a network that can be rescaled without changing what it computes (Dinh et al. 2017)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sharpness.symmetries.homogeneity import (
     owns_its_weight,
     scales_its_output,
 )
+from sharpness.symmetries.tracing import SHALLOW, Tracer
 from sharpness.vectors import Layout
 
 PATTERNS = (
@@ -89,26 +90,12 @@ def find_rescalings(model: nn.Module) -> list[Rescaling]:
     return sorted(groups, key=lambda group: group.kind != "pair")
 
 
-class _Tracer(fx.Tracer):
-    """Sees layers as wholes, those of other libraries too."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, WEIGHTED + NORMS) or super().is_leaf_module(m, module_qualified_name)
-
-
-class _ShallowTracer(fx.Tracer):
-    """Sees a module's own forward and nothing of its children's."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
 def _graphs(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module, fx.Graph]]:
     """Yield the graphs of the largest parts of a network that can be traced, each with the path to it."""
-    if (graph := _traced(_Tracer(), model)) is not None:
+    if (graph := _traced(Tracer(lambda module: isinstance(module, WEIGHTED + NORMS)), model)) is not None:
         yield prefix, model, graph
         return
-    if (graph := _traced(_ShallowTracer(), model)) is not None:
+    if (graph := _traced(SHALLOW, model)) is not None:
         yield prefix, model, graph
     for name, child in model.named_children():
         yield from _graphs(child, f"{prefix}{name}.")

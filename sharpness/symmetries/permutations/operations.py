@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# These tables are read by rows.
+# fmt: off
 CHANNEL_NORMS = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
 )
 """Modules that treat each channel, the second dimension, by itself, with numbers of its own."""
 
@@ -22,31 +24,32 @@ LAYERS = (nn.Linear, nn.Embedding, nn.PReLU, *CONVOLUTIONS, *TRANSPOSED, *CHANNE
 
 ELEMENTWISE_MODULES: frozenset[type[nn.Module]] = frozenset(
     {
-        *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.SELU, nn.CELU, nn.Softplus),
-        *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
-        *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+        nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.SELU, nn.CELU, nn.Softplus,
+        nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid,
+        nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
     }
 )
 
 ELEMENTWISE = frozenset(
     {
-        *("relu", "relu6", "leaky_relu", "gelu", "silu", "mish", "elu", "selu", "celu", "softplus", "tanh", "sigmoid"),
-        *("logsigmoid", "softsign", "tanhshrink", "hardtanh", "hardswish", "hardsigmoid"),
-        *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
-        *("add", "iadd", "sub", "isub", "mul", "imul", "multiply", "div", "truediv", "itruediv", "neg", "pow"),
-        *("maximum", "minimum", "clamp", "abs", "exp", "log", "sqrt", "rsqrt", "square", "sin", "cos", "erf"),
-        *("float", "double", "detach", "clone"),
+        "relu", "relu6", "leaky_relu", "gelu", "silu", "mish", "elu", "selu", "celu", "softplus", "tanh", "sigmoid",
+        "logsigmoid", "softsign", "tanhshrink", "hardtanh", "hardswish", "hardsigmoid",
+        "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
+        "add", "iadd", "sub", "isub", "mul", "imul", "multiply", "div", "truediv", "itruediv", "neg", "pow",
+        "maximum", "minimum", "clamp", "abs", "exp", "log", "sqrt", "rsqrt", "square", "sin", "cos", "erf",
+        "float", "double", "detach", "clone",
     }
 )
 """Functions and methods, without the underscore of those in place, of each entry or of entries of equal places."""
 
 MOVES = frozenset(
     {
-        *("flatten", "unflatten", "view", "reshape", "permute", "transpose", "movedim", "squeeze", "unsqueeze"),
-        *("contiguous", "expand", "getitem", "mean", "amax", "amin"),
+        "flatten", "unflatten", "view", "reshape", "permute", "transpose", "movedim", "squeeze", "unsqueeze",
+        "contiguous", "expand", "getitem", "mean", "amax", "amin",
     }
 )
 """Functions and methods that move entries as their places say, or that reduce whole dimensions."""
+# fmt: on
 
 MOVING_MODULES: frozenset[type[nn.Module]] = frozenset({nn.Flatten, nn.Unflatten})
 

@@ -1,4 +1,4 @@
-"""Which hidden units of a network can change places: a search through its graph."""
+"""A search through a network's graph for hidden units that can change places."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from sharpness.data.batches import Batch
 from sharpness.loss.eval_mode import measuring
 from sharpness.symmetries.permutations.groups import Group, Ties
 from sharpness.symmetries.permutations.operations import plain_kind
-from sharpness.symmetries.permutations.walk import Walk
+from sharpness.symmetries.permutations.walk import UnitWalk
+from sharpness.symmetries.tracing import SHALLOW, Tracer
 
 PATTERNS = (
     "hidden units of linear and convolution layers followed by activations, dropout, pooling, BatchNorm, InstanceNorm, "
@@ -80,10 +81,10 @@ def _search(part: nn.Module, calls: Calls, names: Mapping[int, str], ties: Ties)
     """Return the ties with those of a part: of its whole graph, or else of its own forward and of its children."""
     if id(part) not in calls or plain_kind(part) is not None:
         return ties  # never called, or a layer whose graph is that of what calls it
-    whole = _walked(_Tracer(), part, calls, names, ties)
+    whole = _walked(Tracer(lambda module: plain_kind(module) is not None), part, calls, names, ties)
     if whole is not None:
         return whole
-    own = _walked(_ShallowTracer(), part, calls, names, ties)
+    own = _walked(SHALLOW, part, calls, names, ties)
     if own is None:
         own = ties
         for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
@@ -92,20 +93,6 @@ def _search(part: nn.Module, calls: Calls, names: Mapping[int, str], ties: Ties)
     for child in part.children():
         own = _search(child, calls, names, own)
     return own
-
-
-class _Tracer(fx.Tracer):
-    """Sees layers as wholes, subclasses that add nothing too."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return plain_kind(m) is not None or super().is_leaf_module(m, module_qualified_name)
-
-
-class _ShallowTracer(fx.Tracer):
-    """Sees a module's own forward and nothing of its children's."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
 
 
 def _walked(tracer: fx.Tracer, part: nn.Module, calls: Calls, names: Mapping[int, str], ties: Ties) -> Ties | None:
@@ -119,7 +106,7 @@ def _walked(tracer: fx.Tracer, part: nn.Module, calls: Calls, names: Mapping[int
         absent = {name: p.default for name, p in signature.parameters.items() if name not in given}
         graph = tracer.trace(part, concrete_args=absent)
         values = given | absent
-        Walk(part, graph, names, trial).run(
+        UnitWalk(part, graph, names, trial).run(
             *(values[str(node.target)] for node in graph.nodes if node.op == "placeholder"), enable_io_processing=False
         )
     except Exception:  # a forward that meets a proxy may fail in any way

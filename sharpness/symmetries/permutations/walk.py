@@ -1,4 +1,4 @@
-"""Follows the units of each layer through one traced graph, while it runs on an example that gives the shapes."""
+"""A walk that follows the units of each layer through one traced graph, on an example that gives the shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sharpness.symmetries.permutations import operations
 from sharpness.symmetries.permutations.groups import Key, Slot, Ties
 
 
-class Walk(fx.Interpreter):
+class UnitWalk(fx.Interpreter):
     """Runs a graph and says in ``ties`` which axes of which tensors hold the same units.
 
     ``names`` are those of parameters and buffers by identity. What a graph is given and what it returns is fixed, and
