@@ -1,4 +1,4 @@
-"""What a spectral algorithm may know of a matrix: a symmetric product with vectors."""
+"""Symmetric operators: a product with vectors is all that a spectral algorithm may know of a matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user names on the command line: ``kind:name,option=value`` or ``package.module:object`` (no torch here)."""
+"""Specs of the command line: ``kind:name,option=value`` or ``package.module:object`` (no torch here)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Spec:
 
     @property
     def importable(self) -> bool:
-        """Whether the name is of the form ``package.module:object``."""
+        """Return whether the name is of the form ``package.module:object``."""
         return self.kind is None and IMPORTABLE.fullmatch(self.name) is not None
 
     def checked(self, known: Iterable[str]) -> dict[str, Any]:

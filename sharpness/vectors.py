@@ -18,7 +18,7 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each trainable parameter lies in the flat vector ``w``: names and shapes, as ``named_parameters`` has them.
+    """The places of the trainable parameters in the flat vector ``w``: names and shapes as of ``named_parameters``.
 
     A tensor that several modules share (tied weights) is one entry, as ``named_parameters`` lists it once.
 

@@ -1,4 +1,4 @@
-"""What all curvature matrices of a loss share: kept graphs, a memory budget, and finite differences as the way out."""
+"""The base of all curvature matrices: graphs kept within a memory budget, and finite differences as the way out."""
 
 from __future__ import annotations
 

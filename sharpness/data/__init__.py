@@ -26,7 +26,7 @@ __all__ = ["DATASETS", "Batches", "Dataset", "DatasetInfo", "Split", "load_datas
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a dataset is, before any file is opened: shape is channels, height, width."""
+    """A dataset as it is known before any file is opened: ``shape`` is channels, height, width."""
 
     description: str
     num_train: int

@@ -1,4 +1,4 @@
-"""What a batch is: a pair (inputs, targets) or a dict of tensors; what its mean loss averages over, and its hash."""
+"""Batches, pairs (inputs, targets) or dicts of tensors: the count that a mean loss averages over, and their hash."""
 
 from __future__ import annotations
 

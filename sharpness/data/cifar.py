@@ -28,7 +28,7 @@ _AGAIN = "get the binary version again from the CIFAR home page"
 
 @dataclass(frozen=True)
 class CifarLayout:
-    """How one of the two datasets is cut into files; the fine label is the last of ``label_bytes``."""
+    """The files of one of the two datasets; the fine label is the last of ``label_bytes``."""
 
     folder: str
     """The folder inside the archive."""

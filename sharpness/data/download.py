@@ -1,4 +1,4 @@
-"""Where a dataset's files are found: a folder the caller names, the cache, a system folder, their home on the web."""
+"""The search for a dataset's files: a folder of the caller's, the cache, a system folder, their home on the web."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 
 @dataclass(frozen=True)
 class Home:
-    """Where a dataset comes from and under which names a folder may hold it."""
+    """The place a dataset comes from, and the names under which a folder may hold it."""
 
     url: str
     """The address of the folder of the files, with a slash at the end."""
@@ -82,7 +82,7 @@ def cache_folder() -> Path:
 
 
 def is_offline() -> bool:
-    """Whether ``SHARPNESS_OFFLINE`` forbids every network access (any value but empty and 0 does)."""
+    """Return whether ``SHARPNESS_OFFLINE`` forbids every network access (any value but empty and 0 does)."""
     return os.environ.get("SHARPNESS_OFFLINE", "") not in ("", "0")
 
 

@@ -1,4 +1,4 @@
-"""How stored inputs become the numbers that a network takes."""
+"""The scaling of stored inputs to the numbers that a network takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sharpness.errors import InputError
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is done to inputs, ``(inputs / scale - mean) / std``: bytes become numbers in [0, 1] by default.
+    """The scaling ``(inputs / scale - mean) / std`` of inputs: by default bytes become numbers in [0, 1].
 
     ``mean`` and ``std`` hold one number for all inputs or one for each channel, which is the second dimension. Raises
     :class:`InputError` for a number that is not finite and for a ``scale`` or ``std`` that is not positive.

@@ -1,4 +1,4 @@
-"""How large the largest eigenvalue can be after some steps of Lanczos from a random start, with a probability."""
+"""Upper bounds of the largest eigenvalue after some steps of Lanczos from a random start, with their probability."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def upper_bound(polynomials: Polynomials, size: int, level: float) -> float:
 
 
 def refutes_its_start(polynomials: Polynomials, size: int, level: float, slack: float) -> bool:
-    """Whether a process has shown that its own start was one of the share ``level`` under which its bounds fail.
+    """Return whether a process has shown that its own start was one of the share ``level`` under which its bounds fail.
 
     lambda_max >= theta, the largest Ritz value, so ``gamma >= delta`` would mean ``sum_j r_j(theta)^2 <= 1 / delta^2``;
     in the limit t -> theta what is left of the sum is ``(beta s_m prod (theta - other roots) / prod beta)^2``. Where

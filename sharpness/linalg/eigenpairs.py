@@ -1,4 +1,4 @@
-"""What is known of some eigenvalues: values, intervals, vectors and how they came about."""
+"""Eigenvalues with all that is known of them: intervals, vectors and how they came about."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Selection:
 
     @property
     def num_top(self) -> int:
-        """How many are counted from the top."""
+        """The number that is counted from the top."""
         return int(self.is_top.sum())
 
     @property
     def num_bottom(self) -> int:
-        """How many are counted from the bottom."""
+        """The number that is counted from the bottom."""
         return len(self.indices) - self.num_top
 
 

@@ -50,7 +50,7 @@ class Krylov:
 
     @property
     def spans_everything(self) -> bool:
-        """Whether basis and locked vectors together are a basis of the whole space, so that nothing is unknown."""
+        """Return whether basis and locked vectors together span the whole space, so that nothing is unknown."""
         return len(self.basis) + len(self.locked) == self.operator.size
 
     def step(self) -> None:

@@ -109,7 +109,7 @@ def _intervals(search: Search, pairs: RitzPairs) -> tuple[np.ndarray, np.ndarray
 
 
 def _good(search: Search, pairs: RitzPairs, residuals: np.ndarray) -> bool:
-    """Whether these pairs are what was asked for."""
+    """Return whether these pairs are what was asked for."""
     knobs, sizes = search.knobs, np.abs(pairs.values)
     if len(sizes) < knobs.num_wanted:
         return False

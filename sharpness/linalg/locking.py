@@ -19,7 +19,7 @@ from sharpness.operators import SymmetricOperator
 
 @dataclass(frozen=True)
 class Knobs:
-    """What a search is asked for; see :func:`sharpness.linalg.lanczos.extreme_eigenpairs`."""
+    """The request to a search; see :func:`sharpness.linalg.lanczos.extreme_eigenpairs`."""
 
     k: int
     which: Which
@@ -32,17 +32,17 @@ class Knobs:
 
     @property
     def num_ends(self) -> int:
-        """How many ends of the spectrum are bounded."""
+        """The number of ends of the spectrum that are bounded."""
         return 1 if self.which in ("top", "bottom") else 2
 
     @property
     def num_wanted(self) -> int:
-        """How many eigenvalues are asked for."""
+        """The number of eigenvalues asked for."""
         return 2 * self.k if self.which == "both" else self.k
 
     @property
     def verifies(self) -> bool:
-        """Whether there are eigenvalues beside the outermost, which one start can miss."""
+        """Return whether there are eigenvalues beside the outermost, which one start can miss."""
         return self.k > 1 and self.stop_on == "interval" and self.random
 
 
@@ -151,7 +151,7 @@ class Search:
 
     @property
     def slack(self) -> float:
-        """How far rounding, asymmetry and the operator's own error can move a Ritz value or a bound."""
+        """Return how far rounding, asymmetry and the operator's own error can move a Ritz value or a bound."""
         num_cycles = self.num_runs + self.num_restarts  # each but the first began with a rotation
         rounding = 8 * torch.finfo(self.operator.dtype).eps * num_cycles * self.scale
         return self.defect + rounding + self.operator.error
@@ -218,7 +218,7 @@ class Search:
         return RitzPairs(selection, values[selection.indices], vectors, residuals, tail, self.coupling + tail)
 
     def improves(self, pairs: RitzPairs) -> bool:
-        """Whether these pairs are beyond the locked ones by more than the interval forgives."""
+        """Return whether these pairs are beyond the locked ones by more than the interval forgives."""
         if self.locked is None:
             return True
         old, new = self.locked.values, pairs.values
@@ -229,7 +229,7 @@ class Search:
         return bool(np.any(gain > np.maximum(self.knobs.rtol / 4 * np.abs(old), self.slack)))
 
     def settled(self, pairs: RitzPairs) -> bool:
-        """Whether the pairs are good enough to lock: residuals of all runs together at most ``rtol / 4``."""
+        """Return whether the pairs are good enough to lock: residuals of all runs together at most ``rtol / 4``."""
         allowed = self.knobs.rtol / 4 * 0.5**self.num_runs * float(np.abs(pairs.values).min())
         rounding = 8 * torch.finfo(self.operator.dtype).eps * self.scale
         return len(pairs.values) == self.knobs.num_wanted and pairs.tail <= max(allowed, rounding)

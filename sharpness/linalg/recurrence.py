@@ -50,7 +50,7 @@ class _Recurrence:
 
     @property
     def invariant(self) -> bool:
-        """Whether the last residual is nothing but rounding, so that the recurrence ends."""
+        """Return whether the last residual is nothing but rounding, so that the recurrence ends."""
         return self.betas[-1] <= 10 * torch.finfo(self.vector.dtype).eps * self.scale
 
     def polynomials(self) -> Polynomials:

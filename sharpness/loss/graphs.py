@@ -1,4 +1,4 @@
-"""What autograd keeps for a gradient: its size in bytes, and clear errors where a second derivative is missing."""
+"""Autograd's graph of a gradient: its size in bytes, and clear errors where a second derivative is missing."""
 
 from __future__ import annotations
 

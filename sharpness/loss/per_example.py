@@ -83,7 +83,7 @@ class UnitGradients:
 
     @property
     def unit(self) -> str:
-        """What the gradients are of: ``example`` or ``batch``."""
+        """The unit that the gradients belong to: ``example`` or ``batch``."""
         return "batch" if self.method == "batches" else "example"
 
     def _counts_of(self, batch: Batch) -> Tensor:

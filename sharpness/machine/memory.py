@@ -1,4 +1,4 @@
-"""How much memory is free, and how running out of it is told from other errors."""
+"""Free memory, and running out of it as told from other errors."""
 
 from __future__ import annotations
 

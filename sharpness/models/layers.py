@@ -1,4 +1,4 @@
-"""What the networks of this package share: an optional BatchNorm, the shape of images, initial weights."""
+"""Parts that the networks of this package share: an optional BatchNorm, the shape of images, initial weights."""
 
 from __future__ import annotations
 

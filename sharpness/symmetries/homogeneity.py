@@ -1,4 +1,4 @@
-"""What the modules and functions of PyTorch do to an input that is multiplied by a positive number."""
+"""The modules and functions of PyTorch through which a positive factor of the input passes."""
 
 from __future__ import annotations
 

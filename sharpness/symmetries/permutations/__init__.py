@@ -1,4 +1,4 @@
-"""Which hidden units of a network can change places without changing what it computes, and which order fits best."""
+"""Hidden units that can change places without changing what a network computes, and the order that fits best."""
 
 from __future__ import annotations
 

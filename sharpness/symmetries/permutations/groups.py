@@ -61,7 +61,7 @@ def permuted(tensors: Mapping[str, Tensor], group: Group, permutation: Tensor) -
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a tensor between two layers has the units of a group: ``shape[dim] = repeat * size * block``."""
+    """The place of a group's units in a tensor between two layers: ``shape[dim] = repeat * size * block``."""
 
     key: Key
     dim: int
@@ -76,7 +76,7 @@ class Slot:
 
 
 class Ties:
-    """Which axes of which tensors have to be permuted together: union-find, with everything fixed in one set.
+    """The axes of tensors that have to be permuted together: union-find, with everything fixed in one set.
 
     >>> ties = Ties()
     >>> ties.enter(Slot(("0.weight", 0), 1, 3), ("0.bias", 0), 3)

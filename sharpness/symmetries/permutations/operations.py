@@ -1,4 +1,4 @@
-"""What the modules and functions of PyTorch do to the order of the units in what they are given."""
+"""The effect of PyTorch's modules and functions on the order of the units that they are given."""
 
 from __future__ import annotations
 
