@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from analysis.runs import read_manifest
 from sharpness.errors import InputError
 from sharpness.files import read_jsonl
 from sharpness.plots.kinds import CONVERGENCE, KINDS, save_kind
-from sharpness.plots.networks import MAX_NETWORKS, Network
+from sharpness.plots.networks import MAX_NETWORKS, Network, Rendered
 from sharpness.plots.save import record_facts, remove_figure, rendered_with
 from sharpness.records import ProbeRecord
 
@@ -34,15 +34,6 @@ FIGURES = {
     "convergence": ("eigenvalues", CONVERGENCE),
 }
 """The figures by name: the probe whose records each needs, and what draws it."""
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """What was rendered: the networks, the files written, and a sentence for everything that was not drawn."""
-
-    networks: list[Network]
-    files: list[Path]
-    refusals: list[str]
 
 
 def render_spectra(
@@ -68,7 +59,7 @@ def render_spectra(
         drawn = set(table["network"])
         refusals += [f"{name} is without {n.label}: nothing to draw." for n in networks if n.label not in drawn]
         files += save_kind(kind, table, networks, out, name, provenance(networks))
-    return Rendered(networks, files, refusals)
+    return Rendered(files, refusals)
 
 
 def load_networks(

@@ -239,7 +239,7 @@ def tables_of(*tables: pd.DataFrame) -> Tables:
 def test_figures_and_tables_show_every_measure_and_count_every_run() -> None:
     measures, *others = planted()
     measures.loc[3, ["value", "reason"]] = [math.nan, "the loss was not finite"]
-    result = report(tables_of(measures, *others))
+    result = report(tables_of(measures, *others), {})
     assert set(result.drawings) == {"curvature", "measures_relu_network", "measures_batchnorm_network"}
     for drawing in result.drawings.values():
         assert not isinstance(drawing, str)
@@ -253,7 +253,7 @@ def test_figures_and_tables_show_every_measure_and_count_every_run() -> None:
 
 
 def test_without_measurements_there_are_reasons_and_nothing_is_claimed() -> None:
-    result = report(tables_of(*[pd.DataFrame()] * 3))
+    result = report(tables_of(*[pd.DataFrame()] * 3), {})
     assert all(isinstance(drawing, str) for drawing in result.drawings.values()) and not result.tables
     assert {finding.verdict for finding in result.findings} == {"not testable here"}
 

@@ -26,7 +26,7 @@ from analysis.keskar2017 import figures, report
 from analysis.keskar2017.curves import curves
 from analysis.keskar2017.numbers import Results, results_of, solutions
 from analysis.keskar2017.sentences import of_pairs
-from analysis.report.report import Drawing, Rendered
+from analysis.report.report import Drawing, Written, render_study
 from analysis.report.texts import csv_text, latex_text, markdown_text
 from sharpness.errors import InputError
 from sharpness.files import append_jsonl
@@ -143,11 +143,11 @@ def drawings(places: list[tidy.Place]) -> dict[str, Drawing | str]:
 
 
 @pytest.fixture(scope="module")
-def five(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tidy.Place], Path, Rendered]:
+def five(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tidy.Place], Path, Written]:
     """Five seeds of both roles, rendered once."""
     root = tmp_path_factory.mktemp("five")
     places, out = make_pairs(root / "runs", 5), root / "out"
-    return places, out, report.render(places, [], SETTINGS, out)
+    return places, out, render_study(report.report, places, [], SETTINGS, out)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -174,7 +174,7 @@ def test_every_run_is_counted(tmp_path: Path) -> None:
     }
     table = solutions(found)
     assert list(zip(table["role"], table["seed"], strict=True)) == [("SB", 0), ("SB", 1), ("LB", 0)]
-    texts = report.render(places, [], SETTINGS, out).sentences
+    texts = render_study(report.report, places, [], SETTINGS, out).sentences
     line = "2 of 3 SB runs (batch 64) finished, 1 missing (seed 2); "
     line += "1 of 3 LB runs (batch 1000) finished, 1 diverged (seed 1), 1 missing (seed 2)."
     assert texts[0] == line
@@ -238,7 +238,7 @@ def test_other_boxes_are_not_averaged_in_and_other_starts_are_refused(tmp_path: 
 # --- tables ---
 
 
-def test_table_holds_the_planted_numbers(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+def test_table_holds_the_planted_numbers(five: tuple[list[tidy.Place], Path, Written]) -> None:
     rows = {row["quantity"]: row for row in records(five[2].tables[0].numbers)}
     top, small, large = rows["top_eigenvalue"], np.array(EIGENVALUES["SB"]), np.array(EIGENVALUES["LB"])
     assert top["SB_mean"] == pytest.approx(small.mean())
@@ -254,7 +254,7 @@ def test_table_holds_the_planted_numbers(five: tuple[list[tidy.Place], Path, Ren
     assert "ε = 0.001, start: random" in rows["keskar_sharpness"]["label"]
 
 
-def test_table_texts(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+def test_table_texts(five: tuple[list[tidy.Place], Path, Written]) -> None:
     table = five[2].tables[0]
     texts = table.header, table.rows, "5 % & more"
     markdown, latex = markdown_text(*texts), latex_text(*texts)
@@ -272,7 +272,7 @@ def test_table_texts(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
 # --- what is written ---
 
 
-def test_all_files_are_written_and_complete(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+def test_all_files_are_written_and_complete(five: tuple[list[tidy.Place], Path, Written]) -> None:
     places, out, rendered = five
     names = {f"{name}{suffix}" for name in FIGURES for suffix in (".pdf", ".png", ".csv", ".json")} | {*TABLE}
     assert {path.name for path in out.iterdir()} == {path.name for path in rendered.files} == {*names, "runs.csv"}
@@ -293,7 +293,7 @@ def test_all_files_are_written_and_complete(five: tuple[list[tidy.Place], Path, 
     ("name", "size"),
     [("training_curves", (6.75, 4.0)), ("line_f1", (3.25, 2.5)), (FIGURES[2], (6.75, 2.7))],
 )
-def test_png_has_300_dpi_and_its_size(five: tuple[list[tidy.Place], Path, Rendered], name: str, size: tuple) -> None:
+def test_png_has_300_dpi_and_its_size(five: tuple[list[tidy.Place], Path, Written], name: str, size: tuple) -> None:
     content = (five[1] / f"{name}.png").read_bytes()
     pixels = struct.unpack(">II", content[16:24])
     assert pixels == tuple(round(300 * inches) for inches in size)
@@ -302,12 +302,13 @@ def test_png_has_300_dpi_and_its_size(five: tuple[list[tidy.Place], Path, Render
     assert per_metre * 0.0254 == pytest.approx(300, abs=0.1)
 
 
-def test_second_render_gives_the_same_bytes(five: tuple[list[tidy.Place], Path, Rendered], tmp_path: Path) -> None:
+def test_second_render_gives_the_same_bytes(five: tuple[list[tidy.Place], Path, Written], tmp_path: Path) -> None:
     places, out, _ = five
     # Another process with another hash seed: the order of sets must not reach the files.
-    code = "import json, sys; from pathlib import Path; from analysis.keskar2017.report import render; "
+    code = "import json, sys; from pathlib import Path; from analysis.keskar2017.report import report; "
+    code += "from analysis.report.report import render_study; "
     code += "places = [(labels, Path(folder)) for labels, folder in json.loads(sys.argv[2])]; "
-    code += "render(places, [], json.loads(sys.argv[3]), Path(sys.argv[1]))"
+    code += "render_study(report, places, [], json.loads(sys.argv[3]), Path(sys.argv[1]))"
     arguments = [json.dumps([(labels, str(folder)) for labels, folder in places]), json.dumps(SETTINGS)]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code, str(tmp_path), *arguments], check=True, env=environment)
@@ -322,7 +323,7 @@ def pdf_fonts(figure: Figure, **settings: Any) -> set[bytes]:
     return set(re.findall(rb"/Subtype /(Type3|Type0|CIDFontType2|TrueType)", stream.getvalue()))
 
 
-def test_pdf_has_no_type_3_font(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+def test_pdf_has_no_type_3_font(five: tuple[list[tidy.Place], Path, Written]) -> None:
     plain = Figure()
     plain.text(0.5, 0.5, "text")
     assert pdf_fonts(plain, **{"pdf.fonttype": 3}) == {b"Type3"}  # The search would find one.
@@ -330,7 +331,7 @@ def test_pdf_has_no_type_3_font(five: tuple[list[tidy.Place], Path, Rendered]) -
         assert pdf_fonts(figure) == {b"Type0", b"CIDFontType2"}
 
 
-def test_csv_holds_the_numbers_drawn(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+def test_csv_holds_the_numbers_drawn(five: tuple[list[tidy.Place], Path, Written]) -> None:
     rows = read_csv(five[1] / "gap_vs_sharpness.csv")
     assert len(rows) == 10
     assert {float(row["top_eigenvalue"]) for row in rows} == {*EIGENVALUES["SB"], *EIGENVALUES["LB"]}
@@ -341,7 +342,7 @@ def test_csv_holds_the_numbers_drawn(five: tuple[list[tidy.Place], Path, Rendere
     assert sum(row["train_loss"] == "" for row in read_csv(five[1] / "line_f1.csv")) == 5
 
 
-def test_captions_say_n_and_what_is_drawn(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+def test_captions_say_n_and_what_is_drawn(five: tuple[list[tidy.Place], Path, Written]) -> None:
     captions = {
         name: json.loads((five[1] / f"{name}.json").read_text())["caption"] for name in (*FIGURES, "pairs_table")
     }
@@ -356,7 +357,7 @@ def test_captions_say_n_and_what_is_drawn(five: tuple[list[tidy.Place], Path, Re
     assert "sample standard deviation" in captions["pairs_table"]
 
 
-def test_sentences_are_honest_in_both_directions(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+def test_sentences_are_honest_in_both_directions(five: tuple[list[tidy.Place], Path, Written]) -> None:
     text = "\n".join(five[2].sentences)
     assert "λ_max: larger for LB in 5 of 5 seeds, LB / SB = 6.6 [5.5, 8.0]: higher for LB." in text
     assert re.search(r"test accuracy: larger for LB in \d of 5 seeds, LB - SB = .* pp: no difference resolved\.", text)
@@ -401,7 +402,7 @@ def test_figures_without_data_are_removed(tmp_path: Path) -> None:
     for name in ("line_f1.png", "line_f1.json", "gap_vs_sharpness.pdf", "notes.txt"):
         (out / name).write_text("older")
     places = [make_run(tmp_path / "new", "SB", 0, probes=False), place("LB", 0, tmp_path / "none")]
-    texts = report.render(places, [], SETTINGS, out).sentences
+    texts = render_study(report.report, places, [], SETTINGS, out).sentences
     assert sorted(path.stem for path in out.glob("*.png")) == ["training_curves"]
     assert not list(out.glob("line_f1.*")) + list(out.glob("gap_vs_sharpness.*"))
     assert (out / "notes.txt").exists()
@@ -455,7 +456,7 @@ def test_the_check_of_figures_sees_overlaps_and_what_is_cut_off() -> None:
     assert faults(figure) == ["small: four", "overlap: one and two", "cut off: three", "cut off: four"]
 
 
-def test_interpolation_has_the_layout_of_the_paper(five: tuple[list[tidy.Place], Path, Rendered]) -> None:
+def test_interpolation_has_the_layout_of_the_paper(five: tuple[list[tidy.Place], Path, Written]) -> None:
     figure = figures.between(curves(results(five[0]), "line", "F1"), "line")
     left, right = figure.axes
     assert (left.get_xlim(), left.get_yscale(), right.get_yscale()) == ((-1, 2), "log", "linear")

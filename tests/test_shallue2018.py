@@ -244,7 +244,7 @@ def losing() -> Results:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
     """The study that lost two searches: its report, what was rendered and where to."""
-    report, out = study.report(losing()), tmp_path_factory.mktemp("figures")
+    report, out = study.report(losing().tables, SETTINGS), tmp_path_factory.mktemp("figures")
     return report, write_study(report, losing().tables, SETTINGS, out), out
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +21,9 @@ from analysis.andriushchenko2023.numbers import (
     tau_of,
 )
 from analysis.report.numbers import ABSENT, difference
-from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
+from analysis.report.report import Report, TextTable, drawn_all
 from analysis.report.verdicts import Finding, judge
-from analysis.runs import Place, Tables, counts, load
+from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats
 
@@ -46,12 +45,6 @@ STRONG = 0.5
 FEWEST = 10
 """Settings that a verdict needs: below, the bootstrap of a tau of 1 has no width."""
 NO_SHIFT = "the data have no test set of another distribution"
-
-
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and write figures, table and verdicts into ``out``; :class:`InputError` for damaged runs."""
-    tables = load(places, measured)
-    return write_study(report(tables, settings), tables, settings, out)
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

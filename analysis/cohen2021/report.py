@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,15 @@ import pandas as pd
 from analysis.cohen2021.figures import edge_figure, eigenvalue_figure
 from analysis.cohen2021.numbers import histories, over_seeds, per_run
 from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio, significant
-from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
+from analysis.report.report import Report, TextTable, drawn_all
 from analysis.report.verdicts import Finding, judge, judge_value
-from analysis.runs import Place, Tables, counts, load
+from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval, summarise
 from sharpness.plots.frames import floats, rows_where
 
 AT_EDGE = (0.9, 1.2)
 """Where the median of eigenvalue / edge must lie to be at the edge, its whole interval over the seeds."""
 SQUARE_LOSS = "the trainer has the cross-entropy alone, so the paper's main setting is not run"
-
-
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and write figures, table and verdicts into ``out``; :class:`InputError` for damaged runs."""
-    tables = load(places, measured)
-    return write_study(report(tables, settings), tables, settings, out)
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

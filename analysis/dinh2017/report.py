@@ -6,9 +6,8 @@ The claims are identities that hold for every network, so the interval of a numb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,10 @@ from analysis.dinh2017.numbers import (
     with_ratios,
 )
 from analysis.report.numbers import ABSENT, significant
-from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
+from analysis.report.report import Report, TextTable, drawn_all
 from analysis.report.texts import slug
 from analysis.report.verdicts import Finding, judge, judge_value
-from analysis.runs import Place, Tables, counts, load
+from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats, records, rows_where
 
@@ -41,14 +40,8 @@ OUTPUTS, BOUND, TRACE, STAYS = (0.0, 1e-5), (0.98, np.inf), (0.9, 1.1), (1 - SAM
 """Rules fixed beforehand: change of the outputs; λ_max over its bound; trace over the blocks' sum; what stays."""
 
 
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and write figures, tables and verdicts into ``out``; :class:`InputError` for damaged runs."""
-    tables = load(places, measured)
-    return write_study(report(tables), tables, settings, out)
-
-
-def report(tables: Tables) -> Report:
-    """Return the figures, the tables and the verdicts."""
+def report(tables: Tables, _: Mapping[str, Any]) -> Report:
+    """Return the figures, the tables and the verdicts, which depend on no setting."""
     table, note = with_ratios(tables.rows("measures")), counts(tables)
     expected = predictions(tables.rows("blocks"), table)
     networks = list(dict.fromkeys(tables.runs["network"]))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,17 +25,11 @@ from analysis.izmailov2018.numbers import (
     widths,
 )
 from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio
-from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
+from analysis.report.report import Report, TextTable, drawn_all
 from analysis.report.verdicts import Finding, judge
-from analysis.runs import Place, Tables, counts, load
+from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval, paired_ratio, summarise
 from sharpness.plots.frames import floats, records, rows_where
-
-
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and write figures, tables and verdicts into ``out``; :class:`InputError` for damaged runs."""
-    tables = load(places, measured)
-    return write_study(report(tables, settings), tables, settings, out)
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,14 @@ from analysis.keskar2017.curves import curves, from_minimum, in_per_cent, traini
 from analysis.keskar2017.findings import accuracy_threshold, findings
 from analysis.keskar2017.numbers import Results, batch_rows, drawable, results_of, solutions, warm_rows
 from analysis.keskar2017.sentences import correlations, of_arms, of_pairs
-from analysis.report.report import Drawing, Rendered, Report, drawn_all, write_study
+from analysis.report.report import Drawing, Report, drawn_all
 from analysis.report.texts import slug
-from analysis.runs import Place, Tables, load
+from analysis.runs import Tables
 from sharpness.plots.frames import floats, rows_where
 
 Draw = Callable[[], Drawing | str]
 """Returns a drawing, or the reason why there is none."""
 GAP_COLUMNS = ["generalisation_gap", "top_eigenvalue", "keskar_sharpness", "lower", "upper", "confidence"]
-
-
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and write figures, tables and verdicts into ``out``."""
-    loaded = load(places, measured)
-    return write_study(report(loaded, settings), loaded, settings, out)
 
 
 def report(loaded: Tables, settings: Mapping[str, Any]) -> Report:

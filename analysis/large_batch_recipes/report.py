@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import pandas as pd
@@ -21,9 +20,9 @@ from analysis.large_batch_recipes.numbers import (
 from analysis.large_batch_recipes.resnet50_on_paper import paper_table
 from analysis.large_batch_recipes.tables import recipe_table, worker_table
 from analysis.report.numbers import ABSENT, difference, significant
-from analysis.report.report import Rendered, Report, drawn_all, write_study
+from analysis.report.report import Report, drawn_all
 from analysis.report.verdicts import Finding, judge, judge_value
-from analysis.runs import Place, Tables, counts, load
+from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats, groups, records, rows_where
 
@@ -32,12 +31,6 @@ MARGIN = 1.0
 BEST_BATCHES = (2.0, 32.0)
 Claim = tuple[str, Interval, float, Literal[-1, 1]]
 """What is said, the difference of errors, the value it must pass, and on which side it must lie."""
-
-
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and write figures, tables and verdicts into ``out``; :class:`InputError` for damaged runs."""
-    tables = load(places, measured)
-    return write_study(report(tables, settings), tables, settings, out)
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

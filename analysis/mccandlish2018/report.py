@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,19 +12,10 @@ from analysis.mccandlish2018 import figures as figures
 from analysis.mccandlish2018.findings import facts, findings
 from analysis.mccandlish2018.results import Results, results_of
 from analysis.report.numbers import ABSENT, ratio, significant
-from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
-from analysis.runs import Place, Tables, load, refused
+from analysis.report.report import Report, TextTable, drawn_all
+from analysis.runs import Tables, refused
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import records
-
-
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and what was measured on them, and write figures, tables and verdicts into ``out``.
-
-    Raises :class:`InputError` for damaged or inconsistent run folders.
-    """
-    tables = load(places, measured)
-    return write_study(report(tables, settings), tables, settings, out)
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

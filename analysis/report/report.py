@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis.report.texts import csv_text, latex_text, markdown_text
 from analysis.report.verdicts import Finding
-from analysis.runs import Tables, provenance, runs_csv
+from analysis.runs import Place, Tables, load, provenance, runs_csv
 from sharpness.plots.save import provenance_json, remove_figure, save_figure, write_all
 from sharpness.plots.style import STYLE
 
@@ -51,7 +51,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class Written:
     """What was written, and what the terminal shows."""
 
     files: Sequence[Path]
@@ -66,7 +66,7 @@ def drawn_all(drawings: Mapping[str, Callable[[], Drawing | str]]) -> dict[str, 
         return {name: draw() for name, draw in drawings.items()}
 
 
-def write_report(report: Report, out: Path, provenance: Mapping[str, Any]) -> Rendered:
+def write_report(report: Report, out: Path, provenance: Mapping[str, Any]) -> Written:
     """Write every figure, table and verdict into ``out``.
 
     A figure that cannot be drawn is not written, an older one of that name is removed, and a sentence says why.
@@ -86,13 +86,28 @@ def write_report(report: Report, out: Path, provenance: Mapping[str, Any]) -> Re
     if report.findings:
         verdicts = json.dumps([finding.to_dict() for finding in report.findings], indent=2, ensure_ascii=False)
         files += write_all(out, {"findings.json": (verdicts + "\n").encode()})
-    return Rendered(files, report.tables, [*report.sentences, *refusals], report.findings)
+    return Written(files, report.tables, [*report.sentences, *refusals], report.findings)
 
 
-def write_study(report: Report, tables: Tables, settings: Mapping[str, Any], out: Path) -> Rendered:
+def render_study(
+    report: Callable[[Tables, Mapping[str, Any]], Report],
+    places: Iterable[Place],
+    measured: Iterable[Path],
+    settings: Mapping[str, Any],
+    out: Path,
+) -> Written:
+    """Read the runs of a study and write what ``report(tables, settings)`` returns, and ``runs.csv``, into ``out``.
+
+    Raises :class:`InputError` for damaged run folders.
+    """
+    tables = load(places, measured)
+    return write_study(report(tables, settings), tables, settings, out)
+
+
+def write_study(report: Report, tables: Tables, settings: Mapping[str, Any], out: Path) -> Written:
     """Write a report with the origin of its numbers, and ``runs.csv`` with every run of the study."""
-    rendered = write_report(report, out, provenance(tables, settings))
-    return replace(rendered, files=[*rendered.files, *write_all(out, {"runs.csv": runs_csv(tables).encode()})])
+    written = write_report(report, out, provenance(tables, settings))
+    return replace(written, files=[*written.files, *write_all(out, {"runs.csv": runs_csv(tables).encode()})])
 
 
 def save_table(table: TextTable, out: Path, provenance: Mapping[str, Any]) -> list[Path]:

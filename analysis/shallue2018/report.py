@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from analysis.report.report import Drawing, Rendered, Report, drawn_all, write_study
-from analysis.runs import Place, counts, load
+from analysis.report.report import Drawing, Report, drawn_all
+from analysis.runs import Tables, counts
 from analysis.shallue2018 import figures as figures
 from analysis.shallue2018 import numbers as of
 from analysis.shallue2018 import search_figures as searches
@@ -21,17 +20,9 @@ from sharpness.plots.frames import floats, records, rows_where
 NO_GOAL = "no trial reached the goal"
 
 
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the trials and write figures, tables and verdicts into ``out``.
-
-    Raises :class:`InputError` for damaged run folders.
-    """
-    tables = load(places, measured)
-    return write_study(report(results(tables, settings)), tables, settings, out)
-
-
-def report(found: Results) -> Report:
-    """Return everything that is shown."""
+def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
+    """Return the figures, the tables, the recommendations and the verdicts."""
+    found = results(tables, settings)
     return Report(drawings(found), [workload_table(found), step_table(found)], sentences(found), findings(found))
 
 

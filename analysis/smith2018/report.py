@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.report.numbers import ABSENT, difference, mean_and_std
-from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
-from analysis.runs import Place, Tables, counts, load
+from analysis.report.report import Report, TextTable, drawn_all
+from analysis.runs import Tables, counts
 from analysis.smith2018 import figures as figures
 from analysis.smith2018.findings import findings
 from analysis.smith2018.numbers import FINAL, ORIGINAL, final_table, phase_table
 from analysis.statistics.intervals import Interval, Summary
 from sharpness.plots.frames import floats, records, rows_where
-
-
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and write figures, the table and verdicts into ``out``."""
-    tables = load(places, measured)
-    return write_study(report(tables, settings), tables, settings, out)
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

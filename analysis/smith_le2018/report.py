@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio, significant
-from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
-from analysis.runs import Place, Tables, counts, load
+from analysis.report.report import Report, TextTable, drawn_all
+from analysis.runs import Tables, counts
 from analysis.smith_le2018 import figures as figures
 from analysis.smith_le2018 import sweeps as sweeps
 from analysis.smith_le2018.evidence import draw_evidence, evidence_findings, evidence_text, minima
@@ -19,12 +18,6 @@ from analysis.smith_le2018.peaks import COSTS, rise_over_ends
 from analysis.smith_le2018.sweeps import SWEEPS
 from analysis.statistics.intervals import Interval, Summary
 from sharpness.plots.frames import records
-
-
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and the sweeps of the evidence, and write figures, tables and verdicts into ``out``."""
-    tables = load(places, measured)
-    return write_study(report(tables, settings), tables, settings, out)
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

@@ -5,8 +5,7 @@ The claims are those of the answer that scripts/update_equivalence.py describes;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ import pandas as pd
 
 from analysis.report.equivalence import judge_equivalent
 from analysis.report.numbers import ABSENT, difference, ratio
-from analysis.report.report import Rendered, Report, TextTable, drawn_all, write_study
+from analysis.report.report import Report, TextTable, drawn_all
 from analysis.report.verdicts import Finding, judge, judge_value
-from analysis.runs import Place, Tables, counts, load
+from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
 from analysis.update_equivalence.figures import distance_figure, stability_figure, variance_figure
 from analysis.update_equivalence.numbers import (
@@ -45,12 +44,6 @@ SLOPE = (0.75, 1.25)
 VARIANCE_SLOPE = (-1.1, -0.9)
 SAME_NORM = (0.8, 1.25)
 SAME_SHARE = 0.1
-
-
-def render(places: Iterable[Place], measured: Iterable[Path], settings: Mapping[str, Any], out: Path) -> Rendered:
-    """Read the runs and write figures, table and verdicts into ``out``; :class:`InputError` for damaged runs."""
-    tables = load(places, measured)
-    return write_study(report(tables, settings), tables, settings, out)
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

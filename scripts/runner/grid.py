@@ -78,8 +78,8 @@ class Study:
     """What a script is made of; ``about`` is shown by ``--help``.
 
     ``cells(preset, seeds)`` is the grid and ``measurements(preset, cells)`` what is measured on the runs that finished.
-    ``analysis`` is the module whose ``render(places, measured, settings, out)`` draws: labels and folder of every run,
-    the files of the tasks, the preset's fields, and where to; it returns an ``analysis.report.report.Rendered``.
+    ``analysis`` is the module whose ``report(tables, settings)`` makes an ``analysis.report.report.Report`` of the
+    runs' ``analysis.runs.Tables`` and the preset's fields.
     """
 
     name: str

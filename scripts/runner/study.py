@@ -27,7 +27,7 @@ from sharpness.machine.environment import choose_device
 from sharpness.training import check_config
 
 if TYPE_CHECKING:
-    from analysis.report.report import Rendered
+    from analysis.report.report import Written
 
 __all__ = ["Cell", "Measurement", "Preset", "Study", "Task", "run_study"]
 
@@ -85,7 +85,11 @@ def run_study(study: Study) -> None:
         out = options.figures / f"{options.preset}-{seeds}-seeds"
         settings = {"preset": options.preset, "seeds": seeds, **_plain(preset)}
         measured = folder.task_files(study.measurements(preset, cells))
-        show(console, importlib.import_module(study.analysis).render(places, measured, settings, out))
+        # Imported here, because workers import this file too and need no plotting libraries.
+        from analysis.report.report import render_study
+
+        report = importlib.import_module(study.analysis).report
+        show(console, render_study(report, places, measured, settings, out))
         spent["render"] = time.perf_counter() - started
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
     console.print(f"\n{times}; {sum(spent.values()):.0f} s in all", highlight=False)
@@ -142,20 +146,20 @@ def _plain(preset: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(preset), default=str))
 
 
-def show(console: Console, rendered: Rendered) -> None:
+def show(console: Console, written: Written) -> None:
     """Print the tables, what they show, the verdicts, and where the figures lie."""
-    for each in rendered.tables:
+    for each in written.tables:
         table = Table(title=each.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
         for number, column in enumerate(each.header):
             table.add_column(Text(column), justify="left" if number == 0 else "right")  # [pp] is no markup here
         for row in each.rows:
             table.add_row(*map(Text, row))
         console.print(table)
-    for sentence in rendered.sentences:
+    for sentence in written.sentences:
         console.print(f"- {sentence}", highlight=False, soft_wrap=True)
-    for finding in rendered.findings:
+    for finding in written.findings:
         console.print(f"- {finding.line}", highlight=False, soft_wrap=True)
     console.print("\nFigures (PDF, PNG, CSV, provenance JSON):", highlight=False)
-    for path in rendered.files:
+    for path in written.files:
         if path.suffix in {".pdf", ".md"}:
             console.print(f"  {path}", highlight=False, soft_wrap=True)
