@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,9 +12,6 @@ import torch
 from sharpness.loss import Loss
 from sharpness.machine.environment import peak_memory, versions
 from sharpness.records import ProbeRecord
-
-Progress = Callable[[int, int], None]
-"""Called with the number of expensive steps done and the most there can be."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ class GivenData:
 
 @dataclass(frozen=True)
 class DataRequest:
-    """The request to a source beside its spec: the number of examples, the seed they are drawn with, and where to look."""
+    """The request to a source beside its spec: the number of examples, the seed of their draw, and where to look."""
 
     spec: str
     batch_size: int

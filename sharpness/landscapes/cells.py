@@ -16,7 +16,8 @@ from sharpness.errors import InputError, RunError
 from sharpness.files import append_jsonl, read_jsonl
 from sharpness.loss import Evaluation, Loss
 from sharpness.machine.distributed import from_all_ranks, rank
-from sharpness.results import Progress, facts_of
+from sharpness.machine.progress import Progress
+from sharpness.results import facts_of
 from sharpness.vectors import sha256_of
 
 FILE = "cells-{part}-of-{parts}.jsonl"

@@ -17,7 +17,7 @@ from sharpness.landscapes.grid import Plane, PlaneKnobs, PlaneResult, measure_pl
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
-from sharpness.results import Progress
+from sharpness.machine.progress import Progress
 
 DISTANCE = "distance in weight space"
 

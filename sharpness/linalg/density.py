@@ -14,8 +14,8 @@ from torch import Tensor
 from sharpness.errors import InputError
 from sharpness.linalg.knobs import check_confidence, check_seconds
 from sharpness.linalg.quadrature import Quadrature, lanczos_quadrature
-from sharpness.linalg.sampling import Progress
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.operators import SymmetricOperator
 
 KERNEL_WIDTH = 0.1  # standard deviation of the Gaussian kernel in s: 10 % of lambda where |lambda| >> lambda_0

@@ -12,7 +12,7 @@ from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.basis import Products
 from sharpness.linalg.eigenpairs import Eigenpairs, History, StopOn, Which, check_knobs, finite
 from sharpness.linalg.locking import Knobs, RitzPairs, Search
-from sharpness.linalg.sampling import Progress
+from sharpness.machine.progress import Progress
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
 

@@ -16,8 +16,8 @@ from sharpness.errors import unknown_name
 from sharpness.linalg.basis import Products, orthogonalise, random_direction
 from sharpness.linalg.certificates import Polynomials, upper_bound
 from sharpness.linalg.eigenpairs import Eigenpairs, History, check_knobs, finite
-from sharpness.linalg.sampling import Progress
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
 

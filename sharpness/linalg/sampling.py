@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from sharpness.errors import RunError
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.operators import SymmetricOperator, matmat
 from sharpness.vectors import norm
 
-Progress = Callable[[int, int], None]
 BLOCK = 16  # columns multiplied at a time: bounds the memory of a block and the time between two reports
 
 # The values of XTrace share their sketches, so their spread shows too little of the error of their mean. Each value has

@@ -19,10 +19,10 @@ from sharpness.errors import InputError, RunError, unknown_name
 from sharpness.landscapes.cells import CellsMissing
 from sharpness.loss import Loss
 from sharpness.machine.environment import deterministic
+from sharpness.machine.progress import Progress
 from sharpness.measure.subject import Beside, Subject, details_of, identity_of
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
-from sharpness.results import Progress
 from sharpness.runs import RecordFolder
 from sharpness.runs import folder as run_folder
 

@@ -14,11 +14,11 @@ from sharpness.data import Dataset, random_subset
 from sharpness.errors import InputError
 from sharpness.loss.determinism import check_deterministic
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.measure.runner import deciding_knobs, measure
 from sharpness.measure.subject import Point, Subject, Surface
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
-from sharpness.results import Progress
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import evaluation_batches, load_network, load_run_data, load_weights, network_loss
 

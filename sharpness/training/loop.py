@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from sharpness.errors import Terminated
 from sharpness.loss.eval_mode import tensor_float_32
 from sharpness.machine.distributed import is_distributed, num_ranks, on_all_ranks, rank, sums_over_ranks
 from sharpness.machine.environment import derived_seed, deterministic
+from sharpness.machine.progress import Progress
 from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training import accumulation, proximal, sam, schedules
 from sharpness.training.checks import check_config
@@ -33,8 +33,6 @@ from sharpness.training.position import Position
 from sharpness.training.session import Session
 from sharpness.training.signals import terminating
 
-Progress = Callable[[int, int], None]
-"""Called with the number of epochs done and the most there can be."""
 RESUME_SECONDS = 10.0
 """The resume state is written after an update, but not more often than this."""
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from sharpness.errors import RunError
 from sharpness.loss.graphs import Pieces
 from sharpness.loss.per_example import UnitGradients
+from sharpness.machine.progress import Progress
 from sharpness.operators import SymmetricOperator
 from sharpness.probes.methods.noise_statistics import Array
-from sharpness.results import Progress
 from sharpness.vectors import norm, refuse_non_finite
 
 NOT_A_MEAN = 1e-3  # of the mean length of the deviations; what rounding leaves of their sum is far below that

@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.knobs import check_confidence, check_rtol
-from sharpness.results import Progress
+from sharpness.machine.progress import Progress
 
 FIRST_LOOK = 10
 
