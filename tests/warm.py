@@ -49,11 +49,14 @@ def run_warm(arguments: tuple[str, ...], folder: Path, environment: dict[str, st
 
 @functools.cache
 def _python(folder: Path) -> subprocess.Popen[str]:
-    pipe, variables = subprocess.PIPE, os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHIM)}
+    pipe, variables = subprocess.PIPE, os.environ | {"PYTHONPATH": str(SHIM)}
     command = [sys.executable, __file__]
     python = subprocess.Popen(
         command, cwd=folder, env=variables, stdin=pipe, stdout=pipe, text=True, start_new_session=True
     )
+    if hasattr(os, "sched_setaffinity"):  # so that a study shares its work among the threads of one core, not of all
+        cores, number = sorted(os.sched_getaffinity(0)), os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+        os.sched_setaffinity(python.pid, {cores[int(number) % len(cores)]})
     atexit.register(python.communicate)  # which closes its input, and so ends it
     return python
 
