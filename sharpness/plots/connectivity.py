@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sharpness.plots.caption_text import data, drawn_records, missing, number, plural, unit
 from sharpness.plots.frames import floats
 from sharpness.plots.networks import Network, far_end, with_record
 from sharpness.plots.two_paths import end_names, gaps_text, path_rows, path_table, paths_figure
-from sharpness.plots.words import data, drawn_records, missing, number, plural, unit
 from sharpness.records import ProbeRecord
 
 NAMES = {"line": "straight line", "curve": "trained curve"}

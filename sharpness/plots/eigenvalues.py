@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sharpness.plots.artists import Shown, dots, legend_above, shown_in
 from sharpness.plots.axes import number_axis
+from sharpness.plots.caption_text import data, drawn_records, each, eigenvalues_of, intervals, matrices, missing
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.marks import Shown, dots, legend_above, shown_in
 from sharpness.plots.networks import Network, with_record
 from sharpness.plots.spectra_captions import convergence_words
 from sharpness.plots.spectra_figures import draw_convergence, spectrum_label
@@ -24,7 +25,6 @@ from sharpness.plots.spectra_tables import (
     eigenvalue_rows,
 )
 from sharpness.plots.style import COLUMN
-from sharpness.plots.words import data, drawn_records, each, eigenvalues_of, intervals, matrices, missing
 
 COLUMNS = ("network", "mark", *LAYER_NUMBERS, "converged", "products", "ritz", *CONVERGENCE_NUMBERS[3:])
 

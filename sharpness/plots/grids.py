@@ -14,11 +14,11 @@ from matplotlib.colors import BoundaryNorm, Colormap
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from sharpness.plots.artists import label_text
 from sharpness.plots.axes import WIDE
+from sharpness.plots.caption_text import number
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.marks import label_text
 from sharpness.plots.networks import Network, with_record
-from sharpness.plots.words import number
 from sharpness.records import ProbeRecord
 
 QUANTITIES = {

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharpness.plots.artists import dot, rows_of_networks, shown_in
 from sharpness.plots.axes import number_axis
+from sharpness.plots.caption_text import data, drawn_records, each, missing, with_unit
 from sharpness.plots.frames import floats, records
-from sharpness.plots.marks import dot, rows_of_networks, shown_in
 from sharpness.plots.networks import Network, with_record
-from sharpness.plots.words import data, drawn_records, each, missing, with_unit
 from sharpness.records import ProbeRecord
 
 NUMBERS = ("loss", "max_loss", "phi_percent", "epsilon")

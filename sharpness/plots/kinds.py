@@ -22,12 +22,12 @@ from sharpness.plots import (
     plane_captions,
     pyhessian,
     rays,
-    rows,
     spectra_captions,
     spectra_figures,
     spectra_tables,
     surface,
     trace,
+    value,
 )
 from sharpness.plots.grids import plane_table
 from sharpness.plots.networks import Network
@@ -91,9 +91,9 @@ SURFACES = {probe: _surface(probe) for probe in PLANES}
 def kind_of(probe: str) -> Kind:
     """Return the kind of figure of a probe, known or not."""
     number = Kind(
-        partial(rows.value_table, probe=probe),
-        partial(rows.value_figure, probe=probe),
-        partial(rows.value_caption, probe=probe),
+        partial(value.value_table, probe=probe),
+        partial(value.value_figure, probe=probe),
+        partial(value.value_caption, probe=probe),
     )
     return KINDS.get(probe, number)
 

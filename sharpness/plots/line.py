@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharpness.plots.artists import label_text
 from sharpness.plots.axes import log_axis, number_axis
+from sharpness.plots.caption_text import data, drawn_records, missing, number, unit, with_unit
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.marks import label_text
 from sharpness.plots.networks import Network, far_end, with_record
 from sharpness.plots.style import ACCURACY_COLOR, COLUMN, LOOKS, LOSS_COLOR, Line, Look, new_figure
-from sharpness.plots.words import data, drawn_records, missing, number, unit, with_unit
 from sharpness.records import ProbeRecord
 
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")

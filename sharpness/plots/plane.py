@@ -16,6 +16,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
+from sharpness.plots.artists import label_text
+from sharpness.plots.caption_text import Pairs, drawn_records, unit, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.grids import (
     MARKERS,
@@ -34,10 +36,8 @@ from sharpness.plots.grids import (
     to_scale,
     wrapped,
 )
-from sharpness.plots.marks import label_text
 from sharpness.plots.networks import Network
 from sharpness.plots.style import COLUMN, FULL, new_figure
-from sharpness.plots.words import Pairs, drawn_records, unit, with_unit
 from sharpness.records import ProbeRecord
 
 BESIDE = 1.35

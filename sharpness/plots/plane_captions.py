@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from sharpness.plots.caption_text import Pairs, data, drawn_records, each, missing, number, unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.grids import QUANTITIES, Grid, grid_of, log_heights, one_unit, shown_quantities, to_scale
 from sharpness.plots.networks import Network
-from sharpness.plots.words import Pairs, data, drawn_records, each, missing, number, unit
 from sharpness.records import ProbeRecord
 
 

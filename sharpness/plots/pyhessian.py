@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharpness.plots.artists import dot, rows_of_networks, shown_in
 from sharpness.plots.axes import asinh_axis
+from sharpness.plots.caption_text import data, drawn_records, missing
 from sharpness.plots.frames import floats, records
-from sharpness.plots.marks import dot, rows_of_networks, shown_in
 from sharpness.plots.networks import Network, with_record
-from sharpness.plots.words import data, drawn_records, missing
 
 NUMBERS = ("pyhessian", "ours", "lower", "upper", "agreement", "pyhessian_percent", "lower_percent", "upper_percent")
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "markeredgewidth": 1.2, "linestyle": ""}

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharpness.plots.artists import legend_above, shown_in
 from sharpness.plots.axes import number_axis
+from sharpness.plots.caption_text import data, drawn_records, each, missing, number, unit, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.line import CURVES
-from sharpness.plots.marks import legend_above, shown_in
 from sharpness.plots.networks import Network, with_record
 from sharpness.plots.style import COLUMN, FULL, Look, new_figure
-from sharpness.plots.words import data, drawn_records, each, missing, number, unit, with_unit
 from sharpness.records import ProbeRecord
 
 MEAN = "mean"

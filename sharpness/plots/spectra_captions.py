@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.networks import Network
-from sharpness.plots.spectra_tables import CURVE, EIGENVALUE, common_threshold, end_of, width_asked
-from sharpness.plots.words import (
+from sharpness.plots.caption_text import (
     Pairs,
     data,
     drawn_records,
@@ -24,6 +21,9 @@ from sharpness.plots.words import (
     plural,
     unit,
 )
+from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.networks import Network
+from sharpness.plots.spectra_tables import CURVE, EIGENVALUE, common_threshold, end_of, width_asked
 from sharpness.records import ProbeRecord
 
 BEYOND = {"top": ("below", "upper"), "bottom": ("above", "lower")}

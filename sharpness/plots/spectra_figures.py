@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
+from sharpness.plots.artists import Shown, dot, dots, legend_above, shown_in
 from sharpness.plots.axes import asinh_axis, linear_share
+from sharpness.plots.caption_text import matrices, with_unit
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.marks import Shown, dot, dots, legend_above, shown_in
 from sharpness.plots.networks import Network
 from sharpness.plots.spectra_tables import BOUNDS, CURVE, EIGENVALUE, common_threshold, end_of, width_asked
 from sharpness.plots.style import COLUMN, FULL, STYLE, Look
-from sharpness.plots.words import matrices, with_unit
 
 MOST_ROWS = (12, 40, 100)
 """Up to so many layers a strip is one column wide, is one panel, is two panels; with more it is three."""

@@ -14,6 +14,8 @@ from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from numpy.typing import NDArray
 
+from sharpness.plots.artists import label_text
+from sharpness.plots.caption_text import Pairs, drawn_records, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.grids import (
     MARKERS,
@@ -29,11 +31,9 @@ from sharpness.plots.grids import (
     to_scale,
     wrapped,
 )
-from sharpness.plots.marks import label_text
 from sharpness.plots.networks import Network
 from sharpness.plots.plane import LINE, MARK, PATH, legend_of
 from sharpness.plots.style import COLUMN, FULL
-from sharpness.plots.words import Pairs, drawn_records, with_unit
 
 ANGLE = {"elev": 32.0, "azim": -60.0}
 

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sharpness.plots.artists import dot, legend_above, shown_in
 from sharpness.plots.axes import log_axis, number_axis
+from sharpness.plots.caption_text import data, drawn_records, each, matrices, missing, number, plural, with_unit
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.marks import dot, legend_above, shown_in
 from sharpness.plots.networks import Network, with_record
-from sharpness.plots.rows import value_text
 from sharpness.plots.style import COLUMN, new_figure
-from sharpness.plots.words import data, drawn_records, each, matrices, missing, number, plural, with_unit
+from sharpness.plots.value import value_text
 from sharpness.records import ProbeRecord
 
 NUMBERS = ("estimate", "lower", "upper")

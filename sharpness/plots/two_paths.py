@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharpness.plots.artists import label_text
 from sharpness.plots.axes import number_axis
+from sharpness.plots.caption_text import Pairs, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.line import CURVES, SPLITS
-from sharpness.plots.marks import label_text
 from sharpness.plots.networks import Network, far_end
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
-from sharpness.plots.words import Pairs, with_unit
 from sharpness.records import ProbeRecord
 
 CHORD: dict[str, Any] = {"color": "0.45", "linestyle": ":", "linewidth": 0.9}

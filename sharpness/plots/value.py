@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sharpness.plots.artists import dots, rows_of_networks, shown_in
 from sharpness.plots.axes import number_axis
+from sharpness.plots.caption_text import data, drawn_records, missing
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.marks import dots, rows_of_networks, shown_in
 from sharpness.plots.networks import Network, with_record
-from sharpness.plots.words import data, drawn_records, missing
 from sharpness.records import ProbeRecord
 
 NUMBERS = ("value", "lower", "upper", "confidence")
