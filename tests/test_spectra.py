@@ -20,9 +20,11 @@ from analysis.spectra import FIGURES, load_networks, render_spectra
 from sharpness.errors import InputError
 from sharpness.files import append_jsonl
 from sharpness.plots.axes import asinh_axis
+from sharpness.plots.density import common_threshold, density_table
+from sharpness.plots.eigenvalues import convergence_table
 from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.layers import layers_table
 from sharpness.plots.networks import Network
-from sharpness.plots.spectra_tables import common_threshold, convergence_table, density_table, layers_table
 from sharpness.plots.style import STYLE, new_figure
 from sharpness.probes import LayerEigenvalues, TopEigenvalues
 from sharpness.records import ProbeRecord

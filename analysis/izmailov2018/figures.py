@@ -16,8 +16,7 @@ from sharpness.plots.axes import number_axis
 from sharpness.plots.frames import floats, records, rows_where
 from sharpness.plots.grids import plane_table
 from sharpness.plots.networks import Network
-from sharpness.plots.plane import plane_figure
-from sharpness.plots.plane_captions import plane_caption
+from sharpness.plots.plane import plane_caption, plane_figure
 from sharpness.plots.rays import rays_caption, rays_figure, rays_table
 from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure
 from sharpness.records import ProbeRecord

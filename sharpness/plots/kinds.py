@@ -13,20 +13,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpness.plots import (
-    barrier,
-    connectivity,
+    density,
     eigenvalues,
     keskar,
+    layers,
     line,
     plane,
-    plane_captions,
     pyhessian,
     rays,
-    spectra_captions,
-    spectra_figures,
-    spectra_tables,
     surface,
     trace,
+    two_paths,
     value,
 )
 from sharpness.plots.grids import plane_table
@@ -44,7 +41,7 @@ class Kind:
     caption: Callable[[pd.DataFrame, Sequence[Network]], str]
 
 
-CONVERGENCE = Kind(spectra_tables.convergence_table, spectra_figures.convergence, spectra_captions.convergence_caption)
+CONVERGENCE = Kind(eigenvalues.convergence_table, eigenvalues.convergence_figure, eigenvalues.convergence_caption)
 """The lower half of the figure of ``eigenvalues`` alone."""
 
 PLANES = ("eigen_plane", "random_plane", "three_point_plane", "trajectory_plane")
@@ -55,7 +52,7 @@ def _contours(probe: str) -> Kind:
     return Kind(
         partial(plane_table, probe=probe),
         partial(plane.plane_figure, probe=probe),
-        partial(plane_captions.plane_caption, probe=probe),
+        partial(plane.plane_caption, probe=probe),
     )
 
 
@@ -63,20 +60,18 @@ def _surface(probe: str) -> Kind:
     return Kind(
         partial(surface.surface_table, probe=probe),
         partial(surface.surface_figure, probe=probe),
-        partial(plane_captions.surface_caption, probe=probe),
+        partial(surface.surface_caption, probe=probe),
     )
 
 
 KINDS = {
-    "barrier": Kind(barrier.barrier_table, barrier.barrier_figure, barrier.barrier_caption),
-    "connectivity": Kind(
-        connectivity.connectivity_table, connectivity.connectivity_figure, connectivity.connectivity_caption
-    ),
-    "density": Kind(spectra_tables.density_table, spectra_figures.spectral_density, spectra_captions.density_caption),
+    "barrier": Kind(two_paths.barrier_table, two_paths.barrier_figure, two_paths.barrier_caption),
+    "connectivity": Kind(two_paths.connectivity_table, two_paths.connectivity_figure, two_paths.connectivity_caption),
+    "density": Kind(density.density_table, density.density_figure, density.density_caption),
     "eigenvalues": Kind(eigenvalues.eigenvalues_table, eigenvalues.eigenvalues_figure, eigenvalues.eigenvalues_caption),
     "interpolation": Kind(line.line_table, line.line_figure, line.line_caption),
     "keskar": Kind(keskar.keskar_table, keskar.keskar_figure, keskar.keskar_caption),
-    "layers": Kind(spectra_tables.layers_table, spectra_figures.layer_strip, spectra_captions.layers_caption),
+    "layers": Kind(layers.layers_table, layers.layers_figure, layers.layers_caption),
     "pyhessian": Kind(pyhessian.pyhessian_table, pyhessian.pyhessian_figure, pyhessian.pyhessian_caption),
     "rays": Kind(rays.rays_table, rays.rays_figure, rays.rays_caption),
     "trace": Kind(trace.trace_table, trace.trace_figure, trace.trace_caption),

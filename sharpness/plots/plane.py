@@ -17,7 +17,7 @@ from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from sharpness.plots.artists import label_text
-from sharpness.plots.caption_text import Pairs, drawn_records, unit, with_unit
+from sharpness.plots.caption_text import Pairs, data, drawn_records, each, missing, number, unit, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.grids import (
     MARKERS,
@@ -32,6 +32,7 @@ from sharpness.plots.grids import (
     edge_ticks,
     grid_of,
     marks_of,
+    one_unit,
     shown_quantities,
     to_scale,
     wrapped,
@@ -178,3 +179,76 @@ def legend_of(table: pd.DataFrame, drawn: Pairs, grids: Mapping[str, Grid], widt
             text = f"{whose}trajectory from {label_text(path[0])} to {label_text(path[-1])}"
             handles.append(Line2D([], [], label=textwrap.fill(text, width), **PATH))
     return handles
+
+
+def plane_caption(table: pd.DataFrame, networks: Sequence[Network], probe: str) -> str:
+    """Return the caption of the contours."""
+    drawn = drawn_records(networks, probe, table)
+    grids = {network.label: grid_of(table, network.label) for network, _ in drawn}
+    names = list(dict.fromkeys(name for grid in grids.values() for name in shown_quantities(grid, len(grids))))
+    how = f"{bands_text(names, len(grids))}, linear between the points, white lines at their edges"
+    gaps, marks = gaps_text(grids, names, "Crossed on grey"), checkpoints_text(table, drawn)
+    return f"{plane_text(names, drawn)}. {how}. {marks} {gaps}{end_text(table, networks, drawn)}".strip()
+
+
+def plane_text(names: Sequence[str], drawn: Pairs) -> str:
+    """Say which quantities are drawn, and over which axes."""
+    words = [QUANTITIES[name].lower() for name in names]
+    listed = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"{listed.capitalize()} in a plane of weight space: {each(drawn, _axes)}"
+
+
+def _axes(record: ProbeRecord) -> str:
+    details = record.details
+    names, units = ([axis[key] for axis in details["axes"]] for key in ("name", "unit"))
+    text = f"{names[0]} to the right and {names[1]} upwards, in units of {' and '.join(dict.fromkeys(units))}, "
+    text += f"{len(details['xs'])} x {len(details['ys'])} points"
+    if one_unit(record) and not to_scale(record):
+        text += ", not to one scale"
+    if details.get("normalisation") == "filter":
+        text += ", directions normalised by filters"
+    if details.get("eigenvalues"):
+        text += f", eigenvalues {' and '.join(number(value) for value in details['eigenvalues'])}"
+    return text
+
+
+def bands_text(names: Sequence[str], num_networks: int) -> str:
+    """Say how the bands of colour are spaced."""
+    kinds = {"loss" if name.endswith("loss") else "accuracy" for name in names}
+    text = "Bands: how far a loss is above the smallest of its points, by decades"
+    text += ", the same for every network" if num_networks > 1 else ""
+    return text + (", and even steps of an accuracy" if "accuracy" in kinds else "")
+
+
+def checkpoints_text(table: pd.DataFrame, drawn: Pairs) -> str:
+    """Say what the marks and the line are, and how far the points of the line are from the plane."""
+    text = "Marks: checkpoints at their projections, with losses measured at the checkpoints themselves."
+    path = rows_where(table, part="trajectory")
+    if len(path):
+        counts = " and ".join(str(len(rows_where(path, network=network.label))) for network, _ in drawn)
+        far = number(float(np.nanmax(floats(path, "distance"))))
+        text += f" Line: projections of the {counts} checkpoints of a trajectory, up to {far} off the plane."
+    return text
+
+
+def gaps_text(grids: Mapping[str, Grid], names: Sequence[str], how: str) -> str:
+    """Count the points that are not finite."""
+    counts = []
+    for label, grid in grids.items():
+        for name in names:
+            bad = int(np.sum(~np.isfinite(grid.values[name]))) if name in grid.values else 0
+            if bad:
+                whose = f" of {label}" if len(grids) > 1 else ""
+                counts.append(f"{bad} of {grid.values[name].size} of the {QUANTITIES[name].lower()}{whose}")
+    return f"{how}: points that are not finite ({', '.join(counts)}). " if counts else ""
+
+
+def end_text(table: pd.DataFrame, networks: Sequence[Network], drawn: Pairs) -> str:
+    """Say how high the train loss rises over the grid, and on which examples it was measured."""
+    rises = [
+        "unknown" if record.value is None else number(record.value) + unit([(network, record)])
+        for network, record in drawn
+    ]
+    texts = [f"{n.label}: {rise}" if len(drawn) > 1 else rise for (n, _), rise in zip(drawn, rises, strict=True)]
+    rise = f"Largest rise of the train loss over the points above that of the first mark: {'; '.join(texts)}."
+    return f"{rise} {data(drawn)}. {missing(table, networks)}"

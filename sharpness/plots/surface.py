@@ -32,7 +32,17 @@ from sharpness.plots.grids import (
     wrapped,
 )
 from sharpness.plots.networks import Network
-from sharpness.plots.plane import LINE, MARK, PATH, legend_of
+from sharpness.plots.plane import (
+    LINE,
+    MARK,
+    PATH,
+    bands_text,
+    checkpoints_text,
+    end_text,
+    gaps_text,
+    legend_of,
+    plane_text,
+)
 from sharpness.plots.style import COLUMN, FULL
 
 ANGLE = {"elev": 32.0, "azim": -60.0}
@@ -156,3 +166,17 @@ def _checkpoints(ax: Any, table: pd.DataFrame, network: Network, grid: Grid, log
             continue
         ax.plot([x, x], [y, y], [floor, height], color="black", linewidth=0.7, zorder=2)
         ax.plot([x], [y], [height], marker=marker, zorder=4, **MARK)
+
+
+def surface_caption(table: pd.DataFrame, networks: Sequence[Network], probe: str) -> str:
+    """Return the caption of the surface."""
+    drawn = drawn_records(networks, probe, table)
+    grids = {network.label: grid_of(table, network.label) for network, _ in drawn}
+    how = (
+        f"The heights are those of the points, on {'a logarithmic' if log_heights(grids.values()) else 'an even'} axis"
+    )
+    how += "; each cell has the colour of the mean of its corners"
+    marks = f"{checkpoints_text(table, drawn)} They are drawn over the surface, with a line down to the floor."
+    gaps = gaps_text(grids, ["train_loss"], "Holes")
+    text = f"{plane_text(['train_loss'], drawn)}. {how}. {bands_text(['train_loss'], len(grids))}. {marks} {gaps}"
+    return f"{text}{end_text(table, networks, drawn)}".strip()

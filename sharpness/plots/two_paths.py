@@ -13,16 +13,108 @@ from matplotlib.lines import Line2D
 
 from sharpness.plots.artists import label_text
 from sharpness.plots.axes import number_axis
-from sharpness.plots.caption_text import Pairs, with_unit
+from sharpness.plots.caption_text import Pairs, data, drawn_records, missing, number, plural, unit, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.line import CURVES, SPLITS
-from sharpness.plots.networks import Network, far_end
+from sharpness.plots.networks import Network, far_end, with_record
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 from sharpness.records import ProbeRecord
 
 CHORD: dict[str, Any] = {"color": "0.45", "linestyle": ":", "linewidth": 0.9}
 WIDTHS = (5.0, 1.8)
 """Points of the bars at the largest rises: those of both paths are seen where they stand in one place."""
+LINES = {"plain": "as they are", "matched": "after matching"}
+PATHS = {"line": "straight line", "curve": "trained curve"}
+SHAPES = {"bezier": "Bezier curve", "chain": "polygonal chain"}
+
+
+def barrier_table(networks: Sequence[Network]) -> pd.DataFrame:
+    """Return loss and accuracy against alpha of both lines, as far as they are there."""
+    rows = []
+    for network, record in with_record(networks, "barrier"):
+        lines = [(path, record.details.get(path)) for path in LINES]
+        rows += [row for path, line in lines if line for row in path_rows(network.label, path, line["alphas"], line)]
+    return path_table(rows)
+
+
+def barrier_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
+    """Draw both lines on one axis."""
+    label = r"$\alpha$ in $(1-\alpha)\,w_0 + \alpha\,w_1$"
+    return paths_figure(table, networks, drawn_records(networks, "barrier", table), LINES, label)
+
+
+def barrier_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
+    """Return the caption: the ends, both barriers, what the matching did, the examples."""
+    drawn = drawn_records(networks, "barrier", table)
+    texts = {n.label: _lines(networks, n, record) for n, record in drawn}
+    several = [f"{label}: {text}" if len(texts) > 1 else text for label, text in texts.items()]
+    dashed = " (train solid, test dashed)" if np.isfinite(floats(table, "test_loss")).any() else ""
+    alone = [n for n in networks if n not in [far_end(networks, record) for _, record in drawn]]
+    return (
+        f"Loss and any accuracy{dashed} at the measured points of the line between two checkpoints, as they are and "
+        f"after the hidden units of the second were permuted to match those of the first. {' '.join(several)} "
+        f"Broad bars: the largest rise of the train loss above the chord of its ends, the barrier.{gaps_text(table)} "
+        f"{data(drawn)}. {missing(table, alone)}"
+    ).strip()
+
+
+def _lines(networks: Sequence[Network], network: Network, record: ProbeRecord) -> str:
+    first, second = end_names(networks, network, record)
+    details, words = record.details, unit([(network, record)])
+    text = f"From {first} (alpha = 0) to {second} (alpha = 1): barrier {_value(record.value, words)} as they are"
+    if not details.get("matched"):
+        return f"{text}; no line after matching: {record.reasons.get('matched', 'no reason given')}."
+    text += f", {_value(details['matched']['barrier'], words)} after matching"
+    facts = details.get("matching") or {}
+    if {"moved", "units"} <= facts.keys():
+        text += f", which moved {facts['moved']:,} of {facts['units']:,} units"
+    return f"{text}."
+
+
+def _value(value: float | None, words: str) -> str:
+    return "unknown" if value is None else number(value) + words
+
+
+def connectivity_table(networks: Sequence[Network]) -> pd.DataFrame:
+    """Return loss and accuracy against t of the curve and of the line."""
+    rows = []
+    for network, record in with_record(networks, "connectivity"):
+        details = record.details
+        for path, curves in (("line", details["line"]), ("curve", details)):
+            rows += path_rows(network.label, path, details["ts"], curves)
+    return path_table(rows)
+
+
+def connectivity_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
+    """Draw curve and line on one axis."""
+    drawn = drawn_records(networks, "connectivity", table)
+    return paths_figure(table, networks, drawn, PATHS, "$t$ along the path")
+
+
+def connectivity_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
+    """Return the caption: the ends, the curve and its training, both barriers, the examples."""
+    drawn = drawn_records(networks, "connectivity", table)
+    texts = {n.label: _paths(networks, n, record) for n, record in drawn}
+    several = [f"{label}: {text}" if len(texts) > 1 else text for label, text in texts.items()]
+    dashed = " (train solid, test dashed)" if np.isfinite(floats(table, "test_loss")).any() else ""
+    alone = [n for n in networks if n not in [far_end(networks, record) for _, record in drawn]]
+    return (
+        f"Loss and any accuracy{dashed} at the measured points of a trained curve and of the straight line between two "
+        f"checkpoints. {' '.join(several)} Broad bars: the largest rise of the train loss above the chord of its "
+        f"ends.{gaps_text(table)} {data(drawn)}. {missing(table, alone)}"
+    ).strip()
+
+
+def _paths(networks: Sequence[Network], network: Network, record: ProbeRecord) -> str:
+    first, second = end_names(networks, network, record)
+    details, words = record.details, unit([(network, record)])
+    values = (record.value, details.get("line_barrier"))
+    curve, line = ("unknown" if value is None else number(value) + words for value in values)
+    why = f" ({record.reasons['value']})" if record.value is None and "value" in record.reasons else ""
+    return (
+        f"From {first} (t = 0) to {second} (t = 1): {SHAPES[details['curve']]} with {plural(details['bends'], 'bend')} "
+        f"after {details['steps']:,} steps, largest rise {curve}{why}; on the line {line}."
+    )
 
 
 def path_rows(label: str, path: str, ts: Sequence[float], curves: Mapping[str, Any]) -> list[dict[str, Any]]:
