@@ -11,6 +11,7 @@ import torch
 
 from sharpness.loss import Loss
 from sharpness.machine.environment import peak_memory, versions
+from sharpness.machine.progress import Progress as Progress
 from sharpness.records import ProbeRecord
 
 
