@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, run_cold_python, run_python
 
 # Each module may import from the lines above its own. Modules of one line do not import each other.
 LADDER = (
@@ -128,7 +128,7 @@ def test_importing_the_library_changes_nothing_in_its_users_process() -> None:
 
 
 def test_the_library_loads_without_torch() -> None:
-    result = run_python("-c", "import sharpness, sys; print('torch' in sys.modules)")
+    result = run_cold_python("-c", "import sharpness, sys; print('torch' in sys.modules)")
     assert result.stdout.strip() == "False"
 
 
