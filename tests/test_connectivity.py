@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from sharpness.errors import InputError
 from sharpness.landscapes import bends
 from sharpness.landscapes.bends import drawn_t
-from sharpness.landscapes.cells import CellsMissing
 from sharpness.landscapes.connectivity import ConnectivityResult, ModeConnectivity
+from sharpness.landscapes.evaluations import CellsMissing
 from sharpness.landscapes.paths import CURVES, linear
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches

@@ -22,8 +22,8 @@ from sharpness.landscapes import (
     ThreePointPlane,
     TrajectoryPlane,
 )
-from sharpness.landscapes.cells import CellsMissing, evaluate_cells
 from sharpness.landscapes.directions import filter_normalised, frame_through, principal_frame, random_direction
+from sharpness.landscapes.evaluations import CellsMissing, evaluate_cells
 from sharpness.loss import Loss
 from tests.cases import CASES
 from tests.oracles import dense_hessian

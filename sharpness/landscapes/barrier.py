@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sharpness.data.batches import cast, split
 from sharpness.errors import InputError
-from sharpness.landscapes.cells import evaluate_cells
+from sharpness.landscapes.evaluations import evaluate_cells
 from sharpness.landscapes.interpolation import barrier
 from sharpness.landscapes.paths import linear
 from sharpness.landscapes.planes import checked_points

@@ -16,7 +16,7 @@ from torch import Tensor
 from sharpness.errors import InputError
 from sharpness.landscapes import paths
 from sharpness.landscapes.bends import BendKnobs, Bends, train_bends, training_loss
-from sharpness.landscapes.cells import Cells, evaluate_cells
+from sharpness.landscapes.evaluations import Cells, evaluate_cells
 from sharpness.landscapes.interpolation import barrier
 from sharpness.loss import Loss
 from sharpness.results import Evidence, ProbeResult, Progress

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError
-from sharpness.landscapes.cells import Cells, evaluate_cells
 from sharpness.landscapes.directions import Frame
+from sharpness.landscapes.evaluations import Cells, evaluate_cells
 from sharpness.loss import Loss
 from sharpness.results import Evidence, ProbeResult, Progress
 

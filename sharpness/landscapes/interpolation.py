@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
-from sharpness.landscapes.cells import evaluate_cells
+from sharpness.landscapes.evaluations import evaluate_cells
 from sharpness.landscapes.paths import arc, linear
 from sharpness.loss import Loss
 from sharpness.results import Evidence, ProbeResult, Progress

@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from sharpness.errors import InputError
-from sharpness.landscapes.cells import evaluate_cells
 from sharpness.landscapes.directions import random_direction
+from sharpness.landscapes.evaluations import evaluate_cells
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.results import Evidence, ProbeResult, Progress

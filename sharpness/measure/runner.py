@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sharpness.errors import InputError, RunError, unknown_name
-from sharpness.landscapes.cells import CellsMissing
+from sharpness.landscapes.evaluations import CellsMissing
 from sharpness.loss import Loss
 from sharpness.machine.environment import deterministic
 from sharpness.machine.progress import Progress
