@@ -21,7 +21,7 @@ from sharpness.errors import InputError
 from sharpness.landscapes import bends
 from sharpness.landscapes.bends import drawn_t
 from sharpness.landscapes.connectivity import ConnectivityResult, ModeConnectivity
-from sharpness.landscapes.evaluations import CellsMissing
+from sharpness.landscapes.evaluations import PointsMissing
 from sharpness.landscapes.paths import CURVES, linear
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
@@ -217,7 +217,7 @@ def test_another_training_or_a_damaged_file_is_not_gone_on_from(tmp_path: Path) 
 def test_parts_put_one_curve_together(tmp_path: Path) -> None:
     loss = NETWORKS["convolution, recalibrated"]()
     points, knobs = two_points(loss), ModeConnectivity(num_steps=3, num_points=4)
-    with pytest.raises(CellsMissing, match="3 of 6 points"):
+    with pytest.raises(PointsMissing, match="3 of 6 points"):
         knobs(loss, *points, resume=tmp_path, part=(0, 2))
     seen: list[tuple[int, int]] = []
     result = knobs(loss, *points, resume=tmp_path, part=(1, 2), progress=lambda *args: seen.append(args))
@@ -285,5 +285,5 @@ def test_knobs_that_make_no_sense_are_refused(knobs: dict[str, Any], message: st
 
 def test_checkpoints_of_other_shapes_are_refused() -> None:
     loss = NETWORKS["mlp"]()
-    with pytest.raises(InputError, match=r"got \(43,\) and \(42,\)"):
+    with pytest.raises(InputError, match=r"shape \(43,\), got \(42,\)"):
         ModeConnectivity()(loss, loss.weights, loss.weights[1:])

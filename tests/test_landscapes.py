@@ -23,7 +23,7 @@ from sharpness.landscapes import (
     TrajectoryPlane,
 )
 from sharpness.landscapes.directions import filter_normalised, frame_through, principal_frame, random_direction
-from sharpness.landscapes.evaluations import CellsMissing, evaluate_cells
+from sharpness.landscapes.evaluations import PointsMissing, Sampling, evaluate_points
 from sharpness.loss import Loss
 from tests.cases import CASES
 from tests.oracles import dense_hessian
@@ -268,7 +268,7 @@ def test_a_grid_goes_on_from_the_cells_that_are_there(tmp_path: Path, monkeypatc
 def test_a_grid_is_split_over_processes_and_the_one_that_finds_all_puts_it_together(tmp_path: Path) -> None:
     loss, plane = small_network(), RandomPlane(num_points=4)
     for part in ((0, 3), (2, 3)):
-        with pytest.raises(CellsMissing, match="of 17 points are not there yet"):
+        with pytest.raises(PointsMissing, match="of 17 points are not there yet"):
             plane(loss, loss.weights, resume=tmp_path, part=part)
     result = plane(loss, loss.weights, resume=tmp_path, part=(1, 3))
     assert result.curves == plane(loss, loss.weights).curves
@@ -288,10 +288,10 @@ def test_a_damaged_line_of_cells_is_named(tmp_path: Path) -> None:
 def test_cells_keep_every_digit(tmp_path: Path) -> None:
     loss = small_network()
     points = [loss.weights + 0.1 * vector(len(loss.weights), seed) for seed in range(3)]
-    first = evaluate_cells(loss, points.__getitem__, 3, resume=tmp_path)
-    assert evaluate_cells(loss, points.__getitem__, 3, resume=tmp_path) == first
+    first = evaluate_points(loss, points.__getitem__, 3, Sampling(resume=tmp_path))
+    assert evaluate_points(loss, points.__getitem__, 3, Sampling(resume=tmp_path)) == first
     append_jsonl(next(tmp_path.iterdir()), {"of": "another", "cell": 0, "train": {}, "test": None})
-    assert evaluate_cells(loss, points.__getitem__, 3, resume=tmp_path) == first
+    assert evaluate_points(loss, points.__getitem__, 3, Sampling(resume=tmp_path)) == first
     assert all(math.isfinite(cell.loss) for cell in first.train)
 
 

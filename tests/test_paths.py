@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError
-from sharpness.landscapes.paths import COEFFICIENTS, CURVES, Path, arc, bezier, chain, linear
+from sharpness.landscapes.paths import COEFFICIENTS, CURVES, Curve, arc, bezier, chain, linear
 
 
 def vectors(count: int, size: int = 5, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -20,7 +20,7 @@ def vectors(count: int, size: int = 5, dtype: torch.dtype = torch.float64) -> li
     return list(torch.randn(count, size, generator=generator, dtype=torch.float64).to(dtype))
 
 
-PATHS: dict[str, Callable[[Tensor, Tensor], Path]] = {
+PATHS: dict[str, Callable[[Tensor, Tensor], Curve]] = {
     "linear": linear,
     "arc": arc,
     "bezier": lambda a, b: bezier(a, vectors(3, len(a), a.dtype), b),

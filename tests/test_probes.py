@@ -136,7 +136,7 @@ def test_a_barrier_without_end_points_is_null_with_a_reason() -> None:
     record = result.to_record()
     assert record.value is None and "alpha" in record.reasons["value"]
     assert barrier([0.0, 1.0], [math.inf, 1.0]) is None
-    with pytest.raises(InputError, match="one shape"):
+    with pytest.raises(InputError, match="points of shape"):
         Interpolation()(quadratic(H, x), x, x[:3])
     with pytest.raises(InputError, match="at least 2 points"):
         Interpolation(num_points=1)(quadratic(H, x), x, x)

@@ -24,6 +24,7 @@ from scripts.benchmarks.networks import Problem
 from scripts.benchmarks.tools import Tool, peer
 from sharpness.landscapes import Interpolation, RandomPlane
 from sharpness.landscapes.directions import Frame
+from sharpness.landscapes.evaluations import Sampling
 from sharpness.landscapes.grid import Plane, measure_plane
 from sharpness.landscapes.paths import linear
 from sharpness.vectors import norm
@@ -139,14 +140,14 @@ def ours(problem: Problem, work: Work) -> Call:
     def call() -> Losses:
         loss = problem.loss()
         with tempfile.TemporaryDirectory() as folder:
-            where: Any = {"test_loss": None, "resume": Path(folder), "part": (0, 1), "progress": None}
+            place = Path(folder)
             if len(work.directions) == 1:
-                return [*Interpolation(num_points=work.count)(loss, work.at(0), work.at(1), **where).train_loss]
+                return [*Interpolation(num_points=work.count)(loss, work.at(0), work.at(1), resume=place).train_loss]
             axes, reach, w = [("x", "length"), ("y", "length")], (work.low, work.high), work.at(0, 0)
             plane = Plane(Frame(w, *work.directions), reach, reach, axes, marks=[("checkpoint", w)])
             knobs = RandomPlane(num_points=work.count, normalisation="none")
-            result = measure_plane("random_plane", knobs, loss, plane, started=time.perf_counter(), **where)
-        return [value for row in result.curves["train_loss"] for value in row]
+            fields = measure_plane(knobs, loss, Sampling(resume=place), plane)
+        return [value for row in fields["curves"]["train_loss"] for value in row]
 
     return call
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +12,13 @@ from torch import Tensor
 
 from sharpness.data.batches import cast, split
 from sharpness.errors import InputError
-from sharpness.landscapes.evaluations import evaluate_cells
+from sharpness.landscapes.evaluations import Sampling, evaluate_points
 from sharpness.landscapes.interpolation import barrier
+from sharpness.landscapes.landscape import Landscape
 from sharpness.landscapes.paths import linear
-from sharpness.landscapes.planes import checked_points
 from sharpness.loss import Loss
 from sharpness.machine.distributed import from_all_ranks
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import ProbeResult
 from sharpness.symmetries.permutations import PATTERNS, Group, Match, find_groups, match_weights, permuted
 from sharpness.vectors import is_finite, norm
 
@@ -53,15 +51,15 @@ class BarrierResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class Barrier:
+class Barrier(Landscape[BarrierResult]):
     """Linear mode connectivity: the loss between two checkpoints above the chord of their own losses, on [0, 1].
 
     ``max over alpha of L((1 - alpha) w_0 + alpha w_1) - ((1 - alpha) L(w_0) + alpha L(w_1))``, Frankle et al. 2020
     (arXiv 1912.05671) with the chord of Entezari et al. 2022 (arXiv 2110.06296); it is never negative, because the ends
-    count. With ``match`` once more after the hidden units of w_1 were permuted to be most like those of w_0
-    (:func:`sharpness.symmetries.permutations.match_weights`; ``seed`` is for the order in which layers are matched),
-    which leaves
-    the function of w_1 as it is. That is checked on the first batch, and a line that fails is not reported.
+    count. With ``match`` it is measured once more after the hidden units of w_1 were permuted to be most like those of
+    w_0 (:func:`sharpness.symmetries.permutations.match_weights`; ``seed`` is for the order in which layers are
+    matched), which leaves the function of w_1 as it is. That is checked on the first batch, and a line that fails is
+    not reported: the plain one is, and ``reasons["matched"]`` says why.
 
     The statistics of BatchNorm on the line are the ``norm`` mode of the loss. A checkpoint here is a flat vector, which
     has no statistics: with ``norm='frozen'`` those of the loss's own network are used on both lines and at both ends,
@@ -80,68 +78,52 @@ class Barrier:
     seed: int = 0
     match: bool = True
 
-    def __call__(
-        self,
-        loss: Loss,
-        w_0: Tensor,
-        w_1: Tensor,
-        *,
-        test_loss: Loss | None = None,
-        resume: Path | None = None,
-        part: tuple[int, int] = (0, 1),
-        progress: Progress | None = None,
-    ) -> BarrierResult:
-        """Measure on ``loss`` and any ``test_loss``; raises :class:`InputError` for unequal shapes and too few points.
+    probe = "barrier"
+    result = BarrierResult
 
-        Where no line after matching can be measured, the plain one is, and ``reasons["matched"]`` says why.
-        """
-        started = time.perf_counter()
-        w_0, w_1 = checked_points(loss, (w_0, w_1))
+    def check(self) -> None:
+        """Raise :class:`InputError` for a line of fewer than two points."""
         if self.num_points < 2:
             raise InputError(f"expected at least 2 points on the line, got {self.num_points}: 25 is usual")
+
+    def measure(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> dict[str, Any]:
+        """Return the plain line, the line after matching if there is one, and what the matching did."""
         ends, matching, reasons = [w_1], None, {"matched": "not asked for: match=False"}
         if self.match:
             end, matching, reasons = _matched(loss, w_0, w_1, self.seed)
             ends += [] if end is None else [end]
-        where: dict[str, Any] = {"test_loss": test_loss, "resume": resume, "part": part, "progress": progress}
-        plain, *rest = self._lines(loss, w_0, ends, **where)
-        missing = {} if plain["barrier"] is not None else {"value": "an end of the line has no finite loss"}
-        return BarrierResult(
-            probe="barrier",
-            quantity="loss_barrier",
-            knobs=asdict(self),
-            value=plain["barrier"],
-            reasons=reasons | missing,
-            num_forwards=len(ends) * self.num_points * (1 if test_loss is None else 2),
-            seed=self.seed,
-            evidence=Evidence.collect(loss, started),
-            plain=plain,
-            matched=rest[0] if rest else None,
-            matching=matching,
-        )
-
-    def _lines(self, loss: Loss, w_0: Tensor, ends: Sequence[Tensor], **where: Any) -> list[dict[str, Any]]:
-        """Return the curves of the line to each end, with their barriers."""
-        alphas, n = np.linspace(0, 1, self.num_points).tolist(), self.num_points
-
+        alphas = np.linspace(0, 1, self.num_points).tolist()
         paths = [linear(w_0, end) for end in ends]
 
         def point(number: int) -> Tensor:
-            line, step = divmod(number, n)
+            line, step = divmod(number, self.num_points)
             return paths[line](alphas[step])
 
-        knobs = {"probe": "barrier", **asdict(self)}
-        cells = evaluate_cells(loss, point, len(ends) * n, knobs=knobs, **where)
-        lines = []
-        for line, end in enumerate(ends):
-            curves = cells.curves(line * n, (line + 1) * n)
-            test = curves["test_loss"]
-            barriers = {
-                "barrier": barrier(alphas, curves["train_loss"]),
-                "test_barrier": None if test is None else barrier(alphas, test),
-            }
-            lines.append({"alphas": alphas, **curves, **barriers, "length": norm(end - w_0)})
-        return lines
+        knobs = {"probe": self.probe, **asdict(self)}
+        found = evaluate_points(loss, point, len(ends) * self.num_points, sampling, knobs)
+        plain, *rest = (
+            _line(alphas, found.curves(i * self.num_points, (i + 1) * self.num_points), norm(end - w_0))
+            for i, end in enumerate(ends)
+        )
+        missing = {} if plain["barrier"] is not None else {"value": "an end of the line has no finite loss"}
+        return {
+            "value": plain["barrier"],
+            "reasons": reasons | missing,
+            "num_forwards": found.num_forwards,
+            "plain": plain,
+            "matched": rest[0] if rest else None,
+            "matching": matching,
+        }
+
+
+def _line(alphas: list[float], curves: dict[str, Any], length: float) -> dict[str, Any]:
+    """Return the curves of one line with their barriers and its length."""
+    test = curves["test_loss"]
+    barriers = {
+        "barrier": barrier(alphas, curves["train_loss"]),
+        "test_barrier": None if test is None else barrier(alphas, test),
+    }
+    return {"alphas": alphas, **curves, **barriers, "length": length}
 
 
 def _matched(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,11 @@ from torch import Tensor
 from sharpness.errors import InputError
 from sharpness.landscapes import paths
 from sharpness.landscapes.bends import BendKnobs, Bends, train_bends, training_loss
-from sharpness.landscapes.evaluations import Cells, evaluate_cells
+from sharpness.landscapes.evaluations import Evaluations, Sampling, evaluate_points
 from sharpness.landscapes.interpolation import barrier
+from sharpness.landscapes.landscape import Landscape
 from sharpness.loss import Loss
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import ProbeResult
 from sharpness.vectors import norm
 
 MOST_LOSSES = 200  # of the training that a record holds
@@ -60,7 +59,7 @@ class ConnectivityResult(ProbeResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModeConnectivity(BendKnobs):
+class ModeConnectivity(BendKnobs, Landscape[ConnectivityResult]):
     r"""Loss and accuracy along a curve of trained bends from one checkpoint to another, and along the straight line.
 
     Garipov et al. 2018 (arXiv 1802.10026), section 3: a ``bezier`` curve or polygonal ``chain`` whose ends stay the
@@ -78,7 +77,8 @@ class ModeConnectivity(BendKnobs):
     With ``norm='recalibrate'`` the steps take BatchNorm's statistics from their batches, and every measured point from
     the calibration data, as theirs does; with ``frozen`` the running statistics of the loss hold for the whole curve,
     also at its far end. The record says which as ``training_norm``. Where a training loss is not finite the training
-    ends there, both paths are measured as they are, and there is no value but a reason.
+    ends there, both paths are measured as they are, and there is no value but a reason. Under ``resume`` the bends are
+    kept and then each point; of several parts each trains the whole curve, unless another has before.
 
     >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -92,72 +92,51 @@ class ModeConnectivity(BendKnobs):
 
     num_points: int = 61
 
+    probe = "connectivity"
+    result = ConnectivityResult
+
     def check(self) -> None:
         """Raise :class:`InputError` for knobs that define no training or no path."""
         super().check()
         if self.num_points < 2:
             raise InputError(f"expected at least 2 points along the curve, got {self.num_points}")
 
-    def __call__(
-        self,
-        loss: Loss,
-        w_0: Tensor,
-        w_1: Tensor,
-        *,
-        test_loss: Loss | None = None,
-        resume: Path | None = None,
-        part: tuple[int, int] = (0, 1),
-        progress: Progress | None = None,
-    ) -> ConnectivityResult:
-        """Train on ``loss``, measure on it and any ``test_loss``; :class:`InputError` for unequal shapes and bad knobs.
-
-        Under ``resume`` the bends are kept and then each point. Of several parts each trains the whole curve, unless
-        another has before.
-        """
-        started, w_0, w_1 = time.perf_counter(), loss.point(w_0), loss.point(w_1)
-        self.check()
+    def measure(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> dict[str, Any]:
+        """Train the bends, then return loss and accuracy along the curve and along the line."""
         line, ts = paths.linear(w_0, w_1), np.linspace(0, 1, self.num_points).tolist()
         count = 2 * self.num_points - 2  # the line's ends are the curve's
-        total = self.num_steps + len(range(part[0], count, part[1]))
+        total = self.num_steps + len(sampling.own(count))
 
         def report(done: int) -> None:
-            if progress is not None:
-                progress(done, total)
+            if sampling.progress is not None:
+                sampling.progress(done, total)
 
-        state = train_bends(loss, w_0, w_1, self, folder=resume, progress=report)
+        state = train_bends(loss, w_0, w_1, self, folder=sampling.resume, progress=report)
         curve = paths.CURVES[self.curve](w_0, list(state.points), w_1)
         places = [*((curve, t) for t in ts), *((line, t) for t in ts[1:-1])]
-        cells = evaluate_cells(
-            loss,
-            lambda number: places[number][0](places[number][1]),
-            count,
-            test_loss=test_loss,
-            resume=resume,
-            part=part,
-            knobs={"probe": "connectivity", **asdict(self)},
-            progress=lambda done, _: report(self.num_steps + done),
-        )
-        return ConnectivityResult(
-            probe="connectivity",
-            quantity="loss_barrier",
-            knobs=asdict(self),
-            num_gradients=state.step + (state.stopped is not None),
-            num_forwards=count * (1 if test_loss is None else 2),
-            seed=self.seed,
-            evidence=Evidence.collect(loss, started),
-            ts=ts,
-            curve=self.curve,
-            bends=state.points,
-            training=_training(loss, state),
-            length=_length(curve, ts),
-            line_length=norm(w_1 - w_0),
-            **_measured(ts, cells, state.stopped),
-        )
+
+        def point(number: int) -> Tensor:
+            path, t = places[number]
+            return path(t)
+
+        after = replace(sampling, progress=lambda done, _: report(self.num_steps + done))
+        found = evaluate_points(loss, point, count, after, {"probe": self.probe, **asdict(self)})
+        return {
+            "num_gradients": state.step + (state.stopped is not None),
+            "num_forwards": found.num_forwards,
+            "ts": ts,
+            "curve": self.curve,
+            "bends": state.points,
+            "training": _training(loss, state),
+            "length": _length(curve, ts),
+            "line_length": norm(w_1 - w_0),
+            **_measured(ts, found, state.stopped),
+        }
 
 
-def _measured(ts: list[float], cells: Cells, stopped: str | None) -> dict[str, Any]:
+def _measured(ts: list[float], found: Evaluations, stopped: str | None) -> dict[str, Any]:
     """Return both paths with their barriers, or why there are none."""
-    curve, inside, reasons = cells.curves(0, len(ts)), cells.curves(len(ts)), dict[str, str]()
+    curve, inside, reasons = found.curves(0, len(ts)), found.curves(len(ts)), dict[str, str]()
     line = {name: losses and [losses[0], *inside[name], losses[-1]] for name, losses in curve.items()}
     value, line_barrier = (_barrier(ts, path["train_loss"]) for path in (curve, line))
     if stopped is not None:
@@ -187,6 +166,6 @@ def _training(loss: Loss, state: Bends) -> dict[str, Any]:
     }
 
 
-def _length(curve: paths.Path, ts: list[float]) -> float:
+def _length(curve: paths.Curve, ts: list[float]) -> float:
     """Return the length of the polygon through the points that are measured."""
     return math.fsum(norm(curve(b) - curve(a)) for a, b in itertools.pairwise(ts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,47 @@ SYNC_SECONDS = 1.0
 """A kill loses no point; a power loss takes those of so many seconds at most."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Where and with what the points of a landscape are measured.
+
+    ``names`` are those of the checkpoints. Part ``(i, n)`` is the points whose number is i modulo n. With ``resume``
+    every point is appended there when it is done and read back when it is there already, whoever measured it.
+    ``progress`` counts the points of the part. Raises :class:`InputError` for a part that there is not, and for one
+    without a folder to share.
+    """
+
+    test_loss: Loss | None = None
+    names: Sequence[str] = ()
+    resume: Path | None = None
+    part: tuple[int, int] = (0, 1)
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a part that there is not."""
+        mine, parts = self.part
+        if not 0 <= mine < parts:
+            raise InputError(f"expected a part from 1 to {parts}, got {mine + 1}")
+        if parts > 1 and self.resume is None:
+            raise InputError("expected a folder that the parts of a grid share, got none: pass resume")
+
+    def own(self, count: int) -> range:
+        """Return the numbers of the points of this part, of so many in all."""
+        mine, parts = self.part
+        return range(mine, count, parts)
+
+
 @dataclass(frozen=True)
-class Cells:
-    """What was measured at each point in order; ``test`` is ``None`` where there were no test data."""
+class Evaluations:
+    """Loss and accuracy at each point in order; ``test`` is ``None`` where there were no test data."""
 
     train: list[Evaluation]
     test: list[Evaluation] | None
+
+    @property
+    def num_forwards(self) -> int:
+        """The number of points times the number of data sets."""
+        return len(self.train) + len(self.test or ())
 
     def curves(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:
         """Return ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy`` of a range of points."""
@@ -42,41 +77,30 @@ class Cells:
         }
 
 
-class CellsMissing(RunError):
+class PointsMissing(RunError):
     """Raised where other processes have not done their share of the points yet."""
 
 
-def evaluate_cells(
+def evaluate_points(
     loss: Loss,
     points: Callable[[int], Tensor],
     count: int,
-    *,
-    test_loss: Loss | None = None,
-    resume: Path | None = None,
-    part: tuple[int, int] = (0, 1),
+    sampling: Sampling,
     knobs: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Cells:
+) -> Evaluations:
     """Return loss and accuracy at ``points(0), ..., points(count - 1)``, of which this process measures its share.
 
-    Part ``(i, n)`` measures the points whose number is i modulo n. With ``resume`` every point is appended there when
-    it is done and read back when it is there already, whoever measured it; points of another landscape there (other
-    ``knobs``, losses or first, middle or last point) are left alone. Without it nothing is written. Raises
-    :class:`CellsMissing` where points of other parts are not there yet when the own ones are done, and
-    :class:`InputError` for a part that there is not.
+    Points of another landscape in the folder (other ``knobs``, losses or first, middle or last point) are left alone.
+    Raises :class:`PointsMissing` where points of other parts are not there yet when the own ones are done.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> loss = Loss(model, torch.nn.functional.mse_loss, [(torch.ones(1, 1), torch.zeros(1, 1))])
-    >>> evaluate_cells(loss, lambda i: torch.tensor([float(i)]), 3).curves()["train_loss"]
+    >>> evaluate_points(loss, lambda i: torch.tensor([float(i)]), 3, Sampling()).curves()["train_loss"]
     [0.0, 1.0, 4.0]
     """
-    mine, parts = part
-    if not 0 <= mine < parts:
-        raise InputError(f"expected a part from 1 to {parts}, got {mine + 1}")
-    if parts > 1 and resume is None:
-        raise InputError("expected a folder that the parts of a grid share, got none: pass resume")
-    own, file = range(mine, count, parts), FILE.format(part=mine + 1, parts=parts)
+    test_loss, resume = sampling.test_loss, sampling.resume
+    own, (mine, parts) = sampling.own(count), sampling.part
     key = "" if resume is None else _key(loss, test_loss, points, count, knobs)
     known = from_all_ranks(_known(resume, key))[0]  # processes of torchrun measure each point together
     synced = time.monotonic()
@@ -88,15 +112,17 @@ def evaluate_cells(
                 resume.mkdir(parents=True, exist_ok=True)
                 train, test = map(_row, known[number])
                 sync = done == len(own) or time.monotonic() - synced > SYNC_SECONDS
-                append_jsonl(resume / file, {"of": key, "cell": number, "train": train, "test": test}, sync=sync)
+                row = {"of": key, "cell": number, "train": train, "test": test}
+                append_jsonl(resume / FILE.format(part=mine + 1, parts=parts), row, sync=sync)
                 synced = time.monotonic() if sync else synced
-        if progress is not None:
-            progress(done, len(own))
+        if sampling.progress is not None:
+            sampling.progress(done, len(own))
     known |= from_all_ranks(_known(resume, key))[0]
     if missing := count - len(known):
-        raise CellsMissing(f"{missing} of {count} points are not there yet: run the other parts of {parts} too")
+        raise PointsMissing(f"{missing} of {count} points are not there yet: run the other parts of {parts} too")
     pairs = [known[number] for number in range(count)]
-    return Cells([train for train, _ in pairs], None if test_loss is None else [t for _, t in pairs if t is not None])
+    tests = None if test_loss is None else [test for _, test in pairs if test is not None]
+    return Evaluations([train for train, _ in pairs], tests)
 
 
 def _key(

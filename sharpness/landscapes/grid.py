@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.landscapes.directions import Frame
-from sharpness.landscapes.evaluations import Cells, evaluate_cells
+from sharpness.landscapes.evaluations import Evaluations, Sampling, evaluate_points
+from sharpness.landscapes.landscape import Landscape
 from sharpness.loss import Loss
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,13 @@ class PlaneResult(ProbeResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlaneKnobs:
+class PlaneLandscape(Landscape[PlaneResult]):
     """The number of grid points along each axis; the point in the middle of an odd number is on the grid."""
 
     num_points: int = 21
+
+    quantity = "largest_rise"
+    result = PlaneResult
 
     def check(self) -> None:
         """Raise :class:`InputError` for a grid that is none."""
@@ -71,21 +74,9 @@ class Plane:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def measure_plane(
-    probe: str,
-    knobs: PlaneKnobs,
-    loss: Loss,
-    plane: Plane,
-    *,
-    started: float,
-    test_loss: Loss | None,
-    resume: Path | None,
-    part: tuple[int, int],
-    progress: Progress | None,
-    **costs: Any,
-) -> PlaneResult:
-    """Measure the grid point by point, then the marks, and return all of it."""
-    xs, ys = (_grid(low, high, knobs.num_points) for low, high in (plane.x_range, plane.y_range))
+def measure_plane(landscape: PlaneLandscape, loss: Loss, sampling: Sampling, plane: Plane) -> dict[str, Any]:
+    """Measure the grid point by point, then the marks, and return the fields of the result."""
+    xs, ys = (_grid(low, high, landscape.num_points) for low, high in (plane.x_range, plane.y_range))
     extra = [*plane.marks, *(plane.trajectory or ())]
     size = len(xs) * len(ys)
     weights = torch.empty_like(plane.frame.origin)  # one for all points: a new vector each time costs page faults
@@ -95,35 +86,22 @@ def measure_plane(
             return extra[number - size][1]
         return plane.frame.at(xs[number % len(xs)], ys[number // len(xs)], out=weights)
 
-    cells = evaluate_cells(
-        loss,
-        point,
-        size + len(extra),
-        test_loss=test_loss,
-        resume=resume,
-        part=part,
-        knobs={"probe": probe, **asdict(knobs)},
-        progress=progress,
-    )
-    marked = [_mark(name, w, plane.frame, cells, size + i) for i, (name, w) in enumerate(extra)]
-    value, reasons = _largest_rise(cells, size)
-    return PlaneResult(
-        probe=probe,
-        quantity="largest_rise",
-        knobs=asdict(knobs),
-        value=value,
-        reasons=reasons,
-        num_forwards=(size + len(extra)) * (1 if test_loss is None else 2),
-        evidence=Evidence.collect(loss, started),
-        xs=xs,
-        ys=ys,
-        curves={name: _rows(curve, len(xs)) for name, curve in cells.curves(0, size).items()},
-        axes=[{"name": name, "unit": unit} for name, unit in plane.axes],
-        marks=marked[: len(plane.marks)],
-        trajectory=None if plane.trajectory is None else marked[len(plane.marks) :],
-        facts={"cosine": plane.frame.cosine, **plane.facts},
-        **costs,
-    )
+    knobs = {"probe": landscape.probe, **asdict(landscape)}
+    found = evaluate_points(loss, point, size + len(extra), sampling, knobs)
+    marked = [_mark(name, w, plane.frame, found, size + i) for i, (name, w) in enumerate(extra)]
+    value, reasons = _largest_rise(found, size)
+    return {
+        "value": value,
+        "reasons": reasons,
+        "num_forwards": found.num_forwards,
+        "xs": xs,
+        "ys": ys,
+        "curves": {name: _rows(curve, len(xs)) for name, curve in found.curves(0, size).items()},
+        "axes": [{"name": name, "unit": unit} for name, unit in plane.axes],
+        "marks": marked[: len(plane.marks)],
+        "trajectory": None if plane.trajectory is None else marked[len(plane.marks) :],
+        "facts": {"cosine": plane.frame.cosine, **plane.facts},
+    }
 
 
 def _grid(low: float, high: float, count: int) -> list[float]:
@@ -137,15 +115,15 @@ def _rows(curve: list[Any] | None, width: int) -> list[list[Any]] | None:
     return None if curve is None else [curve[i : i + width] for i in range(0, len(curve), width)]
 
 
-def _mark(name: str, w: Tensor, frame: Frame, cells: Cells, number: int) -> dict[str, Any]:
+def _mark(name: str, w: Tensor, frame: Frame, found: Evaluations, number: int) -> dict[str, Any]:
     x, y, distance = frame.coordinates(w)
-    own = {key: None if values is None else values[0] for key, values in cells.curves(number, number + 1).items()}
+    own = {key: None if values is None else values[0] for key, values in found.curves(number, number + 1).items()}
     return {"name": name, "x": x, "y": y, "distance": distance, **own}
 
 
-def _largest_rise(cells: Cells, size: int) -> tuple[float | None, dict[str, str]]:
-    first = cells.train[size].loss
-    finite = [cell.loss for cell in cells.train[:size] if math.isfinite(cell.loss)]
+def _largest_rise(found: Evaluations, size: int) -> tuple[float | None, dict[str, str]]:
+    first = found.train[size].loss
+    finite = [point.loss for point in found.train[:size] if math.isfinite(point.loss)]
     if not math.isfinite(first) or not finite:
         return None, {"value": "the loss is not finite at the first mark or on all of the grid"}
     return max(finite) - first, {}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
-from sharpness.landscapes.evaluations import evaluate_cells
+from sharpness.landscapes.evaluations import Sampling, evaluate_points
+from sharpness.landscapes.landscape import Landscape
 from sharpness.landscapes.paths import arc, linear
 from sharpness.loss import Loss
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import ProbeResult
 from sharpness.vectors import norm
 
 PATHS = {"line": linear, "arc": arc}
@@ -45,15 +44,14 @@ class InterpolationResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class Interpolation:
+class Interpolation(Landscape[InterpolationResult]):
     """Loss and accuracy at ``w(alpha) = (1 - alpha) w_0 + alpha w_1`` on an even grid of alpha.
 
     With ``path='arc'`` it is ``w(alpha) = cos(alpha pi / 2) w_0 + sin(alpha pi / 2) w_1``, the curvilinear path of
     Keskar et al. 2017, Appendix D. Their Figure 3 has 25 points on [-1, 2], w_0 the small-batch and w_1 the large-batch
-    solution. At
-    alpha 0 and 1 the weights are the checkpoints' own, bit for bit. What BatchNorm does between them is the ``norm``
-    mode of the loss. The barrier is ``max over grid points in [0, 1] of L(alpha) - ((1 - alpha) L(0) + alpha L(1))``,
-    the chord form of Frankle et al. 2020; it needs 0 and 1 on the grid.
+    solution. At alpha 0 and 1 the weights are the checkpoints' own, bit for bit. What BatchNorm does between them is
+    the ``norm`` mode of the loss. The barrier is ``max over grid points in [0, 1] of L(alpha) - ((1 - alpha) L(0) +
+    alpha L(1))``, the chord form of Frankle et al. 2020; it needs 0 and 1 on the grid.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -67,47 +65,35 @@ class Interpolation:
     stop: float = 2.0
     path: str = "line"
 
-    def __call__(
-        self,
-        loss: Loss,
-        w_0: Tensor,
-        w_1: Tensor,
-        *,
-        test_loss: Loss | None = None,
-        resume: Path | None = None,
-        part: tuple[int, int] = (0, 1),
-        progress: Progress | None = None,
-    ) -> InterpolationResult:
-        """Measure on ``loss`` and any ``test_loss``; :class:`InputError` for unequal shapes or a bad grid."""
-        started = time.perf_counter()
+    probe = "interpolation"
+    result = InterpolationResult
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for an unknown path and for a grid that is none."""
         if self.path not in PATHS:
             raise unknown_name("path", self.path, PATHS)
         if self.num_points < 2 or not self.start < self.stop:
             raise InputError(
                 f"expected at least 2 points on a growing range, got {self.num_points} on [{self.start}, {self.stop}]"
             )
+
+    def measure(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> dict[str, Any]:
+        """Return loss and accuracy on the grid, and the barrier."""
         alphas = np.linspace(self.start, self.stop, self.num_points).round(12).tolist()  # 0 and 1 exactly
-        w_0, w_1 = loss.point(w_0), loss.point(w_1)
         path = PATHS[self.path](w_0, w_1)
-        where: dict[str, Any] = {"test_loss": test_loss, "resume": resume, "part": part, "progress": progress}
-        knobs = {"probe": "interpolation", **asdict(self)}
-        cells = evaluate_cells(loss, lambda number: path(alphas[number]), self.num_points, knobs=knobs, **where)
-        curves = cells.curves()
-        train_loss = curves["train_loss"]
-        value = barrier(alphas, train_loss)
-        return InterpolationResult(
-            probe="interpolation",
-            quantity="loss_barrier",
-            knobs=asdict(self),
-            value=value,
-            reasons={} if value is not None else {"value": "the grid has no finite loss at alpha = 0 and 1"},
-            num_forwards=self.num_points * (1 if test_loss is None else 2),
-            evidence=Evidence.collect(loss, started),
-            alphas=alphas,
-            length=norm(w_1 - w_0),
-            path=self.path,
+        knobs = {"probe": self.probe, **asdict(self)}
+        found = evaluate_points(loss, lambda number: path(alphas[number]), self.num_points, sampling, knobs)
+        curves = found.curves()
+        value = barrier(alphas, curves["train_loss"])
+        return {
+            "value": value,
+            "reasons": {} if value is not None else {"value": "the grid has no finite loss at alpha = 0 and 1"},
+            "num_forwards": found.num_forwards,
+            "alphas": alphas,
+            "length": norm(w_1 - w_0),
+            "path": self.path,
             **curves,
-        )
+        }
 
 
 def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float | None:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 
-Path = Callable[[float], Tensor]
+Curve = Callable[[float], Tensor]
 """A point of weight space for each number t; w_0 at t = 0 and w_1 at t = 1."""
 
 
-def linear(w_0: Tensor, w_1: Tensor) -> Path:
+def linear(w_0: Tensor, w_1: Tensor) -> Curve:
     """Return the straight line ``(1 - t) w_0 + t w_1``, for any t; :class:`InputError` for unequal shapes.
 
     >>> import torch
@@ -27,7 +27,7 @@ def linear(w_0: Tensor, w_1: Tensor) -> Path:
     return lambda t: combination((1 - t, t), (w_0, w_1))
 
 
-def arc(w_0: Tensor, w_1: Tensor) -> Path:
+def arc(w_0: Tensor, w_1: Tensor) -> Curve:
     """Return the arc ``cos(t pi/2) w_0 + sin(t pi/2) w_1``, for any t; :class:`InputError` for unequal shapes.
 
     The curvilinear path of Keskar et al. 2017 (arXiv 1609.04836), appendix D, on t in [-1, 2]. It keeps the length of
@@ -47,7 +47,7 @@ def arc(w_0: Tensor, w_1: Tensor) -> Path:
     return path
 
 
-def bezier(w_0: Tensor, bends: Sequence[Tensor], w_1: Tensor) -> Path:
+def bezier(w_0: Tensor, bends: Sequence[Tensor], w_1: Tensor) -> Curve:
     """Return the Bezier curve with these control points, of degree ``len(bends) + 1``.
 
     Garipov et al. 2018 (arXiv 1802.10026), section 3, for one bend: ``(1-t)^2 w_0 + 2 t (1-t) theta + t^2 w_1``.
@@ -61,7 +61,7 @@ def bezier(w_0: Tensor, bends: Sequence[Tensor], w_1: Tensor) -> Path:
     return lambda t: combination(bezier_coefficients(t, len(bends)), points)
 
 
-def chain(w_0: Tensor, bends: Sequence[Tensor], w_1: Tensor) -> Path:
+def chain(w_0: Tensor, bends: Sequence[Tensor], w_1: Tensor) -> Curve:
     """Return the polygonal chain through the bends, each of its segments run through in the same share of t.
 
     Garipov et al. 2018 (arXiv 1802.10026), section 3, for one bend. Raises :class:`InputError` for unequal shapes
@@ -114,7 +114,7 @@ def combination(coefficients: Sequence[float], points: Sequence[Tensor]) -> Tens
     return functools.reduce(operator.add, (factor * point for factor, point in pairs if factor != 0))
 
 
-CURVES: dict[str, Callable[[Tensor, Sequence[Tensor], Tensor], Path]] = {"bezier": bezier, "chain": chain}
+CURVES: dict[str, Callable[[Tensor, Sequence[Tensor], Tensor], Curve]] = {"bezier": bezier, "chain": chain}
 """The curves with bends by name."""
 
 COEFFICIENTS: dict[str, Callable[[float, int], list[float]]] = {

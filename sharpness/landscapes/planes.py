@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,17 +11,17 @@ from torch import Tensor
 from sharpness.curvature import HessianOperator, remembering
 from sharpness.errors import InputError
 from sharpness.landscapes.directions import Frame, frame_through, principal_frame, random_direction
-from sharpness.landscapes.grid import Plane, PlaneKnobs, PlaneResult, measure_plane
+from sharpness.landscapes.evaluations import Sampling
+from sharpness.landscapes.grid import Plane, PlaneLandscape, measure_plane
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
-from sharpness.machine.progress import Progress
 
 DISTANCE = "distance in weight space"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomPlane(PlaneKnobs):
+class RandomPlane(PlaneLandscape):
     """Loss and accuracy at ``w + x d_1 + y d_2`` for two random directions, ``x`` and ``y`` in [-span, span].
 
     With ``normalisation='filter'`` each filter of a direction is as long as that of the weights, vectors stay as they
@@ -44,21 +42,15 @@ class RandomPlane(PlaneKnobs):
     normalisation: str = "filter"
     seed: int = 0
 
-    def __call__(
-        self,
-        loss: Loss,
-        w: Tensor,
-        *,
-        test_loss: Loss | None = None,
-        names: Sequence[str] = ("checkpoint",),
-        resume: Path | None = None,
-        part: tuple[int, int] = (0, 1),
-        progress: Progress | None = None,
-    ) -> PlaneResult:
-        """Measure on ``loss`` and any ``test_loss``; raises :class:`InputError` for bad knobs and zero directions."""
-        started, w = time.perf_counter(), loss.point(w)
-        self.check()
+    probe = "random_plane"
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for a grid or a span that is none."""
+        super().check()
         _check_span(self.span)
+
+    def measure(self, loss: Loss, sampling: Sampling, w: Tensor) -> dict[str, Any]:
+        """Return the plane of two random directions."""
         u, v = (random_direction(loss, w, self.normalisation, derived_seed(self.seed, i)) for i in (1, 2))
         unit = "filter lengths" if self.normalisation == "filter" else DISTANCE
         plane = Plane(
@@ -66,21 +58,20 @@ class RandomPlane(PlaneKnobs):
             x_range=(-self.span, self.span),
             y_range=(-self.span, self.span),
             axes=[("first random direction", unit), ("second random direction", unit)],
-            marks=[(names[0], w)],
+            marks=[(_name(sampling), w)],
             facts={"normalisation": self.normalisation},
         )
-        where: dict[str, Any] = {"test_loss": test_loss, "resume": resume, "part": part, "progress": progress}
-        return measure_plane("random_plane", self, loss, plane, started=started, seed=self.seed, **where)
+        return measure_plane(self, loss, sampling, plane)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EigenPlane(PlaneKnobs):
+class EigenPlane(PlaneLandscape):
     """Loss and accuracy in the plane of the Hessian's top two eigenvectors, ``x`` and ``y`` distances in [-span, span].
 
     The eigenvectors are those of ``rtol`` and ``num_hvps`` as in :class:`sharpness.probes.TopEigenvalues`, ended by
-    their residuals. Near the checkpoint the loss is ``L + g^T d + (lambda_1 x^2 + lambda_2 y^2) / 2``. Where the loss
-    recomputes the statistics of BatchNorm at each point, which defines no derivative, the Hessian is that with the
-    statistics at ``w`` held fixed.
+    their residuals; their products are kept under ``resume`` too. Near the checkpoint the loss is ``L + g^T d +
+    (lambda_1 x^2 + lambda_2 y^2) / 2``. Where the loss recomputes the statistics of BatchNorm at each point, which
+    defines no derivative, the Hessian is that with the statistics at ``w`` held fixed.
     """
 
     span: float = 1.0
@@ -88,26 +79,17 @@ class EigenPlane(PlaneKnobs):
     num_hvps: int = 200
     seed: int = 0
 
-    def __call__(
-        self,
-        loss: Loss,
-        w: Tensor,
-        *,
-        test_loss: Loss | None = None,
-        names: Sequence[str] = ("checkpoint",),
-        resume: Path | None = None,
-        part: tuple[int, int] = (0, 1),
-        progress: Progress | None = None,
-    ) -> PlaneResult:
-        """Measure on ``loss`` and any ``test_loss``; raises :class:`InputError` for bad knobs, and what Lanczos does.
+    probe = "eigen_plane"
 
-        Products are kept under ``resume`` too.
-        """
-        started, w = time.perf_counter(), loss.point(w)
-        self.check()
+    def check(self) -> None:
+        """Raise :class:`InputError` for a grid or a span that is none."""
+        super().check()
         _check_span(self.span)
+
+    def measure(self, loss: Loss, sampling: Sampling, w: Tensor) -> dict[str, Any]:
+        """Return the plane of the eigenvectors, and what they cost."""
         operator = HessianOperator(loss.with_fixed_statistics(w), w)
-        product = remembering(operator, None if resume is None else resume / "products")
+        product = remembering(operator, None if sampling.resume is None else sampling.resume / "products")
         knobs: dict[str, Any] = {"rtol": self.rtol, "num_products": self.num_hvps, "seed": self.seed}
         pairs = extreme_eigenpairs(product, 2, stop_on="residual", **knobs)
         assert pairs.eigenvectors is not None  # this solver keeps its basis
@@ -118,16 +100,15 @@ class EigenPlane(PlaneKnobs):
             x_range=(-self.span, self.span),
             y_range=(-self.span, self.span),
             axes=[("first eigenvector", DISTANCE), ("second eigenvector", DISTANCE)],
-            marks=[(names[0], w)],
+            marks=[(_name(sampling), w)],
             facts={"eigenvalues": eigenvalues, "residuals": residuals, "normalisation": "none"},
         )
-        where: dict[str, Any] = {"test_loss": test_loss, "resume": resume, "part": part, "progress": progress}
         costs = {"num_hvps": pairs.num_products, "hvp_backend": operator.backend, "converged": pairs.converged}
-        return measure_plane("eigen_plane", self, loss, plane, started=started, seed=self.seed, **where, **costs)
+        return measure_plane(self, loss, sampling, plane) | costs
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThreePointPlane(PlaneKnobs):
+class ThreePointPlane(PlaneLandscape):
     """Loss and accuracy in the plane through three checkpoints, coordinates as distances from the first.
 
     Garipov et al. 2018 (arXiv 1802.10026), section 3, and Izmailov et al. 2018 (arXiv 1803.05407), Figure 3, where the
@@ -137,89 +118,59 @@ class ThreePointPlane(PlaneKnobs):
 
     margin: float = 0.25
 
-    def __call__(
-        self,
-        loss: Loss,
-        w: Tensor,
-        second: Tensor,
-        third: Tensor,
-        *,
-        test_loss: Loss | None = None,
-        names: Sequence[str] = ("first", "second", "third"),
-        resume: Path | None = None,
-        part: tuple[int, int] = (0, 1),
-        progress: Progress | None = None,
-    ) -> PlaneResult:
-        """Measure on ``loss`` and any ``test_loss``; raises :class:`InputError` for points on one line or bad knobs."""
-        started = time.perf_counter()
-        self.check()
-        marks = list(zip(names, checked_points(loss, (w, second, third)), strict=True))
-        frame = frame_through(*(point for _, point in marks))
-        x_range, y_range = _ranges(frame, [point for _, point in marks], self.margin)
+    probe = "three_point_plane"
+
+    def measure(self, loss: Loss, sampling: Sampling, w: Tensor, second: Tensor, third: Tensor) -> dict[str, Any]:
+        """Return the plane through the points."""
+        points, names = (w, second, third), sampling.names or ("first", "second", "third")
+        frame = frame_through(*points)
+        x_range, y_range = _ranges(frame, points, self.margin)
         plane = Plane(
             frame=frame,
             x_range=x_range,
             y_range=y_range,
             axes=[(f"towards {names[1]}", DISTANCE), (f"towards {names[2]}, at right angles", DISTANCE)],
-            marks=marks,
+            marks=list(zip(names, points, strict=True)),
             facts={"normalisation": "none"},
         )
-        where: dict[str, Any] = {"test_loss": test_loss, "resume": resume, "part": part, "progress": progress}
-        return measure_plane("three_point_plane", self, loss, plane, started=started, **where)
+        return measure_plane(self, loss, sampling, plane)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoryPlane(PlaneKnobs):
+class TrajectoryPlane(PlaneLandscape):
     """Loss and accuracy in the plane of the first two principal components of a training trajectory.
 
     The components are of the differences to the final weights, not to their mean: Li et al. 2018 (arXiv 1712.09913),
     section 7.2; the record has their shares of the variance. The trajectory is drawn by its projections; each of its
     points has its own loss and its distance from the plane beside them. The range is the smallest that holds all
-    projections, and ``margin`` of it on each side.
+    projections, and ``margin`` of it on each side. The first point is the end of the training, the others come in its
+    order.
     """
 
     margin: float = 0.25
 
-    def __call__(
-        self,
-        loss: Loss,
-        w: Tensor,
-        *trajectory: Tensor,
-        test_loss: Loss | None = None,
-        names: Sequence[str] = (),
-        resume: Path | None = None,
-        part: tuple[int, int] = (0, 1),
-        progress: Progress | None = None,
-    ) -> PlaneResult:
-        """Measure around the final weights ``w``, ``trajectory`` in the order of training without them."""
-        started = time.perf_counter()
-        self.check()
-        w, *points = checked_points(loss, (w, *trajectory))
-        names = list(names) or ["final", *map(str, range(1, len(points) + 1))]
-        frame, shares = principal_frame(w, points)
-        x_range, y_range = _ranges(frame, [w, *points], self.margin)
+    probe = "trajectory_plane"
+
+    def measure(self, loss: Loss, sampling: Sampling, w: Tensor, *trajectory: Tensor) -> dict[str, Any]:
+        """Return the plane of the trajectory."""
+        names = sampling.names or ("final", *map(str, range(1, len(trajectory) + 1)))
+        frame, shares = principal_frame(w, trajectory)
+        x_range, y_range = _ranges(frame, [w, *trajectory], self.margin)
         plane = Plane(
             frame=frame,
             x_range=x_range,
             y_range=y_range,
             axes=[(f"principal component {i} ({100 * share:.1f} %)", DISTANCE) for i, share in enumerate(shares, 1)],
             marks=[(names[0], w)],
-            trajectory=[*zip(names[1:], points, strict=True), (names[0], w)],
+            trajectory=[*zip(names[1:], trajectory, strict=True), (names[0], w)],
             facts={"explained_variance": shares, "normalisation": "none"},
         )
-        where: dict[str, Any] = {"test_loss": test_loss, "resume": resume, "part": part, "progress": progress}
-        return measure_plane("trajectory_plane", self, loss, plane, started=started, **where)
+        return measure_plane(self, loss, sampling, plane)
 
 
-def checked_points(loss: Loss, points: Sequence[Tensor]) -> list[Tensor]:
-    """Return points in the dtype and on the device of a loss; :class:`InputError` where one has another shape."""
-    for point in points:
-        if point.shape != loss.weights.shape:
-            raise InputError(
-                f"expected points of shape {tuple(loss.weights.shape)}, got {tuple(point.shape)}: give checkpoints of "
-                "one network"
-            )
-    return [loss.point(point) for point in points]
+def _name(sampling: Sampling) -> str:
+    """Return the name of the checkpoint in the middle of a plane."""
+    return sampling.names[0] if sampling.names else "checkpoint"
 
 
 def _check_span(span: float) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,11 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.landscapes.directions import random_direction
-from sharpness.landscapes.evaluations import evaluate_cells
+from sharpness.landscapes.evaluations import Sampling, evaluate_points
+from sharpness.landscapes.landscape import Landscape
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import ProbeResult
 from sharpness.vectors import norm
 
 
@@ -44,7 +43,7 @@ class RaysResult(ProbeResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomRays:
+class RandomRays(Landscape[RaysResult]):
     r"""Loss and accuracy at ``w + t d`` for random directions ``d``, ``t`` from 0 to ``length``.
 
     Izmailov et al. 2018 (arXiv 1803.05407), section 3.3 and Figure 4: how wide SWA's solutions are beside SGD's. The
@@ -60,23 +59,20 @@ class RandomRays:
     normalisation: str = "none"
     seed: int = 0
 
-    def __call__(
-        self,
-        loss: Loss,
-        w: Tensor,
-        *,
-        test_loss: Loss | None = None,
-        resume: Path | None = None,
-        part: tuple[int, int] = (0, 1),
-        progress: Progress | None = None,
-    ) -> RaysResult:
-        """Measure on ``loss`` and any ``test_loss``; raises :class:`InputError` for bad knobs and zero directions."""
-        started, w = time.perf_counter(), loss.point(w)
+    probe = "rays"
+    quantity = "mean_rise"
+    result = RaysResult
+
+    def check(self) -> None:
+        """Raise :class:`InputError` where no ray has two points."""
         if self.num_rays < 1 or self.num_points < 2 or not self.length > 0:
             raise InputError(
                 f"expected at least 1 ray, 2 points and a positive length, got {self.num_rays}, {self.num_points} and "
                 f"{self.length}"
             )
+
+    def measure(self, loss: Loss, sampling: Sampling, w: Tensor) -> dict[str, Any]:
+        """Return the curves along the rays and the mean rise at their ends."""
         distances = np.linspace(0, self.length, self.num_points).tolist()
         further = self.num_points - 1  # all rays begin at w, which is measured once
 
@@ -90,27 +86,21 @@ class RandomRays:
             ray, step = divmod(number - 1, further)
             return w + distances[step + 1] * direction(ray)
 
-        count = 1 + self.num_rays * further
-        where: dict[str, Any] = {"test_loss": test_loss, "resume": resume, "part": part, "progress": progress}
-        cells = evaluate_cells(loss, point, count, knobs={"probe": "rays", **asdict(self)}, **where)
-        curves = {name: _rays(curve, further) for name, curve in cells.curves().items()}
+        knobs = {"probe": self.probe, **asdict(self)}
+        found = evaluate_points(loss, point, 1 + self.num_rays * further, sampling, knobs)
+        curves = {name: _rays(curve, further) for name, curve in found.curves().items()}
         rises = [losses[-1] - losses[0] for losses in curves["train_loss"] or ()]
         known = all(map(math.isfinite, rises))
-        return RaysResult(
-            probe="rays",
-            quantity="mean_rise",
-            knobs=asdict(self),
-            value=float(np.mean(rises)) if known else None,
-            reasons={} if known else {"value": "the loss is not finite at the end of every ray"},
-            num_forwards=count * (1 if test_loss is None else 2),
-            seed=self.seed,
-            evidence=Evidence.collect(loss, started),
-            distances=distances,
-            curves=curves,
-            norm_of_weights=norm(w),
-            normalisation=self.normalisation,
-            standard_error=float(np.std(rises, ddof=1) / len(rises) ** 0.5) if known and len(rises) > 1 else None,
-        )
+        return {
+            "value": float(np.mean(rises)) if known else None,
+            "reasons": {} if known else {"value": "the loss is not finite at the end of every ray"},
+            "num_forwards": found.num_forwards,
+            "distances": distances,
+            "curves": curves,
+            "norm_of_weights": norm(w),
+            "normalisation": self.normalisation,
+            "standard_error": float(np.std(rises, ddof=1) / len(rises) ** 0.5) if known and len(rises) > 1 else None,
+        }
 
 
 def _rays(curve: Sequence[Any] | None, further: int) -> list[list[Any]] | None:

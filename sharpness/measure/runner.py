@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sharpness.errors import InputError, RunError, unknown_name
-from sharpness.landscapes.evaluations import CellsMissing
+from sharpness.landscapes.evaluations import PointsMissing
 from sharpness.loss import Loss
 from sharpness.machine.environment import deterministic
 from sharpness.machine.progress import Progress
@@ -95,7 +95,7 @@ def measure(
                 record = _call(name, probe, subject, beside, products, deadline, progress, part)
         except _TimeIsUp:
             return Outcome(name, "out of time", reason="it has no result before its end")
-        except CellsMissing as error:
+        except PointsMissing as error:
             return Outcome(name, "waiting", reason=str(error))
         record = replace(record, details={**record.details, "identity": identity["identity"]})
         with folder.lock():
