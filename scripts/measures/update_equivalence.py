@@ -24,7 +24,7 @@ from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
 from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.environment import derived_seed
-from sharpness.results import Progress
+from sharpness.machine.progress import Progress
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_network, load_run_data
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.loss import Loss
-from sharpness.results import ProbeResult, Progress
+from sharpness.machine.progress import Progress
+from sharpness.results import ProbeResult
 from sharpness.symmetries.rescaling import PATTERNS, Rescaling, find_rescalings
 
 TOLERANCE = 1e-5  # of the largest output, by which outputs may differ after a rescaling

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.keskar_ascent import climb
 from sharpness.probes.methods.level import Bracket, bracket, check_search
 from sharpness.probes.methods.perturbations import check_finite
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

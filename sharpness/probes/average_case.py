@@ -15,8 +15,9 @@ from sharpness.linalg.knobs import check_confidence
 from sharpness.linalg.sampling import mean_and_error
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.perturbations import check_finite, check_radius, of_logits, scale_of
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 from sharpness.vectors import normal_vector
 
 

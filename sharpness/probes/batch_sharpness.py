@@ -11,8 +11,9 @@ from torch import Tensor
 from sharpness.curvature import HessianOperator
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

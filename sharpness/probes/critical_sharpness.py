@@ -13,9 +13,10 @@ from torch import Tensor
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.line_search import Crossing, first_crossing
 from sharpness.probes.methods.updates import chosen_update
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 NOISE_DRAWS = 3
 TOO_SMALL = "the fall of the loss along the update is lost in rounding: use float64 or directional_sharpness"

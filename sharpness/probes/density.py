@@ -13,8 +13,9 @@ from torch import Tensor
 from sharpness.curvature import remembering
 from sharpness.linalg import density
 from sharpness.loss import Loss
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sharpness.curvature import HessianOperator
 from sharpness.loss import Loss
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.updates import chosen_update
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.loss import Loss
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.machine.progress import Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

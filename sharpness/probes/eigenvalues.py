@@ -16,8 +16,9 @@ from sharpness.linalg.eigenpairs import Eigenpairs, StopOn, Which
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 MOST_SHOWN = 4
 SINGULAR = {"lowers": "lower", "uppers": "upper", "residuals": "residual"}  # the record is of the first eigenvalue

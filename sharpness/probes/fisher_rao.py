@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sharpness.errors import unknown_name
 from sharpness.loss import Loss
+from sharpness.machine.progress import Progress
 from sharpness.probes.fisher_trace import FISHERS
 from sharpness.probes.methods.spectra import CurvatureProbe, curvature_details
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 from sharpness.vectors import norm
 
 

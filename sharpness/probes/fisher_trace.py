@@ -14,9 +14,10 @@ from sharpness.errors import unknown_name
 from sharpness.linalg.trace import Method
 from sharpness.loss import Loss
 from sharpness.loss.per_example import UnitGradients
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe
 from sharpness.probes.trace import Trace
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 from sharpness.vectors import norm
 
 FISHERS = ("fisher", "empirical_fisher")

@@ -13,12 +13,13 @@ from torch import Tensor
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.apgd import BALLS, apgd
 from sharpness.probes.methods.attention_pairs import check_symmetric, find_pairs
 from sharpness.probes.methods.geodesics import Geodesics
 from sharpness.probes.methods.perturbations import check_finite, check_radius, finite_value_and_grad, parts_of
 from sharpness.probes.worst_case import PartMaximum, WorstCaseResult
-from sharpness.results import Evidence, Progress
+from sharpness.results import Evidence
 from sharpness.vectors import norm, normal_vector
 
 

@@ -16,6 +16,7 @@ from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
 from sharpness.loss.per_example import UnitGradients
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.noise_scale import sgd_noise_scale
 from sharpness.probes.methods.noise_products import InnerProducts, inner_products
 from sharpness.probes.methods.noise_statistics import (
@@ -27,7 +28,7 @@ from sharpness.probes.methods.noise_statistics import (
     gradient_and_noise,
     ratio,
 )
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

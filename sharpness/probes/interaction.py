@@ -12,8 +12,9 @@ from sharpness.curvature import HessianOperator
 from sharpness.errors import unknown_name
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 from sharpness.vectors import norm
 
 RATIOS = ("gni", "ias")

@@ -13,9 +13,10 @@ from sharpness.errors import InputError
 from sharpness.linalg.knobs import check_rtol
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.keskar_ascent import Climb, Objective, climb
 from sharpness.probes.methods.keskar_box import Box, check_epsilons, phi
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,9 @@ from torch import Tensor
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.keskar_box import Box, check_epsilons, phi
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 STARTS = ("gradient_sign", "random", "zero")
 METHODS = ("published",)  # the maximum sought until it stops growing is a probe of its own, KeskarMaximum

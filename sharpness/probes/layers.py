@@ -14,9 +14,10 @@ from sharpness.curvature import per_layer
 from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Which
 from sharpness.loss import Loss
+from sharpness.machine.progress import Progress
 from sharpness.probes.eigenvalues import EigenvaluesResult, TopEigenvalues
 from sharpness.probes.methods.spectra import CurvatureProbe
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

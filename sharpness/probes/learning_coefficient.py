@@ -18,10 +18,11 @@ from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.langevin import Tempered, langevin_losses, split_r_hat
 from sharpness.probes.methods.perturbations import check_finite
 from sharpness.probes.methods.spectral_sums import SpectralSum, spectral_sum
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 from sharpness.vectors import normal_vector
 
 AGREEING = 1.1  # R-hat up to which chains count as agreed

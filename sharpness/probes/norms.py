@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sharpness.loss import Loss
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.machine.progress import Progress
+from sharpness.results import Evidence, ProbeResult
 from sharpness.vectors import norm
 
 

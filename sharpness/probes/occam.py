@@ -18,9 +18,10 @@ from sharpness.errors import InputError
 from sharpness.linalg.density import SpectralDensity, spectral_density
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
 from sharpness.probes.methods.spectral_sums import SpectralSum, spectral_sum
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 from sharpness.vectors import norm
 
 ROUNDING = 50  # units in the last place of the largest eigenvalue up to which a negative node counts as zero

@@ -15,9 +15,10 @@ from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.level import Bracket, bracket, check_search
 from sharpness.probes.methods.perturbations import check_finite
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 from sharpness.vectors import normal_vector
 
 SCALINGS = {"plain": "pac_bayes_sigma", "magnitude": "magnitude_aware_sigma"}

@@ -16,9 +16,10 @@ from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
+from sharpness.machine.progress import Progress
 from sharpness.probes.eigenvalues import SINGULAR
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

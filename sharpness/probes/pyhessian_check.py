@@ -16,8 +16,9 @@ from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.distributed import from_all_ranks
+from sharpness.machine.progress import Progress
 from sharpness.probes.eigenvalues import TopEigenvalues
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 from sharpness.vectors import assign
 
 

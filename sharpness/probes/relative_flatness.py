@@ -13,8 +13,9 @@ from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.loss import Loss
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.apgd import Ball
 from sharpness.probes.methods.perturbations import (
     check_finite,
@@ -18,7 +19,7 @@ from sharpness.probes.methods.perturbations import (
     parts_of,
     scale_of,
 )
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)

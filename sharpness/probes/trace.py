@@ -14,8 +14,9 @@ from sharpness.curvature import remembering
 from sharpness.errors import InputError
 from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 FEWEST = 30  # products before the first look of Hutch++; XTrace looks at 20
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.progress import Progress
 from sharpness.probes.methods.apgd import Ascent, apgd
 from sharpness.probes.methods.perturbations import (
     check_radius,
@@ -22,7 +23,7 @@ from sharpness.probes.methods.perturbations import (
     parts_of,
     scale_of,
 )
-from sharpness.results import Evidence, ProbeResult, Progress
+from sharpness.results import Evidence, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
