@@ -12,11 +12,11 @@ from PIL import Image
 
 from sharpness.data.batches import example_digests
 from sharpness.data.sources import load_data
-from sharpness.data.user_data import GivenData
+from sharpness.data.user_data import UserData
 from sharpness.errors import InputError
 
 
-def load(text: str, batch_size: int = 3, **options: Any) -> GivenData:
+def load(text: str, batch_size: int = 3, **options: Any) -> UserData:
     return load_data(text, batch_size=batch_size, **options)
 
 
@@ -30,13 +30,13 @@ def refused(text: str, *parts: str, **options: Any) -> None:
         assert part in message, message
 
 
-def digests(data: GivenData) -> list[bytes]:
+def digests(data: UserData) -> list[bytes]:
     """Return the hash of each example, in order."""
     joined = example_digests(data.batches)
     return [joined[i : i + 32] for i in range(0, len(joined), 32)]
 
 
-def joined(data: GivenData) -> dict[str, torch.Tensor]:
+def joined(data: UserData) -> dict[str, torch.Tensor]:
     """Return all batches of dicts as one."""
     batches = list(data.batches)
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

@@ -23,7 +23,7 @@ from sharpness.files import read_jsonl
 from sharpness.loss import Loss
 from sharpness.loss.criteria import shifted_count
 from sharpness.measure.request import ProbeRequest, Request
-from sharpness.measure.user_checkpoint import load_given
+from sharpness.measure.user_checkpoint import load_user_checkpoint
 from sharpness.models.user_model import load_model
 from tests.cases import CASES as LOSS_CASES
 from tests.conftest import PATIENCE, ROOT, SHIM, run_cold_python
@@ -69,14 +69,14 @@ def test_real_networks_agree_with_scipy(name: str, tmp_path: Path) -> None:
 
 def test_the_record_says_what_was_measured(small: list[str], tmp_path: Path) -> None:
     request, path = as_request(small, examples=4, seed=3)
-    given = load_given(request, path, CPU)
+    given = load_user_checkpoint(request, path, CPU)
     details = given.subject.details
     assert details["data"]["examples"] == 4 and details["data"]["subset_seed"] == 3
     assert details["model"]["model"] == "tests.given_cases:mlp" and details["criterion"] == "cross_entropy"
     assert details["at_checkpoint"]["loss"] == pytest.approx(given.subject.loss.value(given.subject.loss.weights))
     assert given.subject.checkpoint_sha256 and given.subject.loss.num_examples == 4
     json.dumps(details, allow_nan=False)
-    other = load_given(as_request(small, examples=4, seed=4)[0], path, CPU)
+    other = load_user_checkpoint(as_request(small, examples=4, seed=4)[0], path, CPU)
     assert other.subject.loss.data_sha256() != given.subject.loss.data_sha256()
 
 
@@ -88,7 +88,7 @@ def test_all_probes_leave_the_network_as_it_was(small: list[str], tmp_path: Path
     from sharpness.runs import RecordFolder
 
     request, path = as_request(small)
-    given = load_given(request, path, CPU)
+    given = load_user_checkpoint(request, path, CPU)
     model = given.model.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags, random_state = [m.training for m in model.modules()], torch.get_rng_state()
@@ -129,7 +129,7 @@ def test_all_probes_leave_the_network_as_it_was(small: list[str], tmp_path: Path
 def test_a_bad_request_is_one_line(small: list[str], changes: dict[str, Any], words: list[str]) -> None:
     request, path = as_request(small, **changes)
     with pytest.raises(InputError) as caught:
-        load_given(request, path, CPU)
+        load_user_checkpoint(request, path, CPU)
     text = str(caught.value)
     assert "\n" not in text and len(text) < 600
     for word in words:
@@ -156,7 +156,7 @@ def test_data_that_do_not_fit_are_refused_before_any_number(small: list[str], tm
     def refused(data: str, *words: str, model: str = "tests.given_cases:mlp", weights: Path | None = None) -> None:
         request, path = as_request(small, data=data, model=model)
         with pytest.raises(InputError) as caught:
-            load_given(request, weights or path, CPU)
+            load_user_checkpoint(request, weights or path, CPU)
         assert all(word in str(caught.value) for word in words), caught.value
 
     refused(save_pairs(tmp_path, x, y + 1), "labels from 0 to 3", "1 to 4")
@@ -197,7 +197,7 @@ def test_usual_mistakes_are_warned_of_with_their_numbers(tmp_path: Path) -> None
     def warnings(data: str) -> tuple[str, ...]:
         arguments = [str(tmp_path / "w.pt"), "--model", "tests.given_cases:mlp", "--data", data]
         request, path = as_request(arguments)
-        return load_given(request, path, CPU).checked.warnings
+        return load_user_checkpoint(request, path, CPU).checked.warnings
 
     assert warnings(save_pairs(tmp_path, x, y)) == ()
     (scaled,) = warnings(save_pairs(tmp_path, 255 * x, y))
@@ -242,7 +242,7 @@ def test_compare_puts_two_checkpoints_side_by_side(small: list[str], tmp_path: P
     assert [record["probe"] for record in records] == ["eigenvalues", "eigenvalues", "interpolation"]
     line = records[2]["details"]
     request, _ = as_request(small)
-    ends = [load_given(request, Path(path), CPU).checked.evaluation.loss for path in both]
+    ends = [load_user_checkpoint(request, Path(path), CPU).checked.evaluation.loss for path in both]
     assert line["train_loss"][line["alphas"].index(0.0)] == pytest.approx(ends[0], rel=1e-6)
     assert line["train_loss"][line["alphas"].index(1.0)] == pytest.approx(ends[1], rel=1e-6)
     assert "first.pt" in result.stdout and "second.safetensors" in result.stdout and "ratio" in result.stdout

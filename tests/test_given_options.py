@@ -15,7 +15,7 @@ from sharpness.cli.options import Probe
 from sharpness.cli.probe import run_probe
 from sharpness.errors import InputError
 from sharpness.files import read_jsonl
-from sharpness.measure.user_checkpoint import load_given
+from sharpness.measure.user_checkpoint import load_user_checkpoint
 from sharpness.probes import CriticalSharpness
 from tests.given_cases import CLASSES, classifier, mlp, seeded
 from tests.test_given import CPU, as_request
@@ -113,7 +113,7 @@ def test_an_ignored_class_is_left_out_of_the_mean_in_uneven_batches(tmp_path: Pa
     y = np.array([255, 1, 2, 255, 255, 0, 3])
     np.savez(tmp_path / "data.npz", x=x, y=y)
     request, path = as_request(options, loss=f"{CROSS_ENTROPY},ignore_index=255", dtype="float64")
-    given = load_given(request, path, CPU)
+    given = load_user_checkpoint(request, path, CPU)
     outputs = seeded(mlp).double()(torch.from_numpy(x).double()).detach()
     assert given.checked.evaluation.loss == pytest.approx(
         float(F.cross_entropy(outputs, torch.from_numpy(y), ignore_index=255)), rel=1e-12
@@ -121,16 +121,16 @@ def test_an_ignored_class_is_left_out_of_the_mean_in_uneven_batches(tmp_path: Pa
     right = (outputs.argmax(1).numpy() == y)[y != 255]
     assert given.checked.evaluation.accuracy == pytest.approx(right.mean())
     with pytest.raises(InputError, match="labels from 0 to 3 for 4 outputs, got 1 to 255"):
-        load_given(as_request(options)[0], path, CPU)
+        load_user_checkpoint(as_request(options)[0], path, CPU)
 
 
 def test_a_sum_counts_as_one_only_where_it_says_so(tmp_path: Path) -> None:
     options = classifier(tmp_path, "tests.given_cases:mlp", seeded(mlp), 1, 8).arguments
     with pytest.raises(InputError, match="mean over its labels"):
-        load_given(as_request(options, loss="tests.test_given_options:summed")[0], Path(options[0]), CPU)
+        load_user_checkpoint(as_request(options, loss="tests.test_given_options:summed")[0], Path(options[0]), CPU)
     sums, path = as_request(options, loss=f"{CROSS_ENTROPY},reduction=sum")
-    means = load_given(as_request(options)[0], path, CPU).checked.evaluation
-    assert load_given(sums, path, CPU).checked.evaluation.loss == pytest.approx(7 * means.loss, rel=1e-6)
+    means = load_user_checkpoint(as_request(options)[0], path, CPU).checked.evaluation
+    assert load_user_checkpoint(sums, path, CPU).checked.evaluation.loss == pytest.approx(7 * means.loss, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_an_error_in_the_users_own_code_is_one_line_with_its_place(
     options = classifier(tmp_path, "tests.given_cases:mlp", seeded(mlp), 1, 8).arguments
     request, path = as_request(options, **changes)
     with pytest.raises(InputError) as caught:
-        load_given(request, path, CPU)
+        load_user_checkpoint(request, path, CPU)
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words), caught.value
 
 
@@ -158,7 +158,7 @@ def test_recalibrated_statistics_are_those_of_the_data_and_stay(tmp_path: Path) 
     spec = "tests.test_given_options:normalised"
     options = classifier(tmp_path, spec, seeded(normalised), 1, 8).arguments
     request, path = as_request(options, norm="recalibrate", dtype="float64")
-    given = load_given(request, path, CPU)
+    given = load_user_checkpoint(request, path, CPU)
     loss = given.subject.loss
     x = torch.from_numpy(np.load(tmp_path / "data.npz")["x"]).double()
     activations = seeded(normalised).double()[0](x)
@@ -166,7 +166,7 @@ def test_recalibrated_statistics_are_those_of_the_data_and_stay(tmp_path: Path) 
     torch.testing.assert_close(loss.tensors(loss.weights)["1.running_mean"], means, rtol=1e-12, atol=1e-14)
     assert loss.norm == "frozen" and given.subject.details["recalibrated"]
     assert loss.value(loss.weights) == pytest.approx(given.checked.evaluation.loss, rel=1e-12)
-    frozen = load_given(as_request(options, dtype="float64")[0], path, CPU)
+    frozen = load_user_checkpoint(as_request(options, dtype="float64")[0], path, CPU)
     assert frozen.checked.evaluation.loss != pytest.approx(given.checked.evaluation.loss, rel=1e-3)
     out = tmp_path / "out"
     for change in ({"norm": "frozen"}, {"norm": "recalibrate"}):
@@ -184,7 +184,8 @@ def test_relative_critical_sharpness_goes_along_the_gradient_of_other_data(tmp_p
     plain, trace, relative = records  # of the three calls the last measures nothing, and the trace knows no other data
     assert [r["quantity"] for r in records] == ["critical_sharpness", "trace", "relative_critical_sharpness"]
     request, path = as_request(options)
-    losses = [load_given(as_request(options, data=d)[0], path, CPU).subject.loss for d in (request.data, other)]
+    requests = [as_request(options, data=data)[0] for data in (request.data, other)]
+    losses = [load_user_checkpoint(each, path, CPU).subject.loss for each in requests]
     assert relative["value"] == CriticalSharpness()(losses[0], trained=losses[1]).value != plain["value"]
     assert relative["details"]["trained_on_examples"] == 5 and "trained_on_examples" not in trace["details"]
     np.savez(tmp_path / "other.npz", x=x, y=np.array([0, 1, 2, 3, 9]))

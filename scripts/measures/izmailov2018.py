@@ -99,10 +99,10 @@ def pair_of(
 
 def losses_of(run: RunFolder, device: torch.device, data_dir: Path | None) -> tuple[Loss, Loss]:
     """Return the losses of a run's network over its whole training and its whole test set."""
-    load = subject_of_run(run, device=device, data_dir=data_dir).surface
-    surface = None if load is None else load()
-    assert surface is not None and surface.test is not None  # a run has both
-    return surface.loss, surface.test
+    load = subject_of_run(run, device=device, data_dir=data_dir).split_losses
+    losses = None if load is None else load()
+    assert losses is not None and losses.test is not None  # a run has both
+    return losses.loss, losses.test
 
 
 def last_points(run: RunFolder, device: torch.device, data_dir: Path | None, count: int = 3) -> dict[str, Tensor]:

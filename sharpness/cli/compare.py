@@ -21,13 +21,13 @@ from sharpness.cli.probe import (
     names_of,
     open_out,
     options_of,
-    show_given,
+    show_checkpoint,
 )
 from sharpness.errors import InputError
 from sharpness.machine.environment import choose_device
 from sharpness.measure.points import with_far_end, with_start, with_trained
 from sharpness.measure.runner import applicable, probes_named
-from sharpness.measure.user_checkpoint import Given, load_given
+from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
 
@@ -39,17 +39,17 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
     check_out_folder(command.out)
     asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
     named = set(asked) if command.probes is not None else set(knobs)
-    first = with_trained(command, with_start(command, load_given(command, command.first, device)))
+    first = with_trained(command, with_start(command, load_user_checkpoint(command, command.first, device)))
     try:
         theirs = replace(command, key=command.second_key, ema=command.second_ema)
-        second = with_trained(command, load_given(theirs, command.second, device))
+        second = with_trained(command, load_user_checkpoint(theirs, command.second, device))
     except MismatchError as error:
         show_table(report_table(error.report))
         raise
     titles = distinct_names([first.path, second.path])
-    for title, given in zip(titles, (first, second), strict=True):
+    for title, checkpoint in zip(titles, (first, second), strict=True):
         say(console, f"{title}:", "bold")
-        show_given(console, given)
+        show_checkpoint(console, checkpoint)
     _check_alike(first, second)
     subjects = (with_far_end(command, first, second, titles[1]), second.subject)
     probes = applicable(asked, subjects[0], named=named)
@@ -78,7 +78,7 @@ def _show(console: Console, command: Compare, found: dict[str, list[ProbeRecord]
         draw(console, found, command.out, facts)
 
 
-def _check_alike(first: Given, second: Given) -> None:
+def _check_alike(first: UserCheckpoint, second: UserCheckpoint) -> None:
     """Refuse two networks of other shapes, with a table of what differs, or two sets of data."""
     ours, theirs = first.subject.loss, second.subject.loss
     if ours.layout != theirs.layout:

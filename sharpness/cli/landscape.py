@@ -12,14 +12,14 @@ from sharpness.cli.compare import report_table, show_table
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Landscape
 from sharpness.cli.output import distinct_names, make_console, print_json, records_table, say, show_progress, warn
-from sharpness.cli.probe import check_out_folder, deadline_of, draw, open_out, options_of, show_given
+from sharpness.cli.probe import check_out_folder, deadline_of, draw, open_out, options_of, show_checkpoint
 from sharpness.errors import InputError, unknown_name
 from sharpness.landscapes import LANDSCAPES
 from sharpness.machine.environment import choose_device
-from sharpness.measure.points import with_others
+from sharpness.measure.points import with_points
 from sharpness.measure.runner import measure
 from sharpness.measure.subject import POINTS
-from sharpness.measure.user_checkpoint import load_given
+from sharpness.measure.user_checkpoint import load_user_checkpoint
 from sharpness.records import ProbeRecord
 
 PART = re.compile(r"(\d+)/(\d+)")
@@ -36,10 +36,10 @@ def run_landscape(command: Landscape, knobs: Knobs) -> None:
     check_out_folder(command.out)
     landscape = apply_knobs({command.name: LANDSCAPES[command.name].probe()}, knobs)[command.name]
     names = distinct_names(command.checkpoints)
-    given = load_given(command, command.checkpoints[0], device)
-    show_given(console, given)
+    checkpoint = load_user_checkpoint(command, command.checkpoints[0], device)
+    show_checkpoint(console, checkpoint)
     try:
-        subject = with_others(command, given, names[0], list(zip(names[1:], command.checkpoints[1:], strict=True)))
+        subject = with_points(command, checkpoint, names[0], list(zip(names[1:], command.checkpoints[1:], strict=True)))
     except MismatchError as error:
         show_table(report_table(error.report))
         raise

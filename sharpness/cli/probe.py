@@ -20,7 +20,7 @@ from sharpness.measure.points import with_start, with_trained
 from sharpness.measure.request import Request
 from sharpness.measure.runner import Outcome, applicable, measure, probes_named
 from sharpness.measure.subject import Subject
-from sharpness.measure.user_checkpoint import Given, load_given
+from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder
 from sharpness.spec import names_in
@@ -34,21 +34,21 @@ def run_probe(command: Probe, knobs: Knobs) -> None:
     check_out_folder(command.out)
     asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
     named = set(asked) if command.probes is not None else set(knobs)
-    given = with_trained(command, with_start(command, load_given(command, command.checkpoint, device)))
-    show_given(console, given)
-    probes = applicable(asked, given.subject, named=named)
-    folder = open_out(command.out or given.path)
+    checkpoint = with_trained(command, with_start(command, load_user_checkpoint(command, command.checkpoint, device)))
+    show_checkpoint(console, checkpoint)
+    probes = applicable(asked, checkpoint.subject, named=named)
+    folder = open_out(command.out or checkpoint.path)
     records: list[ProbeRecord] = []
     try:
-        measure_all(console, given.subject, probes, folder, deadline, named=named, found=records.append)
+        measure_all(console, checkpoint.subject, probes, folder, deadline, named=named, found=records.append)
     finally:
         if command.json:
             print_json(records)
         if records:
             console.print(records_table(records, str(folder.path)))
-            label = given.path.name or str(given.path)
+            label = checkpoint.path.name or str(checkpoint.path)
             figures = command.out or folder.path / "figures"
-            draw(console, {label: records}, figures, {"checkpoint": str(given.path), **options_of(command)})
+            draw(console, {label: records}, figures, {"checkpoint": str(checkpoint.path), **options_of(command)})
 
 
 def deadline_of(seconds: float | None) -> float | None:
@@ -93,11 +93,11 @@ def open_out(out: Path) -> RecordFolder:
     return RecordFolder(out)
 
 
-def show_given(console: Console, given: Given) -> None:
+def show_checkpoint(console: Console, checkpoint: UserCheckpoint) -> None:
     """Print what is measured and how well it does, and every warning."""
-    for line in given.lines():
+    for line in checkpoint.lines():
         say(console, line)
-    for warning in given.checked.warnings:
+    for warning in checkpoint.checked.warnings:
         warn(warning)
 
 

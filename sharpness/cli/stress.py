@@ -15,14 +15,14 @@ from rich.table import Table
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Stress
 from sharpness.cli.output import interval_text, make_console, say, value_text, warn
-from sharpness.cli.probe import check_out_folder, deadline_of, names_of, options_of, show_given
+from sharpness.cli.probe import check_out_folder, deadline_of, names_of, options_of, show_checkpoint
 from sharpness.errors import InputError, unknown_name
 from sharpness.files import append_jsonl, read_jsonl
 from sharpness.machine.environment import choose_device
 from sharpness.measure.runner import applicable, probes_named
 from sharpness.measure.stress import stress_test, usable_rescalings
 from sharpness.measure.subject import subject_sha256
-from sharpness.measure.user_checkpoint import Given, load_given
+from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
 from sharpness.records import ProbeRecord
 from sharpness.results import facts_of
 from sharpness.symmetries.rescaling import Rescaling
@@ -39,20 +39,20 @@ def run_stress(command: Stress, knobs: Knobs) -> None:
     named = set(asked) if command.probes is not None else set(knobs)
     if command.trained_on is not None:
         raise InputError("expected no --trained-on with stress, got one: its directions are those of --data")
-    given = load_given(command, command.checkpoint, device)
-    show_given(console, given)
-    rescaling = _chosen(console, command, given)
+    checkpoint = load_user_checkpoint(command, command.checkpoint, device)
+    show_checkpoint(console, checkpoint)
+    rescaling = _chosen(console, command, checkpoint)
     if rescaling is None:
         return
     # PyHessian reads the module's own buffers, which stay as they are.
     points = {name: probe for name, probe in asked.items() if name in named or name not in ("pyhessian", "distance")}
     rows = []
-    for name, probe in applicable(points, given.subject, named=named).items():
+    for name, probe in applicable(points, checkpoint.subject, named=named).items():
         if deadline is not None and time.perf_counter() >= deadline:
             warn(f"{name}: out of time: it was not begun")
             continue
         try:
-            rows.append(_row(name, probe, given, rescaling, command))
+            rows.append(_row(name, probe, checkpoint, rescaling, command))
         except InputError as error:
             if name in named:
                 raise
@@ -64,9 +64,9 @@ def run_stress(command: Stress, knobs: Knobs) -> None:
         _draw(console, rows, command)
 
 
-def _chosen(console: Console, command: Stress, given: Given) -> Rescaling | None:
+def _chosen(console: Console, command: Stress, checkpoint: UserCheckpoint) -> Rescaling | None:
     """Return the rescaling to use; with ``--rescaling list`` print those there are instead."""
-    usable, refused = usable_rescalings(given.subject.loss, command.alpha)
+    usable, refused = usable_rescalings(checkpoint.subject.loss, command.alpha)
     by_name = {rescaling.name: rescaling for rescaling in usable}
     if command.rescaling == "list":
         for rescaling in usable:
@@ -83,9 +83,9 @@ def _chosen(console: Console, command: Stress, given: Given) -> Rescaling | None
     return by_name[command.rescaling]
 
 
-def _row(name: str, probe: Any, given: Given, rescaling: Rescaling, command: Stress) -> Row:
+def _row(name: str, probe: Any, checkpoint: UserCheckpoint, rescaling: Rescaling, command: Stress) -> Row:
     """Return the row of one probe: that of ``stress.jsonl`` if it is there, else measured and appended."""
-    subject, path = given.subject, command.out / "stress.jsonl"
+    subject, path = checkpoint.subject, command.out / "stress.jsonl"
     key = {
         **{"probe": name, "rescaling": rescaling.name, "alpha": command.alpha, "knobs": asdict(probe)},
         **{"checkpoint_sha256": subject.checkpoint_sha256, "facts": facts_of(subject.loss)},

@@ -15,7 +15,7 @@ from sharpness.data.batches import Batch, batch_length, named_tensors
 from sharpness.data.dataset import Batches, Examples
 from sharpness.data.factories import load_from_factory
 from sharpness.data.scaling import BYTES
-from sharpness.data.user_data import DataRequest, GivenData, Loaded
+from sharpness.data.user_data import DataRequest, Loaded, UserData
 from sharpness.errors import InputError, unknown_name
 from sharpness.spec import Spec, parse_spec
 
@@ -68,7 +68,7 @@ def load_data(
     seed: int = 0,
     data_dir: Path | None = None,
     tokenizer: Path | None = None,
-) -> GivenData:
+) -> UserData:
     """Return the data of a spec in batches of ``batch_size``, or a subset of ``examples`` drawn with ``seed``.
 
     A subset keeps the order of the data. ``data_dir`` is where a built-in dataset is looked for first; ``tokenizer`` is
@@ -87,19 +87,19 @@ def load_data(
     spec = parse_spec(text, SOURCES)
     request = DataRequest(text, batch_size, examples, seed, data_dir, tokenizer)
     if spec.kind is None and not spec.importable:
-        return _given(request, _load_built_in(spec, request))
+        return _user_data(request, _load_built_in(spec, request))
     if data_dir is not None:
         raise InputError(f"expected --data-dir with a built-in dataset only, got it with {text}: leave it out")
     if spec.kind is None:
-        return _given(request, load_from_factory(spec, request))
+        return _user_data(request, load_from_factory(spec, request))
     source = SOURCES[spec.kind]
     spec.checked(source.options)
-    return _given(request, source.load(spec, request))
+    return _user_data(request, source.load(spec, request))
 
 
 def load_test_data(
     text: str, *, batch_size: int, examples: int | None = None, seed: int = 0, data_dir: Path | None = None
-) -> GivenData | None:
+) -> UserData | None:
     """Return the test split of a built-in dataset, or a subset of it; ``None`` for the spec of any other data.
 
     >>> load_test_data("npz:data.npz", batch_size=100) is None
@@ -125,7 +125,7 @@ def _load_built_in(spec: Spec, request: DataRequest) -> Loaded:
     return Loaded(request.drawn(part), len(part), dataset.num_classes, scaling=BYTES)
 
 
-def _given(request: DataRequest, loaded: Loaded) -> GivenData:
+def _user_data(request: DataRequest, loaded: Loaded) -> UserData:
     """Cut what was loaded into batches and say what is known of them."""
     _refuse_non_finite(request, loaded)
     batches, notes = _cut(request, loaded), list(loaded.notes)
@@ -142,7 +142,7 @@ def _given(request: DataRequest, loaded: Loaded) -> GivenData:
         "subset_seed": request.seed if drawn else None,
         "batch_size": None if loaded.own_batches else request.batch_size,
     }
-    return GivenData(request.spec, batches, loaded.num_classes, shape, tuple(notes), facts)
+    return UserData(request.spec, batches, loaded.num_classes, shape, tuple(notes), facts)
 
 
 def _cut(request: DataRequest, loaded: Loaded) -> Sequence[Batch]:

@@ -21,7 +21,7 @@ DATA_SHARE = 0.5  # of the free memory that data may take: the rest is for drawi
 
 
 @dataclass(frozen=True, eq=False)
-class GivenData:
+class UserData:
     """Batches in a fixed order that can be read again and again, and what is known of them.
 
     A batch is a pair (inputs, targets) or a dict of tensors. ``num_classes`` is ``None`` where the targets are no class

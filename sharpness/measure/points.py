@@ -20,14 +20,14 @@ from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.environment import derived_seed
 from sharpness.measure.guards import check_before_probing
 from sharpness.measure.request import ProbeRequest, Request
-from sharpness.measure.subject import Point, Subject, Surface
-from sharpness.measure.user_checkpoint import Given, batch_size_of, named_inputs, run_seed, weights_file
+from sharpness.measure.subject import Point, SplitLosses, Subject
+from sharpness.measure.user_checkpoint import UserCheckpoint, batch_size_of, named_inputs, run_seed, weights_file
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import evaluation_batches, load_run_data
 from sharpness.vectors import flatten
 
 
-def with_far_end(request: Request, first: Given, second: Given, name: str) -> Subject:
+def with_far_end(request: Request, first: UserCheckpoint, second: UserCheckpoint, name: str) -> Subject:
     """Return the first subject with the second checkpoint at the far end of the line between them.
 
     Raises :class:`InputError` where the two have other parameters.
@@ -43,19 +43,19 @@ def with_far_end(request: Request, first: Given, second: Given, name: str) -> Su
         checkpoint_sha256=second.subject.checkpoint_sha256,
         details={"other_checkpoint": str(second.path)},
     )
-    return replace(first.subject, others=(lambda: point,), surface=lambda: surface_of(request, first))
+    return replace(first.subject, points=(lambda: point,), split_losses=lambda: split_losses_of(request, first))
 
 
-def with_others(request: Request, first: Given, name: str, others: Sequence[tuple[str, Path]]) -> Subject:
+def with_points(request: Request, first: UserCheckpoint, name: str, files: Sequence[tuple[str, Path]]) -> Subject:
     """Return the first subject under its name, with further checkpoints of its network by name and file, read at once.
 
     Raises what reading and matching a checkpoint raises.
     """
     loss = first.subject.loss
-    points = [point_of(request, path, loss, other) for other, path in others]
+    points = [point_of(request, path, loss, other) for other, path in files]
     loads: list[Callable[[], Point]] = [lambda p=point: p for point in points]
-    surface = partial(surface_of, request, first)
-    return replace(first.subject, name=name, others=tuple(loads), surface=surface)
+    losses = partial(split_losses_of, request, first)
+    return replace(first.subject, name=name, points=tuple(loads), split_losses=losses)
 
 
 def point_of(request: Request, path: Path, loss: Loss, name: str = "", *, same_key: bool = True) -> Point:
@@ -76,36 +76,36 @@ def point_of(request: Request, path: Path, loss: Loss, name: str = "", *, same_k
     )
 
 
-def with_start(request: ProbeRequest, given: Given) -> Given:
+def with_start(request: ProbeRequest, checkpoint: UserCheckpoint) -> UserCheckpoint:
     """Return the checkpoint with the weights where training started, of a named file or a run folder's own.
 
     A file that was named is read at once.
     """
-    loss, run = given.subject.loss, given.run
+    loss, run = checkpoint.subject.loss, checkpoint.run
     if request.start is not None:
         start = _renamed(point_of(request, request.start, loss, same_key=False))
-        return replace(given, subject=replace(given.subject, start=lambda: start))
+        return replace(checkpoint, subject=replace(checkpoint.subject, start=lambda: start))
     if run is None:
-        return given
+        return checkpoint
     file = run.path / "x0.safetensors"
-    subject = replace(given.subject, start=lambda: _renamed(point_of(request, file, loss, same_key=False)))
-    return replace(given, subject=subject)
+    subject = replace(checkpoint.subject, start=lambda: _renamed(point_of(request, file, loss, same_key=False)))
+    return replace(checkpoint, subject=subject)
 
 
-def with_trained(request: ProbeRequest, given: Given) -> Given:
+def with_trained(request: ProbeRequest, checkpoint: UserCheckpoint) -> UserCheckpoint:
     """Return the checkpoint with the loss over the data of ``trained_on``, whose gradient some probes go along."""
     if request.trained_on is None:
-        return given
-    ours = given.subject.loss
+        return checkpoint
+    ours = checkpoint.subject.loss
     data = load_data(
         request.trained_on,
-        batch_size=batch_size_of(request, given.run),
+        batch_size=batch_size_of(request, checkpoint.run),
         examples=request.examples,
         seed=request.seed or 0,
         data_dir=request.data_dir,
     )
     trained, _ = check_before_probing(lambda: ours.over(named_inputs(ours.model, data.batches)))
-    return replace(given, subject=replace(given.subject, trained=lambda: trained))
+    return replace(checkpoint, subject=replace(checkpoint.subject, trained=lambda: trained))
 
 
 def _renamed(point: Point) -> Point:
@@ -117,15 +117,15 @@ def _renamed(point: Point) -> Point:
     return Point(weights=point.weights, name=point.name, details=facts)
 
 
-def surface_of(request: Request, given: Given) -> Surface:
+def split_losses_of(request: Request, checkpoint: UserCheckpoint) -> SplitLosses:
     """Return the losses on lines and planes, over the data and over the test split that belongs to them.
 
     Running statistics, where the network has them and they are in use, are recomputed at each point: those of a
     checkpoint belong to its own weights only. An explicit ``norm='frozen'`` keeps the first checkpoint's.
     """
-    ours = given.subject.loss
+    ours = checkpoint.subject.loss
     moving = request.norm != "frozen" and ours.norm == "frozen" and bool(batch_norms(ours.model))
-    test = _test_batches(request, given)
+    test = _test_batches(request, checkpoint)
 
     def here(batches: Iterable[Batch]) -> Loss:
         if not moving:
@@ -135,20 +135,20 @@ def surface_of(request: Request, given: Given) -> Surface:
 
     loss = here(ours.batches)
     if test is None:
-        return Surface(loss=loss, test=None)
+        return SplitLosses(loss=loss, test=None)
     test_loss = here(named_inputs(ours.model, test))
     facts = {"test_examples": test_loss.num_examples, "test_data_sha256": test_loss.data_sha256()}
-    return Surface(loss=loss, test=test_loss, details=facts)
+    return SplitLosses(loss=loss, test=test_loss, details=facts)
 
 
-def _test_batches(request: Request, given: Given) -> Sequence[Batch] | None:
+def _test_batches(request: Request, checkpoint: UserCheckpoint) -> Sequence[Batch] | None:
     """Return the test split that belongs to the data, a subset of it where one of the data was asked for."""
-    if given.run is not None and request.data is None:
-        dataset, config = load_run_data(given.run.config(), request.data_dir), given.run.config()
+    if checkpoint.run is not None and request.data is None:
+        dataset, config = load_run_data(checkpoint.run.config(), request.data_dir), checkpoint.run.config()
         split = dataset.test
         if request.examples is not None and request.examples < len(split):
-            split = random_subset(split, request.examples, derived_seed(run_seed(request, given.run), "subset"))
+            split = random_subset(split, request.examples, derived_seed(run_seed(request, checkpoint.run), "subset"))
         return evaluation_batches(config, split)
-    options: dict[str, Any] = {"batch_size": batch_size_of(request, given.run), "data_dir": request.data_dir}
-    test = load_test_data(given.data.spec, examples=request.examples, seed=request.seed or 0, **options)
+    options: dict[str, Any] = {"batch_size": batch_size_of(request, checkpoint.run), "data_dir": request.data_dir}
+    test = load_test_data(checkpoint.data.spec, examples=request.examples, seed=request.seed or 0, **options)
     return None if test is None else test.batches

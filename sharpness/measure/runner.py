@@ -20,7 +20,7 @@ from sharpness.landscapes.evaluations import PointsMissing
 from sharpness.loss import Loss
 from sharpness.machine.environment import deterministic
 from sharpness.machine.progress import Progress
-from sharpness.measure.subject import Beside, Subject, details_of, identity_of
+from sharpness.measure.subject import Companions, Subject, details_of, identity_of
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder
@@ -78,12 +78,12 @@ def measure(
     A solve that ran out of time is recorded as it stands and goes on from its kept products when it is asked for again.
     ``part`` is this process's share of the points of a landscape: it is recorded by the process that finds all there.
     """
-    beside = Beside(
-        points=subject.points(name),
-        surface=subject.surface() if subject.surface is not None and _takes(probe, "test_loss") else None,
+    companions = Companions(
+        points=subject.points_for(name),
+        losses=subject.split_losses() if subject.split_losses is not None and _takes(probe, "test_loss") else None,
         trained=subject.trained() if subject.trained is not None and _takes(probe, "trained") else None,
     )
-    identity = _plain({"probe": name, "knobs": deciding_knobs(asdict(probe)), **identity_of(subject, beside)})
+    identity = _plain({"probe": name, "knobs": deciding_knobs(asdict(probe)), **identity_of(subject, companions)})
     if (known := _known(folder, identity)) is not None:
         return Outcome(name, "there already", known)
     if deadline is not None and time.perf_counter() >= deadline:
@@ -92,7 +92,7 @@ def measure(
     with _only_here(products, name, part):
         try:
             with deterministic(subject.loss.device):
-                record = _call(name, probe, subject, beside, products, deadline, progress, part)
+                record = _call(name, probe, subject, companions, products, deadline, progress, part)
         except _TimeIsUp:
             return Outcome(name, "out of time", reason="it has no result before its end")
         except PointsMissing as error:
@@ -130,19 +130,19 @@ def _call(
     name: str,
     probe: Any,
     subject: Subject,
-    beside: Beside,
+    companions: Companions,
     products: Path,
     deadline: float | None,
     progress: Progress | None,
     part: tuple[int, int],
 ) -> ProbeRecord:
     """Call a probe with the points and options that it takes and return its record."""
-    surface, loss = beside.surface, subject.loss if beside.surface is None else beside.surface.loss
-    options: dict[str, Any] = {} if surface is None else {"test_loss": surface.test}
-    if beside.trained is not None:
-        options["trained"] = beside.trained
+    losses, loss = companions.losses, subject.loss if companions.losses is None else companions.losses.loss
+    options: dict[str, Any] = {} if losses is None else {"test_loss": losses.test}
+    if companions.trained is not None:
+        options["trained"] = companions.trained
     if _takes(probe, "names"):
-        options["names"] = (subject.name, *(point.name for point in beside.points))
+        options["names"] = (subject.name, *(point.name for point in companions.points))
     if _takes(probe, "part"):
         options["part"] = part
     elif part != (0, 1):
@@ -154,9 +154,9 @@ def _call(
         probe = replace(probe, seconds=left if probe.seconds is None else min(left, probe.seconds))
     elif deadline is not None:
         progress = _until(deadline, progress)
-    weights = [subject.loss.weights, *(point.weights for point in beside.points)]
+    weights = [subject.loss.weights, *(point.weights for point in companions.points)]
     record = probe(loss, *weights, **options, progress=progress).to_record(subject.checkpoint_sha256)
-    return replace(record, details={**record.details, **details_of(subject, beside)})
+    return replace(record, details={**record.details, **details_of(subject, companions)})
 
 
 def _takes(probe: Any, option: str) -> bool:

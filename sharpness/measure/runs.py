@@ -16,7 +16,7 @@ from sharpness.loss.determinism import check_deterministic
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.measure.runner import deciding_knobs, measure
-from sharpness.measure.subject import Point, Subject, Surface
+from sharpness.measure.subject import Point, SplitLosses, Subject
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
 from sharpness.runs import RunFolder
@@ -94,8 +94,8 @@ def subject_of_run(
         checkpoint_sha256=checkpoint_sha256(run),
         details={"subset": num_examples},
         start=lambda: Point(weights=load_weights(run, "x0", dataset, device)),
-        others=() if other is None else (lambda: _far_end(other, dataset, device),),
-        surface=lambda: _surface(run, model, dataset),
+        points=() if other is None else (lambda: _far_end(other, dataset, device),),
+        split_losses=lambda: _split_losses(run, model, dataset),
     )
 
 
@@ -115,11 +115,11 @@ def _far_end(other: RunFolder, dataset: Dataset, device: torch.device) -> Point:
     )
 
 
-def _surface(run: RunFolder, model: nn.Module, dataset: Dataset) -> Surface:
+def _split_losses(run: RunFolder, model: nn.Module, dataset: Dataset) -> SplitLosses:
     """Return the losses of a run's network over its whole splits, for lines and planes."""
     train, test = (evaluation_batches(run.config(), split) for split in (dataset.train, dataset.test))
     losses = (network_loss(model, batches, calibration=train) for batches in (train, test))
-    return Surface(loss=next(losses), test=next(losses))
+    return SplitLosses(loss=next(losses), test=next(losses))
 
 
 def checkpoint_sha256(run: RunFolder) -> str:

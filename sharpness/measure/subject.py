@@ -39,7 +39,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surface:
+class SplitLosses:
     """The losses on lines and planes, where the statistics of BatchNorm are not those of a checkpoint."""
 
     loss: Loss
@@ -49,7 +49,8 @@ class Surface:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A checkpoint with its loss; ``start``, ``others`` and ``surface`` load what some probes need beside it.
+    """A checkpoint with its loss; ``start``, ``points``, ``split_losses`` and ``trained`` load what some probes need
+    beside it.
 
     ``details`` go into every record. ``identity`` are plain values that a record must agree with to be of this loss,
     beside what is compared of every loss (:func:`sharpness.results.facts_of`) and the weights themselves.
@@ -61,32 +62,33 @@ class Subject:
     details: Mapping[str, Any] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
     start: Callable[[], Point] | None = None
-    others: Sequence[Callable[[], Point]] = ()
-    surface: Callable[[], Surface] | None = None
+    points: Sequence[Callable[[], Point]] = ()
+    split_losses: Callable[[], SplitLosses] | None = None
     trained: Callable[[], Loss] | None = None  # the loss whose gradient gives the direction of some probes
 
     def missing_point(self, name: str) -> str | None:
         """Return what the probe of this name needs and is not here, or ``None``."""
-        count = len(self.others)
+        count = len(self.points)
         there = {"w": True, "x0": self.start is not None}
         there |= {"other": count >= 1, "third": count >= 2, "trajectory": count >= 2}
         return next((POINTS[point] for point in MEASURABLE[name].points if not there[point]), None)
 
-    def points(self, name: str) -> list[Point]:
+    def points_for(self, name: str) -> list[Point]:
         """Return the points that the probe of this name is called with after the weights."""
         needed = MEASURABLE[name].points
+        if "x0" in needed and self.start is not None:
+            return [self.start()]
         if "trajectory" in needed:
-            return [load() for load in self.others]
-        pair = [load() for point, load in zip(("other", "third"), self.others, strict=False) if point in needed]
-        return [self.start()] if "x0" in needed and self.start is not None else pair
+            return [load() for load in self.points]
+        return [load() for point, load in zip(("other", "third"), self.points, strict=False) if point in needed]
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What one probe is given beside the weights and the loss."""
+class Companions:
+    """The points and losses that one probe is called with beside the weights and the loss."""
 
     points: Sequence[Point] = ()
-    surface: Surface | None = None
+    losses: SplitLosses | None = None
     trained: Loss | None = None
 
 
@@ -95,30 +97,30 @@ def subject_sha256(subject: Subject) -> str:
     return sha256_of([subject.loss.weights, *subject.loss.fixed_tensors()])
 
 
-def identity_of(subject: Subject, beside: Beside) -> dict[str, Any]:
+def identity_of(subject: Subject, companions: Companions) -> dict[str, Any]:
     """Return what a record of this subject must agree with beside its probe and knobs."""
     own: dict[str, Any] = {**subject.identity, "weights_sha256": subject_sha256(subject)}
-    surface, trained = beside.surface, beside.trained
-    if beside.points:
-        own["points_sha256"] = [sha256_of([point.weights]) for point in beside.points]
-    if surface is not None and surface.test is not None:
-        own["test_data_sha256"] = surface.test.data_sha256()
+    losses, trained = companions.losses, companions.trained
+    if companions.points:
+        own["points_sha256"] = [sha256_of([point.weights]) for point in companions.points]
+    if losses is not None and losses.test is not None:
+        own["test_data_sha256"] = losses.test.data_sha256()
     if trained is not None:
         own["trained_on_sha256"] = trained.data_sha256()
-    loss = subject.loss if surface is None else surface.loss
+    loss = subject.loss if losses is None else losses.loss
     return {"checkpoint_sha256": subject.checkpoint_sha256, **facts_of(loss), "identity": own}
 
 
-def details_of(subject: Subject, beside: Beside) -> dict[str, Any]:
+def details_of(subject: Subject, companions: Companions) -> dict[str, Any]:
     """Return what a record says of the subject, the other points and the losses beside its own."""
-    details = dict(subject.details) | dict(beside.surface.details if beside.surface else {})
-    if (trained := beside.trained) is not None:
+    details = dict(subject.details) | dict(companions.losses.details if companions.losses else {})
+    if (trained := companions.trained) is not None:
         details |= {"trained_on_examples": trained.num_examples, "trained_on_sha256": trained.data_sha256()}
-    if len(beside.points) == 1:
-        (point,) = beside.points
+    if len(companions.points) == 1:
+        (point,) = companions.points
         details |= point.details
         if point.checkpoint_sha256 is not None:
             details["other_checkpoint_sha256"] = point.checkpoint_sha256
-    elif beside.points:
-        details["others"] = [{**p.details, "checkpoint_sha256": p.checkpoint_sha256} for p in beside.points]
+    elif companions.points:
+        details["others"] = [{**p.details, "checkpoint_sha256": p.checkpoint_sha256} for p in companions.points]
     return details

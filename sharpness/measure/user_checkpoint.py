@@ -15,7 +15,7 @@ from sharpness.checkpoints.formats import recognise
 from sharpness.data import random_subset
 from sharpness.data.batches import Batch
 from sharpness.data.sources import load_data
-from sharpness.data.user_data import GivenData
+from sharpness.data.user_data import UserData
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.criteria import Criterion, load_loss
@@ -25,7 +25,7 @@ from sharpness.measure.guards import Checked, check_before_probing, describe
 from sharpness.measure.request import Request
 from sharpness.measure.runs import check_subset
 from sharpness.measure.subject import Subject
-from sharpness.models.user_model import GivenModel, load_model
+from sharpness.models.user_model import UserModel, load_model
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import evaluation_batches, load_run_data
 from sharpness.spec import names_in
@@ -34,13 +34,13 @@ BATCH_SIZE = 100
 
 
 @dataclass(frozen=True)
-class Given:
+class UserCheckpoint:
     """A checkpoint ready to be measured, with what was found on the way: the match of the weights and the guards."""
 
     path: Path
     run: RunFolder | None
-    model: GivenModel
-    data: GivenData
+    model: UserModel
+    data: UserData
     loss_name: str
     report: MatchReport
     checked: Checked
@@ -59,7 +59,7 @@ class Given:
         ]
 
 
-def load_given(request: Request, path: Path, device: torch.device) -> Given:
+def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> UserCheckpoint:
     """Return the checkpoint at ``path`` with the model, data and loss of the request, after every guard.
 
     A run folder brings its own model and data, a Hugging Face folder its model. Raises :class:`InputError` for whatever
@@ -94,7 +94,7 @@ def load_given(request: Request, path: Path, device: torch.device) -> Given:
         "loss_at_checkpoint": f"{checked.evaluation.loss:.6g}",
     }
     subject = Subject(loss=loss, checkpoint_sha256=checkpoint.sha256, details=details, identity=identity)
-    return Given(path, run, model, data, loss_name, report, checked, subject)
+    return UserCheckpoint(path, run, model, data, loss_name, report, checked, subject)
 
 
 def weights_file(path: Path, run: RunFolder | None) -> Path:
@@ -109,7 +109,7 @@ def batch_size_of(request: Request, run: RunFolder | None) -> int:
     return BATCH_SIZE if run is None else run.config().data.evaluation_batch_size
 
 
-def _data(request: Request, path: Path, run: RunFolder | None) -> GivenData:
+def _data(request: Request, path: Path, run: RunFolder | None) -> UserData:
     """Return the data of the request, or a run folder's own training set."""
     if request.data is not None:
         return load_data(
@@ -135,7 +135,7 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> GivenData:
         facts |= {"subset_seed": seed}
     batches = evaluation_batches(config, split)
     facts |= {"spec": config.data.name, "examples": len(split), "examples_total": len(dataset.train)}
-    return GivenData(config.data.name, batches, dataset.num_classes, dataset.input_shape, tuple(notes), facts)
+    return UserData(config.data.name, batches, dataset.num_classes, dataset.input_shape, tuple(notes), facts)
 
 
 def run_seed(request: Request, run: RunFolder) -> int:
@@ -150,7 +150,7 @@ def _tokenizer(request: Request, path: Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _model(request: Request, path: Path, run: RunFolder | None, data: GivenData) -> GivenModel:
+def _model(request: Request, path: Path, run: RunFolder | None, data: UserData) -> UserModel:
     text = request.model
     if text is None and run is not None:
         config = run.config().model

@@ -32,7 +32,7 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
-class GivenModel:
+class UserModel:
     """A network with the spec it came from; ``facts`` go into every record."""
 
     spec: str
@@ -42,7 +42,7 @@ class GivenModel:
 
 def load_model(
     text: str, input_shape: tuple[int, ...] | None = None, num_classes: int | None = None, seed: int = 0
-) -> GivenModel:
+) -> UserModel:
     """Return the network of a spec in evaluation mode, with weights drawn from ``seed`` that a checkpoint replaces.
 
     Built-in networks take input shape and number of classes from the data unless the spec says them; those of a library
@@ -63,7 +63,7 @@ def load_model(
         else:
             model = _built_in(spec, input_shape, num_classes, seed)
     kind = type(model)
-    return GivenModel(text, model.eval(), {"model": text, "class": f"{kind.__module__}.{kind.__qualname__}"})
+    return UserModel(text, model.eval(), {"model": text, "class": f"{kind.__module__}.{kind.__qualname__}"})
 
 
 def _built_in(spec: Spec, input_shape: tuple[int, ...] | None, num_classes: int | None, seed: int) -> nn.Module:
