@@ -20,11 +20,10 @@ from urllib.parse import quote
 
 import tyro
 
-from analysis.pages.commands import run_pages
 from analysis.pages.markdown import plain
 from analysis.pages.papers import PAPERS, Paper, paper_of
 from analysis.report.verdicts import Finding, Verdict
-from sharpness.errors import InputError, RunError
+from sharpness.errors import InputError, RunError, run_command
 from sharpness.files import write_atomically
 
 MARKERS = ("<!-- verdicts -->", "<!-- /verdicts -->")
@@ -229,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_pages(main)
+    run_command(main)

@@ -18,12 +18,11 @@ from typing import Any
 
 import tyro
 
-from analysis.pages.commands import run_pages
 from analysis.pages.findings_page import read_findings
 from analysis.pages.gallery_page import gallery_page
 from analysis.pages.papers import PAPERS
 from analysis.report.verdicts import Finding
-from sharpness.errors import InputError
+from sharpness.errors import InputError, run_command
 from sharpness.files import write_atomically
 
 LARGE = 25_000_000
@@ -196,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_pages(main)
+    run_command(main)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 
 import tyro
 
 from sharpness.cli.knobs import split_knobs
 from sharpness.cli.options import Command, Compare, Landscape, Probe, Stress, Train
 from sharpness.cli.output import bar_columns
-from sharpness.errors import InputError, RunError, Terminated
+from sharpness.errors import InputError, run_command
 
 __all__ = ["bar_columns", "main", "run_command"]
 
@@ -19,28 +18,6 @@ __all__ = ["bar_columns", "main", "run_command"]
 def main() -> None:
     """Run the command line; bad input exits with code 2 and one line, a failed run with code 1."""
     run_command(_dispatch)
-
-
-def run_command(command: Callable[[], None]) -> None:
-    """Call a command and turn its errors into a line and a code: 2 bad input, 1 failed run, 130 Ctrl-C, 143 SIGTERM."""
-    try:
-        command()
-    except InputError as error:
-        _leave(str(error), 2)
-    except RunError as error:
-        _leave(str(error), 1)
-    except OSError as error:
-        bad_path = (NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError, PermissionError)
-        _leave(f"{error.filename or ''}: {error.strerror or error}", 2 if isinstance(error, bad_path) else 1)
-    except Terminated as error:
-        _leave(error.message, 143)
-    except KeyboardInterrupt:
-        _leave("stopped; what is done is kept, and the same command goes on from there", 130)
-
-
-def _leave(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
 
 
 def _dispatch() -> None:
