@@ -1,7 +1,8 @@
-"""What the documentation shows is run: every command and every snippet of the README, the example of CONTRIBUTING."""
+"""What the documentation shows is run: every command and every snippet of the README, of docs/ and of CONTRIBUTING."""
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -12,9 +13,19 @@ import pytest
 import torch
 
 import sharpness as sh
+from analysis.pages.papers import PAPERS
+from sharpness.config import RunConfig
+from sharpness.data import DATASETS
+from sharpness.landscapes import LANDSCAPES
+from sharpness.probes import PROBES
 from tests.conftest import ROOT, run_cold_python, run_python
+from tests.test_imports import LADDER
 
 README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+IN_ORDER = (DOCS["train.md"], README, DOCS["measure.md"], DOCS["landscapes.md"])
+"""The pages with commands, that of the run which the others measure before them."""
+OF_REPRODUCE = "runs/keskar2017/f1-fashion_mnist_10k-b64-s0-44136fa3/checkpoint-4710.safetensors"
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -24,7 +35,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    return [line.strip() for block in blocks(README, "bash") for line in block.splitlines()]
+    return [line.strip() for page in IN_ORDER for block in blocks(page, "bash") for line in block.splitlines()]
 
 
 def test_the_python_snippet_runs_as_it_stands() -> None:
@@ -38,7 +49,7 @@ def test_the_python_snippet_runs_as_it_stands() -> None:
 
 @pytest.mark.parametrize("library", ["transformers", pytest.param("timm", marks=pytest.mark.slow)])
 def test_the_snippets_of_libraries_run_as_they_stand(library: str) -> None:
-    (snippet,) = [s for s in blocks(README, "python") if f"sh, {library}" in s or f"torch, {library}" in s]
+    (snippet,) = [s for s in blocks(DOCS["measure.md"], "python") if f"sh, {library}" in s or f"torch, {library}" in s]
     result = run_python("-c", snippet)
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"-?[\d.e-]+ in \[.*\] at 99 %, residual \S+, \d+ HVPs, [\d.]+ s\s*", result.stdout)
@@ -50,9 +61,9 @@ def test_the_recipe_tracks_a_training_run(tmp_path: Path) -> None:
     from torch import nn
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-    (recipe,) = [s for s in blocks(README, "python") if "def track" in s]
+    (recipe,) = [s for s in blocks(DOCS["measure.md"], "python") if "def track" in s]
     names: dict[str, Any] = {}
-    exec(compile(recipe, "README.md", "exec"), names)
+    exec(compile(recipe, "measure.md", "exec"), names)
     torch.manual_seed(0)
     config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=8, resid_pdrop=0, embd_pdrop=0)
     tokens = [torch.randint(20, (8,)) for _ in range(12)]
@@ -78,7 +89,7 @@ def test_the_recipe_tracks_a_training_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_snippet_of_spectra_runs_as_it_stands() -> None:
-    (snippet,) = [s for s in blocks(README, "python") if "SpectralDensity" in s]
+    (snippet,) = blocks(DOCS["numbers.md"], "python")
     result = run_python("-W", "error", "-c", snippet)
     assert result.returncode == 0, result.stderr
     eigenvalues, layers, density, trace, biases = result.stdout.splitlines()
@@ -89,18 +100,24 @@ def test_the_snippet_of_spectra_runs_as_it_stands() -> None:
     assert 0 < float(biases) <= largest  # a block of the whole
 
 
-def test_the_snippet_of_landscapes_runs_as_it_stands() -> None:
-    (snippet,) = [s for s in blocks(README, "python") if "RandomPlane" in s]
-    result = run_python("-W", "error", "-c", snippet)
+def test_the_snippets_of_landscapes_and_of_extending_run_as_they_stand() -> None:
+    snippets = [*blocks(DOCS["landscapes.md"], "python"), *blocks(DOCS["extend.md"], "python")]
+    assert len(snippets) == 4
+    # In one process, each with names of its own, because loading torch takes longer than all of them.
+    result = run_python("-W", "error", "-c", "".join(f"exec({snippet!r}, {{}})\n" for snippet in snippets))
     assert result.returncode == 0 and result.stdout.startswith("largest rise "), result.stderr
 
 
 @pytest.mark.slow
-def test_the_commands_of_a_run_of_your_own(tmp_path: Path) -> None:
-    (config,) = blocks(README, "toml")
+def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
+    (config,) = blocks(DOCS["train.md"], "toml")
     (tmp_path / "run.toml").write_text(config)
     lines = [command for command in commands() if command.startswith("sharpness ")]
-    assert len(lines) == 10
+    assert len(lines) == 11
+    # The README measures a network of `make reproduce`: one of the same kind, from the first command, lies there.
+    reproduced = tmp_path / OF_REPRODUCE
+    reproduced.parent.mkdir(parents=True)
+    reproduced.symlink_to(tmp_path / "runs" / "small-batch" / "checkpoint-120.safetensors")
     code = f"import os; os.chdir({str(tmp_path)!r}); from sharpness.cli import main\nimport sys\n" + "".join(
         f"print({line!r}, flush=True); sys.argv = {shlex.split(line)!r}; main()\n" for line in lines
     )  # in one process, because loading torch takes longer than most of them
@@ -129,17 +146,106 @@ def test_the_worked_example_of_contributing_runs() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
-def test_links_and_paths_exist(name: str) -> None:
-    text = (ROOT / name).read_text()
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
-    paths = re.findall(r"`((?:sharpness|analysis|tests|scripts|figures)/[\w./-]+)`", text)
-    missing = [path for path in [*links, *paths] if "<" not in path and not (ROOT / path).exists()]
-    assert set(missing) <= {"sharpness/probes/gradient_norm.py", "figures/keskar2017/cpu-2-seeds/"}
+def test_the_network_that_the_readme_measures_is_one_of_make_reproduce() -> None:
+    config = RunConfig()
+    updates = math.ceil(DATASETS[config.data.name].num_train / config.training.batch_size) * config.training.epochs
+    assert f"runs/keskar2017/{config.run_id}/checkpoint-{updates}.safetensors" == OF_REPRODUCE
+    assert OF_REPRODUCE in README
+
+
+def test_every_block_of_code_is_of_a_language_that_is_run() -> None:
+    assert set(languages(README)) <= {"", "bash", "python"}
+    for name, text in DOCS.items():
+        shown = set(languages(text))
+        assert shown <= {"", "bash", "python", "toml", "sh"}, name  # sh: for other machines, and git
+        assert "bash" not in shown or text in IN_ORDER, name
+        assert "python" not in shown or name in {"extend.md", "landscapes.md", "measure.md", "numbers.md"}, name
+        assert "toml" not in shown or name == "train.md", name
+    assert len(blocks(README, "python")) == 1 and len(blocks(DOCS["measure.md"], "python")) == 3
+
+
+def languages(text: str) -> list[str]:
+    """Return the languages of the fenced blocks."""
+    return re.findall(r"^```(\w*)\n.*?^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_links_and_paths_exist() -> None:
+    missing = set()
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = path.read_text()
+        links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+        missing |= {f"{path.name}: {link}" for link in links if not (path.parent / link).exists()}
+        inline = " ".join(re.findall(r"`([^`\n]+)`", text))
+        named = re.findall(r"(?<![\w./-])(?:sharpness|analysis|tests|scripts|figures|docs)/[\w./<>-]+", inline)
+        modules = [f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m (analysis[\w.]+)", inline)]
+        wanted = [name for name in [*named, *modules] if "<" not in name and "NAME" not in name]
+        missing |= {f"{path.name}: {name}" for name in wanted if not (ROOT / name).exists()}
+    assert missing <= {
+        "CONTRIBUTING.md: sharpness/probes/gradient_norm.py",  # the worked example's
+        "README.md: figures/keskar2017/cpu-2-seeds/",  # made by the command above it
+    }
 
 
 def test_the_file_tree_is_the_one_on_disk() -> None:
     tree = next(block for block in blocks(README, "") if block.startswith("sharpness/"))
-    shown = set(re.findall(r"^  (\w+(?:\.py|/))", tree, re.MULTILINE))
-    there = {p.name + ("/" if p.is_dir() else "") for p in (ROOT / "sharpness").iterdir()}
-    assert shown == {name for name in there if not name.startswith("__")}
+    library, _, others = tree.partition("\nanalysis/")
+    shown = set(re.findall(r"^  (\w+(?:\.py|/))", library, re.MULTILINE))
+    assert shown == entries(ROOT / "sharpness")
+    assert {"scripts", "figures", "docs", "tests"} == set(re.findall(r"^(\w+)/", others, re.MULTILINE))
+    architecture = next(block for block in blocks(DOCS["architecture.md"], "") if block.startswith("analysis/"))
+    analysis, _, scripts = architecture.partition("\nscripts/")
+    studies = {name for paper in PAPERS.values() for name in paper.studies}
+    assert shown_beside(analysis) == entries(ROOT / "analysis") - {f"{name}/" for name in studies}
+    assert shown_beside(scripts) == entries(ROOT / "scripts") - {f"{name}.py" for name in studies}
+
+
+def entries(folder: Path) -> set[str]:
+    """Return the modules and packages that lie in a folder."""
+    there = {p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if p.is_dir() or p.suffix == ".py"}
+    return {name for name in there if not name.startswith("__")}
+
+
+def shown_beside(tree: str) -> set[str]:
+    """Return what a tree shows, but for the studies that it has as <study>."""
+    return set(re.findall(r"^  (\w+(?:\.py|/))", tree, re.MULTILINE))
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.encode()) <= 12 * 1024
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = DOCS["README.md"]
+    assert {name for name in DOCS if name != "README.md"} == set(re.findall(r"\| \[[\w.]+\]\(([\w.]+)\)", index))
+
+
+def test_the_walk_names_what_is_there() -> None:
+    """Every stop of the walk from the config to a figure is a function or class of its file."""
+    stops = re.findall(r"^\| (\d+) \| `([\w/.]+)` \| `(\w+)` \|", DOCS["architecture.md"], re.MULTILINE)
+    assert [int(number) for number, *_ in stops] == list(range(1, len(stops) + 1)) and len(stops) > 15
+    gone = [
+        f"{file}: {name}"
+        for _, file, name in stops
+        if not re.search(rf"^ *(?:def|class) {name}\b", (ROOT / file).read_text(), re.MULTILINE)
+    ]
+    assert gone == []
+
+
+def test_the_ladder_is_the_one_that_the_tests_hold() -> None:
+    shown = next(block for block in blocks(DOCS["architecture.md"], "") if block.startswith("errors"))
+    assert tuple(tuple(line.split()) for line in shown.splitlines()) == LADDER
+
+
+def test_every_measure_and_landscape_is_explained() -> None:
+    def first_column(text: str, pattern: str) -> set[str]:
+        return set(re.findall(pattern, text, re.MULTILINE))
+
+    assert first_column(DOCS["numbers.md"].partition("## All measures")[2], r"^\| `(\w+)` \|") == set(PROBES)
+    assert first_column(DOCS["landscapes.md"], r"^\| `(\w+) [A-Z][^`]*` \|") == set(LANDSCAPES)
+
+
+def test_every_study_is_listed_with_where_it_ran() -> None:
+    page = DOCS["studies.md"]
+    studies = {name for paper in PAPERS.values() for name in paper.studies}
+    assert set(re.findall(r"^\| `scripts/(\w+)\.py` \|", page, re.MULTILINE)) == studies
+    assert set(re.findall(r"^\| `(\w+)` \| `cpu`", page, re.MULTILINE)) == studies

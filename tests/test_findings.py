@@ -40,7 +40,7 @@ def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Options:
-    """Two studies of which one was rendered several times, and a README with markers."""
+    """Two studies of which one was rendered several times, and a page with markers."""
     figures = tmp_path / "figures"
     study = figures / "izmailov2018"
     kept = [CLAIM, Finding(AWKWARD, AWKWARD, "gone", "– | –", "not testable here", AWKWARD)]
@@ -50,9 +50,10 @@ def place(tmp_path: Path) -> Options:
         write_findings(study / other, [replace(CLAIM, claim=f"from {other}")])
     write_findings(figures / "keskar2017" / "cpu-9-seeds", [replace(CLAIM, claim="from cpu-9-seeds")])
     write_findings(figures / "keskar2017" / "full-5-seeds", [replace(CLAIM, verdict="not reproduced")] * 2)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Before\n\n{MARKERS[0]}\nold\n{MARKERS[1]}\n\nAfter.\n")
-    return Options(figures, tmp_path / "FINDINGS.md", readme)
+    page = tmp_path / "docs" / "studies.md"
+    page.parent.mkdir()
+    page.write_text(f"# Before\n\n{MARKERS[0]}\nold\n{MARKERS[1]}\n\nAfter.\n")
+    return Options(figures, tmp_path / "FINDINGS.md", page)
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -79,7 +80,7 @@ def shown(tokens: Any) -> str:
 
 
 def test_the_page_has_every_claim_of_the_rendering_with_the_most_seeds(place: Options) -> None:
-    assert write_pages(place) == [place.out, place.readme]
+    assert write_pages(place) == [place.out, place.studies]
     page = place.out.read_text()
     _, verdicts = tables(page)
     rows = {row[0]: row for row in verdicts[1:]}
@@ -97,12 +98,12 @@ def test_the_page_has_every_claim_of_the_rendering_with_the_most_seeds(place: Op
     assert "Not rendered yet: `python scripts/cohen2021.py`" in page
 
 
-def test_the_readme_counts_verdicts_and_keeps_the_rest(place: Options) -> None:
+def test_the_page_of_studies_counts_verdicts_and_keeps_the_rest(place: Options) -> None:
     write_pages(place)
-    text = place.readme.read_text()
+    text = place.studies.read_text()
     assert text.startswith(f"# Before\n\n{MARKERS[0]}\n") and text.endswith(f"{MARKERS[1]}\n\nAfter.\n")
     (rows,) = tables(text)
-    assert len(rows) == 1 + len(PAPERS) and "old" not in text and "[FINDINGS.md](FINDINGS.md)" in text
+    assert len(rows) == 1 + len(PAPERS) and "old" not in text and "[FINDINGS.md](../FINDINGS.md)" in text
     assert rows[1] == ["Keskar et al. 2017", "0", "0", "2", "0", "It falls (2.0 [1.5, 2.5]): not reproduced"]
     assert ["Izmailov et al. 2018", "1", "0", "0", "1", "It falls (2.0 [1.5, 2.5]): reproduced"] in rows
     assert rows[-1][1:] == ["–", "–", "–", "–", "not rendered yet"]
@@ -114,14 +115,14 @@ def test_a_verdict_that_turns_makes_the_pages_stale_and_writing_them_mends_it(pl
     assert write_pages(check) == write_pages(place) == []
     folder = place.figures / "izmailov2018" / "cpu-10-seeds"
     write_findings(folder, [replace(CLAIM, verdict="not reproduced", why="it reaches 1")])
-    before = place.out.read_bytes(), place.readme.read_bytes()
-    with pytest.raises(RunError, match=r"FINDINGS.md and .*README.md not up to date"):
+    before = place.out.read_bytes(), place.studies.read_bytes()
+    with pytest.raises(RunError, match=r"FINDINGS.md and .*studies.md not up to date"):
         write_pages(check)
-    assert (place.out.read_bytes(), place.readme.read_bytes()) == before
-    assert write_pages(place) == [place.out, place.readme]
+    assert (place.out.read_bytes(), place.studies.read_bytes()) == before
+    assert write_pages(place) == [place.out, place.studies]
     assert ["Izmailov et al. 2018", "It falls", "not reproduced", "2.0 [1.5, 2.5]"] in tables(place.out.read_text())[1]
     write_findings(folder, [replace(CLAIM, verdict="not reproduced", why="other words")])
-    assert write_pages(place) == [place.out], "the README does not show the reason"
+    assert write_pages(place) == [place.out], "the table of counts does not show the reason"
 
 
 DAMAGED = {
@@ -142,11 +143,11 @@ def test_damaged_findings_are_refused(place: Options, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", MARKERS[0], MARKERS[1] + MARKERS[0], "".join(MARKERS) * 2])
-def test_a_readme_without_its_markers_is_refused_and_nothing_written(place: Options, text: str) -> None:
-    place.readme.write_text(text)
+def test_a_page_without_its_markers_is_refused_and_nothing_written(place: Options, text: str) -> None:
+    place.studies.write_text(text)
     with pytest.raises(InputError, match="expected one <!-- verdicts -->"):
         write_pages(place)
-    assert not place.out.exists() and place.readme.read_text() == text
+    assert not place.out.exists() and place.studies.read_text() == text
 
 
 def test_a_study_of_no_paper_is_not_lost(place: Options) -> None:
@@ -156,7 +157,7 @@ def test_a_study_of_no_paper_is_not_lost(place: Options) -> None:
 
 
 def test_the_command(place: Options) -> None:
-    places = ["--figures", str(place.figures), "--out", str(place.out), "--readme", str(place.readme)]
+    places = ["--figures", str(place.figures), "--out", str(place.out), "--studies", str(place.studies)]
     codes = [
         run_python("-m", "analysis.pages.findings_page", *places, *more) for more in (["--check"], [], ["--check"])
     ]

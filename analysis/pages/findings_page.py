@@ -1,5 +1,5 @@
-"""``python -m analysis.pages.findings_page``: FINDINGS.md and the README's table of verdicts from the committed
-findings.
+"""``python -m analysis.pages.findings_page``: FINDINGS.md, and the table of verdicts in
+docs/studies.md, from the committed findings.
 
 Of each study it reads ``figures/<study>/<preset>-<n>-seeds/findings.json`` with the most seeds, of the preset ``full``
 where the study has one and of ``cpu`` elsewhere. The same files give the same bytes; ``--check`` writes nothing and
@@ -66,8 +66,8 @@ class Options:
     """Folder of the rendered studies."""
     out: Path = Path("FINDINGS.md")
     """The page of all findings."""
-    readme: Path = Path("README.md")
-    """The file whose part between <!-- verdicts --> and <!-- /verdicts --> is replaced."""
+    studies: Path = Path("docs/studies.md")
+    """The page whose part between <!-- verdicts --> and <!-- /verdicts --> is replaced."""
     check: bool = False
     """Write nothing, and exit with code 1 if a page is out of date."""
 
@@ -116,8 +116,8 @@ def findings_page(found: Mapping[str, Found], base: Path) -> str:
     return "\n".join([INTRO, "## All verdicts\n", _table(head, rows), *sections])
 
 
-def readme_part(found: Mapping[str, Found], page: Path, base: Path) -> str:
-    """Return the README's table: how many claims of each paper got which verdict, and what came of its first one.
+def verdict_counts(found: Mapping[str, Found], page: Path, base: Path) -> str:
+    """Return the table of counts: how many claims of each paper got which verdict, and what came of its first one.
 
     It links to the ``page`` of all findings from the folder ``base``.
     """
@@ -146,9 +146,9 @@ def replaced(text: str, part: str, path: Path) -> str:
 def write_pages(options: Options) -> list[Path]:
     """Write the pages that changed and return their paths; with ``check`` raise :class:`RunError` instead."""
     found = load_findings(options.figures)
-    part = readme_part(found, options.out, options.readme.parent)
-    readme = replaced(options.readme.read_text(encoding="utf-8"), part, options.readme)
-    pages = {options.out: findings_page(found, options.out.parent), options.readme: readme}
+    part = verdict_counts(found, options.out, options.studies.parent)
+    studies = replaced(options.studies.read_text(encoding="utf-8"), part, options.studies)
+    pages = {options.out: findings_page(found, options.out.parent), options.studies: studies}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_bytes() != text.encode()]
     if options.check and stale:
         names = " and ".join(map(str, stale))
