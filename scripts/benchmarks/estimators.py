@@ -1,4 +1,4 @@
-"""How many products trace and density estimators take to a true error, on a network whose Hessian is written out."""
+"""Products that trace and density estimators take to a true error, on a network whose Hessian is written out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How fast landscapes are against bare forward passes and two peers, and two measures against simpler ways, in one run.
+"""Landscapes against bare forward passes and two peers, and two measures against simpler ways, in one run.
 
-line: 25 points between two networks. plane: 21 x 21 points, on a fifth of the batches. Each of loss-landscapes and
-Landscaper does the same work, in turns with ours and with the forward passes alone. keskar: our search for Keskar's
+line: 25 points between two networks. plane: 21 x 21 points, on a fifth of the batches. loss-landscapes and Landscaper
+do the same work, in turns with ours and with the forward passes alone. keskar: our search for Keskar's
 maximum against 50 iterations of L-BFGS-B. noise: the noise scale against a loop of single-example backwards.
 
 To begin: --networks MLP --examples 200 takes seconds and needs nothing. SB and LB are networks of the main study: run
@@ -243,7 +243,7 @@ def measure(job: Job, runs: Path) -> Row:
 
 
 def lines(rows: Sequence[Row], part: str) -> list[Row]:
-    """Return the lines of a part's table, with labels and with what a tool or L-BFGS-B does otherwise than ours."""
+    """Return the lines of a part's table, with labels and with notes on the tools and on L-BFGS-B."""
     chosen = lines_of(rows, part)
     for each in chosen:
         tool = TOOLS.get(each["tool"])
@@ -264,8 +264,8 @@ TIMED = (
 TURNS = (
     "Medians of {repeats}, in turns. Throughput / bare: examples per second over those of bare forward passes "
     "(evaluation mode, no graph, the network's own call and criterion), whose seconds leave out setting the weights; "
-    "those of the tools are of their whole call. Largest difference: of the losses from the bare ones, relative, over "
-    "the points that both measured."
+    "the seconds of a tool are for its whole call. Largest difference: of its losses from the bare ones, relative, "
+    "over the points that both measured."
 )
 PARTS = {
     "line": Part(

@@ -49,7 +49,7 @@ class Problem:
 
 
 def predicted_tokens(batch: Batch) -> float:
-    """Return what a causal language model averages over: its labels are shifted inside, so the first has no place."""
+    """Return the number of tokens that a causal language model averages over: all but the first of each sequence."""
     return float(batch["labels"][:, 1:].numel())
 
 
@@ -90,7 +90,7 @@ def _small_mlp(examples: int, runs: Path) -> Problem:
 
 
 def tiny_problem() -> Problem:
-    """Return a problem of 9 parameters, on which a tool loads what it loads at its first use."""
+    """Return a problem of 9 parameters, on which a tool loads all that it loads at its first use."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         batches = [(torch.randn(4, 2), torch.tensor([0, 1, 2, 0])) for _ in range(2)]

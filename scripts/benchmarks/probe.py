@@ -1,7 +1,7 @@
-"""How long `sharpness probe` takes to get going, and how often it copies the weights that it reads.
+"""The time that `sharpness probe` takes to get going, and the copies that it makes of the weights it reads.
 
-Times are of whole processes. The network is ResNet-18 of torchvision or timm, whichever is installed, with random
-weights, on made images. Reading is of a safetensors file into a network that is there already: what its memory grows by
+Times are those of whole processes. The network is ResNet-18 of torchvision or timm, whichever is installed, with random
+weights, on made images. A safetensors file is read into a network that is there already: the memory that this takes
 beyond the network is copies.
 """
 

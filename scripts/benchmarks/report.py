@@ -25,7 +25,7 @@ SETTING = (
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a benchmark: how its jobs are measured, and its table with what is to be known to read it.
+    """A part of a benchmark: the function that measures a job, and the title, note and columns of its table.
 
     ``columns`` is the table's header, ``title: field of a line | ...``, where the field may be left out if the title is
     its name. Fields that end in ``_bytes`` are shown in MiB.
@@ -50,7 +50,7 @@ class Part:
 
 
 def _shown(field: str, value: Any) -> Any:
-    """Return what a table shows of a field."""
+    """Return a field's value as a table shows it."""
     if value is not None and field.endswith("_bytes"):
         return round(value / MIB, 1)
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
@@ -71,7 +71,7 @@ def lines_of(rows: Sequence[Row], part: str) -> list[Row]:
 
 
 def provenance_of(rows: Sequence[Row], **more: Any) -> Row:
-    """Return what the rows were measured on and with."""
+    """Return machine, threads, versions and tools with which the rows were measured."""
     lines = [line for part in dict.fromkeys(row["part"] for row in rows) for line in lines_of(rows, part)]
     return {
         "schema": 1,
@@ -107,7 +107,7 @@ def write_report(
 
 
 def frame_of(cells: Sequence[Row]) -> pd.DataFrame:
-    """Return a table with three columns, median, smallest and largest, for what was measured several times.
+    """Return a table with three columns, median, smallest and largest, for a number that was measured several times.
 
     >>> frame_of([{"network": "f1", "seconds": [3.0, 1.0, 9.0]}]).to_dict("records")
     [{'network': 'f1', 'seconds': 3.0, 'seconds, smallest': 1.0, 'seconds, largest': 9.0}]
@@ -123,7 +123,7 @@ def frame_of(cells: Sequence[Row]) -> pd.DataFrame:
 
 
 def median_of(value: Any) -> Any:
-    """Return the median of what was measured several times, and anything else as it is."""
+    """Return the median of a list, and anything else as it is."""
     return median(value) if isinstance(value, list) else value
 
 

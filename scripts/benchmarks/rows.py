@@ -71,7 +71,7 @@ class SharedOptions:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a command does: its script and description, its options, and how it measures a job and renders all rows."""
+    """A command: its script, description and options, and the functions that measure a job and render all rows."""
 
     script: str
     description: str | None
@@ -158,7 +158,7 @@ def row_of(job: Job, runs: Path, measure_job: Callable[[Job, Path], Row]) -> Row
 
 
 def reason_of(error: Exception) -> str:
-    """Return what a table says of a failure: our own sentence, or the kind and the first words of another's."""
+    """Return the words of a table on a failure: our own sentence, or the kind and the first words of another's."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, InputError | RunError) else f"{type(error).__name__}: {text}"
 

@@ -23,7 +23,7 @@ INSTALL = "pip install -e '.[benchmark]' -c constraints.txt"
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool of a table: its label, its call, its distribution, and what it does otherwise than the others."""
+    """A tool of a table: its label, its call, its distribution, and a note on how it differs from the others."""
 
     label: str
     call: Callable[..., Any]

@@ -1,8 +1,8 @@
-"""How much of the barest PyTorch loop the training loop reaches, and what checkpoints and tracking cost.
+"""The training loop against the barest PyTorch loop, and the cost of checkpoints and tracking.
 
-loop: our updates against a loop with nothing in it but the step, and against one over torch's DataLoader, that makes
-numbers of images one by one or has them ready, on the same network, images and threads, in turns; evaluations at the
-ends of epochs are in none. pages: the barest loop with the memory pages that sharpness train asks for, and without.
+loop: our updates against a loop with nothing in it but the step, and against one over torch's DataLoader, which makes
+numbers of images one by one or has them ready, on the same network, images and threads, in turns; no loop evaluates at
+the ends of epochs. pages: the barest loop with the memory pages that sharpness train asks for, and without.
 checkpoint: saving after every epoch. tracking: the top eigenvalue once an epoch, on 2,000 examples.
 
 To begin: --networks smith_le --batches 32 --examples 200 takes seconds. Each row is kept as it finishes, in a process
@@ -126,7 +126,7 @@ def pages(job: Job, dataset: Dataset, folder: Path) -> Row:
 
 
 def checkpoint(job: Job, dataset: Dataset, folder: Path) -> Row:
-    """Return what writing everything that a run needs to go on costs beside an epoch of updates."""
+    """Return the seconds of writing everything that a run needs to go on, and of an epoch of updates."""
     session = session_of(config_of(job.network, batch_of(job)), dataset, folder / "run")
     epoch = our_updates(session, -(-len(dataset.train) // batch_of(job)))
     epoch()
@@ -136,7 +136,7 @@ def checkpoint(job: Job, dataset: Dataset, folder: Path) -> Row:
 
 
 def tracking(job: Job, dataset: Dataset, folder: Path) -> Row:
-    """Return what the top eigenvalue once an epoch costs beside the epoch's updates."""
+    """Return the seconds of the top eigenvalue once an epoch, and of the epoch's updates."""
     config = config_of(job.network, batch_of(job))
     config = replace(config, measure=MeasureConfig(names=("eigenvalue",), examples=TRACKED))
     session = session_of(config, dataset, folder / "run")
