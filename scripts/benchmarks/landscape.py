@@ -28,8 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # the other files are not part of the installed package
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # scripts/ is not installed
 
 import matplotlib as mpl
 import pandas as pd

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # the other files are not part of the installed package
+sys.path.insert(0, str(ROOT))  # scripts/ is not installed
 
 import numpy as np
 import torch
