@@ -1,13 +1,15 @@
-"""What every probe reports besides its number: on what, where, in which precision and for how long it was measured."""
+"""The frame of all probes, and what their results hold besides the number: costs, reasons and conditions."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from sharpness.loss import Loss
 from sharpness.machine.environment import peak_memory, versions
@@ -69,19 +71,27 @@ class ProbeInfo:
     description: str
 
 
+NOT_YET: Any = None
+"""The evidence of a result that its frame has not finished."""
+
+MERGED = {"merged": True}
+"""The metadata of a field whose own details stand among those of the result, not under the name of the field."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
     """What each probe returns: a value, what is proven about it, what it cost, and the conditions.
 
     ``lower`` and ``upper`` enclose the value with probability ``confidence``; fields that do not apply are ``None``
-    and ``reasons`` says why.
+    and ``reasons`` says why. What a subclass adds is what only its probe reports.
     """
 
-    probe: str
-    quantity: str
-    knobs: Mapping[str, Any]
+    # The frame (Probe.__call__) sets probe, knobs and evidence, and where there is none the quantity.
+    probe: str = ""
+    quantity: str = ""
+    knobs: Mapping[str, Any] = field(default_factory=dict)
     value: float | None
-    evidence: Evidence
+    evidence: Evidence = NOT_YET
     lower: float | None = None
     upper: float | None = None
     confidence: float | None = None
@@ -100,8 +110,13 @@ class ProbeResult:
         return self.evidence.seconds
 
     def details(self) -> dict[str, Any]:
-        """Return what only this probe reports, as plain types."""
-        return {}
+        """Return what only this probe reports, by the names of its fields, as plain types."""
+        details = dict[str, Any]()
+        for own in fields(self):
+            if own.name not in ProbeResult.__dataclass_fields__:
+                value = plain(getattr(self, own.name))
+                details |= (value or {}) if own.metadata.get("merged") else {own.name: value}
+        return details
 
     def to_record(self, checkpoint_sha256: str | None = None) -> ProbeRecord:
         """Return the record of this result, tied to the weights file that was probed."""
@@ -119,3 +134,61 @@ class ProbeResult:
             details=self.details(),
             checkpoint_sha256=checkpoint_sha256,
         )
+
+
+def plain(value: Any) -> Any:
+    """Return a value as dicts, lists, numbers and strings; what has ``details()`` is those.
+
+    >>> plain({"edges": (1, 2), "curve": np.array([0.5])})
+    {'edges': [1, 2], 'curve': [0.5]}
+    """
+    if hasattr(value, "details"):
+        return value.details()
+    if is_dataclass(value):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Tensor | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+Result = TypeVar("Result", bound=ProbeResult)
+
+
+@dataclass(frozen=True)
+class Probe(Generic[Result]):
+    """The frame of a probe, a frozen dataclass of knobs: subclasses have a ``name`` and the method ``measure``.
+
+    ``measure(loss, w, *, progress, ...)`` returns the result with what only the formula knows; its further keywords are
+    the options of a call. The frame adds the rest: probe, knobs, clock and conditions, and where there is none the
+    quantity, which is then the name.
+    """
+
+    name: ClassVar[str]
+
+    def __call__(
+        self, loss: Loss, w: Tensor | None = None, *others: Tensor, progress: Progress | None = None, **options: Any
+    ) -> Result:
+        """Measure ``loss`` at ``w``, by default its own weights; ``others`` are further points of probes of several.
+
+        Raises what ``measure`` raises. ``progress`` is called with the number of expensive steps done and the most.
+        """
+        started = time.perf_counter()
+        points = self.points(loss, loss.weights if w is None else w, *others)
+        result = self.measure(loss, *points, progress=progress, **options)
+        return replace(
+            result,
+            probe=self.name,
+            quantity=result.quantity or self.name,
+            knobs=asdict(self),
+            evidence=Evidence.collect(loss, started),
+        )
+
+    def points(self, loss: Loss, *points: Tensor) -> tuple[Tensor, ...]:
+        """Return the points in the precision and on the device of the loss."""
+        return tuple(loss.point(point) for point in points)
+
+    def measure(self, loss: Loss, w: Tensor, *args: Any, **kwargs: Any) -> Result:
+        """Return the result at ``w``, without what the frame adds."""
+        raise NotImplementedError

@@ -160,7 +160,8 @@ def _call(
 
 
 def _takes(probe: Any, option: str) -> bool:
-    return option in inspect.signature(type(probe).__call__).parameters
+    methods = (type(probe).__call__, getattr(probe, "measure", probe))  # a probe's own options are those of measure
+    return any(option in inspect.signature(method).parameters for method in methods)
 
 
 def _until(deadline: float, progress: Progress | None) -> Progress:

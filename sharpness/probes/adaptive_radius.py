@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +13,7 @@ from sharpness.machine.progress import Progress
 from sharpness.probes.methods.keskar_ascent import climb
 from sharpness.probes.methods.level import Bracket, bracket, check_search
 from sharpness.probes.methods.perturbations import check_finite
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +25,6 @@ class AdaptiveRadiusResult(ProbeResult):
     search: Bracket
     tried: list[tuple[float, float]]
 
-    def details(self) -> dict[str, Any]:
-        """Return the loss, ``1 / alpha^2``, the bracket of the search, and the largest rise found at each radius."""
-        tried = [list(row) for row in self.tried]
-        return {"loss": self.loss, "sharpness": self.sharpness, "search": asdict(self.search), "tried": tried}
-
     def __str__(self) -> str:
         if self.value is None:
             return f"alpha: none: {self.reasons['value']}, {self.num_gradients} gradients, {self.seconds:.1f} s"
@@ -42,7 +35,7 @@ class AdaptiveRadiusResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class AdaptiveRadius:
+class AdaptiveRadius(Probe[AdaptiveRadiusResult]):
     """The largest alpha with ``max_{|u_i| <= alpha |w_i|} L(w + u) - L(w) <= rise``: the magnitude-aware worst case.
 
     Jiang et al. 2020 (arXiv 1912.02178), whose measure is ``1 / alpha^2``; they bound the training error, here it is
@@ -60,24 +53,23 @@ class AdaptiveRadius:
     0.1
     """
 
+    name = "adaptive_radius"
+
     rise: float = 0.1
     num_gradients: int = 20
     first_radius: float = 1e-2
     rtol: float = 1e-2
     most: int = 40
 
-    def __call__(
-        self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None
-    ) -> AdaptiveRadiusResult:
-        """Measure at ``w``, or at the loss's own weights.
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> AdaptiveRadiusResult:
+        """Measure at ``w``.
 
         Raises :class:`InputError` for bad knobs, :class:`RunError` where the loss at ``w`` is not finite.
         """
         check_search(self.rise, self.first_radius, self.rtol, self.most)
         if self.num_gradients < 1:
             raise InputError(f"expected at least 1 gradient, got {self.num_gradients}: 20 is usual")
-        started = time.perf_counter()
-        box = _Box(self, loss, loss.point(loss.weights if w is None else w), progress)
+        box = _Box(self, loss, w, progress)
         search = bracket(lambda alpha: box.rise(alpha) > self.rise, self.first_radius, rtol=self.rtol, most=self.most)
         reasons = {"lower": "the maximisation is inexact: a larger rise in a smaller box cannot be excluded"}
         reasons |= {"confidence": "the upper bound holds without a probability", "residual": "a bracket has none"}
@@ -86,15 +78,11 @@ class AdaptiveRadius:
             why = f"the loss rises by {side} than {self.rise:g} even at radius {where:.3g}"
             reasons |= {"value": why} | ({"upper": why} if search.high is None else {})
         return AdaptiveRadiusResult(
-            probe="adaptive_radius",
-            quantity="adaptive_radius",
-            knobs=asdict(self),
             value=search.low if search.closed else None,
             upper=search.high,
             converged=search.closed,
             reasons=reasons,
             num_gradients=box.num_gradients,
-            evidence=Evidence.collect(loss, started),
             loss=box.base,
             sharpness=1 / search.low**2 if search.closed and search.low else None,
             search=search,

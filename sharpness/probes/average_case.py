@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
@@ -17,7 +15,7 @@ from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.perturbations import check_finite, check_radius, of_logits, scale_of
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 from sharpness.vectors import normal_vector
 
 
@@ -30,10 +28,6 @@ class AverageCaseResult(ProbeResult):
     standard_error: float
     pairs: np.ndarray = field(repr=False)
 
-    def details(self) -> dict[str, Any]:
-        """Return the loss at the weights, the standard error, and the rise of each antithetic pair."""
-        return {"loss": self.loss, "standard_error": self.standard_error, "pairs": self.pairs.tolist()}
-
     def __str__(self) -> str:
         knobs, logits = self.knobs, "normalised logits, " * (self.knobs["logits"] == "normalised")
         return (
@@ -44,7 +38,7 @@ class AverageCaseResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class AverageCaseSharpness:
+class AverageCaseSharpness(Probe[AverageCaseResult]):
     """The mean rise of the loss under Gaussian noise: ``E_{delta ~ N(0, sigma^2 diag(c^2))} L(w + delta) - L(w)``.
 
     Andriushchenko et al. 2023 (arXiv 2302.07011, S_avg, with their rho as sigma): c = 1 for ``plain``, |w| for
@@ -62,6 +56,8 @@ class AverageCaseSharpness:
     True
     """
 
+    name = "average_case"
+
     sigma: float = 0.05
     scaling: str = "adaptive"
     logits: str = "plain"
@@ -69,35 +65,31 @@ class AverageCaseSharpness:
     confidence: float = 0.95
     seed: int = 0
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> AverageCaseResult:
-        """Measure at ``w``, or at the loss's own weights.
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> AverageCaseResult:
+        """Measure at ``w``.
 
         Raises :class:`InputError` for sigma <= 0, fewer than 2 pairs, a confidence outside (0, 1) and unknown names,
         :class:`RunError` where the loss is not finite.
         """
         self._check()
-        started = time.perf_counter()
-        x, measured = loss.point(loss.weights if w is None else w), of_logits(loss, self.logits)
-        scale = scale_of(loss, x, self.scaling)
-        base = check_finite(measured.value(x), "at the weights", "measure at another point")
+        measured = of_logits(loss, self.logits)
+        scale = scale_of(loss, w, self.scaling)
+        base = check_finite(measured.value(w), "at the weights", "measure at another point")
         pairs = np.zeros(self.num_pairs)
         for number in range(self.num_pairs):
-            pairs[number] = self._pair(measured, x, scale, number) - base
+            pairs[number] = self._pair(measured, w, scale, number) - base
             if progress is not None:
                 progress(number + 1, self.num_pairs)
         value, error = mean_and_error(pairs)
         half_width = float(stats.t.ppf((1 + self.confidence) / 2, self.num_pairs - 1)) * error
         return AverageCaseResult(
-            probe="average_case",
             quantity="average_case_sharpness",
-            knobs=asdict(self),
             value=value,
             lower=value - half_width,
             upper=value + half_width,
             confidence=self.confidence,
             num_forwards=1 + 2 * self.num_pairs,
             seed=self.seed,
-            evidence=Evidence.collect(loss, started),
             loss=base,
             standard_error=error,
             pairs=pairs,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -13,21 +12,16 @@ from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, Probe, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSharpnessResult(ProbeResult):
     """The mean over random batches as ``value`` with its interval."""
 
-    mean: SampledMean | None = field(repr=False)
+    mean: SampledMean | None = field(repr=False, metadata=MERGED)
     batch_size: int
     mean_over_means: float | None
-
-    def details(self) -> dict[str, Any]:
-        """Return the batch size, ``E[g^T H g] / E[g^T g]``, and the draws behind the mean."""
-        sampled = {} if self.mean is None else self.mean.details()
-        return {"batch_size": self.batch_size, "mean_over_means": self.mean_over_means, **sampled}
 
     def __str__(self) -> str:
         if self.value is None:
@@ -42,7 +36,7 @@ class BatchSharpnessResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class BatchSharpness:
+class BatchSharpness(Probe[BatchSharpnessResult]):
     """``E_B[ g_B^T H_B g_B / g_B^T g_B ]``, g_B and H_B gradient and Hessian of the loss over a random batch B.
 
     Andreyev and Beneventano 2024 (arXiv 2412.20553): under SGD with batches of this size it rises to ``2 / eta`` and
@@ -59,19 +53,18 @@ class BatchSharpness:
     50.0
     """
 
+    name = "batch_sharpness"
+
     batch_size: int | None = None
     rtol: float = 1e-2
     confidence: float = 0.95
     num_batches: int = 1000
     seed: int = 0
 
-    def __call__(
-        self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None
-    ) -> BatchSharpnessResult:
-        """Measure at ``w``, or at the loss's own weights; raises :class:`InputError` for bad knobs and data."""
-        started = time.perf_counter()
-        batches, x = Minibatches(loss, self.batch_size), loss.point(loss.weights if w is None else w)
-        terms = _Terms(batches, x, self.seed)
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> BatchSharpnessResult:
+        """Measure at ``w``; raises :class:`InputError` for bad knobs and data."""
+        batches = Minibatches(loss, self.batch_size)
+        terms = _Terms(batches, w, self.seed)
         mean, shared = None, dict[str, Any]()
         if batches.size == batches.total:
             whole = terms(0)
@@ -85,15 +78,11 @@ class BatchSharpness:
             shared = mean.fields()
         squares = sum(square for _, square in terms.made)
         return BatchSharpnessResult(
-            probe="batch_sharpness",
-            quantity="batch_sharpness",
-            knobs=asdict(self),
             **shared,
             num_hvps=len(terms.made),
             num_gradients=len(terms.made),
             seed=self.seed,
             hvp_backend="finite_difference" if "finite_difference" in terms.backends else "exact",
-            evidence=Evidence.collect(loss, started),
             mean=mean,
             batch_size=batches.size,
             mean_over_means=sum(curved for curved, _ in terms.made) / squares if squares else None,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.line_search import Crossing, first_crossing
 from sharpness.probes.methods.updates import chosen_update
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 
 NOISE_DRAWS = 3
 TOO_SMALL = "the fall of the loss along the update is lost in rounding: use float64 or directional_sharpness"
@@ -31,11 +30,6 @@ class CriticalResult(ProbeResult):
     noise: float
     crossing: Crossing | None
 
-    def details(self) -> dict[str, Any]:
-        """Return the loss, its slope along the update, its rounding noise, and the search with its trials."""
-        crossing = None if self.crossing is None else asdict(self.crossing)
-        return {"loss": self.loss, "slope": self.slope, "noise": self.noise, "crossing": crossing}
-
     def __str__(self) -> str:
         if self.value is None:
             return f"none: {self.reasons['value']}, {self.seconds:.1f} s"
@@ -46,7 +40,7 @@ class CriticalResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class CriticalSharpness:
+class CriticalSharpness(Probe[CriticalResult]):
     """``lambda_c = 2 / eta_c``, with eta_c the smallest step ``w - eta d`` at which the loss is above L(w) again.
 
     Kalra et al. 2026 (arXiv 2601.16979). The update d is the gradient, or what the optimizer would apply, such as
@@ -68,16 +62,18 @@ class CriticalSharpness:
     1.0
     """
 
+    name = "critical_sharpness"
+
     first_step: float = 1e-3
     tol: float = 1 / 16
     most: int = 40
     checks: int = 8
     seed: int = 0
 
-    def __call__(
+    def measure(
         self,
         loss: Loss,
-        w: Tensor | None = None,
+        w: Tensor,
         *,
         update: Tensor | None = None,
         trained: Loss | None = None,
@@ -90,29 +86,24 @@ class CriticalSharpness:
         finite.
         """
         self._check()
-        started = time.perf_counter()
-        x = loss.point(loss.weights if w is None else w)
-        start, gradient = loss.value_and_grad(x)
+        start, gradient = loss.value_and_grad(w)
         if not math.isfinite(start):
             raise RunError(f"expected a finite loss at the weights, got {start}: check the data and the weights")
-        d = chosen_update(loss, x, gradient, update, trained)
+        d = chosen_update(loss, w, gradient, update, trained)
         slope = float(d.cpu().double() @ gradient.cpu().double())
         noise, crossing, made = 0.0, None, 0
         if slope > 0:
-            along = _Along(loss, x, d, progress, 2 * self.most)
+            along = _Along(loss, w, d, progress, 2 * self.most)
             start = along(0.0)
-            noise = self._noise(loss, x, start)
+            noise = self._noise(loss, w, start)
             crossing = first_crossing(along, start, self.first_step, tol=self.tol, most=self.most, checks=self.checks)
             made = along.made + NOISE_DRAWS
         return CriticalResult(
-            probe="critical_sharpness",
             quantity="critical_sharpness" if trained is None else "relative_critical_sharpness",
-            knobs=asdict(self),
             **_judged(slope, noise, crossing),
             num_gradients=1 if trained is None else 2,
             num_forwards=made,
             seed=self.seed,
-            evidence=Evidence.collect(loss, started),
             loss=start,
             slope=slope,
             noise=noise,

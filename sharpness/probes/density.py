@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,22 @@ from sharpness.linalg import density
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class DensityResult(ProbeResult):
     """The quadratures and what follows from them; ``value`` is the trace."""
 
-    density: density.SpectralDensity = field(repr=False)
-    operator_details: Mapping[str, Any] = field(repr=False)
-
-    def details(self) -> dict[str, Any]:
-        """Return nodes, weights, the curve, the number of negative eigenvalues, norms and the effective rank."""
-        return {**self.density.details(), **self.operator_details}
+    density: density.SpectralDensity = field(repr=False, metadata=MERGED)
+    operator_details: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     def __str__(self) -> str:
         return f"{self.density}, {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectralDensity(CurvatureProbe):
+class SpectralDensity(CurvatureProbe[DensityResult]):
     """The density of all eigenvalues by ``steps`` steps of Lanczos from each of ``starts`` random vectors.
 
     Also from the same products: trace, Frobenius norm, number of negative eigenvalues and effective rank, with standard
@@ -48,15 +43,16 @@ class SpectralDensity(CurvatureProbe):
     50.0
     """
 
+    name = "density"
+
     steps: int = 80
     starts: int = 4
     confidence: float = 0.95
 
-    def __call__(
-        self, loss: Loss, w: Tensor | None = None, *, resume: Path | None = None, progress: Progress | None = None
+    def measure(
+        self, loss: Loss, w: Tensor, *, resume: Path | None = None, progress: Progress | None = None
     ) -> DensityResult:
-        """Measure at ``w``, or at the loss's own weights; raises what the solver raises."""
-        started = time.perf_counter()
+        """Measure at ``w``; raises what the solver raises."""
         operator = self.operator(loss, w)
         fits = basis_limit(operator, self.steps) >= self.steps
         result = density.spectral_density(
@@ -70,9 +66,7 @@ class SpectralDensity(CurvatureProbe):
             progress=progress,
         )
         return DensityResult(
-            probe="density",
             quantity=self.quantity("spectral_density_trace"),
-            knobs=asdict(self),
             value=result.trace,
             converged=result.stopped_by == "steps",
             num_hvps=result.num_products,
@@ -83,7 +77,6 @@ class SpectralDensity(CurvatureProbe):
                 "upper": "see details: standard errors, and a bracket for the negative eigenvalues",
                 "residual": "a quadrature has none: see moment_error in details",
             },
-            evidence=Evidence.collect(loss, started),
             density=result,
             operator_details={**curvature_details(operator), "reorthogonalised": fits},
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from sharpness.curvature import HessianOperator
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.updates import chosen_update
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +22,13 @@ class DirectionalResult(ProbeResult):
     curvature: float
     rayleigh_quotient: float | None
 
-    def details(self) -> dict[str, Any]:
-        """Return the loss, ``d^T g``, ``d^T H d`` and ``d^T H d / d^T d``."""
-        names = ("loss", "slope", "curvature", "rayleigh_quotient")
-        return {name: getattr(self, name) for name in names}
-
     def __str__(self) -> str:
         shown = "none: " + self.reasons["value"] if self.value is None else f"{self.value:.5g}"
         return f"{shown}, d^T g {self.slope:.4g}, d^T H d {self.curvature:.4g}, {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
-class DirectionalSharpness:
+class DirectionalSharpness(Probe[DirectionalResult]):
     """``lambda_dir = d^T H d / d^T g`` along an update d: what decides whether a step ``w - eta d`` helps.
 
     To second order the loss falls for ``eta < 2 / lambda_dir`` (Kalra et al. 2026, arXiv 2601.16979; Roulet et al.
@@ -50,35 +43,31 @@ class DirectionalSharpness:
     50.0
     """
 
-    def __call__(
+    name = "directional_sharpness"
+
+    def measure(
         self,
         loss: Loss,
-        w: Tensor | None = None,
+        w: Tensor,
         *,
         update: Tensor | None = None,
         trained: Loss | None = None,
         progress: Progress | None = None,
     ) -> DirectionalResult:
         """Measure at ``w`` along ``update`` (shape (n,)), the gradient of ``trained``, or the loss's own gradient."""
-        started = time.perf_counter()
-        x = loss.point(loss.weights if w is None else w)
-        start, gradient = loss.value_and_grad(x)
-        d = chosen_update(loss, x, gradient, update, trained)
-        operator = HessianOperator(loss, x, cache=0)  # one product: no graph is used twice
+        start, gradient = loss.value_and_grad(w)
+        d = chosen_update(loss, w, gradient, update, trained)
+        operator = HessianOperator(loss, w, cache=0)  # one product: no graph is used twice
         product = operator.matvec(d).cpu().double()
         along, g = d.cpu().double(), gradient.cpu().double()
         slope, curvature, squared = float(along @ g), float(along @ product), float(along @ along)
         missing = {} if slope else {"value": "the update is zero or orthogonal to the gradient"}
         return DirectionalResult(
-            probe="directional_sharpness",
-            quantity="directional_sharpness",
-            knobs=asdict(self),
             value=curvature / slope if slope else None,
             num_hvps=1,
             num_gradients=1 if trained is None else 2,
             hvp_backend=operator.backend,
             reasons=missing,
-            evidence=Evidence.collect(loss, started),
             loss=start,
             slope=slope,
             curvature=curvature,

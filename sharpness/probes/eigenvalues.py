@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, ProbeResult
 
 MOST_SHOWN = 4
 SINGULAR = {"lowers": "lower", "uppers": "upper", "residuals": "residual"}  # the record is of the first eigenvalue
@@ -28,8 +27,8 @@ SINGULAR = {"lowers": "lower", "uppers": "upper", "residuals": "residual"}  # th
 class EigenvaluesResult(ProbeResult):
     """The wanted eigenvalues; ``value``, ``lower``, ``upper`` and ``residual`` are of the first one."""
 
-    pairs: Eigenpairs = field(repr=False)
-    operator_details: Mapping[str, Any] = field(repr=False)
+    pairs: Eigenpairs = field(repr=False, metadata=MERGED)
+    operator_details: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     @property
     def eigenvalues(self) -> Tensor:
@@ -45,10 +44,6 @@ class EigenvaluesResult(ProbeResult):
     def residuals(self) -> Tensor:
         """``|| A v - lambda v ||`` of each, shape (m,)."""
         return self.pairs.residuals
-
-    def details(self) -> dict[str, Any]:
-        """Return all eigenvalues with intervals and residuals, and the interval after each product."""
-        return {**self.pairs.details(), **self.operator_details}
 
     def __str__(self) -> str:
         values, lowers, uppers = self.eigenvalues, self.pairs.lowers, self.pairs.uppers
@@ -67,7 +62,7 @@ class EigenvaluesResult(ProbeResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopEigenvalues(CurvatureProbe):
+class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
     """The k extreme eigenvalues of the Hessian (or another curvature matrix) by Lanczos, with two-sided intervals.
 
     ``which`` is ``top`` (the k largest), ``bottom`` (the k smallest), ``both`` (k at each end) or ``magnitude`` (the k
@@ -88,6 +83,8 @@ class TopEigenvalues(CurvatureProbe):
     50.0
     """
 
+    name = "eigenvalues"
+
     k: int = 1
     which: Which = "top"
     rtol: float = 1e-2
@@ -97,21 +94,20 @@ class TopEigenvalues(CurvatureProbe):
     max_basis: int | str = "auto"
     basis_free: bool = False
 
-    def __call__(
+    def measure(
         self,
         loss: Loss,
-        w: Tensor | None = None,
+        w: Tensor,
         *,
         start: Tensor | None = None,
         resume: Path | None = None,
         progress: Progress | None = None,
     ) -> EigenvaluesResult:
-        """Measure at ``w``, or at the loss's own weights; raises what the solver raises.
+        """Measure at ``w``; raises what the solver raises.
 
         ``start`` (shape (n,) or (m, n)) is a warm start, as for tracking along training: no upper bound is proven then.
         ``resume`` is a folder for the products: a solve that was killed goes on from there.
         """
-        started = time.perf_counter()
         operator = self.operator(loss, w)
         product = remembering(operator, resume)
         shared: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "num_products": self.num_hvps}
@@ -131,9 +127,7 @@ class TopEigenvalues(CurvatureProbe):
             shared |= {"which": self.which, "stop_on": self.stop_on, "start": start, "max_basis": limit}
             pairs = extreme_eigenpairs(product, self.k, **shared)
         return EigenvaluesResult(
-            probe="eigenvalues",
             quantity=self.quantity(f"{self.which}_eigenvalue"),
-            knobs=asdict(self),
             value=float(pairs.eigenvalues[0]),
             lower=_first(pairs.lowers),
             upper=_first(pairs.uppers),
@@ -144,7 +138,6 @@ class TopEigenvalues(CurvatureProbe):
             seed=self.seed,
             hvp_backend=operator.backend,
             reasons={SINGULAR.get(name, name): reason for name, reason in pairs.reasons.items()},
-            evidence=Evidence.collect(loss, started),
             pairs=pairs,
             operator_details=curvature_details(operator),
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -14,28 +14,24 @@ from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.fisher_trace import FISHERS
 from sharpness.probes.methods.spectra import CurvatureProbe, curvature_details
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, ProbeResult
 from sharpness.vectors import norm
 
 
 @dataclass(frozen=True, kw_only=True)
 class FisherRaoResult(ProbeResult):
-    """``w^T F w`` as ``value``."""
+    """``w^T F w`` as ``value``, its square ``root``, and ``w^T w``."""
 
     squared_length: float
-    operator_details: dict[str, Any]
-
-    def details(self) -> dict[str, Any]:
-        """Return ``w^T w``, the square root of the value, and what every product says about itself."""
-        root = None if self.value is None else math.sqrt(max(self.value, 0.0))
-        return {"squared_length": self.squared_length, "root": root, **self.operator_details}
+    root: float
+    operator_details: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     def __str__(self) -> str:
         return f"{self.value:.5g} ({self.knobs['matrix']}), |w|^2 {self.squared_length:.5g}, {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FisherRaoNorm(CurvatureProbe):
+class FisherRaoNorm(CurvatureProbe[FisherRaoResult]):
     """The Fisher-Rao norm ``w^T F w = (1 / c) sum_n (w^T g_n)^2``, g_n the gradient of one example's log-likelihood.
 
     Liang et al. 2019 (arXiv 1711.01530). With ``matrix="empirical_fisher"`` the targets are those of the data, with
@@ -50,25 +46,23 @@ class FisherRaoNorm(CurvatureProbe):
     196.0
     """
 
+    name = "fisher_rao_norm"
+
     matrix: str = "empirical_fisher"
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> FisherRaoResult:
-        """Measure at ``w``, or at the loss's own weights; :class:`InputError` for a matrix that is no Fisher matrix."""
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> FisherRaoResult:
+        """Measure at ``w``; :class:`InputError` for a matrix that is no Fisher matrix."""
         if self.matrix not in FISHERS:
             raise unknown_name("Fisher matrix", self.matrix, FISHERS)
-        started = time.perf_counter()
-        x = loss.point(loss.weights if w is None else w)
-        operator = self.operator(loss, x)
-        product = operator.matvec(x).cpu().double()
+        operator = self.operator(loss, w)
+        value = float(w.cpu().double() @ operator.matvec(w).cpu().double())
         return FisherRaoResult(
-            probe="fisher_rao_norm",
             quantity=f"{self.matrix}_rao_norm",
-            knobs=asdict(self),
-            value=float(x.cpu().double() @ product),
+            value=value,
             num_hvps=1,
             seed=self.seed if self.matrix == "fisher" else None,
             hvp_backend=operator.backend,
-            evidence=Evidence.collect(loss, started),
-            squared_length=norm(x) ** 2,
+            root=math.sqrt(max(value, 0.0)),
+            squared_length=norm(w) ** 2,
             operator_details=curvature_details(operator),
         )

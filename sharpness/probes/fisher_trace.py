@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from sharpness.loss.per_example import UnitGradients
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe
 from sharpness.probes.trace import Trace
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, ProbeResult
 from sharpness.vectors import norm
 
 FISHERS = ("fisher", "empirical_fisher")
@@ -27,11 +26,7 @@ FISHERS = ("fisher", "empirical_fisher")
 class FisherTraceResult(ProbeResult):
     """The trace as ``value``, exact or with its interval."""
 
-    how: Mapping[str, Any] = field(repr=False)
-
-    def details(self) -> dict[str, Any]:
-        """Return how it was computed: the gradients of single examples, or the estimate from products."""
-        return dict(self.how)
+    how: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     def __str__(self) -> str:
         at = "exact" if self.lower is None else f"in [{self.lower:.5g}, {self.upper:.5g}]"
@@ -39,7 +34,7 @@ class FisherTraceResult(ProbeResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FisherTrace(CurvatureProbe):
+class FisherTrace(CurvatureProbe[FisherTraceResult]):
     """The trace of the Fisher matrix, ``(1 / c) sum_n |g_n|^2`` with g_n the gradient of one example's log-likelihood.
 
     For ``matrix="empirical_fisher"`` the targets are those of the data and the trace is the exact sum of squared
@@ -55,27 +50,24 @@ class FisherTrace(CurvatureProbe):
     52.0
     """
 
+    name = "fisher_trace"
+
     matrix: str = "fisher"
     method: Method = "xtrace"
     rtol: float = 2e-2
     confidence: float = 0.95
     num_hvps: int = 320
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> FisherTraceResult:
-        """Measure at ``w``, or at the loss's own weights; :class:`InputError` for a matrix that is no Fisher matrix."""
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> FisherTraceResult:
+        """Measure at ``w``; :class:`InputError` for a matrix that is no Fisher matrix."""
         if self.matrix not in FISHERS:
             raise unknown_name("Fisher matrix", self.matrix, FISHERS)
-        started = time.perf_counter()
-        x = loss.point(loss.weights if w is None else w)
         exact = self.matrix == "empirical_fisher" and loss.norm != "batch"
-        shared = _by_examples(loss, x, progress) if exact else self._by_products(loss, x, progress)
+        shared = _by_examples(loss, w, progress) if exact else self._by_products(loss, w, progress)
         return FisherTraceResult(
-            probe="fisher_trace",
             quantity=f"{self.matrix}_trace",
-            knobs=asdict(self),
             **shared,
             seed=None if exact else self.seed,
-            evidence=Evidence.collect(loss, started),
         )
 
     def _by_products(self, loss: Loss, x: Tensor, progress: Progress | None) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from sharpness.probes.methods.attention_pairs import check_symmetric, find_pairs
 from sharpness.probes.methods.geodesics import Geodesics
 from sharpness.probes.methods.perturbations import check_finite, check_radius, finite_value_and_grad, parts_of
 from sharpness.probes.worst_case import PartMaximum, WorstCaseResult
-from sharpness.results import Evidence
+from sharpness.results import Probe
 from sharpness.vectors import norm, normal_vector
 
 
@@ -31,7 +30,7 @@ class GeodesicResult(WorstCaseResult):
     condition: float
 
     def details(self) -> dict[str, Any]:
-        """Return those of the worst case, the number of heads of each pair, and the worst condition of a G H^T."""
+        """Return the worst case's, the number of heads of each pair, and the worst condition of a G H^T."""
         return {**super().details(), "pairs": self.pairs, "condition": self.condition}
 
     def __str__(self) -> str:
@@ -43,7 +42,7 @@ class GeodesicResult(WorstCaseResult):
 
 
 @dataclass(frozen=True)
-class GeodesicSharpness:
+class GeodesicSharpness(Probe[GeodesicResult]):
     """The largest rise on geodesics: ``E_S max_{|xi|_w <= rho} L_S(w + xi - Gamma[xi, xi] / 2) - L_S(w)``.
 
     da Silva, Dangel, Oore 2025 (arXiv 2505.05409). The (query, key) and (value, output) matrices G and H of each head
@@ -71,6 +70,8 @@ class GeodesicSharpness:
     True
     """
 
+    name = "geodesic_sharpness"
+
     rho: float = 0.5
     metric: str = "inv"
     m: int | None = None
@@ -78,8 +79,8 @@ class GeodesicSharpness:
     num_starts: int = 2
     seed: int = 0
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> GeodesicResult:
-        """Measure at ``w``, or at the loss's own weights.
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> GeodesicResult:
+        """Measure at ``w``.
 
         Raises :class:`InputError` for rho <= 0, m, steps or starts below 1, an unknown metric, networks without
         attention blocks that are known (:func:`sharpness.probes.methods.attention_pairs.find_pairs`) or whose products
@@ -87,12 +88,10 @@ class GeodesicSharpness:
         deficient rank, :class:`RunError` where the loss is not finite at the weights or on the way.
         """
         self._check()
-        started = time.perf_counter()
-        x = loss.point(loss.weights if w is None else w)
         pairs = find_pairs(loss)
-        base = check_finite(loss.value(x), "at the weights", "check the data and the weights")
-        geodesics = Geodesics(x, pairs, self.metric)
-        check_symmetric(loss, x, base, pairs, self.seed)
+        base = check_finite(loss.value(w), "at the weights", "check the data and the weights")
+        geodesics = Geodesics(w, pairs, self.metric)
+        check_symmetric(loss, w, base, pairs, self.seed)
         parts = list(parts_of(loss, self.m))
         each = self.num_starts * (self.steps + 1)
         found = list[PartMaximum]()
@@ -105,9 +104,6 @@ class GeodesicSharpness:
             found.append(self._maximum(part, share, geodesics, number, report))
         value = sum(part.share * part.rise for part in found)
         return GeodesicResult(
-            probe="geodesic_sharpness",
-            quantity="geodesic_sharpness",
-            knobs=asdict(self),
             value=value,
             lower=value,
             reasons={
@@ -117,7 +113,6 @@ class GeodesicSharpness:
             num_gradients=len(parts) * each,
             num_forwards=2,
             seed=self.seed,
-            evidence=Evidence.collect(loss, started),
             loss=sum(part.share * part.loss for part in found),
             parts=tuple(found),
             pairs={pair.name: len(pair.first) for pair in pairs},

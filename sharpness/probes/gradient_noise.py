@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,14 +27,14 @@ from sharpness.probes.methods.noise_statistics import (
     gradient_and_noise,
     ratio,
 )
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, Probe, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientNoiseResult(ProbeResult):
     """``B_simple`` as value, and every other number of the theory with its interval or the reason why it has none."""
 
-    numbers: Mapping[str, Measured] = field(repr=False)
+    numbers: Mapping[str, Measured] = field(repr=False, metadata=MERGED)
     by_batch_size: tuple[Mapping[str, Any], ...] = field(repr=False)
     unit: str
     num_units: int
@@ -43,14 +42,6 @@ class GradientNoiseResult(ProbeResult):
     method_reason: str
     data_noise_scale: float | None
     sgd_noise_scale: float | None
-
-    def details(self) -> dict[str, Any]:
-        """Return all estimates, those by batch size, and how the gradients of the units were taken."""
-        plain = ("unit", "num_units", "method", "method_reason", "data_noise_scale", "sgd_noise_scale")
-        numbers = {name: number.details() for name, number in self.numbers.items()}
-        return {**numbers, "by_batch_size": [dict(row) for row in self.by_batch_size]} | {
-            name: getattr(self, name) for name in plain
-        }
 
     def __str__(self) -> str:
         def shown(number: Measured) -> str:
@@ -66,7 +57,7 @@ class GradientNoiseResult(ProbeResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientNoise:
+class GradientNoise(Probe[GradientNoiseResult]):
     """The gradient noise scale at one point, from the gradients of single examples.
 
     ``G`` is the gradient over the distribution that the N examples are a sample of, ``Sigma`` the covariance of the
@@ -104,6 +95,8 @@ class GradientNoise:
     (3.0, 2.0)
     """
 
+    name = "gradient_noise"
+
     method: str = "auto"
     chunk: int | str = "auto"
     num_hvps: int = 32
@@ -115,20 +108,16 @@ class GradientNoise:
     num_train: int | None = None
     seed: int = 0
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> GradientNoiseResult:
-        """Measure at ``w``, or at the loss's own weights."""
-        started = time.perf_counter()
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> GradientNoiseResult:
+        """Measure at ``w``."""
         self._check()
-        point = loss.point(loss.weights if w is None else w)
-        units = UnitGradients(loss, point, self.method, self.chunk)
-        operator = HessianOperator(loss, point) if self.num_hvps else None
+        units = UnitGradients(loss, w, self.method, self.chunk)
+        operator = HessianOperator(loss, w) if self.num_hvps else None
         products = inner_products(units, operator, self._chosen(len(units.weights)), progress)
         numbers, by_batch_size = self._estimates(products)
         simple = numbers["simple_noise_scale"]
         return GradientNoiseResult(
-            probe="gradient_noise",
             quantity="simple_noise_scale",
-            knobs=asdict(self),
             value=simple.value,
             lower=simple.lower,
             upper=simple.upper,
@@ -139,7 +128,6 @@ class GradientNoise:
             seed=self.seed,
             hvp_backend=None if operator is None else operator.backend,
             reasons=self._reasons(simple, products),
-            evidence=Evidence.collect(loss, started),
             numbers=numbers,
             by_batch_size=by_batch_size,
             unit=units.unit,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +13,7 @@ from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, Probe, ProbeResult
 from sharpness.vectors import norm
 
 RATIOS = ("gni", "ias")
@@ -24,16 +23,11 @@ RATIOS = ("gni", "ias")
 class InteractionResult(ProbeResult):
     """The mean over random batches as ``value`` with its interval."""
 
-    mean: SampledMean | None = field(repr=False)
+    mean: SampledMean | None = field(repr=False, metadata=MERGED)
     batch_size: int
     gni: float | None
     ias: float | None
     squared_gradient: float
-
-    def details(self) -> dict[str, Any]:
-        """Return the batch size, both ratios over the draws that were made, ``|grad L|^2``, and the draws."""
-        names = ("batch_size", "gni", "ias", "squared_gradient")
-        return {name: getattr(self, name) for name in names} | ({} if self.mean is None else self.mean.details())
 
     def __str__(self) -> str:
         what, batches = self.knobs["ratio"].upper(), f"{self.num_hvps} batches of {self.batch_size}"
@@ -49,7 +43,7 @@ class InteractionResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class Interaction:
+class Interaction(Probe[InteractionResult]):
     """``E_B[ g_B^T H g_B ]`` over ``|grad L|^2`` (``gni``), or the mean of ``g_B^T H g_B / g_B^T g_B`` (``ias``).
 
     g_B is the gradient over a random batch B, H the Hessian over all the data. Andreyev and Beneventano 2024 (arXiv
@@ -68,6 +62,8 @@ class Interaction:
     50.0
     """
 
+    name = "interaction"
+
     ratio: str = "gni"
     batch_size: int | None = None
     rtol: float = 1e-2
@@ -75,12 +71,11 @@ class Interaction:
     num_batches: int = 500
     seed: int = 0
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> InteractionResult:
-        """Measure at ``w``, or at the loss's own weights; raises :class:`InputError` for bad knobs and data."""
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> InteractionResult:
+        """Measure at ``w``; raises :class:`InputError` for bad knobs and data."""
         if self.ratio not in RATIOS:
             raise unknown_name("ratio", self.ratio, RATIOS)
-        started = time.perf_counter()
-        terms = _Terms(Minibatches(loss, self.batch_size), loss.point(loss.weights if w is None else w), self)
+        terms = _Terms(Minibatches(loss, self.batch_size), w, self)
         mean, shared = None, dict[str, Any]()
         if terms.batches.size == terms.batches.total:
             whole = terms(0)
@@ -92,15 +87,12 @@ class Interaction:
             mean = sampled_mean(terms, most=self.num_batches, **stop)
             shared = mean.fields()
         return InteractionResult(
-            probe="interaction",
             quantity=self.ratio,
-            knobs=asdict(self),
             **shared,
             num_hvps=len(terms.curved),
             num_gradients=len(terms.curved) + 1,
             seed=self.seed,
             hvp_backend=terms.operator.backend,
-            evidence=Evidence.collect(loss, started),
             mean=mean,
             batch_size=terms.batches.size,
             gni=terms.mean("gni"),

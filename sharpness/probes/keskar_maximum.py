@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.keskar_ascent import Climb, Objective, climb
 from sharpness.probes.methods.keskar_box import Box, check_epsilons, phi
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +71,6 @@ class KeskarMaximumResult(ProbeResult):
     loss: float
     boxes: tuple[BoxMaximum, ...]
 
-    def details(self) -> dict[str, Any]:
-        """Return the loss at x and the climbs in each box."""
-        return {"loss": self.loss, "boxes": [box.details() for box in self.boxes]}
-
     def __str__(self) -> str:
         found = ", ".join(f"{box.phi:.4g} % at epsilon {box.epsilon:g}" for box in self.boxes)
         state = "" if self.converged else ", still growing"
@@ -83,7 +78,7 @@ class KeskarMaximumResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class KeskarMaximum:
+class KeskarMaximum(Probe[KeskarMaximumResult]):
     """Metric 2.1 of Keskar et al. 2017 with its maximum climbed from several starts until it stops growing, in percent.
 
     ``phi = 100 (max_{|z_i| <= epsilon (|(A^+ x)_i| + 1)} f(x + A z) - f(x)) / (1 + f(x))`` (equation (3), arXiv
@@ -103,6 +98,8 @@ class KeskarMaximum:
     1.0
     """
 
+    name = "keskar_maximum"
+
     epsilon: float = 1e-3
     second_epsilon: float | None = 5e-4
     subspace: int | None = None
@@ -111,14 +108,13 @@ class KeskarMaximum:
     num_gradients: int = 300
     seed: int = 0
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> KeskarMaximumResult:
-        """Measure at ``w``, or at the loss's own weights.
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> KeskarMaximumResult:
+        """Measure at ``w``.
 
         Raises :class:`InputError` for epsilon <= 0, a subspace that is none, or no start or gradient,
         :class:`RunError` where the loss is not finite.
         """
         epsilons = self._checked()
-        started = time.perf_counter()
         box = Box(loss, w, self.subspace, self.seed)
         evaluate = self._evaluation(box, len(epsilons), progress)
         value, gradient = evaluate(torch.zeros(len(box.reach)))
@@ -126,9 +122,7 @@ class KeskarMaximum:
         complete = all(found.complete for found in boxes)
         unfinished = f"{self.num_gradients} gradients in a box did not suffice for all {self.num_starts} starts"
         return KeskarMaximumResult(
-            probe="keskar_maximum",
             quantity="keskar_maximum" if self.subspace is None else "keskar_subspace_maximum",
-            knobs=asdict(self),
             value=boxes[0].phi,
             lower=boxes[0].phi,
             reasons={
@@ -139,7 +133,6 @@ class KeskarMaximum:
             converged=complete,
             num_gradients=box.num_gradients,
             seed=self.seed,
-            evidence=Evidence.collect(loss, started),
             loss=value,
             boxes=boxes,
         )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.keskar_box import Box, check_epsilons, phi
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 
 STARTS = ("gradient_sign", "random", "zero")
 METHODS = ("published",)  # the maximum sought until it stops growing is a probe of its own, KeskarMaximum
@@ -52,9 +51,7 @@ class KeskarResult(ProbeResult):
 
     def details(self) -> dict[str, Any]:
         """Return the losses behind phi, the start, the iterations and the share of coordinates at their bound."""
-        names = ("epsilon", "start", "loss", "max_loss", "share_at_bound", "num_iterations", "message")
-        second = {} if self.second is None else {"second": asdict(self.second)}
-        return {name: getattr(self, name) for name in names} | second
+        return {name: item for name, item in super().details().items() if name != "second" or item is not None}
 
     def __str__(self) -> str:
         second = "" if self.second is None else f", {self.second.phi:.4g} % at {self.second.epsilon:g}"
@@ -65,7 +62,7 @@ class KeskarResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class KeskarSharpness:
+class KeskarSharpness(Probe[KeskarResult]):
     """Metric 2.1: the largest rise of the loss in a box around the weights, relative to 1 + loss, in percent.
 
     ``phi = 100 (max_{|z_i| <= epsilon (|(A^+ x)_i| + 1)} f(x + A z) - f(x)) / (1 + f(x))``, equation (3) of Keskar et
@@ -86,6 +83,8 @@ class KeskarSharpness:
     1.0
     """
 
+    name = "keskar"
+
     epsilon: float = 1e-3
     method: str = "published"
     start: str = "gradient_sign"
@@ -94,23 +93,20 @@ class KeskarSharpness:
     second_epsilon: float | None = None
     subspace: int | None = None
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> KeskarResult:
-        """Measure at ``w``, or at the loss's own weights.
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> KeskarResult:
+        """Measure at ``w``.
 
         Raises :class:`InputError` for epsilon <= 0, a subspace that is none, or unknown names, :class:`RunError` where
         the loss is not finite.
         """
         epsilons = self._checked()
-        started = time.perf_counter()
         box = Box(loss, w, self.subspace, self.seed)
         evaluate = self._evaluation(box, len(epsilons), progress)
         value, gradient = evaluate(np.zeros(len(box.reach)))
         found = [self._search(evaluate, value, gradient, epsilon, box.reach.numpy()) for epsilon in epsilons]
         first, result = found[0]
         return KeskarResult(
-            probe="keskar",
             quantity="keskar_sharpness" if self.subspace is None else "keskar_subspace_sharpness",
-            knobs=asdict(self),
             value=first.phi,
             lower=first.phi,
             reasons={
@@ -120,7 +116,6 @@ class KeskarSharpness:
             converged=bool(result.success),
             num_gradients=box.num_gradients,
             seed=self.seed,
-            evidence=Evidence.collect(loss, started),
             start=self.start,
             loss=value,
             **{name: getattr(first, name) for name in BoxSearch.__dataclass_fields__ if name != "phi"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.eigenvalues import EigenvaluesResult, TopEigenvalues
 from sharpness.probes.methods.spectra import CurvatureProbe
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class LayersResult(ProbeResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerEigenvalues(CurvatureProbe):
+class LayerEigenvalues(CurvatureProbe[LayersResult]):
     """The k extreme eigenvalues of each layer's own block, the other layers held fixed; see :class:`TopEigenvalues`.
 
     A layer is a module that owns parameters. By Cauchy interlacing no block has an eigenvalue above the whole matrix's
@@ -63,16 +63,18 @@ class LayerEigenvalues(CurvatureProbe):
     52.0
     """
 
+    name = "layers"
+
     k: int = 3
     which: Which = "both"
     rtol: float = 1e-2
     confidence: float = 0.99
     num_hvps: int = 100
 
-    def __call__(
-        self, loss: Loss, w: Tensor | None = None, *, resume: Path | None = None, progress: Progress | None = None
+    def measure(
+        self, loss: Loss, w: Tensor, *, resume: Path | None = None, progress: Progress | None = None
     ) -> LayersResult:
-        """Measure at ``w``, or at the loss's own weights; ``num_hvps`` is the ceiling for each layer.
+        """Measure at ``w``; ``num_hvps`` is the ceiling for each layer.
 
         ``resume`` is a folder for the products of all layers: a solve that was killed goes on from there.
         """
@@ -91,9 +93,7 @@ class LayerEigenvalues(CurvatureProbe):
         lowers, uppers = ([getattr(result, end) for result in results.values()] for end in ("lower", "upper"))
         backends = {result.hvp_backend for result in results.values()}
         return LayersResult(
-            probe="layers",
             quantity=self.quantity("layer_eigenvalue"),
-            knobs=asdict(self),
             value=extreme(float(result.eigenvalues[0]) for result in results.values()),
             lower=None if None in lowers else extreme(lowers),
             upper=None if None in uppers else extreme(uppers),
@@ -103,7 +103,6 @@ class LayerEigenvalues(CurvatureProbe):
             seed=self.seed,
             hvp_backend="finite_difference" if "finite_difference" in backends else "exact",
             reasons={"residual": "each layer has its own: see details"},
-            evidence=Evidence.collect(loss, started),
             layers=results,
         )
 

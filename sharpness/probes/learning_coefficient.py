@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from sharpness.machine.progress import Progress
 from sharpness.probes.methods.langevin import Tempered, langevin_losses, split_r_hat
 from sharpness.probes.methods.perturbations import check_finite
 from sharpness.probes.methods.spectral_sums import SpectralSum, spectral_sum
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, Probe, ProbeResult
 from sharpness.vectors import normal_vector
 
 AGREEING = 1.1  # R-hat up to which chains count as agreed
@@ -34,7 +33,7 @@ class LearningCoefficientResult(ProbeResult):
     """The coefficient as ``value``, with a t interval over the chains and the answer of the quadratic approximation."""
 
     loss: float
-    target: Tempered
+    target: Tempered = field(repr=False, metadata=MERGED)
     step: float
     chains: list[float]
     r_hat: float | None
@@ -43,17 +42,6 @@ class LearningCoefficientResult(ProbeResult):
     gaussian_at_step: SpectralSum | None
     largest_eigenvalue: float
     trace_of_losses: np.ndarray = field(repr=False)
-
-    def details(self) -> dict[str, Any]:
-        """Return temperature, step, each chain's coefficient and end, R-hat, the mean losses, the Gaussian check."""
-        sums = {"gaussian": self.gaussian, "gaussian_at_step": self.gaussian_at_step}
-        plain = ("loss", "step", "chains", "r_hat", "distances", "largest_eigenvalue")
-        return {
-            **{name: getattr(self, name) for name in plain},
-            **asdict(self.target),
-            **{name: None if total is None else total.details() for name, total in sums.items()},
-            "trace_of_losses": self.trace_of_losses.tolist(),
-        }
 
     def __str__(self) -> str:
         if self.value is None:
@@ -68,7 +56,7 @@ class LearningCoefficientResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class LearningCoefficient:
+class LearningCoefficient(Probe[LearningCoefficientResult]):
     """``nbeta (E[L(w)] - L(w*))`` for w from ``exp(-nbeta L(w) - localization/2 ||w - w*||^2)`` around the weights w*.
 
     Lau et al. 2023 (arXiv 2308.12108), with ``nbeta = n / ln n`` for n examples unless it is given. Half the number of
@@ -91,6 +79,8 @@ class LearningCoefficient:
     True
     """
 
+    name = "learning_coefficient"
+
     num_chains: int = 4
     burn_in: int = 200
     num_draws: int = 200
@@ -101,33 +91,26 @@ class LearningCoefficient:
     confidence: float = 0.95
     seed: int = 0
 
-    def __call__(
-        self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None
-    ) -> LearningCoefficientResult:
-        """Measure at ``w``, or at the loss's own weights.
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> LearningCoefficientResult:
+        """Measure at ``w``.
 
         Raises :class:`InputError` for bad knobs and a single example without nbeta, :class:`RunError` where the loss
         at ``w`` is not finite.
         """
         target = self._target(loss)
-        started = time.perf_counter()
-        x = loss.point(loss.weights if w is None else w)
-        base = check_finite(loss.value(x), "at the weights", "check the data and the weights")
-        spectrum, backend = self._spectrum(loss, x)
+        base = check_finite(loss.value(w), "at the weights", "check the data and the weights")
+        spectrum, backend = self._spectrum(loss, w)
         step = target.stable_step(spectrum.largest_node) if self.step is None else self.step
-        chains = _Chains(self, loss, x, base, target, step, progress)
+        chains = _Chains(self, loss, w, base, target, step, progress)
         rises, reason = chains.run()
         return LearningCoefficientResult(
-            probe="learning_coefficient",
             quantity="local_learning_coefficient",
-            knobs=asdict(self),
             **self._judged(target, rises, reason),
             num_hvps=spectrum.num_products,
             num_gradients=chains.num_gradients,
             num_forwards=chains.num_forwards,
             seed=self.seed,
             hvp_backend=backend,
-            evidence=Evidence.collect(loss, started),
             loss=base,
             target=target,
             step=step,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 from sharpness.vectors import norm
 
 
@@ -25,18 +24,13 @@ class NormsResult(ProbeResult):
     log_spectral_product: float | None
     layers: list[dict[str, Any]]
 
-    def details(self) -> dict[str, Any]:
-        """Return the largest weight, sum and log product of the spectral norms, and each parameter's norms."""
-        names = ("largest", "spectral_sum", "log_spectral_product", "layers")
-        return {name: getattr(self, name) for name in names}
-
     def __str__(self) -> str:
         spectral = "none" if self.spectral_sum is None else f"{self.spectral_sum:.4g}"
         return f"l2 {self.value:.5g}, largest {self.largest:.4g}, spectral norms together {spectral}"
 
 
 @dataclass(frozen=True)
-class WeightNorms:
+class WeightNorms(Probe[NormsResult]):
     """``||w||_2`` of all weights, and for each parameter its l2 and spectral norm; no data is looked at.
 
     Among the norm-based measures of Jiang et al. 2020 (arXiv 1912.02178). The spectral norm is of the matrix of rows
@@ -51,11 +45,12 @@ class WeightNorms:
     (5.0, 4.0, 4.0)
     """
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> NormsResult:
-        """Measure at ``w``, or at the loss's own weights."""
-        started = time.perf_counter()
-        x, rows = loss.point(loss.weights if w is None else w), list[dict[str, Any]]()
-        pieces = loss.layout.unflatten(x)
+    name = "norms"
+
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> NormsResult:
+        """Measure at ``w``."""
+        rows = list[dict[str, Any]]()
+        pieces = loss.layout.unflatten(w)
         for number, (name, piece) in enumerate(pieces.items(), 1):
             spectral = None
             if piece.ndim >= 2:
@@ -66,12 +61,9 @@ class WeightNorms:
         spectral_norms = [row["spectral"] for row in rows if row["spectral"] is not None]
         logs = [math.log(value) for value in spectral_norms if value > 0]
         return NormsResult(
-            probe="norms",
             quantity="weight_norm",
-            knobs=asdict(self),
-            value=norm(x),
-            evidence=Evidence.collect(loss, started),
-            largest=float(x.abs().max()),
+            value=norm(w),
+            largest=float(w.abs().max()),
             spectral_sum=sum(spectral_norms) if spectral_norms else None,
             log_spectral_product=sum(logs) if logs and len(logs) == len(spectral_norms) else None,
             layers=rows,

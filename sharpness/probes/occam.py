@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
 from sharpness.probes.methods.spectral_sums import SpectralSum, spectral_sum
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, ProbeResult
 from sharpness.vectors import norm
 
 ROUNDING = 50  # units in the last place of the largest eigenvalue up to which a negative node counts as zero
@@ -35,13 +34,13 @@ class OccamResult(ProbeResult):
     cost: float
     log_evidence: float | None
     num_nodes_outside: int
-    operator_details: Mapping[str, Any] = field(repr=False)
+    operator_details: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     def details(self) -> dict[str, Any]:
         """Return the standard error, the cost at the weights, minus the log evidence, and what lies below zero."""
-        error = None if self.total is None else self.total.standard_error
-        plain = ("cost", "log_evidence", "num_nodes_outside")
-        return {"standard_error": error, **{name: getattr(self, name) for name in plain}, **self.operator_details}
+        own = super().details()
+        total = own.pop("total")
+        return {"standard_error": None if total is None else total["standard_error"], **own}
 
     def __str__(self) -> str:
         if self.value is None:
@@ -53,7 +52,7 @@ class OccamResult(ProbeResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OccamFactor(CurvatureProbe):
+class OccamFactor(CurvatureProbe[OccamResult]):
     """``1/2 sum_i ln(lambda_i / lambda)``: minus the log of the Occam factor, half the log-determinant of the cost.
 
     Smith and Le 2018 (arXiv 1710.06451), Laplace's approximation. The cost is ``C = N L(w) + lambda/2 |w|^2`` with N
@@ -72,19 +71,20 @@ class OccamFactor(CurvatureProbe):
     (1.098612, 1.098612)
     """
 
+    name = "occam"
+
     prior: float = 1.0
     matrix: str = "gauss_newton"
     steps: int = 80
     starts: int = 4
     confidence: float = 0.95
 
-    def __call__(
-        self, loss: Loss, w: Tensor | None = None, *, resume: Path | None = None, progress: Progress | None = None
+    def measure(
+        self, loss: Loss, w: Tensor, *, resume: Path | None = None, progress: Progress | None = None
     ) -> OccamResult:
-        """Measure at ``w``, or at the loss's own weights; :class:`InputError` for a prior that is not positive."""
+        """Measure at ``w``; :class:`InputError` for a prior that is not positive."""
         self._check(loss)
-        started = time.perf_counter()
-        operator, x = self.operator(loss, w), loss.point(loss.weights if w is None else w)
+        operator = self.operator(loss, w)
         density = spectral_density(
             remembering(operator, resume),
             steps=self.steps,
@@ -98,11 +98,9 @@ class OccamFactor(CurvatureProbe):
         largest = max(abs(density.smallest_node), abs(density.largest_node))
         resolution = ROUNDING * torch.finfo(operator.dtype).eps * largest + operator.error
         total, outside, reasons = self._total(density, loss.num_examples, resolution)
-        cost = loss.num_examples * loss.value(x) + self.prior / 2 * norm(x) ** 2
+        cost = loss.num_examples * loss.value(w) + self.prior / 2 * norm(w) ** 2
         return OccamResult(
-            probe="occam",
             quantity=self.quantity("occam_factor"),
-            knobs=asdict(self),
             value=None if total is None else total.value,
             lower=None if total is None else total.lower,
             upper=None if total is None else total.upper,
@@ -113,7 +111,6 @@ class OccamFactor(CurvatureProbe):
             seed=self.seed,
             hvp_backend=operator.backend,
             reasons=reasons,
-            evidence=Evidence.collect(loss, started),
             total=total,
             cost=cost,
             log_evidence=None if total is None else -(cost + total.value),

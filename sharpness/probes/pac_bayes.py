@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.level import Bracket, bracket, check_search
 from sharpness.probes.methods.perturbations import check_finite
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 from sharpness.vectors import normal_vector
 
 SCALINGS = {"plain": "pac_bayes_sigma", "magnitude": "magnitude_aware_sigma"}
@@ -34,15 +32,6 @@ class PacBayesResult(ProbeResult):
     search: Bracket
     tried: list[tuple[float, float | None, float | None]]
 
-    def details(self) -> dict[str, Any]:
-        """Return the loss, ``1 / sigma^2``, the bracket of the search, and mean rise and half width at each sigma."""
-        return {
-            "loss": self.loss,
-            "flatness": self.flatness,
-            "search": asdict(self.search),
-            "tried": [list(row) for row in self.tried],
-        }
-
     def __str__(self) -> str:
         if self.value is None:
             return f"sigma: none: {self.reasons['value']}, {self.num_forwards} passes, {self.seconds:.1f} s"
@@ -55,7 +44,7 @@ class PacBayesResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class PacBayesSigma:
+class PacBayesSigma(Probe[PacBayesResult]):
     """The largest sigma with ``E_u L(w + u) - L(w) <= rise``, u Gaussian noise of deviation sigma in every weight.
 
     Jiang et al. 2020 (arXiv 1912.02178), whose PAC-Bayes flatness is ``1 / sigma^2``; they bound the training error,
@@ -74,6 +63,8 @@ class PacBayesSigma:
     True
     """
 
+    name = "pac_bayes"
+
     rise: float = 0.1
     scaling: str = "plain"
     floor: float = 1e-3
@@ -84,21 +75,17 @@ class PacBayesSigma:
     most: int = 40
     seed: int = 0
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> PacBayesResult:
-        """Measure at ``w``, or at the loss's own weights.
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> PacBayesResult:
+        """Measure at ``w``.
 
         Raises :class:`InputError` for bad knobs, :class:`RunError` where the loss at ``w`` is not finite.
         """
         self._check()
-        started = time.perf_counter()
-        x = loss.point(loss.weights if w is None else w)
-        rises = _Rises(self, loss, x, progress)
+        rises = _Rises(self, loss, w, progress)
         ends = {end: self._search(rises, end) for end in (0, 1, -1)}
         search = ends[0]
         return PacBayesResult(
-            probe="pac_bayes",
             quantity=SCALINGS[self.scaling],
-            knobs=asdict(self),
             value=search.low if search.closed else None,
             lower=ends[1].low if search.closed else None,
             upper=ends[-1].high if search.closed else None,
@@ -107,7 +94,6 @@ class PacBayesSigma:
             reasons=_reasons(ends, self.rise),
             num_forwards=rises.num_forwards,
             seed=self.seed,
-            evidence=Evidence.collect(loss, started),
             loss=rises.base,
             flatness=1 / search.low**2 if search.closed and search.low else None,
             search=search,

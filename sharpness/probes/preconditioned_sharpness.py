@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,22 +18,17 @@ from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.progress import Progress
 from sharpness.probes.eigenvalues import SINGULAR
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreconditionedResult(ProbeResult):
     """The top eigenvalue of ``P^-1/2 H P^-1/2`` as ``value`` with its interval."""
 
-    pairs: Eigenpairs = field(repr=False)
+    pairs: Eigenpairs = field(repr=False, metadata=MERGED)
     edge_learning_rate: float | None
     preconditioner: str
-    operator_details: Mapping[str, Any] = field(repr=False)
-
-    def details(self) -> dict[str, Any]:
-        """Return the learning rate at whose edge this is, where P is from, and the eigenvalue's history."""
-        plain = {"edge_learning_rate": self.edge_learning_rate, "preconditioner": self.preconditioner}
-        return {**self.pairs.details(), **plain, **self.operator_details}
+    operator_details: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     def __str__(self) -> str:
         at = "" if self.lower is None else f" in [{self.lower:.5g}, {self.upper:.5g}]"
@@ -44,7 +38,7 @@ class PreconditionedResult(ProbeResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreconditionedSharpness(CurvatureProbe):
+class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
     """The largest eigenvalue of ``P^-1/2 H P^-1/2``, P Adam's diagonal preconditioner.
 
     Cohen et al. 2022 (arXiv 2207.14484): under Adam with a learning rate eta it settles at ``(2 + 2 beta1) / ((1 -
@@ -60,6 +54,8 @@ class PreconditionedSharpness(CurvatureProbe):
     25.0
     """
 
+    name = "preconditioned_sharpness"
+
     beta1: float = 0.9
     eps: float = 1e-8
     batch_size: int | None = None
@@ -68,33 +64,29 @@ class PreconditionedSharpness(CurvatureProbe):
     confidence: float = 0.99
     num_hvps: int = 100
 
-    def __call__(
+    def measure(
         self,
         loss: Loss,
-        w: Tensor | None = None,
+        w: Tensor,
         *,
         preconditioner: Tensor | None = None,
         progress: Progress | None = None,
     ) -> PreconditionedResult:
-        """Measure at ``w``, or at the loss's own weights; ``preconditioner`` is the diagonal of P, shape (n,).
+        """Measure at ``w``; ``preconditioner`` is the diagonal of P, shape (n,).
 
         Raises :class:`InputError` for bad knobs and a P that is not positive or of another shape.
         """
         self._check()
-        started = time.perf_counter()
-        x = loss.point(loss.weights if w is None else w)
         given = preconditioner is not None
-        p = loss.point(preconditioner) if preconditioner is not None else self._from_gradients(loss, x)
-        operator = Preconditioned(self.operator(loss, x), checked(p, x))
+        p = loss.point(preconditioner) if preconditioner is not None else self._from_gradients(loss, w)
+        operator = Preconditioned(self.operator(loss, w), checked(p, w))
         stop: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "num_products": self.num_hvps}
         stop |= {"seed": self.seed, "seconds": self.seconds, "progress": progress}
         stop["max_basis"] = basis_limit(operator, self.num_hvps, least=6)
         pairs = extreme_eigenpairs(operator, 1, which="top", **stop)
         value = float(pairs.eigenvalues[0])
         return PreconditionedResult(
-            probe="preconditioned_sharpness",
             quantity=self.quantity("preconditioned_sharpness"),
-            knobs=asdict(self),
             value=value,
             lower=None if pairs.lowers is None else float(pairs.lowers[0]),
             upper=None if pairs.uppers is None else float(pairs.uppers[0]),
@@ -106,7 +98,6 @@ class PreconditionedSharpness(CurvatureProbe):
             seed=self.seed,
             hvp_backend=operator.operator.backend,
             reasons={SINGULAR.get(name, name): reason for name, reason in pairs.reasons.items()},
-            evidence=Evidence.collect(loss, started),
             pairs=pairs,
             edge_learning_rate=adam_edge(self.beta1) / value if value > 0 else None,
             preconditioner="given" if given else "from gradients at these weights",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import time
 import warnings
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.distributed import from_all_ranks
 from sharpness.machine.progress import Progress
 from sharpness.probes.eigenvalues import TopEigenvalues
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 from sharpness.vectors import assign
 
 
@@ -32,11 +30,6 @@ class PyHessianResult(ProbeResult):
     relative_difference: float
     agree: bool
 
-    def details(self) -> dict[str, Any]:
-        """Return our eigenvalue, its interval, the relative difference and the verdict."""
-        names = ("ours", "ours_lower", "ours_upper", "relative_difference", "agree")
-        return {name: getattr(self, name) for name in names}
-
     def __str__(self) -> str:
         verdict = "agreement" if self.agree else "DISAGREEMENT"
         return (
@@ -47,7 +40,7 @@ class PyHessianResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class PyHessianCheck:
+class PyHessianCheck(Probe[PyHessianResult]):
     """The top eigenvalue by PyHessian's power iteration (Yao et al. 2020) and by ours, on the same loss.
 
     Power iteration finds the eigenvalue of largest magnitude and stops when two iterates differ by a relative ``tol``,
@@ -59,14 +52,15 @@ class PyHessianCheck:
     True
     """
 
+    name = "pyhessian"
+
     tol: float = 1e-3
     max_iterations: int = 100
     agreement: float = 0.02
     seed: int = 0
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> PyHessianResult:
-        """Measure at ``w``, or at the loss's own weights; the loss needs a criterion and pairs (inputs, targets)."""
-        started = time.perf_counter()
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> PyHessianResult:
+        """Measure at ``w``; the loss needs a criterion and pairs (inputs, targets)."""
         if loss.criterion is None:
             raise InputError("expected a criterion for PyHessian, got a model with its own loss: it takes pairs only")
         w = loss.point(loss.weights if w is None else w)
@@ -75,9 +69,7 @@ class PyHessianCheck:
         difference = abs(theirs - ours.eigenvalues[0].item()) / max(abs(ours.eigenvalues[0].item()), 1e-300)
         assert ours.lower is not None and ours.upper is not None
         return PyHessianResult(
-            probe="pyhessian",
             quantity="top_eigenvalue_pyhessian",
-            knobs=asdict(self),
             value=theirs,
             reasons={
                 "residual": "PyHessian reports none",
@@ -86,7 +78,6 @@ class PyHessianCheck:
             num_hvps=ours.num_hvps,
             seed=self.seed,
             hvp_backend="exact",
-            evidence=Evidence.collect(loss, started),
             ours=ours.eigenvalues[0].item(),
             ours_lower=ours.lower,
             ours_upper=ours.upper,

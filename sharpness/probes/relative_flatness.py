@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, Probe, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +22,7 @@ class RelativeFlatnessResult(ProbeResult):
     """The sum over all weight matrices as ``value`` with its interval; each matrix's own in ``layers``."""
 
     layers: list[dict[str, Any]]
-    mean: SampledMean = field(repr=False)
-
-    def details(self) -> dict[str, Any]:
-        """Return each weight matrix's relative flatness with its standard error, and the draws behind them."""
-        return {"layers": self.layers, **self.mean.details()}
+    mean: SampledMean = field(repr=False, metadata=MERGED)
 
     def __str__(self) -> str:
         assert self.value is not None
@@ -40,7 +35,7 @@ class RelativeFlatnessResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class RelativeFlatness:
+class RelativeFlatness(Probe[RelativeFlatnessResult]):
     """``kappa(W) = sum_{s,s'} <w_s, w_s'> tr H_{s,s'}`` for each weight W with rows w_s, H_{s,s'} their Hessian blocks.
 
     Petzka et al. 2021 (arXiv 2001.00939), who take one layer, the last ones; here all parameters with rows are
@@ -61,28 +56,23 @@ class RelativeFlatness:
     True
     """
 
+    name = "relative_flatness"
+
     rtol: float = 5e-2
     confidence: float = 0.95
     num_hvps: int = 320
     seed: int = 0
 
-    def __call__(
-        self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None
-    ) -> RelativeFlatnessResult:
-        """Measure at ``w``, or at the loss's own weights; :class:`InputError` where no parameter has rows."""
-        started = time.perf_counter()
-        draws = _Draws(loss, loss.point(loss.weights if w is None else w), self.seed)
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> RelativeFlatnessResult:
+        """Measure at ``w``; :class:`InputError` where no parameter has rows."""
+        draws = _Draws(loss, w, self.seed)
         stop: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "progress": progress}
         mean = sampled_mean(draws, most=self.num_hvps, **stop)
         return RelativeFlatnessResult(
-            probe="relative_flatness",
-            quantity="relative_flatness",
-            knobs=asdict(self),
             **mean.fields(),
             num_hvps=mean.num_drawn,
             seed=self.seed,
             hvp_backend=draws.operator.backend,
-            evidence=Evidence.collect(loss, started),
             layers=draws.layers(),
             mean=mean,
         )

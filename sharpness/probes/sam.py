@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from sharpness.probes.methods.perturbations import (
     parts_of,
     scale_of,
 )
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +28,6 @@ class SamResult(ProbeResult):
     loss: float
     num_parts: int
 
-    def details(self) -> dict[str, Any]:
-        """Return the loss at the weights and the number of parts."""
-        return {"loss": self.loss, "num_parts": self.num_parts}
-
     def __str__(self) -> str:
         knobs = self.knobs
         return (
@@ -43,7 +37,7 @@ class SamResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class SamSharpness:
+class SamSharpness(Probe[SamResult]):
     """The rise of the loss at the one-step maximiser of SAM: ``E_S [L_S(w + delta_S) - L_S(w)]``.
 
     ``delta = rho c^2 g / ||c g||_2`` for l2 and ``rho c sign(g)`` for linf, with g the gradient of L_S: the maximiser
@@ -60,35 +54,33 @@ class SamSharpness:
     15.0
     """
 
+    name = "sam"
+
     rho: float = 0.05
     norm: str = "l2"
     scaling: str = "plain"
     m: int | None = None
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> SamResult:
-        """Measure at ``w``, or at the loss's own weights.
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> SamResult:
+        """Measure at ``w``.
 
         Raises :class:`InputError` for rho <= 0, m < 1 or an unknown name, :class:`RunError` for a loss that is not
         finite.
         """
         check_radius("rho", self.rho, "SAM takes 0.05, ASAM 0.5")
-        started = time.perf_counter()
-        ball, x = choose_ball(self.norm), loss.point(loss.weights if w is None else w)
-        scale = scale_of(loss, x, self.scaling)
+        ball = choose_ball(self.norm)
+        scale = scale_of(loss, w, self.scaling)
         parts, base, rise = list(parts_of(loss, self.m)), 0.0, 0.0
         for done, (share, part) in enumerate(parts, 1):
-            value, raised = one_step(part, x, scale, ball, self.rho)
+            value, raised = one_step(part, w, scale, ball, self.rho)
             base, rise = base + share * value, rise + share * (raised - value)
             if progress is not None:
                 progress(done, len(parts))
         return SamResult(
-            probe="sam",
             quantity="sam_sharpness",
-            knobs=asdict(self),
             value=rise,
             num_gradients=len(parts),
             num_forwards=len(parts),
-            evidence=Evidence.collect(loss, started),
             loss=base,
             num_parts=len(parts),
         )

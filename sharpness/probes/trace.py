@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import MERGED, ProbeResult
 
 FEWEST = 30  # products before the first look of Hutch++; XTrace looks at 20
 
@@ -25,19 +24,15 @@ FEWEST = 30  # products before the first look of Hutch++; XTrace looks at 20
 class TraceResult(ProbeResult):
     """The trace as ``value`` with its interval."""
 
-    estimate: TraceEstimate = field(repr=False)
-    operator_details: Mapping[str, Any] = field(repr=False)
-
-    def details(self) -> dict[str, Any]:
-        """Return the estimate with its standard error, the looks taken at it, and the Frobenius norm."""
-        return {**self.estimate.details(), **self.operator_details}
+    estimate: TraceEstimate = field(repr=False, metadata=MERGED)
+    operator_details: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     def __str__(self) -> str:
         return f"{self.estimate}, {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace(CurvatureProbe):
+class Trace(CurvatureProbe[TraceResult]):
     """The trace by XTrace, Hutch++ or Hutchinson's estimator, to a half width of ``rtol`` at ``confidence``.
 
     The interval is looked at only at sizes fixed beforehand, with the error probability shared between the looks
@@ -52,16 +47,17 @@ class Trace(CurvatureProbe):
     50.0
     """
 
+    name = "trace"
+
     method: Method = "xtrace"
     rtol: float = 2e-2
     confidence: float = 0.95
     num_hvps: int = 320
 
-    def __call__(
-        self, loss: Loss, w: Tensor | None = None, *, resume: Path | None = None, progress: Progress | None = None
+    def measure(
+        self, loss: Loss, w: Tensor, *, resume: Path | None = None, progress: Progress | None = None
     ) -> TraceResult:
-        """Measure at ``w``, or at the loss's own weights; raises what the solver raises."""
-        started = time.perf_counter()
+        """Measure at ``w``; raises what the solver raises."""
         operator = self.operator(loss, w)
         ceiling = self.num_hvps
         if self.method != "hutchinson":  # the others keep their products, twice for a moment while they orthogonalise
@@ -82,9 +78,7 @@ class Trace(CurvatureProbe):
             progress=progress,
         )
         return TraceResult(
-            probe="trace",
             quantity=self.quantity("trace"),
-            knobs=asdict(self),
             value=estimate.value,
             lower=estimate.lower,
             upper=estimate.upper,
@@ -95,7 +89,6 @@ class Trace(CurvatureProbe):
             hvp_backend=operator.backend,
             reasons={"residual": "an estimate of a sum has none"}
             | ({} if estimate.converged else {"converged": "; ".join(estimate.reasons)}),
-            evidence=Evidence.collect(loss, started),
             estimate=estimate,
             operator_details={**curvature_details(operator), "num_products_that_fit": ceiling},
         )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from sharpness.probes.methods.perturbations import (
     parts_of,
     scale_of,
 )
-from sharpness.results import Evidence, ProbeResult
+from sharpness.results import Probe, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ class WorstCaseResult(ProbeResult):
 
 
 @dataclass(frozen=True)
-class WorstCaseSharpness:
+class WorstCaseSharpness(Probe[WorstCaseResult]):
     """The largest rise in a ball: ``E_S max_{||delta / c||_p <= rho} L_S(w + delta) - L_S(w)``, p = 2 or infinity.
 
     Andriushchenko et al. 2023 (arXiv 2302.07011, S_max), with c = 1 for ``plain``, |w| for ``adaptive`` (ASAM, Kwon et
@@ -95,6 +94,8 @@ class WorstCaseSharpness:
     7.25
     """
 
+    name = "worst_case"
+
     rho: float = 0.5
     norm: str = "l2"
     scaling: str = "adaptive"
@@ -104,16 +105,14 @@ class WorstCaseSharpness:
     num_starts: int = 2
     seed: int = 0
 
-    def __call__(self, loss: Loss, w: Tensor | None = None, *, progress: Progress | None = None) -> WorstCaseResult:
-        """Measure at ``w``, or at the loss's own weights.
+    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> WorstCaseResult:
+        """Measure at ``w``.
 
         Raises :class:`InputError` for rho <= 0, m, steps or starts below 1 and unknown names, :class:`RunError` where
         the loss is not finite at the weights or in the ball.
         """
         self._check()
-        started = time.perf_counter()
-        x = loss.point(loss.weights if w is None else w)
-        scale, pieces = scale_of(loss, x, self.scaling), list(parts_of(of_logits(loss, self.logits), self.m))
+        scale, pieces = scale_of(loss, w, self.scaling), list(parts_of(of_logits(loss, self.logits), self.m))
         total, found = len(pieces) * self.num_starts * (self.steps + 1), list[PartMaximum]()
         for number, (share, part) in enumerate(pieces):
 
@@ -121,12 +120,10 @@ class WorstCaseSharpness:
                 if progress is not None:
                     progress(before * (total // len(pieces)) + step, total)
 
-            found.append(self._maximum(part, share, x, scale, number, report))
+            found.append(self._maximum(part, share, w, scale, number, report))
         value = sum(part.share * part.rise for part in found)
         return WorstCaseResult(
-            probe="worst_case",
             quantity="worst_case_sharpness",
-            knobs=asdict(self),
             value=value,
             lower=value,
             reasons={
@@ -135,7 +132,6 @@ class WorstCaseSharpness:
             },
             num_gradients=total,
             seed=self.seed,
-            evidence=Evidence.collect(loss, started),
             loss=sum(part.share * part.loss for part in found),
             parts=tuple(found),
         )

@@ -13,12 +13,13 @@ from sharpness.loss import Loss
 from sharpness.machine.distributed import from_all_ranks, is_distributed
 from sharpness.machine.memory import free_memory
 from sharpness.operators import SymmetricOperator
+from sharpness.results import Probe, Result
 
 BASIS_SHARE = 0.4  # of the free memory that basis vectors may take, beside the half that kept graphs may take
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurvatureProbe:
+class CurvatureProbe(Probe[Result]):
     """The knobs that all probes of a curvature matrix have.
 
     ``matrix`` is one of ``hessian``, ``gauss_newton``, ``fisher``, ``empirical_fisher``
