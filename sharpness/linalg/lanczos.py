@@ -34,21 +34,12 @@ def extreme_eigenpairs(
 ) -> Eigenpairs:
     """Return the k largest (``"top"``), smallest, k at each end (``"both"``) or k largest absolute eigenvalues.
 
-    It is Lanczos with full reorthogonalisation from a random start; copies of multiple eigenvalues count. With
-    ``stop_on="interval"`` it ends when every interval is narrower than ``rtol |lambda|``; for ``"magnitude"`` no other
-    eigenvalue may then be larger than the smallest chosen by more than ``rtol``. The side of an interval towards the
-    inside of the spectrum is the Ritz value; the other is proven from the random start, and for k > 1 from further
-    random starts beside the vectors found (:class:`sharpness.linalg.locking.Search`). All intervals hold together with
-    probability ``confidence``, however often it restarts and whenever it stops. They are of the operator as computed,
-    widened by the measured ``defect``, by ``8 eps`` times the size of T for each cycle and by ``operator.error``. A
-    Ritz value beyond a bound refutes all bounds of that end: it then has none (``None``) until another is proven.
-
-    ``stop_on="residual"`` ends when every ``||A v - lambda v||`` is at most ``rtol |lambda|``; it does not look for
-    missed eigenvalues, and the bounds are those of the first run. With a ``start``, shape ``(n,)`` or ``(m, n)`` (the
-    sum of its normalised rows is used), nothing is proven beyond the Ritz values and it stops by the residuals.
-    Residuals cost no product: ``||A y - theta y|| <= |beta s_mi| + defect``. They are measured where they are what it
-    stops on or where ``operator.error > 0``, one product each within ``num_products``; ``converged`` and the intervals
-    are those after measuring. ``stopped_by="exhausted"`` where the whole space was spanned and that was not enough.
+    Lanczos with full reorthogonalisation from a random start; copies of multiple eigenvalues count. With
+    ``stop_on="interval"`` it ends when every interval is narrower than ``rtol |lambda|``, with ``"residual"`` when every
+    ``||A v - lambda v||`` is at most that. The side of an interval towards the inside of the spectrum is the Ritz
+    value, the other is proven from the random start, for k > 1 from further starts beside the vectors found
+    (:class:`sharpness.linalg.locking.Search`); all hold together with probability ``confidence``. A ``start``, shape
+    ``(n,)`` or ``(m, n)``, proves nothing beyond the Ritz values. ``docs/numbers.md`` says what the intervals hold for.
 
     At most ``max_basis`` vectors (``None``: as many as products) and two more are alive, or twice the vectors asked for
     where that is more, beside what the operator needs. ``seconds`` is looked at after each product. Raises

@@ -79,23 +79,11 @@ def estimate_trace(
 ) -> TraceEstimate:
     """Return the trace, stopping when the half width of its interval is at most ``rtol |trace|``.
 
-    ``"hutchinson"`` averages ``v^T A v`` over random signs v, variance ``2 (||A||_F^2 - sum_i a_ii^2)`` each
-    (Hutchinson 1990). ``"hutch++"`` (Meyer, Musco, Musco and Woodruff 2021, Algorithm 1) takes the trace on the range
-    of a sketch A S exactly and samples the rest with other vectors G. ``"xtrace"`` (Epperly, Tropp and Webber 2024,
-    section 2.2) uses each vector for both, leaving it out of the sketch in turn: the best choice where eigenvalues
-    decay; where all are of one size Hutchinson's estimator takes about half as many products.
-
-    It looks at the interval only at sizes fixed beforehand: 20 products (30 for Hutch++), then twice as many each time
-    and last at the ceiling ``num_products``. Look i has the error probability ``(1 - confidence) / 2^i``, so all
-    intervals hold together with probability ``confidence`` and stopping by what they show costs no coverage. Half
-    widths are Student's t (samples - 1 degrees of freedom) times the standard error. That law is exact for normal
-    samples only, and XTrace's values are dependent, their error a calibrated estimate: where eigenvalues decay fast and
-    it stops at a first look, intervals at 95 % held in 91 % (Hutch++) and 95 % (XTrace) of 400 runs, elsewhere in 95 to
-    100 %. Earlier products are all used again at the next look; Hutch++ keeps G independent of S, because neither is
-    made from the other, and applies the grown projector to all of ``A G`` without new products.
-    Where the next look would need n products or more, n unit vectors give the trace itself (``exact``). A last look
-    that would overrun ``seconds`` is taken at the size that fits, which depends on the clock alone; the first always
-    happens. Intervals are widened by ``sqrt(n) eps ||A||_F`` for rounding and by n times the operator's own error.
+    ``"hutchinson"`` averages ``v^T A v`` over random signs v (Hutchinson 1990), ``"hutch++"`` takes the trace on the
+    range of a sketch A S exactly and samples the rest (Meyer, Musco, Musco and Woodruff 2021, Algorithm 1), and
+    ``"xtrace"`` uses each vector for both, leaving it out of the sketch in turn (Epperly, Tropp and Webber 2024, section
+    2.2). It looks at the interval at sizes fixed beforehand, so that stopping by what they show costs no coverage; half
+    widths are Student's t times the standard error. ``docs/numbers.md`` says how well the intervals were seen to hold.
 
     Memory: as many vectors as products for XTrace, two thirds of that for Hutch++, twice this while the basis grows;
     two blocks of 16 for Hutchinson.

@@ -56,24 +56,16 @@ class Loss(FlatNetwork):
     batches are dicts and ``model(**batch).loss`` is the loss. With dicts a criterion gets the output's logits and the
     batch's labels. ``batches`` is anything that yields the same batches in the same order each time. ``parameters``
     are glob patterns of the names that w consists of (by default all trainable ones); the others stay as they are.
+    ``count(batch)`` is the number that the criterion's mean divides by where
+    :func:`sharpness.data.batches.averaged_count` cannot know it.
 
-    ``norm`` says what BatchNorm does: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of each
-    given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
-    each point from ``calibration`` (by default the batches themselves), for values only. ``count(batch)`` says what the
-    criterion's mean divides by where :func:`sharpness.data.batches.averaged_count` cannot know it. Whether a model's
-    own
-    loss counts the first label of a sequence, which a causal language model does not, is asked of the model itself.
+    ``norm`` is the behaviour of BatchNorm: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of
+    each given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
+    each point from ``calibration`` (by default the batches themselves), for values only.
 
-    Where memory runs out a batch is cut in halves and the pass done again, down to single examples; not for
-    ``norm='batch'``, where that would change the definition. Under ``torch.distributed`` each process gives its own
-    shard as ``batches`` and all get the result over all shards; consecutive shards in the order of the ranks also give
-    the hash of the whole.
-
-    The module is never changed: parameters and buffers go in by ``torch.func.functional_call``, and train flags and
-    random state are put back, also after an exception. Raises :class:`InputError` for an unknown ``norm``, a criterion
-    that does not average, a model without the running statistics that ``norm`` needs, weights that are no real
-    numbers, and empty data. NaN weights are no error here, because a diverged training is evaluated too;
-    :func:`sharpness.loss.determinism.check_deterministic` and the curvature operators refuse them.
+    The module is never changed. Memory, several processes and the counts of language models: ``docs/measure.md``.
+    Raises :class:`InputError` for an unknown ``norm``, a criterion that does not average, a model without the running
+    statistics that ``norm`` needs, weights that are no real numbers, and empty data.
 
     >>> loss = Loss(nn.Linear(2, 3), nn.functional.cross_entropy, [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))])
     >>> loss.num_examples, loss.grad(loss.weights).shape
