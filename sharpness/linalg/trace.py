@@ -81,7 +81,8 @@ def estimate_trace(
 
     ``"hutchinson"`` averages ``v^T A v`` over random signs v (Hutchinson 1990), ``"hutch++"`` takes the trace on the
     range of a sketch A S exactly and samples the rest (Meyer, Musco, Musco and Woodruff 2021, Algorithm 1), and
-    ``"xtrace"`` uses each vector for both, leaving it out of the sketch in turn (Epperly, Tropp and Webber 2024, section
+    ``"xtrace"`` uses each vector for both, leaving it out of the sketch in turn (Epperly, Tropp and Webber 2024,
+    section
     2.2). It looks at the interval at sizes fixed beforehand, so that stopping by what they show costs no coverage; half
     widths are Student's t times the standard error. ``docs/numbers.md`` says how well the intervals were seen to hold.
 
