@@ -24,6 +24,12 @@ def script(name: str) -> Any:
     return importlib.import_module(f"scripts.{name}")
 
 
+def site(*folders: Path) -> Any:
+    """Return where a study's own measurement works: these runs on the CPU, and nobody hears of the progress."""
+    runs = [RunFolder.open(folder) for folder in folders]
+    return script("runner.site").Site(runs, torch.device("cpu"), None, lambda done, total: None)
+
+
 def do(jobs: Iterable[Any]) -> int:
     """Do jobs one after the other in this process, and return how many there were."""
     count = 0

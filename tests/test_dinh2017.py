@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace as Namespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from analysis.dinh2017.numbers import MEASURES, end_slopes, predictions, reversals, spread, with_ratios
 from analysis.dinh2017.report import findings, report
 from analysis.runs import Tables
+from sharpness.config import RunConfig
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.runs import RunFolder
@@ -29,7 +31,7 @@ from sharpness.training import check_config, train
 from tests.cases import Case
 from tests.drawings import faults
 from tests.oracles import dense_hessian
-from tests.study_cases import first_steps, script, smoke_once
+from tests.study_cases import first_steps, script, site, smoke_once
 
 measure: Any = script("measures.dinh2017")
 main: Any = script("dinh2017")
@@ -68,7 +70,7 @@ def given(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
 
 def call(function: Callable[..., Any], **knobs: Any) -> pd.DataFrame:
     """Return the rows of a measurement as a table."""
-    rows = function([Path("none")], torch.device("cpu"), None, lambda done, total: None, **knobs)
+    rows = function(site(), **knobs)
     json.dumps(rows, allow_nan=False)  # as they are written
     return pd.DataFrame(rows)
 
@@ -133,12 +135,11 @@ def test_the_ball_holds_the_constant_network(monkeypatch: pytest.MonkeyPatch) ->
     assert row["loss"] < loss.value(loss.weights) + row["found_rise"]
 
 
-def test_a_network_without_the_rescaling_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    loss, _ = small("pair")
-    monkeypatch.setattr(measure.RunFolder, "open", lambda path: path)
-    monkeypatch.setattr(measure, "subject_of_run", lambda *_, **__: type("Subject", (), {"loss": loss}))
+def test_a_network_without_the_rescaling_is_refused(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", RunConfig())
+    place = Namespace(run=run, subject=lambda examples: Namespace(loss=small("pair")[0]))
     with pytest.raises(InputError, match="kind 'norm'"):
-        measure.rescalable(tmp_path, torch.device("cpu"), None, "norm", 10)
+        measure.rescalable(place, "norm", 10)
 
 
 def planted(
@@ -279,7 +280,7 @@ def test_the_batch_norm_network_of_the_presets_is_rescaled_exactly(tmp_path: Pat
     data = replace(cell.config.data, num_train=64, num_test=20)
     short = replace(cell.config, data=data, training=replace(cell.config.training, epochs=1))
     train(short, load_run_data(short), RunFolder.create(tmp_path / "run", short), torch.device("cpu"))
-    loss, rescaling = measure.rescalable(tmp_path / "run", torch.device("cpu"), None, "norm", 32)
+    loss, rescaling = measure.rescalable(site(tmp_path / "run"), "norm", 32)
     for alpha in preset.arms[NORMED].alphas:
         other = measure.image(loss, rescaling, alpha)
         assert measure.output_change(loss, loss.weights, other, other.weights) < 1e-5

@@ -22,7 +22,7 @@ from sharpness.runs import RunFolder
 from sharpness.training import check_config
 from sharpness.training.schedules import learning_rate
 from tests.drawings import faults
-from tests.study_cases import first_steps, left_to_do, run_smoke, script
+from tests.study_cases import first_steps, left_to_do, run_smoke, script, site
 
 measure: Any = script("measures.izmailov2018")
 main: Any = script("izmailov2018")
@@ -205,9 +205,8 @@ def test_the_average_of_a_cyclical_run_is_that_of_the_ends_of_its_cycles(done: P
     run = arm(done, "cyclical SWA")
     manifest = run.manifest()
     assert manifest is not None and manifest["average"]["averaged"] == 3
-    points = measure.with_average(measure.last_points(run, torch.device("cpu"), None))
-    dataset = measure.load_run_data(run.config(), None)
-    own = measure.load_weights(run, manifest["average"]["name"], dataset, torch.device("cpu"))
+    points = measure.with_average(measure.last_points(site(run.path)))
+    own = site(run.path).weights(manifest["average"]["name"])
     torch.testing.assert_close(points["average"], own, rtol=1e-6, atol=1e-8)
     # Three cycles, three points: what is measured at their average is what the trainer says of its own.
     average = next(row for row in rows_of(done, "three_points") if row["point"] == "average")
@@ -243,9 +242,9 @@ def test_the_plane_holds_the_average_with_its_own_losses(done: Path) -> None:
 def test_runs_without_an_average_or_kept_weights_are_refused(done: Path) -> None:
     sgd = arm(done, "SGD")
     with pytest.raises(InputError, match=r"average\.kind"):
-        measure.pair_of([sgd.path, sgd.path], torch.device("cpu"), None)
+        measure.pair_of(site(sgd.path, sgd.path))
     with pytest.raises(InputError, match="keep_every"):
-        measure.last_points(arm(done, "SWA"), torch.device("cpu"), None)
+        measure.last_points(site(arm(done, "SWA").path))
 
 
 def test_rates_are_those_of_the_paper() -> None:

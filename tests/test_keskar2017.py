@@ -28,7 +28,7 @@ from sharpness.runs.networks import load_run_data
 from sharpness.training import check_config, schedules, train
 from sharpness.training.checks import examples_of
 from tests.keskar2017_cases import CELLS, SETTINGS, Plant, main, phi_as_in_the_paper, planted
-from tests.study_cases import first_steps, left_to_do, script
+from tests.study_cases import first_steps, left_to_do, script, site
 
 measure: Any = script("measures.keskar2017")
 arms: Any = script("grids.keskar2017")
@@ -190,7 +190,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def test_sharpness_along_training_is_that_of_the_kept_weights(kept: RunFolder) -> None:
     options: dict[str, Any] = {"epochs": [1, 2], "subspace": 3}
-    rows = measure.along_training([kept.path], torch.device("cpu"), None, lambda done, total: None, **options)
+    rows = measure.along_training(site(kept.path), **options)
     assert [row["epoch"] for row in rows] == [1, 2]
     config, images = kept.config(), load_run_data(kept.config()).train
     for row, step in zip(rows, (3, 6), strict=True):
@@ -205,7 +205,7 @@ def test_sharpness_along_training_is_that_of_the_kept_weights(kept: RunFolder) -
 
 def test_an_epoch_without_a_checkpoint_is_refused(kept: RunFolder) -> None:
     with pytest.raises(InputError, match="expected a checkpoint of epoch 7"):
-        measure.along_training([kept.path], torch.device("cpu"), None, print, epochs=[7], subspace=3)
+        measure.along_training(site(kept.path), epochs=[7], subspace=3)
 
 
 # --- the runs --------------------------------------------------------------------------------------------------------

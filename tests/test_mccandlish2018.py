@@ -30,14 +30,13 @@ from sharpness.runs.networks import load_network, load_run_data
 from sharpness.training import check_config, train
 from sharpness.training.order import epoch_order
 from sharpness.vectors import flatten
-from tests.study_cases import first_steps, script, smoke_once
+from tests.study_cases import first_steps, script, site, smoke_once
 
 study: Any = script("mccandlish2018")
 measure: Any = script("measures.mccandlish2018")
 descent: Any = script("measures.mccandlish2018_branches")
 PRESETS = study.PRESETS
 SEEDS = range(5)
-NO_PROGRESS = (lambda done, total: None,)
 H = torch.tensor([4.0, 1.0, 0.5, 2.0], dtype=torch.float64)
 
 
@@ -306,9 +305,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def test_the_noise_of_a_checkpoint_is_that_of_its_single_gradients(trained: RunFolder) -> None:
     knobs = {"epochs": [0.5], "band": None, "examples": 200}
-    (row,) = measure.noise_scales([trained.path], torch.device("cpu"), None, *NO_PROGRESS, **knobs)
+    (row,) = measure.noise_scales(site(trained.path), **knobs)
     dataset = load_run_data(trained.config())
-    model = load_network(trained, measure.checkpoint_at(trained, 0.5, 200), dataset, torch.device("cpu")).double()
+    model = load_network(
+        trained, measure.checkpoint_at(site(trained.path), 0.5).name, dataset, torch.device("cpu")
+    ).double()
     gradients = []
     for image, label in zip(dataset.train.inputs, dataset.train.targets, strict=True):
         model.zero_grad()
@@ -323,7 +324,7 @@ def test_the_noise_of_a_checkpoint_is_that_of_its_single_gradients(trained: RunF
 def test_only_checkpoints_within_the_band_are_measured(trained: RunFolder) -> None:
     def epochs(band: list[float]) -> list[float]:
         knobs = {"epochs": None, "band": band, "examples": 20}
-        rows = measure.noise_scales([trained.path], torch.device("cpu"), None, *NO_PROGRESS, **knobs)
+        rows = measure.noise_scales(site(trained.path), **knobs)
         return [row["epoch"] for row in rows]
 
     every = epochs([0.0, 10.0])
@@ -333,7 +334,7 @@ def test_only_checkpoints_within_the_band_are_measured(trained: RunFolder) -> No
 
 def test_a_checkpoint_that_was_not_kept_is_refused(trained: RunFolder) -> None:
     with pytest.raises(InputError, match=r"expected a checkpoint of epoch 0\.6, got those of 0, 0\.28"):
-        measure.checkpoint_at(trained, 0.6, 200)
+        measure.checkpoint_at(site(trained.path), 0.6)
 
 
 def test_descent_is_the_training_loop(trained: RunFolder) -> None:
@@ -357,10 +358,8 @@ def test_smoothing_halves_the_weight_of_what_is_older() -> None:
 def test_branches_see_as_many_examples_and_tasks_only_their_classes(trained: RunFolder) -> None:
     knobs = {"epoch": 0.5, "multipliers": [1, 2, 1000], "examples": 8000, "half_life": 64}
     with pytest.raises(InputError, match="expected branches of at least one update"):
-        descent.branches([trained.path], torch.device("cpu"), None, *NO_PROGRESS, **(knobs | {"examples": 160}))
-    rows = descent.branches(
-        [trained.path], torch.device("cpu"), None, *NO_PROGRESS, **(knobs | {"multipliers": [1, 4]})
-    )
+        descent.branches(site(trained.path), **(knobs | {"examples": 160}))
+    rows = descent.branches(site(trained.path), **(knobs | {"multipliers": [1, 4]}))
     assert [row["updates"] * row["batch_size"] for row in rows] == [8000, 8000]
     assert rows[0]["rate"] == trained.config().training.learning_rate == rows[1]["rate"] / 4
     dataset = load_run_data(trained.config())
@@ -368,7 +367,7 @@ def test_branches_see_as_many_examples_and_tasks_only_their_classes(trained: Run
     assert set(split.targets.tolist()) == {1, 9}
     assert len(split) == int(((dataset.train.targets == 1) | (dataset.train.targets == 9)).sum())
     task = {"band": [0.0, 9.0], "rate": 0.1, "batch_size": 16, "looks": 3, "growth": 2.0, "examples": 30}
-    rows = descent.two_classes([trained.path], torch.device("cpu"), None, *NO_PROGRESS, classes=[1, 9], **task)
+    rows = descent.two_classes(site(trained.path), classes=[1, 9], **task)
     assert [row["step"] for row in rows] == [1, 3, 7] and {row["num_train"] for row in rows} == {len(split)}
 
 

@@ -21,7 +21,7 @@ from analysis.smith_le2018.peaks import peak_of, rise_over_ends
 from sharpness.errors import InputError, RunError
 from sharpness.plots.frames import floats, rows_where
 from sharpness.training import check_config
-from tests.study_cases import first_steps, script, smoke_once
+from tests.study_cases import first_steps, script, site, smoke_once
 
 main: Any = script("smith_le2018")
 measure: Any = script("measures.smith_le2018")
@@ -244,7 +244,7 @@ def test_separable_images_are_fitted_and_what_cannot_be_is_refused(monkeypatch: 
 def test_both_kinds_of_labels_are_measured_the_same_each_time() -> None:
     knobs: dict[str, Any] = {"dataset": "fashion_mnist_10k", "classes": [0, 1], "num_train": 30}
     knobs |= {"lowest": 0.1, "highest": 10.0, "per_decade": 1}
-    rows, again, other = (measure.evidence([], None, None, lambda *_: None, **knobs, draw=s) for s in (0, 0, 1))
+    rows, again, other = (measure.evidence(site(), **knobs, draw=s) for s in (0, 0, 1))
     assert rows == again != other
     assert [row["labels"] for row in rows] == ["informative"] * 3 + ["random"] * 3
     assert [row["strength"] for row in rows[:3]] == pytest.approx([10, 1, 0.1])

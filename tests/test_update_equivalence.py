@@ -21,7 +21,7 @@ from analysis.update_equivalence import report as analysis
 from sharpness.errors import InputError
 from sharpness.training import check_config, train
 from sharpness.vectors import flatten
-from tests.study_cases import first_steps, script, smoke_once
+from tests.study_cases import first_steps, script, site, smoke_once
 
 study: Any = script("update_equivalence")
 measure: Any = script("measures.update_equivalence")
@@ -117,13 +117,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def call(function: Any, run: Any, **knobs: Any) -> list[dict[str, Any]]:
-    return function([run[0]], torch.device("cpu"), None, lambda done, total: None, steps=run[1], **knobs)
+    return function(site(run[0]), steps=run[1], **knobs)
 
 
 def test_the_variance_is_the_trace_over_the_batch_size(run: Any) -> None:
     rows = call(measure.variances, run, batches=[8], draws=200)
     assert [(row["checkpoint"], row["large_batch"]) for row in rows[:2]] == [(0, 1), (0, 8)]
-    place = next(measure.places(run[0], [0], torch.device("cpu"), None))
+    place = next(measure.places(site(run[0]), [0]))
     whole = example_loss(place.model, place.inputs, place.targets)
     gradient = torch.func.grad(whole)(flatten(place.model))
     singles = [
@@ -140,7 +140,7 @@ def test_the_variance_is_the_trace_over_the_batch_size(run: Any) -> None:
 
 def test_curvatures_are_those_of_the_whole_training_set(run: Any) -> None:
     (first, *_) = call(measure.curvatures, run)
-    place = next(measure.places(run[0], [0], torch.device("cpu"), None))
+    place = next(measure.places(site(run[0]), [0]))
     loss = example_loss(place.model, place.inputs, place.targets)
     w = flatten(place.model)
     gradient = torch.func.grad(loss)(w)
@@ -153,7 +153,7 @@ def test_curvatures_are_those_of_the_whole_training_set(run: Any) -> None:
 def test_the_loss_falls_at_every_small_step_and_at_few_that_are_too_long(run: Any) -> None:
     good, bad = (call(measure.falls, run, rate=rate, batch=100, updates=6)[0] for rate in (1e-3, 50.0))
     assert good["share"] == 1 and bad["share"] <= 0.5
-    place = next(measure.places(run[0], [0], torch.device("cpu"), None))
+    place = next(measure.places(site(run[0]), [0]))
     assert good["norm"] == pytest.approx(float(flatten(place.model).norm()), rel=1e-12)
 
 
@@ -176,7 +176,7 @@ def test_networks_with_batch_norm_are_refused(tmp_path: Path) -> None:
     config = replace(base, model=ModelConfig(name="f1", norm="running"), training=training)
     train(config, load_run_data(config), RunFolder.create(tmp_path / "run", config), torch.device("cpu"))
     with pytest.raises(InputError, match="without BatchNorm"):
-        next(measure.places(tmp_path / "run", [0], torch.device("cpu"), None))
+        next(measure.places(site(tmp_path / "run"), [0]))
 
 
 # --- the analysis on planted numbers

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-
+from scripts.runner.grid import Rows
+from scripts.runner.site import Site
 from sharpness.errors import RunError
-from sharpness.measure.runs import subject_of_run
 from sharpness.measure.subject import Subject
 from sharpness.probes import (
     AdaptiveRadius,
@@ -30,7 +28,6 @@ from sharpness.probes import (
     WorstCaseSharpness,
 )
 from sharpness.results import ProbeResult
-from sharpness.runs import RunFolder
 
 PART = 128
 """Examples of each inner maximum, as in the code of Andriushchenko et al."""
@@ -105,27 +102,17 @@ def all_measures(effort: int) -> dict[str, Measure]:
     return measures
 
 
-def measure_run(
-    folders: list[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Any,
-    *,
-    examples: int,
-    effort: int,
-    without: list[str],
-) -> list[dict[str, Any]]:
+def measure_run(site: Site, *, examples: int, effort: int, without: list[str]) -> Rows:
     """Return a row per measure of the run's final weights, on a random subset of its training images as they are.
 
     A measure that cannot be had has no value but a reason.
     """
-    run = RunFolder.open(folders[0])
-    subject = subject_of_run(run, device=device, num_examples=examples, data_dir=data_dir)
+    subject = site.subject(examples)
     measures = {name: measure for name, measure in all_measures(effort).items() if name not in without}
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     for number, (name, measure) in enumerate(measures.items(), 1):
         rows.append({"measure": name, **row_of(measure, subject)})
-        progress(number, len(measures))
+        site.progress(number, len(measures))
     return rows
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from scripts.runner.grid import Rows
+from scripts.runner.site import Site
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
-from sharpness.measure.runs import subject_of_run
 from sharpness.measure.stress import has_moved, output_change
 from sharpness.probes import (
     AverageCaseSharpness,
@@ -25,12 +25,9 @@ from sharpness.probes import (
     WorstCaseSharpness,
 )
 from sharpness.results import ProbeResult
-from sharpness.runs import RunFolder
 from sharpness.symmetries.rescaling import Rescaling, find_rescalings
 from sharpness.vectors import norm
 
-Rows = list[dict[str, Any]]
-Progress = Callable[[int, int], None]
 BOX = 1e-3
 """Half width of Keskar's box, and of the box in proportion to the weights that is it without the 1 in |x| + 1."""
 
@@ -60,26 +57,17 @@ def probes_of(products: int) -> dict[str, Any]:
 
 
 def measures(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
-    *,
-    kind: str,
-    names: Sequence[str],
-    alphas: Sequence[float],
-    examples: int,
-    products: int,
+    site: Site, *, kind: str, names: Sequence[str], alphas: Sequence[float], examples: int, products: int
 ) -> Rows:
     """Return the named measures of one run at alpha = 1 and after the rescaling by each alpha, and the outputs' change.
 
     ``outputs`` is the largest difference of the outputs on the ``examples``, over the largest output.
     """
-    loss, rescaling = rescalable(folders[0], device, data_dir, kind, examples)
+    loss, rescaling = rescalable(site, kind, examples)
     probes, total = {name: probes_of(products)[name] for name in names}, len(alphas) + 1
     before = {name: attempt(probe, loss) for name, probe in probes.items()}
     rows = [row_of(name, 1.0, result) for name, result in before.items()]
-    progress(1, total)
+    site.progress(1, total)
     for number, alpha in enumerate(alphas, 2):
         other = image(loss, rescaling, alpha)
         change = output_change(loss, loss.weights, other, other.weights)
@@ -90,25 +78,16 @@ def measures(
             if isinstance(first := before[name], ProbeResult) and isinstance(after, ProbeResult):
                 moved, _ = has_moved(first, after)
             rows.append(row_of(name, alpha, after) | {"moved": moved})
-        progress(number, total)
+        site.progress(number, total)
     return rows
 
 
-def blocks(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
-    *,
-    kind: str,
-    examples: int,
-    products: int,
-) -> Rows:
+def blocks(site: Site, *, kind: str, examples: int, products: int) -> Rows:
     """Return top eigenvalue and trace (:func:`probes_of`) of each block of the Hessian at the trained weights.
 
     A block is of all weights that one power of alpha multiplies; the rescaling multiplies it by ``alpha^(-2 power)``.
     """
-    loss, rescaling = rescalable(folders[0], device, data_dir, kind, examples)
+    loss, rescaling = rescalable(site, kind, examples)
     parts = parts_of(loss, rescaling)
     rows: Rows = []
     for power, names in parts.items():
@@ -116,26 +95,18 @@ def blocks(
         top = TopEigenvalues()(part)
         trace = Trace(matrix="gauss_newton", rtol=5e-2, num_hvps=products)(part)
         rows.append({"power": power, "weights": part.layout.size, "top_eigenvalue": top.value, "trace": trace.value})
-        progress(len(rows), len(parts))
+        site.progress(len(rows), len(parts))
     return rows
 
 
-def constant_network(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
-    *,
-    epsilon: float,
-    examples: int,
-) -> Rows:
+def constant_network(site: Site, *, epsilon: float, examples: int) -> Rows:
     """Return how much the loss rises in a ball of radius ``epsilon``, found by ascent before and proven after T_alpha.
 
     With ``alpha = epsilon / ||theta_1||`` the rescaled first layer has the length epsilon, so the ball holds the
     network whose first layer is 0, a constant function (Dinh et al. 2017, there without biases: here the
     first layer's bias goes with its weights, and the last layer's makes the constant).
     """
-    loss, rescaling = rescalable(folders[0], device, data_dir, "pair", examples)
+    loss, rescaling = rescalable(site, "pair", examples)
     first = torch.zeros_like(loss.weights)
     for name, piece in loss.layout.unflatten(first).items():
         piece.fill_(float(rescaling.powers.get(name, 0) == 1))
@@ -143,27 +114,29 @@ def constant_network(
     other = image(loss, rescaling, alpha)
     witness = other.weights * (1 - first)
     found = WorstCaseSharpness(rho=epsilon, norm="l2", scaling="plain")(loss)
-    progress(1, 1)
+    site.progress(1, 1)
     return [
         {
-            **{"epsilon": epsilon, "alpha": alpha, "loss": loss.value(loss.weights), "found_rise": found.value},
-            **{"constant_loss": other.value(witness), "distance": norm(other.weights - witness)},
+            "epsilon": epsilon,
+            "alpha": alpha,
+            "loss": loss.value(loss.weights),
+            "found_rise": found.value,
+            "constant_loss": other.value(witness),
+            "distance": norm(other.weights - witness),
             "outputs": output_change(loss, loss.weights, other, other.weights),
         }
     ]
 
 
-def rescalable(
-    folder: Path, device: torch.device, data_dir: Path | None, kind: str, examples: int
-) -> tuple[Loss, Rescaling]:
+def rescalable(site: Site, kind: str, examples: int) -> tuple[Loss, Rescaling]:
     """Return the loss of a run over a random subset of its training set, and the first rescaling of a kind.
 
     Raises :class:`InputError` where the network has none.
     """
-    loss = subject_of_run(RunFolder.open(folder), device=device, num_examples=examples, data_dir=data_dir).loss
+    loss = site.subject(examples).loss
     found = next((group for group in find_rescalings(loss.model) if group.kind == kind), None)
     if found is None:
-        raise InputError(f"expected a network with a rescaling of the kind {kind!r}, got one without: {folder}")
+        raise InputError(f"expected a network with a rescaling of the kind {kind!r}, got one without: {site.run.path}")
     return loss, found
 
 
@@ -196,7 +169,5 @@ def row_of(name: str, alpha: float, result: ProbeResult | str) -> dict[str, Any]
     if isinstance(result, str):
         return row | {"value": None, "lower": None, "upper": None, "seconds": None, "reason": result}
     reason = None if result.value is not None else result.reasons.get("value", "it has no value")
-    return row | {
-        **{"value": result.value, "lower": result.lower, "upper": result.upper},
-        **{"seconds": result.seconds, "reason": reason},
-    }
+    values = {"value": result.value, "lower": result.lower, "upper": result.upper}
+    return row | values | {"seconds": result.seconds, "reason": reason}

@@ -5,57 +5,41 @@ Batches of line searches are drawn with replacement, so that ``Cov(G_B) = Sigma 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sharpness.data import Dataset, Split, normalise, random_subset
+from scripts.runner.grid import Rows
+from scripts.runner.site import Checkpoint, Site
+from sharpness.data import Split, normalise
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.probes.gradient_noise import GradientNoise
-from sharpness.runs import RunFolder
-from sharpness.runs.networks import evaluation_batches, load_network, load_run_data, network_loss
+from sharpness.runs.networks import network_loss
 from sharpness.vectors import norm
 
-Rows = list[dict[str, Any]]
-Progress = Callable[[int, int], None]
 MOMENTS = ("gradient_square", "noise_trace", "gradient_curvature", "noise_curvature")
 
 
-def noise_scales(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
-    *,
-    epochs: Sequence[float] | None,
-    band: Sequence[float] | None,
-    examples: int,
-) -> Rows:
+def noise_scales(site: Site, *, epochs: Sequence[float] | None, band: Sequence[float] | None, examples: int) -> Rows:
     """Return the noise of the gradient of one run at its checkpoints of these epochs, ``None`` for all but the first.
 
     With ``band`` only at those whose loss lies between these. The gradient (``square``) and the loss are those of the
     whole training set, which is what the run descends, without error; the covariance is estimated from ``examples``
     drawn from it (``noise_trace``, with a 95 % interval).
     """
-    run = RunFolder.open(folders[0])
-    config = run.config()
-    dataset = load_run_data(config, data_dir).to(device)
-    count, batches = len(dataset.train), evaluation_batches(config, dataset.train)
-    names = kept(run)[1:] if epochs is None else [checkpoint_at(run, epoch, count) for epoch in epochs]
-    rows = []
-    for number, name in enumerate(names, 1):
-        loss = subset_loss(run, name, dataset, examples, device)
+    batches, rows = site.batches(site.dataset.train), []
+    chosen = site.checkpoints() if epochs is None else [checkpoint_at(site, epoch) for epoch in epochs]
+    for number, checkpoint in enumerate(chosen, 1):
+        loss = subset_loss(site, checkpoint, examples)
         whole = loss.over(batches)
         if band is None or band[0] <= whole.value(whole.weights) <= band[1]:
-            rows.append(place_of(run, name) | noise_of(whole, loss))
-        progress(number, len(names))
+            rows.append(place_of(checkpoint) | noise_of(whole, loss))
+        site.progress(number, len(chosen))
     return rows
 
 
@@ -68,10 +52,7 @@ def noise_of(whole: Loss, subset: Loss) -> dict[str, Any]:
 
 
 def line_search(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
+    site: Site,
     *,
     epoch: float,
     examples: int,
@@ -87,23 +68,21 @@ def line_search(
     lie around the one that equation 2.6 predicts, ``octaves`` below and above, ``per_octave`` to each factor of 2.
     Beside them stand the moments that the prediction is made of.
     """
-    run = RunFolder.open(folders[0])
-    dataset = load_run_data(run.config(), data_dir).to(device)
-    name = checkpoint_at(run, epoch, len(dataset.train))
-    loss = subset_loss(run, name, dataset, examples, device)
+    checkpoint = checkpoint_at(site, epoch)
+    loss = subset_loss(site, checkpoint, examples)
     result = GradientNoise(num_hvps=num_hvps, batch_sizes=tuple(batch_sizes))(loss)
-    shared = place_of(run, name) | {"loss": loss.value(loss.weights), "examples": loss.num_examples}
+    shared = place_of(checkpoint) | {"loss": loss.value(loss.weights), "examples": loss.num_examples}
     shared |= {name: result.numbers[name].value for name in MOMENTS}
     grid = 2.0 ** (torch.arange(octaves[0] * per_octave, octaves[1] * per_octave + 1, dtype=torch.float64) / per_octave)
     rows = []
     for number, (size, predicted) in enumerate(zip(batch_sizes, result.by_batch_size, strict=True), 1):
         centre = predicted["step"]["value"]
         rates = (grid * centre).tolist() if centre is not None else []
-        seed = derived_seed(run.config().training.seed, "line search", epoch, size)
+        seed = derived_seed(site.config.training.seed, "line search", epoch, size)
         changes = step_changes(loss, size, rates, batches, seed) if rates else []
         predictions = {f"predicted_{key}": predicted["step"][key] for key in ("value", "lower", "upper")}
         rows.append(shared | predictions | {"batch_size": size, "rates": rates, "changes": changes})
-        progress(number, len(batch_sizes))
+        site.progress(number, len(batch_sizes))
     return rows
 
 
@@ -120,37 +99,30 @@ def step_changes(loss: Loss, size: int, rates: Sequence[float], batches: int, se
     return changes
 
 
-def subset_loss(run: RunFolder, name: str, dataset: Dataset, examples: int, device: torch.device) -> Loss:
+def subset_loss(site: Site, checkpoint: Checkpoint, examples: int) -> Loss:
     """Return the loss at a checkpoint over a subset of the training set, the same at all checkpoints of a run."""
-    seed = derived_seed(run.config().training.seed, "subset")
-    split = random_subset(dataset.train, min(examples, len(dataset.train)), seed)
-    return network_loss(load_network(run, name, dataset, device), [one_batch(split)])
+    return network_loss(site.network(checkpoint.name), [one_batch(site.subset(site.dataset.train, examples))])
 
 
 def one_batch(split: Split) -> tuple[Tensor, Tensor]:
     return normalise(split.inputs, torch.float32), split.targets
 
 
-def checkpoint_at(run: RunFolder, epoch: float, num_train: int) -> str:
-    """Return the name of the run's checkpoint of an epoch, to one batch; :class:`InputError` where none was kept."""
-    there = {name: place_of(run, name)["epoch"] for name in kept(run)}
-    name = min(there, key=lambda each: abs(there[each] - epoch))
-    if abs(there[name] - epoch) > run.config().training.batch_size / num_train + 1e-9:
-        found = ", ".join(f"{value:.3g}" for value in there.values())
-        raise InputError(f"{run.path}: expected a checkpoint of epoch {epoch:g}, got those of {found}: keep it too")
-    return name
+def checkpoint_at(site: Site, epoch: float) -> Checkpoint:
+    """Return the run's checkpoint of an epoch, to one batch; :class:`InputError` where none was kept."""
+    kept = [site.checkpoint("x0"), *site.checkpoints()]
+    nearest = min(kept, key=lambda each: abs(each.epoch - epoch))
+    if abs(nearest.epoch - epoch) > site.config.training.batch_size / len(site.dataset.train) + 1e-9:
+        found = ", ".join(f"{each.epoch:.3g}" for each in kept)
+        raise InputError(
+            f"{site.run.path}: expected a checkpoint of epoch {epoch:g}, got those of {found}: keep it too"
+        )
+    return nearest
 
 
-def kept(run: RunFolder) -> list[str]:
-    """Return the names of the run's checkpoints in the order of their steps, the initial weights first."""
-    names = [path.stem for path in run.path.glob("checkpoint-*.safetensors")]
-    return ["x0", *sorted(names, key=lambda name: place_of(run, name)["step"])]
-
-
-def place_of(run: RunFolder, name: str) -> dict[str, Any]:
-    """Return step and epoch of a checkpoint."""
-    facts = json.loads((run.path / f"{name}.json").read_text(encoding="utf-8"))
-    return {"step": facts["step"], "epoch": facts["epoch"]}
+def place_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return step and epoch of a checkpoint, as rows have them."""
+    return {"step": checkpoint.step, "epoch": checkpoint.epoch}
 
 
 def finite(value: float) -> float | None:

@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from scripts.measures.mccandlish2018 import checkpoint_at, finite, noise_of, one_batch, place_of
-from sharpness.data import Split, normalise, random_subset
+from scripts.runner.grid import Rows
+from scripts.runner.site import Site
+from sharpness.data import Split, normalise
 from sharpness.errors import InputError
-from sharpness.machine.environment import derived_seed
-from sharpness.runs import RunFolder
-from sharpness.runs.networks import evaluation_batches, load_network, load_run_data, network_loss
+from sharpness.runs.networks import network_loss
 from sharpness.training.order import epoch_order
 
-Rows = list[dict[str, Any]]
-Progress = Callable[[int, int], None]
 FIRST_BRANCH_EPOCH = 10**6
 """The orders of examples of branches are those of epochs that no run comes to."""
 
 
-def branches(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
-    *,
-    epoch: float,
-    multipliers: Sequence[int],
-    examples: int,
-    half_life: int,
-) -> Rows:
+def branches(site: Site, *, epoch: float, multipliers: Sequence[int], examples: int, half_life: int) -> Rows:
     """Return the smoothed loss after as many examples for each multiplier k of batch size and learning rate.
 
     Merrill et al. 2025 (arXiv 2505.23971): from one checkpoint, batches k B at the rate k eta, as is right for SGD. All
@@ -45,25 +30,20 @@ def branches(
     here by 1/2 per ``half_life`` examples, which is the same for batches of that size; smaller ones would otherwise
     leave the mean of a few dozen examples. ``end_loss`` is that of the whole training set after the last update.
     """
-    run = RunFolder.open(folders[0])
-    config = run.config()
-    dataset = load_run_data(config, data_dir).to(device)
-    name, training = checkpoint_at(run, epoch, len(dataset.train)), config.training
+    data, training, checkpoint = site.dataset.train, site.config.training, checkpoint_at(site, epoch)
     if (largest := max(multipliers) * training.batch_size) > examples:
         raise InputError(f"expected branches of at least one update, got {examples} examples for a batch of {largest}")
     rows = []
     for number, k in enumerate(multipliers, 1):
-        model, size = load_network(run, name, dataset, device), k * training.batch_size
-        order = (epoch_order(training.seed, epoch, len(dataset.train)) for epoch in itertools.count(FIRST_BRANCH_EPOCH))
-        losses = itertools.islice(
-            descend(model, dataset.train, order, size, k * training.learning_rate), examples // size
-        )
+        model, size, rate = site.network(checkpoint.name), k * training.batch_size, k * training.learning_rate
+        order = (epoch_order(training.seed, epoch, len(data)) for epoch in itertools.count(FIRST_BRANCH_EPOCH))
+        losses = itertools.islice(descend(model, data, order, size, rate), examples // size)
         smoothed = smooth([(loss, size) for loss in losses], half_life)
-        end = network_loss(model, evaluation_batches(config, dataset.train))
-        row = {"multiplier": k, "batch_size": size, "rate": k * training.learning_rate, "updates": examples // size}
+        end = network_loss(model, site.batches(data))
+        row = {"multiplier": k, "batch_size": size, "rate": rate, "updates": examples // size}
         row |= {"smoothed_loss": smoothed, "end_loss": finite(end.value(end.weights))}
-        rows.append(place_of(run, name) | row)
-        progress(number, len(multipliers))
+        rows.append(place_of(checkpoint) | row)
+        site.progress(number, len(multipliers))
     return rows
 
 
@@ -103,10 +83,7 @@ def smooth(losses: Sequence[tuple[float, int]], half_life: int) -> float | None:
 
 
 def two_classes(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
+    site: Site,
     *,
     classes: Sequence[int],
     band: Sequence[float],
@@ -121,22 +98,17 @@ def two_classes(
     From the initial weights of the run. The loss is looked at so many times, the number of updates growing by a factor
     from look to look.
     """
-    run = RunFolder.open(folders[0])
-    config = run.config()
-    whole = load_run_data(config, data_dir).to(device)
-    dataset = replace(whole, train=of_classes(whole.train, classes))
-    model, seed = load_network(run, "x0", dataset, device), config.training.seed
-    split = random_subset(dataset.train, min(examples, len(dataset.train)), derived_seed(seed, "subset"))
-    batches, subset = evaluation_batches(config, dataset.train), [one_batch(split)]
-    order = (epoch_order(seed, number, len(dataset.train)) for number in itertools.count(1))
-    steps = descend(model, dataset.train, order, batch_size, rate)
+    data, seed = of_classes(site.dataset.train, classes), site.config.training.seed
+    model, batches, subset = site.network("x0"), site.batches(data), [one_batch(site.subset(data, examples))]
+    order = (epoch_order(seed, number, len(data)) for number in itertools.count(1))
+    steps = descend(model, data, order, batch_size, rate)
     rows, done = [], 0
     for look in range(looks):
         done += len(list(itertools.islice(steps, math.ceil(growth**look))))
         loss = network_loss(model, batches)
         if band[0] <= loss.value(loss.weights) <= band[1]:
             rows.append({"step": done} | noise_of(loss, loss.over(subset)))
-        progress(look + 1, looks)
+        site.progress(look + 1, looks)
     return rows
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from scripts.runner.grid import Rows
+from scripts.runner.site import Site
 from sharpness.data import Dataset, Split, load_dataset
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import derived_seed
-from sharpness.runs import RunFolder
-from sharpness.runs.networks import evaluation_batches, load_network, network_loss
+from sharpness.runs.networks import load_network, network_loss
 
 Array = NDArray[np.float64]
 KINDS = ("informative", "random")
@@ -25,25 +24,14 @@ MAX_STEPS = 200
 """Newton steps of one fit: it takes some 10, and one that takes more than this is an error."""
 
 
-def accuracy_over_tests(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Callable[[int, int], None],
-    *,
-    num_test: int,
-) -> list[dict[str, Any]]:
+def accuracy_over_tests(site: Site, *, num_test: int) -> Rows:
     """Return the accuracy and loss (nats) of the final weights of one run over ``num_test`` test images.
 
     While training a run looks at few of them, because it looks at the end of every epoch.
     """
-    run = RunFolder.open(folders[0])
-    config, manifest = run.config(), run.manifest()
-    assert manifest is not None  # only runs that finished are measured
-    dataset = _whole(config.data.name, data_dir)
-    model = load_network(run, f"checkpoint-{manifest['step']}", dataset, device)
-    batches = evaluation_batches(config, dataset.test.first(num_test).to(device))
-    loss = network_loss(model.eval(), batches)
+    dataset = _whole(site.config.data.name, site.data_dir)
+    model = load_network(site.run, site.run.final_checkpoint(), dataset, site.device)
+    loss = network_loss(model.eval(), site.batches(dataset.test.first(num_test).to(site.device)))
     found = loss.evaluate(loss.weights)
     return [{"num_test": num_test, "accuracy": found.accuracy, "loss": found.loss}]
 
@@ -55,10 +43,7 @@ def _whole(name: str, data_dir: Path | None) -> Dataset:
 
 
 def evidence(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Callable[[int, int], None],
+    site: Site,
     *,
     dataset: str,
     classes: Sequence[int],
@@ -67,13 +52,13 @@ def evidence(
     lowest: float,
     highest: float,
     per_decade: int,
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Return for both kinds of labels and each L2 strength what :func:`laplace` and the test images say.
 
     The number of the draw decides which ``num_train`` images of two classes are taken, and the random labels: fair
     coins, also for all the test images of these classes. It is solved in float64 on the CPU, and reads no run.
     """
-    data = _whole(dataset, data_dir)
+    data = _whole(dataset, site.data_dir)
     rng = np.random.default_rng(derived_seed(draw, "evidence"))
     features, signs = two_classes(data.train, classes, num_train, rng)
     test_features, test_signs = two_classes(data.test, classes, None, rng)
@@ -84,7 +69,7 @@ def evidence(
         if kind == "random":
             signs, test_signs = (rng.choice([-1.0, 1.0], len(each)) for each in (signs, test_signs))
         rows += [{"labels": kind, **row} for row in sweep(features, signs, test_features, test_signs, strengths)]
-        progress(number + 1, len(KINDS))
+        site.progress(number + 1, len(KINDS))
     return rows
 
 
@@ -101,9 +86,7 @@ def two_classes(
     return features, np.where(split.targets.numpy()[rows] == classes[1], 1.0, -1.0)
 
 
-def sweep(
-    features: Array, signs: Array, test_features: Array, test_signs: Array, strengths: Array
-) -> list[dict[str, Any]]:
+def sweep(features: Array, signs: Array, test_features: Array, test_signs: Array, strengths: Array) -> Rows:
     """Return a row for each strength, each fit started from the one before.
 
     The best weights lie in the span of the training images, so all is solved in its coordinates, which is exact.

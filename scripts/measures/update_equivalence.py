@@ -9,14 +9,14 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from scripts.measures.update_equivalence_walks import back_after, descend, flat_gradient, relative_distances
+from scripts.runner.grid import Rows
+from scripts.runner.site import Site
 from sharpness.curvature import HessianOperator
 from sharpness.data import normalise
 from sharpness.errors import InputError
@@ -24,11 +24,7 @@ from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
 from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.environment import derived_seed
-from sharpness.machine.progress import Progress
-from sharpness.runs import RunFolder
-from sharpness.runs.networks import load_network, load_run_data
 
-Rows = list[dict[str, Any]]
 EVALUATION_BATCH = 2000
 EIGENVALUE_RTOL, EIGENVALUE_PRODUCTS = 1e-2, 60
 
@@ -56,33 +52,22 @@ class Place:
         return torch.randint(len(self.targets), (size,), generator=generator).to(self.targets.device)
 
 
-def places(folder: Path, steps: Sequence[int], device: torch.device, data_dir: Path | None) -> Iterator[Place]:
+def places(site: Site, steps: Sequence[int]) -> Iterator[Place]:
     """Yield the network at the checkpoints kept after these updates; step 0 is where training began.
 
     Raises :class:`InputError` for a network with BatchNorm, whose examples have no gradient of their own.
     """
-    run = RunFolder.open(folder)
-    config = run.config()
-    dataset = load_run_data(config, data_dir).to(device)
-    inputs, targets = normalise(dataset.train.inputs, torch.float64), dataset.train.targets
+    config, train = site.config, site.dataset.train
+    inputs, targets = normalise(train.inputs, torch.float64), train.targets
     for step in steps:
-        model = load_network(run, "x0" if step == 0 else f"checkpoint-{step}", dataset, device).double().eval()
+        model = site.network(f"checkpoint-{step}" if step else "x0").double().eval()
         if batch_norms(model):
             raise InputError(f"expected a network without BatchNorm, got {config.model.name}: its norm must be 'none'")
         yield Place(step, model, inputs, targets, config.training.seed, config.training.weight_decay)
 
 
 def distances(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
-    *,
-    steps: Sequence[int],
-    rates: Sequence[float],
-    batches: Sequence[int],
-    small: int,
-    draws: int,
+    site: Site, *, steps: Sequence[int], rates: Sequence[float], batches: Sequence[int], small: int, draws: int
 ) -> Rows:
     """Measure how far B / b small steps and one large step end up apart, at checkpoints, rates and batch sizes.
 
@@ -90,8 +75,8 @@ def distances(
     finite numbers has distance ``None``.
     """
     rows: Rows = []
-    for number, place in enumerate(places(folders[0], steps, device, data_dir)):
-        progress(number, len(steps))
+    for number, place in enumerate(places(site, steps)):
+        site.progress(number, len(steps))
         for draw in range(draws):
             chosen = place.rows("distances", draw, max(batches))
             inputs, targets = place.inputs[chosen], place.targets[chosen]
@@ -107,18 +92,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def curvatures(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
-    *,
-    steps: Sequence[int],
-) -> Rows:
+def curvatures(site: Site, *, steps: Sequence[int]) -> Rows:
     """Measure loss, gradient, ``lambda_max`` and ``|H g| / |g|`` over the training set at checkpoints."""
     rows: Rows = []
-    for number, place in enumerate(places(folders[0], steps, device, data_dir)):
-        progress(number, len(steps))
+    for number, place in enumerate(places(site, steps)):
+        site.progress(number, len(steps))
         loss = place.loss
         value, gradient = loss.value_and_grad(loss.weights)
         operator = HessianOperator(loss, loss.weights)
@@ -126,24 +104,18 @@ def curvatures(
         length = float(gradient.norm())
         rows.append(
             {
-                **{"checkpoint": place.step, "loss": value, "gradient_square": length**2},
-                **{"top_eigenvalue": float(found.eigenvalues[0]), "converged": bool(found.converged)},
+                "checkpoint": place.step,
+                "loss": value,
+                "gradient_square": length**2,
+                "top_eigenvalue": float(found.eigenvalues[0]),
+                "converged": bool(found.converged),
                 "along_gradient": float(operator.matvec(gradient).norm()) / length if length else None,
             }
         )
     return rows
 
 
-def variances(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
-    *,
-    steps: Sequence[int],
-    batches: Sequence[int],
-    draws: int,
-) -> Rows:
+def variances(site: Site, *, steps: Sequence[int], batches: Sequence[int], draws: int) -> Rows:
     """Measure ``E |g_B - G|^2`` over random batches of B at checkpoints, G the gradient over the training set.
 
     Batches are drawn with replacement; without it the variance would be smaller by ``(N - B) / (N - 1)``. For batch 1
@@ -151,8 +123,8 @@ def variances(
     arXiv 1812.06162, equation 2.2: ``cov(G_B) = Sigma / B``).
     """
     rows: Rows = []
-    for number, place in enumerate(places(folders[0], steps, device, data_dir)):
-        progress(number, len(steps))
+    for number, place in enumerate(places(site, steps)):
+        site.progress(number, len(steps))
         whole = flat_gradient(place.model, place.inputs, place.targets)
         square = float(whole.square().sum())
         singles = _mean_square(place, [torch.tensor([row]) for row in range(len(place.targets))], whole)
@@ -173,25 +145,15 @@ def _mean_square(place: Place, drawn: Sequence[Tensor], whole: Tensor) -> float:
     return sum(squares) / len(squares)
 
 
-def falls(
-    folders: Sequence[Path],
-    device: torch.device,
-    data_dir: Path | None,
-    progress: Progress,
-    *,
-    steps: Sequence[int],
-    rate: float,
-    batch: int,
-    updates: int,
-) -> Rows:
+def falls(site: Site, *, steps: Sequence[int], rate: float, batch: int, updates: int) -> Rows:
     """Measure in which share of the next updates the loss over the training set falls, at checkpoints of a run.
 
     From each checkpoint the run goes on for ``updates`` updates of its own kind, batches drawn with replacement, and
     the loss is taken after each; the weight decay is the run's. ``norm`` is that of the weights at the checkpoint.
     """
     rows: Rows = []
-    for number, place in enumerate(places(folders[0], steps, device, data_dir)):
-        progress(number, len(steps))
+    for number, place in enumerate(places(site, steps)):
+        site.progress(number, len(steps))
         losses = [_value(place)]
         with back_after(place.model) as start:
             for draw in range(updates):
@@ -199,12 +161,8 @@ def falls(
                 descend(place.model, place.inputs[chosen], place.targets[chosen], rate, place.decay)
                 losses.append(_value(place))
         fell = sum(after < before for before, after in itertools.pairwise(losses))
-        rows.append(
-            {
-                **{"checkpoint": place.step, "loss": losses[0], "share": fell / updates, "updates": updates},
-                "norm": float(start.norm()),
-            }
-        )
+        fact = {"checkpoint": place.step, "loss": losses[0], "share": fell / updates, "updates": updates}
+        rows.append(fact | {"norm": float(start.norm())})
     return rows
 
 

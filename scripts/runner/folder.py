@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.runner.grid import Cell, Measurement, Task
+from scripts.runner.site import Site
 from scripts.runner.workers import Job
 from sharpness.config import RunConfig
 from sharpness.files import write_atomically
@@ -50,11 +51,16 @@ def probe_cell(
 def do_task(task: Task, folders: list[Path], path: Path, device: str, data_dir: Path | None, progress: Any) -> None:
     """Measure what a task asks for and write its rows (in a worker)."""
     started = time.perf_counter()
-    rows = task.function(folders, choose_device(device), data_dir, progress, **task.knobs)
+    runs = [RunFolder.open(folder) for folder in folders]
     content = {
-        **{"name": task.name, "labels": dict(task.labels), "knobs": dict(task.knobs), "rows": rows},
-        **{"checkpoints": {folder.name: checkpoint_sha256(RunFolder.open(folder)) for folder in folders}},
-        **{"seconds": time.perf_counter() - started, "git_commit": git_commit(), "versions": versions()},
+        "name": task.name,
+        "labels": dict(task.labels),
+        "knobs": dict(task.knobs),
+        "rows": task.function(Site(runs, choose_device(device), data_dir, progress), **task.knobs),
+        "checkpoints": {run.path.name: checkpoint_sha256(run) for run in runs},
+        "seconds": time.perf_counter() - started,
+        "git_commit": git_commit(),
+        "versions": versions(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(content, allow_nan=False, sort_keys=True) + "\n").encode())

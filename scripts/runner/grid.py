@@ -45,7 +45,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Task:
-    """A measurement of a study's own: ``function(folders, device, data_dir, progress, **knobs)`` returns rows.
+    """A measurement of a study's own: ``function(site, **knobs)`` returns rows; see :class:`scripts.runner.site.Site`.
 
     They are kept under ``measured/<name>/`` beside the runs, with what they were measured on, and are a table of that
     name for the rendering, ``labels`` in every row. ``knobs`` are plain values; they, the labels and the runs are its
