@@ -3,7 +3,15 @@
 Trains one network for one number of epochs with schedules of one noise scale: the rate divided by 5 at three
 milestones, or the batch multiplied by 5, or first the one and then the other; with momentum, Nesterov's momentum, plain
 SGD and Adam. Their curves against epochs are to coincide while the updates fall. Then with a larger rate and batch from
-the start, and a larger momentum, and, as a control, with neither decay nor growth. Every stage skips what is there.
+the start, and a larger momentum, and, as a control, with neither decay nor growth.
+
+What to expect, on two CPU cores:
+
+- cpu: about 5 minutes. All 12 claims are reproduced.
+- smoke: seconds; its numbers mean nothing.
+- paper: for a GPU; never run.
+
+Every stage skips what is already there, so the same command goes on after a stop of any kind.
 """
 
 from __future__ import annotations
@@ -85,7 +93,9 @@ PRESETS = {
         base_run(
             DataConfig(name="cifar10", num_train=50_000, crop_padding=4, flip=True),
             ModelConfig(name="wide_resnet16_4", norm="running", ghost_batch=128),
-            *(128, 200, 5e-4),
+            batch=128,
+            epochs=200,
+            weight_decay=5e-4,
         ),
         rates={"momentum": 0.1, "nesterov": 0.1, "sgd": 1.0, "adam": 0.001},
         milestones=(60, 120, 160),

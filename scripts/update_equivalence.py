@@ -5,7 +5,15 @@ close" if the gradient is roughly constant over the B steps and its estimate has
 senses of stability must be kept apart: weights that stay bounded, and a loss that falls at every step. Here all of that
 is measured at the start of training and at later checkpoints: how far the two end points lie apart against eta, B and
 the curvature, the variance against B, in which share of the steps the loss falls, and how the weights grow, with and
-without an L2 penalty. Every stage skips what is already there.
+without an L2 penalty.
+
+What to expect, on two CPU cores:
+
+- cpu: about 3 minutes. Of 10 claims 9 are reproduced and one is not.
+- smoke: seconds; its numbers mean nothing.
+- paper: for a GPU; never run.
+
+Every stage skips what is already there, so the same command goes on after a stop of any kind.
 """
 
 from __future__ import annotations
