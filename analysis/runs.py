@@ -31,6 +31,9 @@ SETTINGS = {
     "model": ("name", "norm"),
     "data": ("num_train",),
 }
+SETTING_COLUMNS = ("model", *(key for keys in SETTINGS.values() for key in keys if key != "name"))
+LOGGED = ("run_id", "status", "epoch", "step")
+LOSSES = tuple(f"{split}_{name}" for split in ("train", "test") for name in ("loss", "accuracy"))
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class Tables:
         """The runs that finished."""
         return rows_where(self.runs, status="finished")
 
-    def rows(self, name: str) -> pd.DataFrame:
-        """Return a table of the study's own measurements, empty where nothing was measured."""
-        return self.measured.get(name, pd.DataFrame())
+    def rows(self, name: str, *columns: str) -> pd.DataFrame:
+        """Return a table of the study's own measurements, with these columns even where nothing was measured."""
+        return with_columns(self.measured.get(name, pd.DataFrame()), columns)
 
 
 def load(places: Iterable[Place], measured: Iterable[Path]) -> Tables:
@@ -75,18 +78,25 @@ def load(places: Iterable[Place], measured: Iterable[Path]) -> Tables:
         if row["status"] == "finished":
             probes += [shared | each for each in _probe_rows(folder, row["checkpoint_sha256"])]
     current = {row["run_id"]: row["checkpoint_sha256"] for row in runs if row["status"] == "finished"}
-    columns = [str(name) for labels, _ in places for name in labels]
+    labels = [str(name) for labels, _ in places for name in labels]
     return Tables(
-        runs=pd.DataFrame(runs),
-        epochs=_frame(epochs, [*columns, "run_id", "status", "epoch", "step"]),
-        tracked=_frame(tracked, [*columns, "run_id", "status", "epoch", "step"]),
-        probes=_frame(probes, [*columns, "run_id", "probe", "quantity", "value"]),
+        runs=with_columns(pd.DataFrame(runs), SETTING_COLUMNS),
+        epochs=with_columns(pd.DataFrame(epochs), [*labels, *LOGGED, *LOSSES]),
+        tracked=with_columns(pd.DataFrame(tracked), [*labels, *LOGGED, "top_eigenvalue"]),
+        probes=with_columns(pd.DataFrame(probes), [*labels, "run_id", "probe", "quantity", *PROBE_FIELDS]),
         measured=_measured(measured, current),
     )
 
 
-def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=pd.Index(dict.fromkeys(columns)))
+def with_columns(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Return a table that has these columns after its own, without values where it had none.
+
+    >>> list(with_columns(pd.DataFrame({"seed": [0]}), ["seed", "loss"]))
+    ['seed', 'loss']
+    """
+    every = pd.Index(dict.fromkeys([*table.columns, *columns]))
+    # Columns without rows are objects, which merge with columns of any kind.
+    return table.reindex(columns=every) if len(table) else pd.DataFrame(columns=every)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -112,6 +122,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("schema", 0) > MANIFEST_SCHEMA:
         raise InputError(f"{path}: expected schema {MANIFEST_SCHEMA}, got {manifest['schema']}: update the package")
     return manifest
+
+
+def read_probes(folder: Path) -> list[dict[str, Any]]:
+    """Return all probe records of a run as they were written; a damaged line is :class:`InputError`."""
+    return read_jsonl(folder / "probes.jsonl")
 
 
 def status_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -162,7 +177,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _probe_rows(folder: Path, checkpoint: str | None) -> list[dict[str, Any]]:
     """Return the records of the final weights, the last one of each probe, quantity, knobs, examples and other end."""
     kept: dict[str, dict[str, Any]] = {}
-    for record in read_jsonl(folder / "probes.jsonl"):
+    for record in read_probes(folder):
         if record.get("checkpoint_sha256") not in (None, checkpoint):
             continue
         measured = [record["details"].get(name) for name in ("subset", "other_checkpoint_sha256")]
@@ -190,8 +205,11 @@ def provenance(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Any]:
     facts = {name: sorted({str(value) for value in runs[name].dropna()}) for name in FACTS}
     counts = {status: len(rows_where(runs, status=status)) for status in ("finished", "diverged", "missing")}
     return {
-        **{"schema": 1, "settings": dict(settings), "runs": counts, **facts},
-        **{"runs_sha256": hashlib.sha256(runs_csv(tables).encode()).hexdigest()},
+        "schema": 1,
+        "settings": dict(settings),
+        "runs": counts,
+        **facts,
+        "runs_sha256": hashlib.sha256(runs_csv(tables).encode()).hexdigest(),
         "rendered_with": rendered_with("scipy"),
     }
 

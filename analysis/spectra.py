@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.runs import read_manifest
+from analysis.runs import final_checkpoint, read_config, read_manifest, read_probes
 from sharpness.errors import InputError
-from sharpness.files import read_jsonl
 from sharpness.plots.kinds import CONVERGENCE, KINDS, save_kind
 from sharpness.plots.networks import MAX_NETWORKS, Network, Rendered
 from sharpness.plots.save import record_facts, remove_figure, rendered_with
@@ -79,11 +77,10 @@ def load_networks(
 
 
 def _load(folder: Path, knobs: Mapping[str, Mapping[str, Any]], num_examples: int | None) -> Network:
-    manifest, training = _manifest(folder), _training(folder)
-    checkpoint = manifest["files"].get(f"checkpoint-{manifest['step']}.safetensors")
+    manifest, training = _manifest(folder), read_config(folder).get("training", {})
+    checkpoint = final_checkpoint(manifest["files"])
     kept: dict[str, ProbeRecord] = {}
-    for row in read_jsonl(folder / "probes.jsonl"):
-        record = ProbeRecord.from_dict(row)
+    for record in map(ProbeRecord.from_dict, read_probes(folder)):
         asked = dict(record.knobs) == dict(knobs.get(record.probe, {})) and record.probe in knobs
         if asked and record.checkpoint_sha256 == checkpoint and record.details.get("subset") == num_examples:
             kept[record.probe] = record
@@ -99,14 +96,6 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("status") != "finished":
         raise InputError(f"{folder}: expected a finished run, got status {manifest.get('status')!r}: choose another")
     return manifest
-
-
-def _training(folder: Path) -> dict[str, Any]:
-    path = folder / "config.toml"
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")).get("training", {})
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"expected TOML in {path}, got an error: {error}") from error
 
 
 def provenance(networks: Sequence[Network]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.report.equivalence import judge_equivalent
+from analysis.report.verdicts import judge_equivalent
 from analysis.runs import Tables
 from analysis.smith2018 import report as study
 from analysis.smith2018.numbers import final_table, margin_of, phase_table, planned_updates
@@ -162,8 +162,8 @@ def test_updates_that_are_not_the_planned_ones_are_said() -> None:
 
 def test_without_runs_nothing_is_drawn_and_nothing_judged() -> None:
     tables = planted(ended={(o, a, s): "missing" for o in SETTINGS["rates"] for a in ARMS for s in range(5)})
-    empty = pd.DataFrame(columns=["arm", "optimizer", "seed", "run_id", "status", "epoch", "step"])
-    report = study.report(Tables(tables.runs, empty, empty, empty, {}), SETTINGS)
+    none = Tables(tables.runs, planted().epochs.iloc[:0], tables.tracked, tables.probes, {})
+    report = study.report(none, SETTINGS)
     assert all(isinstance(drawing, str) for drawing in report.drawings.values())
     assert {each.verdict for each in report.findings} == {"not testable here"}
 

@@ -17,16 +17,34 @@ from sharpness.plots.frames import floats, records, rows_where
 FAMILIES = {
     "norm": ("weight_norm", "spectral_product", "distance"),
     "plain": (
-        *("eigenvalue", "trace", "fisher_trace", "directional", "keskar", "sam_plain", "pac_bayes_plain"),
-        *("worst_l2_plain", "worst_linf_plain", "average_plain"),
+        "eigenvalue",
+        "trace",
+        "fisher_trace",
+        "directional",
+        "keskar",
+        "sam_plain",
+        "pac_bayes_plain",
+        "worst_l2_plain",
+        "worst_linf_plain",
+        "average_plain",
     ),
     "adaptive": (
-        *("worst_l2_adaptive", "worst_linf_adaptive", "average_adaptive", "sam_adaptive", "pac_bayes_adaptive"),
-        *("radius_adaptive", "relative_flatness", "fisher_rao_norm"),
+        "worst_l2_adaptive",
+        "worst_linf_adaptive",
+        "average_adaptive",
+        "sam_adaptive",
+        "pac_bayes_adaptive",
+        "radius_adaptive",
+        "relative_flatness",
+        "fisher_rao_norm",
     ),
     "normalised": (
-        *("worst_l2_plain_normalised", "worst_linf_plain_normalised", "average_plain_normalised"),
-        *("worst_l2_adaptive_normalised", "worst_linf_adaptive_normalised", "average_adaptive_normalised"),
+        "worst_l2_plain_normalised",
+        "worst_linf_plain_normalised",
+        "average_plain_normalised",
+        "worst_l2_adaptive_normalised",
+        "worst_linf_adaptive_normalised",
+        "average_adaptive_normalised",
     ),
 }
 """The measures by kind: norms, sharpness that ignores how large the weights are, that knows, and of unit logits."""
@@ -47,10 +65,10 @@ def measured_runs(tables: Tables) -> pd.DataFrame:
 
     A measure that is not there is NaN.
     """
-    runs, values = rows_where(tables.finished, ended_by="train_loss").copy(), tables.rows("measures")
+    runs = rows_where(tables.finished, ended_by="train_loss").copy()
+    values = tables.rows("measures", "run_id", "measure", "value")
     for name in MEASURES:
-        rows = records(rows_where(values, measure=name)) if len(values) else []
-        of_run = {row["run_id"]: row["value"] for row in rows}
+        of_run = {row["run_id"]: row["value"] for row in records(rows_where(values, measure=name))}
         runs[name] = np.array([of_run.get(run) for run in runs["run_id"]], dtype=float)
     runs["accuracy_gap"] = floats(runs, "train_accuracy") - floats(runs, "test_accuracy")
     runs["loss_gap"] = floats(runs, "test_loss") - floats(runs, "train_loss")

@@ -38,8 +38,7 @@ def histories(tables: Tables) -> pd.DataFrame:
     }
     history = tables.tracked.copy()
     history["edge"] = np.array([edges[run] for run in history["run_id"]], dtype=float)
-    known = "top_eigenvalue" in history
-    history["top_eigenvalue"] = floats(history, "top_eigenvalue") if known else np.full(len(history), np.nan)
+    history["top_eigenvalue"] = floats(history, "top_eigenvalue")
     history["share"] = history["top_eigenvalue"] / history["edge"]
     return history
 

@@ -31,14 +31,17 @@ MEASURES: Mapping[str, tuple[str, bool]] = {
 Keskar's box is ``epsilon (|x_i| + 1)`` wide on each side, the adaptive one ``epsilon |x_i|``.
 """
 RUN = ["network", "role", "seed"]
-COLUMNS = [*RUN, "measure", "alpha", "value", "moved", "reason", "ratio"]
+COLUMNS = {
+    "measures": (*RUN, "measure", "alpha", "value", "moved", "reason"),
+    "blocks": (*RUN, "power", "top_eigenvalue", "trace"),
+    "constant_network": (*RUN, "epsilon", "loss", "found_rise", "constant_loss", "distance"),
+}
+"""The columns of the study's own tables that are read."""
 PREDICTED = [*RUN, "alpha", "bound", "sum", "near_slope", "far_slope"]
 
 
 def with_ratios(measures: pd.DataFrame) -> pd.DataFrame:
     """Return the measurements with ``ratio``, each value over that at alpha = 1, NaN if one is missing or not > 0."""
-    if measures.empty:
-        return pd.DataFrame(columns=pd.Index(COLUMNS))
     table = measures.astype({"value": float}).reset_index(drop=True)
     first = {key_of(row): row["value"] for row in records(rows_where(table, alpha=1.0))}
     base = np.array([first.get(key_of(row)) for row in records(table)], dtype=float)
@@ -78,8 +81,6 @@ def predictions(blocks: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:
 
 def runs_of(table: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """Return the labels of each run in a table with its rows."""
-    if table.empty:
-        return []
     return [(keys, rows_where(table, **keys)) for keys in records(table.filter(RUN).drop_duplicates())]
 
 

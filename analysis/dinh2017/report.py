@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.dinh2017.figures import curvature_figure, fraction, measures_figure
 from analysis.dinh2017.numbers import (
+    COLUMNS,
     MEASURES,
     against,
     end_slopes,
@@ -42,14 +43,15 @@ OUTPUTS, BOUND, TRACE, STAYS = (0.0, 1e-5), (0.98, np.inf), (0.9, 1.1), (1 - SAM
 
 def report(tables: Tables, _: Mapping[str, Any]) -> Report:
     """Return the figures, the tables and the verdicts, which depend on no setting."""
-    table, note = with_ratios(tables.rows("measures")), counts(tables)
-    expected = predictions(tables.rows("blocks"), table)
+    measures, blocks, constant = (tables.rows(name, *columns) for name, columns in COLUMNS.items())
+    table, note = with_ratios(measures), counts(tables)
+    expected = predictions(blocks, table)
     networks = list(dict.fromkeys(tables.runs["network"]))
     drawings = {"curvature": partial(curvature_figure, table, expected, note)}
     for network in networks:
         drawings[f"measures_{slug(network)}"] = partial(measures_figure, table, network, MEASURES, note)
     moved = [moved_table(rows_where(table, network=network), network, note) for network in networks]
-    found = findings(table, expected, tables.rows("constant_network"))
+    found = findings(table, expected, constant)
     return Report(drawn_all(drawings), [each for each in moved if each.rows], sentences(table), found)
 
 

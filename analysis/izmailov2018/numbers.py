@@ -14,6 +14,13 @@ from sharpness.records import ProbeRecord
 
 SGD, SWA, AVERAGE = "SGD", "SWA", "average"
 Floats = NDArray[np.float64]
+COLUMNS = {
+    "rays": ("seed", "net", "length", "record"),
+    "line": ("seed", "t", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "distance"),
+    "three_points": ("seed", "point", "test_accuracy"),
+    "plane": ("seed", "record"),
+}
+"""The columns of the study's own tables that are read."""
 KINDS = {"error": "test error", "loss": "train loss"}
 
 
@@ -121,7 +128,7 @@ def line_ends(line: pd.DataFrame) -> pd.DataFrame:
     ``beyond_ratio`` is the train loss at t = 2, beyond SGD, over that at t = -1, as far beyond SWA.
     """
     rows = []
-    for seed in sorted(set(line["seed"])) if len(line) else ():
+    for seed in sorted(set(line["seed"])):
         at = {row["t"]: row for row in records(rows_where(line, seed=seed))}
         row: dict[str, object] = {"seed": seed}
         for name, t in ((SGD, 1.0), (SWA, 0.0)):
@@ -138,7 +145,7 @@ def line_ends(line: pd.DataFrame) -> pd.DataFrame:
 def average_against_best(points: pd.DataFrame) -> Interval:
     """Return the test error of the average minus that of the best of its three, paired by seed, percentage points."""
     best, average = [], []
-    for seed in sorted(set(points["seed"])) if len(points) else ():
+    for seed in sorted(set(points["seed"])):
         own = rows_where(points, seed=seed)
         mean = np.asarray(own["point"] == AVERAGE, dtype=bool)
         errors = 1 - floats(own, "test_accuracy")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.izmailov2018.figures import accuracy_figure, line_figure, plane_drawing, rays_drawing
 from analysis.izmailov2018.numbers import (
+    COLUMNS,
     KINDS,
     SGD,
     SWA,
@@ -35,16 +36,17 @@ from sharpness.plots.frames import floats, records, rows_where
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     """Return the figures, the tables and the verdicts."""
     note, ends = counts(tables), outcomes(tables.runs)
-    wide = widths(tables.rows("rays"), settings["error_rise"], settings["loss_rise"])
+    measured = {name: tables.rows(name, *columns) for name, columns in COLUMNS.items()}
+    wide = widths(measured["rays"], settings["error_rise"], settings["loss_rise"])
     drawings = {
         "accuracy": partial(accuracy_figure, ends, note),
-        "rays": partial(rays_drawing, tables.rows("rays"), note),
-        "line": partial(line_figure, tables.rows("line"), note),
-        "plane": partial(plane_drawing, tables.rows("plane"), note),
+        "rays": partial(rays_drawing, measured["rays"], note),
+        "line": partial(line_figure, measured["line"], note),
+        "plane": partial(plane_drawing, measured["plane"], note),
     }
     text_tables = [accuracy_table(ends, note), width_table(wide, settings, note)]
-    found = findings(tables, ends, wide, settings)
-    return Report(drawn_all(drawings), text_tables, sentences(tables, wide), found)
+    found = findings(_setting(tables), measured, ends, wide, settings)
+    return Report(drawn_all(drawings), text_tables, sentences(measured["rays"], wide), found)
 
 
 def accuracy_table(ends: pd.DataFrame, note: str) -> TextTable:
@@ -98,9 +100,14 @@ def rise_texts(settings: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def findings(tables: Tables, ends: pd.DataFrame, wide: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
+def findings(
+    setting: str,
+    measured: Mapping[str, pd.DataFrame],
+    ends: pd.DataFrame,
+    wide: pd.DataFrame,
+    settings: Mapping[str, Any],
+) -> list[Finding]:
     """Return the verdict on every claim: by the side of the null on which the whole 95 % interval lies."""
-    setting = _setting(tables)
     result = [
         _difference("SWA has a lower test error than SGD at the same budget", setting, "accuracy", gain(ends, SGD, SWA))
     ]
@@ -111,7 +118,7 @@ def findings(tables: Tables, ends: pd.DataFrame, wide: pd.DataFrame, settings: M
         found, _ = width_ratio(wide, kind)
         claim = f"SWA is wider: the {rise} is reached farther along random rays (SWA / SGD)"
         result.append(_ratio(claim, setting, "rays", found))
-    at = line_ends(tables.rows("line"))
+    at = line_ends(measured["line"])
     loss = paired_ratio(floats(at, f"{SGD}_loss"), floats(at, f"{SWA}_loss"))
     result.append(_ratio("On their line the train loss is lower at SGD (SWA / SGD)", setting, "line", loss))
     error = in_points(floats(at, f"{SGD}_error"), floats(at, f"{SWA}_error"))
@@ -120,7 +127,7 @@ def findings(tables: Tables, ends: pd.DataFrame, wide: pd.DataFrame, settings: M
     claim = "SGD lies nearer to a wall: train loss as far beyond SGD over that beyond SWA"
     result.append(_ratio(claim, setting, "line", paired_ratio(np.ones(len(beyond)), beyond)))
     claim = "The average of three weights along a cyclical run has a lower test error than the best of them"
-    result.append(_difference(claim, setting, "plane", average_against_best(tables.rows("three_points"))))
+    result.append(_difference(claim, setting, "plane", average_against_best(measured["three_points"])))
     return result
 
 
@@ -143,10 +150,9 @@ def _setting(tables: Tables) -> str:
     return f"{run['model']}, {run['num_train'] or 'all'} training examples, batch {run['batch_size']}"
 
 
-def sentences(tables: Tables, wide: pd.DataFrame) -> Sequence[str]:
+def sentences(rays: pd.DataFrame, wide: pd.DataFrame) -> Sequence[str]:
     """Say how long the weights of both solutions are, which decides what a distance means, and what was left out."""
     result = []
-    rays = tables.rows("rays")
     if len(rays):
         lengths = [floats(rows_where(rays, net=name).sort_values("seed"), "length") for name in (SGD, SWA)]
         text = ratio(paired_ratio(*lengths))

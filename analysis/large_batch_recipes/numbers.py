@@ -36,8 +36,6 @@ def outcomes(tables: Tables, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 def first_reached(log: pd.DataFrame, goal: float) -> float:
     """Return the step at the end of the first epoch whose test error is at most a goal, NaN if there is none."""
-    if log.empty:
-        return float("nan")
     log = log.sort_values("step")
     met = (1 - floats(log, "test_accuracy") <= goal + 1e-9) & (floats(log, "step") > 0)
     return float(floats(log, "step")[np.argmax(met)]) if met.any() else float("nan")

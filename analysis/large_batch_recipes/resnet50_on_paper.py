@@ -57,8 +57,8 @@ def paper_table() -> TextTable:
         times = [row[f"{name} seconds"] for name in ALLREDUCE]
         text.append(
             [
-                *(str(row["row"]), f"{row['workers']}", f"{row['batch']}", f"{row['steps']}"),
-                *(significant(row["step_milliseconds"], 3), significant(row["images_per_worker"], 3)),
+                *(str(row[name]) for name in ("row", "workers", "batch", "steps")),
+                *(significant(row[name], 3) for name in ("step_milliseconds", "images_per_worker")),
                 *(ABSENT if math.isnan(seconds) else significant(seconds, 3) for seconds in times),
             ]
         )

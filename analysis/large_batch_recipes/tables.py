@@ -26,8 +26,11 @@ def recipe_table(runs: pd.DataFrame, settings: Mapping[str, Any], note: str) -> 
     numbers = [recipe_row(runs, base, place) for place in places]
     text = [
         [
-            *(f"{row['recipe']}, B = {row['batch']}", row.pop("shown"), row.pop("change_shown")),
-            *(ABSENT if row["median_steps"] is None else f"{row['median_steps']:g}", f"{row['reached']}/{row['runs']}"),
+            f"{row['recipe']}, B = {row['batch']}",
+            row.pop("shown"),
+            row.pop("change_shown"),
+            ABSENT if row["median_steps"] is None else f"{row['median_steps']:g}",
+            f"{row['reached']}/{row['runs']}",
             f"{row['finished']}/{row['runs']}" + (f", {row['diverged']} diverged" if row["diverged"] else ""),
         ]
         for row in numbers
@@ -49,11 +52,20 @@ def recipe_row(runs: pd.DataFrame, base: tuple[str, int], place: tuple[str, int]
     statuses, steps = list(part["status"]), floats(part, "steps")
     reached = steps[np.isfinite(steps)]
     return {
-        **{"recipe": place[0], "batch": place[1], "error": spread.mean, "error_std": spread.std, "runs": len(part)},
-        **{"change": change.value, "change_lower": change.lower, "change_upper": change.upper},
-        **{"finished": statuses.count("finished"), "diverged": statuses.count("diverged"), "reached": len(reached)},
+        "recipe": place[0],
+        "batch": place[1],
+        "error": spread.mean,
+        "error_std": spread.std,
+        "runs": len(part),
+        "change": change.value,
+        "change_lower": change.lower,
+        "change_upper": change.upper,
+        "finished": statuses.count("finished"),
+        "diverged": statuses.count("diverged"),
+        "reached": len(reached),
         "median_steps": float(np.median(reached)) if len(reached) else None,
-        **{"shown": mean_and_std(spread), "change_shown": ABSENT if place[0] == BASE else difference(change)},
+        "shown": mean_and_std(spread),
+        "change_shown": ABSENT if place[0] == BASE else difference(change),
     }
 
 

@@ -73,12 +73,18 @@ def _along_training(results: Results) -> list[Finding]:
     slope = power_law_by(floats(later, "loss"), floats(later, "noise_scale"), floats(later, "seed"))
     return [
         _finding(
-            *(results, "noise_scale", "The noise scale grows tenfold or more from the initial weights to the end"),
-            *(f"end / start = {ratio_text(ratio)}", judge(ratio, 1, 1, (10, np.inf))),
+            results,
+            "noise_scale",
+            "The noise scale grows tenfold or more from the initial weights to the end",
+            f"end / start = {ratio_text(ratio)}",
+            judge(ratio, 1, 1, (10, np.inf)),
         ),
         _finding(
-            *(results, "noise_scale", "The noise scale grows as the loss falls, after the first checkpoint"),
-            *(f"slope of log B_simple on log loss = {slope_text(slope)}", judge(slope, 0, -1)),
+            results,
+            "noise_scale",
+            "The noise scale grows as the loss falls, after the first checkpoint",
+            f"slope of log B_simple on log loss = {slope_text(slope)}",
+            judge(slope, 0, -1),
         ),
     ]
 
@@ -112,23 +118,28 @@ def _front(results: Results) -> list[Finding]:
     if fit.s_min.value is not None and fit.e_min.value is not None:
         miss = misfit(results.front, fit.s_min.value, fit.e_min.value)
     ratio = quotient(results.run_average, fit.b_crit)
-    runs = int(floats(shares, "runs").sum()) if len(shares) else 0
+    runs = int(floats(shares, "runs").sum())
     return [
         _finding(
-            *(results, "front", "Most trainings at twice the best learning rate or more do not reach the goal"),
-            *(f"share = {slope_text(share)} of {runs} runs", judge(share, 0.5, 1)),
+            results,
+            "front",
+            "Most trainings at twice the best learning rate or more do not reach the goal",
+            f"share = {slope_text(share)} of {runs} runs",
+            judge(share, 0.5, 1),
         ),
         _finding(
-            *(results, "front", "Steps and examples to the goal lie on a hyperbola (equation 2.11)"),
-            *(f"root mean square of log steps about the fit = {slope_text(miss)}", judge_value(miss, *MISFIT)),
+            results,
+            "front",
+            "Steps and examples to the goal lie on a hyperbola (equation 2.11)",
+            f"root mean square of log steps about the fit = {slope_text(miss)}",
+            judge_value(miss, *MISFIT),
         ),
         _finding(
-            *(
-                results,
-                "front",
-                "The mean noise scale until the goal predicts the critical batch size to a factor of 10",
-            ),
-            *(f"B_simple / B_crit = {ratio_text(ratio)}", judge_within(ratio, *ORDER)),
+            results,
+            "front",
+            "The mean noise scale until the goal predicts the critical batch size to a factor of 10",
+            f"B_simple / B_crit = {ratio_text(ratio)}",
+            judge_within(ratio, *ORDER),
         ),
     ]
 
@@ -166,16 +177,23 @@ def _sizes(results: Results) -> list[Finding]:
     widths = " and ".join(results.settings["widths"])
     return [
         _finding(
-            *(results, "comparisons", "At equal loss the noise scale does not depend on the size of the data set"),
-            *(f"{data[0]} = {ratio_text(data[1])}", judge_within(data[1], *WITHIN_2)),
+            results,
+            "comparisons",
+            "At equal loss the noise scale does not depend on the size of the data set",
+            f"{data[0]} = {ratio_text(data[1])}",
+            judge_within(data[1], *WITHIN_2),
         ),
         _finding(
-            *(results, "comparisons", "At equal loss the noise scale hardly depends on the size of the network"),
-            *(f"{widths}: {width[0]} = {ratio_text(width[1])}", judge_within(width[1], *WITHIN_2)),
+            results,
+            "comparisons",
+            "At equal loss the noise scale hardly depends on the size of the network",
+            f"{widths}: {width[0]} = {ratio_text(width[1])}",
+            judge_within(width[1], *WITHIN_2),
         ),
         _finding(
             *(results, "comparisons", "At equal loss the noise scale is larger for a harder task"),
-            *(f"two classes, {task[0]} = {ratio_text(task[1])}", judge(task[1], 1, 1)),
+            f"two classes, {task[0]} = {ratio_text(task[1])}",
+            judge(task[1], 1, 1),
         ),
     ]
 
@@ -190,20 +208,18 @@ def _by_branches(results: Results) -> list[Finding]:
     ratio = level(_geometric(ratios[rows]) for rows in _by_seed(critical))
     return [
         _finding(
-            *(
-                results,
-                "branches",
-                "The critical batch size measured by branches grows during training (Merrill et al.)",
-            ),
-            *(f"last / first checkpoint = {ratio_text(rise)}", judge(rise, 1, 1)),
+            results,
+            "branches",
+            "The critical batch size measured by branches grows during training (Merrill et al.)",
+            f"last / first checkpoint = {ratio_text(rise)}",
+            judge(rise, 1, 1),
         ),
         _finding(
-            *(
-                results,
-                "branches",
-                "The critical batch size by branches is tenfold the noise scale or more (Merrill et al.)",
-            ),
-            *(f"critical / B_simple = {ratio_text(ratio)}", judge(ratio, 1, 1, (10, np.inf))),
+            results,
+            "branches",
+            "The critical batch size by branches is tenfold the noise scale or more (Merrill et al.)",
+            f"critical / B_simple = {ratio_text(ratio)}",
+            judge(ratio, 1, 1, (10, np.inf)),
         ),
     ]
 

@@ -71,7 +71,10 @@ def too_fast(runs: pd.DataFrame, factor: float = 2.0) -> pd.DataFrame:
     for row in records(runs):
         if (rate := best.get(row["batch_size"])) is not None and row["learning_rate"] >= factor * rate * (1 - 1e-9):
             rows.setdefault(int(row["seed"]), []).append(row["steps_to_result"] is None)
-    return pd.DataFrame([{"seed": s, "share": float(np.mean(x)), "runs": len(x)} for s, x in sorted(rows.items())])
+    shares = [
+        {"seed": seed, "share": float(np.mean(missed)), "runs": len(missed)} for seed, missed in sorted(rows.items())
+    ]
+    return pd.DataFrame(shares, columns=pd.Index(["seed", "share", "runs"]))
 
 
 def misfit(runs: pd.DataFrame, s_min: float, e_min: float) -> Interval:

@@ -72,15 +72,15 @@ class Results:
 
 def results_of(tables: Tables, settings: Mapping[str, Any]) -> Results:
     """Work out the results."""
-    noise = with_noise_scale(_columns(tables.rows("noise"), NOISE))
+    noise = with_noise_scale(tables.rows("noise", *NOISE))
     along = rows_where(noise, arm="along")
-    last = floats(along, "epoch").max() if len(along) else 0.0
+    last = floats(along, "epoch").max(initial=0.0)
     end = rows_where(along.assign(late=floats(along, "epoch") >= LAST_QUARTER * last), late=True)
     runs = rows_where(tables.runs, arm="front")
     at_best = front(runs)
-    found = searched(predicted(_columns(tables.rows("line_search"), SEARCH)))
-    branches = _columns(tables.rows("branches"), BRANCHES)
-    tasks = with_noise_scale(_columns(tables.rows("two_classes"), ("task", *NOISE)))
+    found = searched(predicted(tables.rows("line_search", *SEARCH)))
+    branches = tables.rows("branches", *BRANCHES)
+    tasks = with_noise_scale(tables.rows("two_classes", "task", *NOISE))
     near_goal = rows_where(noise.assign(near=[arm in ("data", "width") for arm in noise["arm"]]), near=True)
     return Results(
         settings=settings,
@@ -101,14 +101,9 @@ def results_of(tables: Tables, settings: Mapping[str, Any]) -> Results:
     )
 
 
-def _columns(rows: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
-    """Return a table that has these columns at least, empty where they were not measured."""
-    return rows.reindex(columns=pd.Index(dict.fromkeys([*rows.columns, *names])))
-
-
 def _cooled(noise: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return the pooled noise of each cooled run with ``slowness``, batch size over learning rate, and its knob."""
-    table = pooled(noise, ["run_id"]) if len(noise) else pd.DataFrame(columns=pd.Index(["run_id", "noise_scale"]))
+    table = pooled(noise, ["run_id"])
     facts = {row["run_id"]: row for row in records(rows_where(runs, arm="cooled"))}
     rows = []
     for row in records(table):

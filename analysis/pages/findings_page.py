@@ -43,7 +43,7 @@ A verdict follows from an interval, a 95 % one unless the number says otherwise 
 | not reproduced | it reaches the value, or lies on the other side | it misses the range, or reaches 0 where the range does not |
 | not testable here | there is no interval; the reason says why | there is no interval; the reason says why |
 
-A claim that things are equal, or one no worse than another, is reproduced where the whole interval lies within a margin that is stated (`analysis/report/equivalence.py`). A claim about every one of several has the worst of their verdicts. What a verdict rests on, and which limits it had, stands behind it.
+A claim that things are equal, or one no worse than another, is reproduced where the whole interval lies within a margin that is stated (`analysis/report/verdicts.py`). A claim about every one of several has the worst of their verdicts. What a verdict rests on, and which limits it had, stands behind it.
 
 "Not reproduced" says that these runs do not show the claim, not that it is wrong where the paper tested it. Diverged and missing runs are counted in the captions, and what was left out is named there and under "not testable here".
 """  # noqa: E501 - paragraphs of a page

@@ -172,11 +172,9 @@ def _rates(results: Results) -> list[Finding]:
     plain, base = results.named("optimisers")[0], results.settings["base_batch"]
     largest, table = max(results.of(plain)["batches"]), rule_table(results)
     for rule, name in (("linear", "linear"), ("sqrt", "square-root")):
-        rows = (
-            rows_where(table, rule=rule, batch_size=largest) if len(table) else table.assign(steps=[], tuned_steps=[])
-        )
+        rows = rows_where(table, rule=rule, batch_size=largest)
         excess = paired_ratio(rows["tuned_steps"], rows["steps"])
-        missed = len(rows_where(rows, censored=True)) if len(rows) else 0
+        missed = len(rows_where(rows, censored=True))
         number = f"steps / tuned steps at B = {largest}: {_ratio(excess)}; {missed} of {len(rows)} missed the goal"
         number += f", {_beyond(rows)} have no trial within 1.5 times the rule's rate"
         claim = f"The {name} rule from B = {base} breaks down at the largest batch"
@@ -196,7 +194,7 @@ def rule_table(results: Results) -> pd.DataFrame:
 
 def _beyond(rows: pd.DataFrame) -> int:
     """Return at how many starts the rate of a rule is more than 1.5 times that of the nearest trial, or less."""
-    away = np.abs(np.log(floats(rows, "rate") / floats(rows, "nearest_rate"))) if len(rows) else np.zeros(0)
+    away = np.abs(np.log(floats(rows, "rate") / floats(rows, "nearest_rate")))
     return int(np.sum(away > np.log(1.5)))
 
 

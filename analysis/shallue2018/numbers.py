@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 OUTCOMES = ("reached", "missed", "diverged", "missing")
 """What became of a trial; all but the first are infeasible."""
 KEYS = ("workload", "batch_size", "search")
+BY_RULE = ("search", "batch_size", "rule", "rate", "nearest_rate", "steps", "censored", "tuned_steps")
 EDGE = 0.1
 """A best trial in the outer tenth of the searched range, on its log axis, may not be the best there is."""
 
@@ -177,7 +178,7 @@ def by_rule(trials: pd.DataFrame, best: pd.DataFrame, base: int, budget: Mapping
                 keys = {"search": start["search"], "batch_size": batch_size, "rule": rule, "rate": rate}
                 row = keys | {"nearest_rate": near["effective_rate"], "steps": steps, "censored": near["steps"] is None}
                 rows.append(row | {"tuned_steps": tuned.get((start["search"], batch_size)) or math.nan})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=pd.Index(BY_RULE))
 
 
 def _nearest(trials: pd.DataFrame, rate: float) -> dict[str, Any]:

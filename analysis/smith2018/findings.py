@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.report.equivalence import judge_equivalent
 from analysis.report.numbers import ABSENT, difference, ratio, significant
-from analysis.report.verdicts import Finding, judge
+from analysis.report.verdicts import Finding, judge, judge_equivalent
 from analysis.smith2018.numbers import CONTROL, EQUAL_NOISE, ORIGINAL
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import records, rows_where
@@ -76,7 +75,7 @@ def _same(claim: str, final: pd.DataFrame, optimizer: str, arms: tuple[str, ...]
 def _control(phases: pd.DataFrame, setting: str) -> Finding:
     """Judge that the margin is one that schedules can miss: neither decaying nor growing must."""
     claim = "With neither decay nor growth the training loss stays higher by more than the margin of the others"
-    rows = records(rows_where(phases, optimizer="momentum", arm=CONTROL)) if len(phases) else []
+    rows = records(rows_where(phases, optimizer="momentum", arm=CONTROL))
     if not rows or rows[-1]["margin"] is None:
         return Finding(claim, setting, "training_loss", ABSENT, "not testable here", "no control was trained")
     verdict, why = judge(interval_of(rows[-1]), float(significant(rows[-1]["margin"], 3)), 1)

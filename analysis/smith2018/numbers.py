@@ -20,6 +20,7 @@ EQUAL_NOISE = ("hybrid", "increasing")
 """The schedules whose curves are to coincide with the original's."""
 CONTROL = "constant"
 FINAL = ("train_loss", "test_accuracy")
+PHASES = ("optimizer", "arm", "after", "until", "margin", "difference", "lower", "upper", "n", "reason")
 
 
 def planned_updates(arm: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
@@ -113,8 +114,6 @@ def phase_table(tables: Tables, settings: Mapping[str, Any], share: float = 0.1)
     A phase is the epochs from one milestone to the next, its loss the mean of theirs; the difference is paired by seed,
     with its Student t interval. ``margin`` is that of :func:`margin_of`.
     """
-    if "train_loss" not in tables.epochs:  # no run has begun
-        return pd.DataFrame(columns=pd.Index(["optimizer", "arm"]))
     bounds = [*settings["milestones"], settings["base"]["training"]["epochs"]]
     rows = []
     for optimizer in settings["rates"]:
@@ -129,7 +128,7 @@ def phase_table(tables: Tables, settings: Mapping[str, Any], share: float = 0.1)
                         | {"difference": found.value, "lower": found.lower, "upper": found.upper, "n": found.n}
                         | {"reason": found.reason}
                     )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=pd.Index(PHASES))
 
 
 def chosen(table: pd.DataFrame, mask: NDArray[np.bool_]) -> pd.DataFrame:

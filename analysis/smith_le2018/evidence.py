@@ -11,15 +11,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.report.equivalence import judge_equivalent
 from analysis.report.numbers import ABSENT, difference, mean_and_std
 from analysis.report.report import Drawing, TextTable
-from analysis.report.verdicts import Finding, judge
+from analysis.report.verdicts import Finding, judge, judge_equivalent
 from analysis.statistics.intervals import Interval, kendall_tau, paired_difference, summarise
 from sharpness.plots.axes import asinh_axis, log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.style import ACCURACY_COLOR, FULL, LOSS_COLOR, Line, new_figure
 
+SWEPT = ("labels", "draw", "strength", "log_evidence_ratio", "test_loss", "train_accuracy", "test_accuracy")
+MINIMA = ("labels", "draw", "best_evidence_at", "lowest_loss_at", "decades_apart", "tau", "lowest_ratio", "gain")
+MINIMA = (*MINIMA, "lowest_loss")
 APART = 0.5
 """Decades of the L2 strength within which two minima coincide."""
 WORTH_A_MENTION = math.log(10) / 2
@@ -34,7 +36,7 @@ def minima(swept: pd.DataFrame) -> pd.DataFrame:
     by how many nats the best evidence beats the null model, 0 where it does not.
     """
     rows = []
-    for labels, kind in groups(swept, "labels") if len(swept) else []:
+    for labels, kind in groups(swept, "labels"):
         for draw, each in groups(kind, "draw"):
             each = each.sort_values("strength")
             strengths, ratio, loss = (floats(each, name) for name in ("strength", "log_evidence_ratio", "test_loss"))
@@ -48,7 +50,7 @@ def minima(swept: pd.DataFrame) -> pd.DataFrame:
                 | {"decades_apart": apart, "tau": np.nan if tau is None else tau, "lowest_ratio": ratio[first]}
                 | {"gain": max(0.0, -float(ratio[first])), "lowest_loss": loss[second]}
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=pd.Index(MINIMA))
 
 
 def over_draws(lowest: pd.DataFrame, labels: str, name: str) -> Interval:
@@ -78,21 +80,29 @@ def evidence_findings(lowest: pd.DataFrame, settings: Mapping[str, Any]) -> list
     together = judge_equivalent({"informative labels": apart}, APART)
     ranks = judge(tau, 0, 1)
     nothing = judge_equivalent({"random labels": gain}, WORTH_A_MENTION)
-    true = rows_where(lowest, labels="informative") if len(lowest) else lowest
-    ends = int(np.sum(np.isnan(floats(true, "decades_apart")))) if len(true) else 0
+    ends = int(np.sum(np.isnan(floats(rows_where(lowest, labels="informative"), "decades_apart"))))
     inside = f" ({ends} draws have a minimum at an end)" if ends and apart.n else ""
     return [
         Finding(
             "With true labels the evidence is best at the L2 strength of the lowest test loss",
-            *(setting, "evidence", f"{_shown(apart)} decades apart{inside}", *together),
+            setting,
+            "evidence",
+            f"{_shown(apart)} decades apart{inside}",
+            *together,
         ),
         Finding(
             "With true labels a better evidence goes with a lower test loss over the L2 strengths",
-            *(setting, "evidence", f"Kendall's tau-b {_shown(tau)}", *ranks),
+            setting,
+            "evidence",
+            f"Kendall's tau-b {_shown(tau)}",
+            *ranks,
         ),
         Finding(
             "With random labels no L2 strength has better evidence than a model that knows nothing",
-            *(setting, "evidence", f"best gain over it {_shown(gain)} nats{_times(lowest)}", *nothing),
+            setting,
+            "evidence",
+            f"best gain over it {_shown(gain)} nats{_times(lowest)}",
+            *nothing,
         ),
     ]
 
@@ -103,10 +113,8 @@ def _shown(interval: Interval) -> str:
 
 def _times(lowest: pd.DataFrame) -> str:
     """Say in how many draws random labels beat the null model at all."""
-    if lowest.empty:
-        return ""
     gains = floats(rows_where(lowest, labels="random"), "gain")
-    return f", above 0 in {int(np.sum(gains > 0))} of {len(gains)} draws"
+    return "" if not len(gains) else f", above 0 in {int(np.sum(gains > 0))} of {len(gains)} draws"
 
 
 def draw_evidence(swept: pd.DataFrame, ended: str) -> Drawing | str:

@@ -12,7 +12,7 @@ from analysis.report.report import Report, TextTable, drawn_all
 from analysis.runs import Tables, counts
 from analysis.smith_le2018 import figures as figures
 from analysis.smith_le2018 import sweeps as sweeps
-from analysis.smith_le2018.evidence import draw_evidence, evidence_findings, evidence_text, minima
+from analysis.smith_le2018.evidence import SWEPT, draw_evidence, evidence_findings, evidence_text, minima
 from analysis.smith_le2018.findings import sweep_findings
 from analysis.smith_le2018.peaks import COSTS, rise_over_ends
 from analysis.smith_le2018.sweeps import SWEEPS
@@ -22,7 +22,7 @@ from sharpness.plots.frames import records
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     """Return the figures, the tables, what the numbers show and the verdicts."""
-    base, swept = sweeps.base_of(settings), tables.rows("evidence")
+    base, swept = sweeps.base_of(settings), tables.rows("evidence", *SWEPT)
     found = sweeps.settings_found(tables, base)
     accuracies, peaks, optima = sweeps.accuracy_table(tables), sweeps.peak_table(found), sweeps.optimum_table(found)
     slopes = {name: sweeps.slope_of(peaks, optima, name) for name in SWEEPS}

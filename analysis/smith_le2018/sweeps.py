@@ -17,6 +17,7 @@ from analysis.statistics.intervals import Interval, summarise
 from sharpness.plots.frames import floats, groups, records, rows_where
 
 KNOBS = ("learning_rate", "num_train", "momentum")
+TESTED = (*KNOBS, "batch_size", "seed", "accuracy")
 FEWEST_SETTINGS = 3
 """A slope needs at least so many settings that have a peak."""
 
@@ -56,13 +57,12 @@ def base_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def accuracy_table(tables: Tables) -> pd.DataFrame:
     """Return mean, standard deviation and number of the accuracies (%) of each setting and batch size."""
-    rows = tables.rows("test_accuracy")
+    rows = tables.rows("test_accuracy", *TESTED)
     table = []
     for setting in _settings(tables):
-        mine = rows_where(rows, **setting) if len(rows) else rows
+        mine = rows_where(rows, **setting)
         for batch, runs in groups(rows_where(tables.runs, **setting), "batch_size"):
-            values = 100 * floats(rows_where(mine, batch_size=batch), "accuracy") if len(mine) else np.array([])
-            found = summarise(values)
+            found = summarise(100 * floats(rows_where(mine, batch_size=batch), "accuracy"))
             table.append({**setting, "batch_size": batch, "mean": found.mean, "std": found.std, "n": found.n})
             table[-1] |= {s: len(rows_where(runs, status=s)) for s in ("diverged", "missing")}
     return pd.DataFrame(table)
@@ -74,12 +74,12 @@ def _settings(tables: Tables) -> list[dict[str, Any]]:
 
 def curve_of(tables: Tables, setting: Mapping[str, Any]) -> Curve:
     """Return the accuracies of a setting at the batch sizes at which every seed was measured."""
-    runs, rows = rows_where(tables.runs, **setting), tables.rows("test_accuracy")
+    runs, rows = rows_where(tables.runs, **setting), tables.rows("test_accuracy", *TESTED)
     seeds = sorted(int(seed) for seed in set(runs["seed"]))
     batches, columns, left_out = [], [], []
     for batch, _ in groups(runs, "batch_size"):
-        here = rows_where(rows, **setting, batch_size=batch) if len(rows) else rows
-        values = dict(zip(here["seed"], 100 * floats(here, "accuracy"), strict=True)) if len(here) else {}
+        here = rows_where(rows, **setting, batch_size=batch)
+        values = dict(zip(here["seed"], 100 * floats(here, "accuracy"), strict=True))
         if len(values) == len(seeds):
             batches.append(int(batch))
             columns.append([values[seed] for seed in seeds])
@@ -154,8 +154,8 @@ def optimum_table(found: Sequence[Found]) -> pd.DataFrame:
 
 def slope_of(peaks: pd.DataFrame, optima: pd.DataFrame, name: str) -> Interval:
     """Return the slope of log best batch on log x over the settings of a sweep that have a peak, 1 by the theory."""
-    settings = rows_where(peaks, varied=name) if len(peaks) else peaks
-    found = 0 if settings.empty else int(np.sum(np.asarray(settings["found"], dtype=bool)))
+    settings = rows_where(peaks, varied=name)
+    found = int(np.sum(np.asarray(settings["found"], dtype=bool)))
     if found < FEWEST_SETTINGS:
         reason = f"{found} of {len(settings)} settings have a peak inside the grid: a slope needs {FEWEST_SETTINGS}"
         return Interval(None, None, None, found, reason)

@@ -14,16 +14,15 @@ from analysis.statistics.intervals import Interval, paired_difference, paired_ra
 from sharpness.plots.frames import floats, groups, rows_where
 
 Floats = NDArray[np.float64]
+COLUMNS = {
+    "curvatures": ("loss", "gradient_square", "top_eigenvalue", "converged", "along_gradient"),
+    "distances": ("draw", "rate", "large_batch", "distance", "large_step"),
+    "variances": ("large_batch", "variance", "gradient_square"),
+    "falls": ("loss", "share", "updates", "norm"),
+}
+"""The columns of each of the study's own tables, after those that all of them have."""
+SHARED = ("arm", "seed", "checkpoint")
 NONE = Interval(None, None, None, 0, "nothing was measured")
-
-
-def where(table: pd.DataFrame, **equal: object) -> pd.DataFrame:
-    """Return the rows whose columns have these values; of an empty table, which has no columns, itself.
-
-    >>> len(where(pd.DataFrame(), stage=0))
-    0
-    """
-    return rows_where(table, **equal) if len(table) else table
 
 
 def split_by(table: pd.DataFrame, *names: str) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -32,17 +31,10 @@ def split_by(table: pd.DataFrame, *names: str) -> list[tuple[tuple[Any, ...], pd
     >>> [key for key, _ in split_by(pd.DataFrame({"a": [1, 0, 1], "b": [2, 2, 2]}), "a", "b")]
     [(0, 2), (1, 2)]
     """
-    if table.empty:
-        return []
     if not names:
         return [((), table)]
     parts = groups(table, names[0])
     return [((value, *rest), rows) for value, part in parts for rest, rows in split_by(part, *names[1:])]
-
-
-def column(table: pd.DataFrame, name: str) -> Floats:
-    """Return a column as floats, and of an empty table no floats."""
-    return floats(table, name) if len(table) else np.array([])
 
 
 def with_stages(table: pd.DataFrame, stages: Sequence[int]) -> pd.DataFrame:
@@ -51,8 +43,6 @@ def with_stages(table: pd.DataFrame, stages: Sequence[int]) -> pd.DataFrame:
     >>> list(with_stages(pd.DataFrame({"arm": ["LB", "SB", "SB"], "checkpoint": [0, 64, 0]}), [0, 2])["stage"])
     [0, 2, 0]
     """
-    if table.empty:
-        return table
     steps: dict[Any, list[int]] = {arm: sorted(set(rows["checkpoint"])) for arm, rows in groups(table, "arm")}
     places = zip(table["arm"], table["checkpoint"], strict=True)
     return table.assign(stage=[stages[steps[arm].index(step)] for arm, step in places])
@@ -63,8 +53,6 @@ def with_curvature(apart: pd.DataFrame, curvatures: pd.DataFrame, small: int) ->
 
     ``bound`` is what the first order gives at most for one gradient and one Hessian, ``(1 - b / B) product / 2``.
     """
-    if apart.empty or curvatures.empty:
-        return pd.DataFrame()
     keys = ["seed", "checkpoint"]
     table = apart.merge(curvatures[[*keys, "top_eigenvalue"]], on=keys)
     rate = floats(table, "rate") * floats(table, "large_batch") / small
@@ -79,7 +67,7 @@ def slope_within(table: pd.DataFrame, x: str, y: str, fixed: Iterable[str]) -> I
     Logarithms are centred in each group, so that only what varies inside the groups decides. Numbers that are not
     positive and finite are left out.
     """
-    kept = table.loc[(column(table, x) > 0) & (column(table, y) > 0)] if len(table) else table
+    kept = table.loc[(floats(table, x) > 0) & (floats(table, y) > 0)]
     if kept.empty:
         return NONE
     parts = [(part, np.log(floats(part, x)), np.log(floats(part, y))) for _, part in split_by(kept, *fixed)]
@@ -107,7 +95,7 @@ def crossing(x: Floats, y: Floats, level: float) -> float:
 def crossings(apart: pd.DataFrame, level: float) -> pd.DataFrame:
     """Return for each seed, stage and B the product at which the geometric mean over the draws passes a level."""
     names, rows = ("seed", "stage", "large_batch"), []
-    kept = apart.loc[column(apart, "distance") > 0] if len(apart) else apart
+    kept = apart.loc[floats(apart, "distance") > 0]
     for key, part in split_by(kept, *names):
         curve = [(product, np.log(floats(at, "distance")).mean()) for product, at in groups(part, "product")]
         x, y = np.array(curve, dtype=float).T
@@ -134,22 +122,20 @@ def at_training(apart: pd.DataFrame, rate: float, large: int, stage: int | None 
 
     Over draws and, without a ``stage``, over the stages it is a geometric mean.
     """
-    own = apart.loc[np.isclose(column(apart, "rate"), rate)] if len(apart) else apart
-    table = where(own, large_batch=large) if stage is None else where(own, large_batch=large, stage=stage)
-    if table.empty:
-        return NONE
+    own = apart.loc[np.isclose(floats(apart, "rate"), rate)]
+    table = rows_where(own, large_batch=large) if stage is None else rows_where(own, large_batch=large, stage=stage)
     return geometric(np.array([np.exp(np.log(floats(rows, "distance")).mean()) for _, rows in groups(table, "seed")]))
 
 
 def shares(fell: pd.DataFrame, arm: str) -> pd.Series:
     """Return for each seed the share of steps in which the loss fell, the mean over the stages."""
-    rows = groups(where(fell, arm=arm), "seed") if len(fell) else []
+    rows = groups(rows_where(fell, arm=arm), "seed")
     return pd.Series({seed: floats(run, "share").mean() for seed, run in rows}, dtype=float)
 
 
 def growth(fell: pd.DataFrame, arm: str) -> pd.Series:
     """Return for each seed the length of the weights at the last stage over that at the first."""
-    rows = groups(where(fell, arm=arm), "seed") if len(fell) else []
+    rows = groups(rows_where(fell, arm=arm), "seed")
     lengths = {seed: floats(run.sort_values("stage"), "norm") for seed, run in rows}
     return pd.Series({seed: norms[-1] / norms[0] for seed, norms in lengths.items()}, dtype=float)
 
@@ -172,5 +158,5 @@ def _both(first: pd.Series, second: pd.Series) -> tuple[Floats, Floats]:
 def noise_scale(noise: pd.DataFrame, stage: int) -> Floats:
     """Return ``B_simple = tr Sigma / |G|^2`` of the training set at a stage, by seed."""
     quiet: Mapping[str, Any] = {"stage": stage, "large_batch": 1}
-    rows = where(noise, **quiet)
-    return column(rows, "variance") / column(rows, "gradient_square")
+    rows = rows_where(noise, **quiet)
+    return floats(rows, "variance") / floats(rows, "gradient_square")

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.report.equivalence import judge_equivalent
 from analysis.report.numbers import ABSENT, difference, ratio
 from analysis.report.report import Report, TextTable, drawn_all
-from analysis.report.verdicts import Finding, judge, judge_value
+from analysis.report.verdicts import Finding, judge, judge_equivalent, judge_value
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
 from analysis.update_equivalence.figures import distance_figure, stability_figure, variance_figure
 from analysis.update_equivalence.numbers import (
+    COLUMNS,
+    SHARED,
     at_training,
     change,
-    column,
     crossings,
     geometric,
     growth,
@@ -30,11 +30,10 @@ from analysis.update_equivalence.numbers import (
     shares,
     slope_within,
     split_by,
-    where,
     with_curvature,
     with_stages,
 )
-from sharpness.plots.frames import floats
+from sharpness.plots.frames import floats, rows_where
 
 CLOSE = 0.1
 """End points count as close where they lie apart by at most this share of the large step."""
@@ -65,8 +64,9 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
 
 def staged(tables: Tables, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """Return the study's own measurements by name with their stages, the distances with the curvature there."""
-    names = ("curvatures", "distances", "variances", "falls")
-    rows = {name: with_stages(tables.rows(name), settings["stages"]) for name in names}
+    rows = {
+        name: with_stages(tables.rows(name, *SHARED, *columns), settings["stages"]) for name, columns in COLUMNS.items()
+    }
     small = settings["base"]["training"]["batch_size"]
     return rows | {"distances": with_curvature(rows["distances"], rows["curvatures"], small)}
 
@@ -88,7 +88,7 @@ def stage_names(settings: Mapping[str, Any]) -> dict[int, str]:
 
 def lost(apart: pd.DataFrame) -> str:
     """Say how many walks of small steps left the finite numbers."""
-    gone = int(np.isnan(column(apart, "distance")).sum())
+    gone = int(np.isnan(floats(apart, "distance")).sum())
     return f"{gone} of {len(apart)} distances are not finite and left out. " if gone else ""
 
 
@@ -135,7 +135,7 @@ def distance_findings(apart: pd.DataFrame, noise: pd.DataFrame, settings: Mappin
     """Return the verdicts on how close the end points are and on the noise, by rules fixed before the first run."""
     training = settings["base"]["training"]
     small = training["batch_size"]
-    near = apart.loc[column(apart, "product") <= FIRST_ORDER] if len(apart) else apart
+    near = apart.loc[floats(apart, "product") <= FIRST_ORDER]
     close = at_training(apart, training["learning_rate"], settings["large_batch"])
     rate = slope_within(near, "rate", "distance", ["seed", "stage", "large_batch", "draw"])
     batch = slope_within(near, "large_batch", "distance", ["seed", "stage", "rate", "draw"])
@@ -149,17 +149,18 @@ def distance_findings(apart: pd.DataFrame, noise: pd.DataFrame, settings: Mappin
     setting = describe(settings)
     return [
         Finding(claim, setting, "distance", ratio(close), *judge(close, CLOSE, -1)),
-        Finding(
-            f"the distance grows in proportion to the rate ({range_})",
-            *(setting, "distance", difference(rate), *judge_value(rate, *SLOPE)),
-        ),
-        Finding(
-            f"the distance grows in proportion to B ({range_})",
-            *(setting, "distance", difference(batch), *judge_value(batch, *SLOPE)),
-        ),
-        Finding(
-            "the gradient of a batch has variance sigma^2 / B (slope in logarithms)",
-            *(setting, "variance", difference(spread), *judge_value(spread, *VARIANCE_SLOPE)),
+        *(
+            Finding(claim, setting, figure, difference(slope), *judge_value(slope, *rule))
+            for claim, figure, slope, rule in (
+                (f"the distance grows in proportion to the rate ({range_})", "distance", rate, SLOPE),
+                (f"the distance grows in proportion to B ({range_})", "distance", batch, SLOPE),
+                (
+                    "the gradient of a batch has variance sigma^2 / B (slope in logarithms)",
+                    "variance",
+                    spread,
+                    VARIANCE_SLOPE,
+                ),
+            )
         ),
     ]
 
@@ -201,19 +202,19 @@ def stage_table(
     crossed = crossings(apart, CLOSE)
     text, plain = [], []
     for stage, name in stage_names(settings).items():
-        here, there = where(curved, stage=stage), where(crossed, stage=stage, large_batch=large)
+        here, there = rows_where(curved, stage=stage), rows_where(crossed, stage=stage, large_batch=large)
         numbers = {
-            quantity: geometric(column(here, quantity)) for quantity in ("loss", "top_eigenvalue", "along_gradient")
+            quantity: geometric(floats(here, quantity)) for quantity in ("loss", "top_eigenvalue", "along_gradient")
         }
         numbers["simple_noise_scale"] = geometric(noise_scale(noise, stage))
         numbers["distance"] = at_training(apart, rate, large, stage)
-        numbers["product_within"] = geometric(column(there, "product"))
+        numbers["product_within"] = geometric(floats(there, "product"))
         text.append([name, *map(ratio, numbers.values())])
         for quantity, each in numbers.items():
             bounds = {"value": each.value, "lower": each.lower, "upper": each.upper, "n": each.n}
             plain.append({"stage": name, "quantity": quantity} | bounds)
     header = ["", "loss", "λ_max", "|H g| / |g|", "B_simple", f"distance, B = {large}", f"product, B = {large}"]
-    unsure = len(curved) - int(column(curved, "converged").sum())
+    unsure = len(curved) - int(floats(curved, "converged").sum())
     caption = (
         "At each checkpoint of the runs of small batches, geometric means over seeds with 95 % intervals: the loss "
         "over the training set (nats), the top eigenvalue of its Hessian and its curvature along the gradient, the "
