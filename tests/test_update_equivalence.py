@@ -284,7 +284,7 @@ def test_what_was_not_measured_is_said_and_not_drawn() -> None:
 
 def test_distances_that_are_not_finite_are_counted() -> None:
     tables = planted()
-    distances = tables.rows("distances")
+    distances = tables.measured["distances"]
     distances.loc[0, "distance"] = None
     (table,) = analysis.report(tables, SETTINGS).tables
     assert f"1 of {len(distances)} distances are not finite" in table.caption
