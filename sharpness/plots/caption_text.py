@@ -48,6 +48,11 @@ def unit(pairs: Pairs) -> str:
     return " nats" if names == {"cross_entropy"} else ""
 
 
+def rise_text(record: ProbeRecord, rise: float | None) -> str:
+    """Return a rise of the loss with its unit, or ``unknown``."""
+    return "unknown" if rise is None else number(rise) + unit([(Network(""), record)])
+
+
 def with_unit(label: str, pairs: Pairs) -> str:
     """Return the label of an axis of losses or curvature, with the unit in parentheses if it has one."""
     return f"{label} ({unit(pairs).strip()})" if unit(pairs) else label

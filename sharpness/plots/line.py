@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from sharpness.plots.artists import label_text
 from sharpness.plots.axes import log_axis, number_axis
-from sharpness.plots.caption_text import data, drawn_records, missing, number, unit, with_unit
+from sharpness.plots.caption_text import data, drawn_records, missing, rise_text, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.networks import Network, far_end, with_record
 from sharpness.plots.style import ACCURACY_COLOR, COLUMN, LOOKS, LOSS_COLOR, Line, Look, new_figure
@@ -139,7 +139,7 @@ def line_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     faint = f"; faint: from {', '.join(n.label for n, _ in drawn[1:])}" if len(drawn) > 1 else ""
     dashed = ", train solid, test dashed" if np.isfinite(floats(table, "test_loss")).any() else ""
     alone = [n for n in networks if n not in [far_end(networks, record) for _, record in drawn]]
-    barriers = "; ".join(f"{network.label}: {_barrier(network, record)}" for network, record in drawn)
+    barriers = "; ".join(f"{network.label}: {_barrier(record)}" for network, record in drawn)
     return (
         f"Loss (left axis) and accuracy (right axis, where there is one){dashed}, on the straight line through {near} "
         f"(alpha = 0) and {far} (alpha = 1){faint}; {len(set(table['alpha']))} values of alpha, no band is drawn. "
@@ -148,7 +148,7 @@ def line_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     ).strip()
 
 
-def _barrier(network: Network, record: ProbeRecord) -> str:
+def _barrier(record: ProbeRecord) -> str:
     if record.value is None:
         return f"unknown ({record.reasons.get('value', 'no reason given')})"
-    return f"{number(record.value)}{unit([(network, record)])}"
+    return rise_text(record, record.value)

@@ -17,7 +17,7 @@ from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from sharpness.plots.artists import label_text
-from sharpness.plots.caption_text import Pairs, data, drawn_records, each, missing, number, unit, with_unit
+from sharpness.plots.caption_text import Pairs, data, drawn_records, each, missing, number, rise_text, unit, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.grids import (
     MARKERS,
@@ -245,10 +245,6 @@ def gaps_text(grids: Mapping[str, Grid], names: Sequence[str], how: str) -> str:
 
 def end_text(table: pd.DataFrame, networks: Sequence[Network], drawn: Pairs) -> str:
     """Say how high the train loss rises over the grid, and on which examples it was measured."""
-    rises = [
-        "unknown" if record.value is None else number(record.value) + unit([(network, record)])
-        for network, record in drawn
-    ]
-    texts = [f"{n.label}: {rise}" if len(drawn) > 1 else rise for (n, _), rise in zip(drawn, rises, strict=True)]
-    rise = f"Largest rise of the train loss over the points above that of the first mark: {'; '.join(texts)}."
+    rises = [f"{n.label}: " * (len(drawn) > 1) + rise_text(record, record.value) for n, record in drawn]
+    rise = f"Largest rise of the train loss over the points above that of the first mark: {'; '.join(rises)}."
     return f"{rise} {data(drawn)}. {missing(table, networks)}"

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from sharpness.plots.artists import legend_above, shown_in
 from sharpness.plots.axes import number_axis
-from sharpness.plots.caption_text import data, drawn_records, each, missing, number, unit, with_unit
+from sharpness.plots.caption_text import data, drawn_records, each, missing, number, rise_text, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.line import CURVES
 from sharpness.plots.networks import Network, with_record
@@ -109,7 +109,7 @@ def rays_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     points = floats(table, "train_loss")[[ray != MEAN for ray in table["ray"]]]
     gaps, total = int(np.sum(~np.isfinite(points))), len(points)
     broken = f"; {gaps} of {total} train losses are not finite and not drawn" if gaps else ""
-    rises = "; ".join(f"{network.label}: {_rise(network, record)}" for network, record in drawn)
+    rises = "; ".join(f"{network.label}: {_rise(record)}" for network, record in drawn)
     return (
         f"Loss and any accuracy along random rays from the checkpoint, train{' and test' if tested else ''}: "
         f"{each(drawn, _rays_words)}. Thin: each ray; bold: their mean, where all are "
@@ -125,9 +125,9 @@ def _rays_words(record: ProbeRecord) -> str:
     return f"{text}{lengths[details['normalisation']]}, norm of the weights {number(details['norm_of_weights'])}"
 
 
-def _rise(network: Network, record: ProbeRecord) -> str:
+def _rise(record: ProbeRecord) -> str:
     if record.value is None:
         return f"unknown ({record.reasons.get('value', 'no reason given')})"
     error = record.details.get("standard_error")
     spread = f" (standard error {number(error)})" if error is not None else ""
-    return f"{number(record.value)}{unit([(network, record)])}{spread}"
+    return rise_text(record, record.value) + spread

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from sharpness.plots.artists import label_text
 from sharpness.plots.axes import number_axis
-from sharpness.plots.caption_text import Pairs, data, drawn_records, missing, number, plural, unit, with_unit
+from sharpness.plots.caption_text import Pairs, data, drawn_records, missing, plural, rise_text, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.line import CURVES, SPLITS
 from sharpness.plots.networks import Network, far_end, with_record
@@ -45,34 +45,23 @@ def barrier_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
 
 def barrier_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     """Return the caption: the ends, both barriers, what the matching did, the examples."""
-    drawn = drawn_records(networks, "barrier", table)
-    texts = {n.label: _lines(networks, n, record) for n, record in drawn}
-    several = [f"{label}: {text}" if len(texts) > 1 else text for label, text in texts.items()]
-    dashed = " (train solid, test dashed)" if np.isfinite(floats(table, "test_loss")).any() else ""
-    alone = [n for n in networks if n not in [far_end(networks, record) for _, record in drawn]]
-    return (
-        f"Loss and any accuracy{dashed} at the measured points of the line between two checkpoints, as they are and "
-        f"after the hidden units of the second were permuted to match those of the first. {' '.join(several)} "
-        f"Broad bars: the largest rise of the train loss above the chord of its ends, the barrier.{gaps_text(table)} "
-        f"{data(drawn)}. {missing(table, alone)}"
-    ).strip()
+    what = (
+        "the line between two checkpoints, as they are and after the hidden units of the second were permuted to match "
+        "those of the first"
+    )
+    return _caption(table, networks, "barrier", what, ", the barrier", _lines)
 
 
-def _lines(networks: Sequence[Network], network: Network, record: ProbeRecord) -> str:
-    first, second = end_names(networks, network, record)
-    details, words = record.details, unit([(network, record)])
-    text = f"From {first} (alpha = 0) to {second} (alpha = 1): barrier {_value(record.value, words)} as they are"
+def _lines(record: ProbeRecord, first: str, second: str) -> str:
+    details = record.details
+    text = f"From {first} (alpha = 0) to {second} (alpha = 1): barrier {rise_text(record, record.value)} as they are"
     if not details.get("matched"):
         return f"{text}; no line after matching: {record.reasons.get('matched', 'no reason given')}."
-    text += f", {_value(details['matched']['barrier'], words)} after matching"
+    text += f", {rise_text(record, details['matched']['barrier'])} after matching"
     facts = details.get("matching") or {}
     if {"moved", "units"} <= facts.keys():
         text += f", which moved {facts['moved']:,} of {facts['units']:,} units"
     return f"{text}."
-
-
-def _value(value: float | None, words: str) -> str:
-    return "unknown" if value is None else number(value) + words
 
 
 def connectivity_table(networks: Sequence[Network]) -> pd.DataFrame:
@@ -93,28 +82,38 @@ def connectivity_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Fig
 
 def connectivity_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     """Return the caption: the ends, the curve and its training, both barriers, the examples."""
-    drawn = drawn_records(networks, "connectivity", table)
-    texts = {n.label: _paths(networks, n, record) for n, record in drawn}
-    several = [f"{label}: {text}" if len(texts) > 1 else text for label, text in texts.items()]
-    dashed = " (train solid, test dashed)" if np.isfinite(floats(table, "test_loss")).any() else ""
-    alone = [n for n in networks if n not in [far_end(networks, record) for _, record in drawn]]
-    return (
-        f"Loss and any accuracy{dashed} at the measured points of a trained curve and of the straight line between two "
-        f"checkpoints. {' '.join(several)} Broad bars: the largest rise of the train loss above the chord of its "
-        f"ends.{gaps_text(table)} {data(drawn)}. {missing(table, alone)}"
-    ).strip()
+    what = "a trained curve and of the straight line between two checkpoints"
+    return _caption(table, networks, "connectivity", what, "", _curve)
 
 
-def _paths(networks: Sequence[Network], network: Network, record: ProbeRecord) -> str:
-    first, second = end_names(networks, network, record)
-    details, words = record.details, unit([(network, record)])
-    values = (record.value, details.get("line_barrier"))
-    curve, line = ("unknown" if value is None else number(value) + words for value in values)
+def _curve(record: ProbeRecord, first: str, second: str) -> str:
+    details = record.details
     why = f" ({record.reasons['value']})" if record.value is None and "value" in record.reasons else ""
     return (
         f"From {first} (t = 0) to {second} (t = 1): {SHAPES[details['curve']]} with {plural(details['bends'], 'bend')} "
-        f"after {details['steps']:,} steps, largest rise {curve}{why}; on the line {line}."
+        f"after {details['steps']:,} steps, largest rise {rise_text(record, record.value)}{why}; on the line "
+        f"{rise_text(record, details.get('line_barrier'))}."
     )
+
+
+def _caption(
+    table: pd.DataFrame,
+    networks: Sequence[Network],
+    probe: str,
+    what: str,
+    name: str,
+    describe: Callable[[ProbeRecord, str, str], str],
+) -> str:
+    """Return the caption of two paths: ``describe`` says of a record and the names of its ends what was found."""
+    drawn = drawn_records(networks, probe, table)
+    texts = [(n.label, describe(record, *end_names(networks, n, record))) for n, record in drawn]
+    several = " ".join(f"{label}: {text}" if len(texts) > 1 else text for label, text in texts)
+    dashed = " (train solid, test dashed)" if np.isfinite(floats(table, "test_loss")).any() else ""
+    alone = [n for n in networks if n not in [far_end(networks, record) for _, record in drawn]]
+    return (
+        f"Loss and any accuracy{dashed} at the measured points of {what}. {several} Broad bars: the largest rise of "
+        f"the train loss above the chord of its ends{name}.{gaps_text(table)} {data(drawn)}. {missing(table, alone)}"
+    ).strip()
 
 
 def path_rows(label: str, path: str, ts: Sequence[float], curves: Mapping[str, Any]) -> list[dict[str, Any]]:
