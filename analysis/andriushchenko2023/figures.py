@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from analysis.andriushchenko2023.numbers import FAMILIES, MEASURES, TARGETS, tau_of
 from analysis.report.numbers import correlation
 from analysis.report.report import Drawing
 from sharpness.plots.axes import number_axis
-from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.frames import floats, records, rows_where
+from sharpness.plots.seeds import marks, scatter
 from sharpness.plots.style import FULL, LOOKS, new_figure
 
 LOOK = dict(zip(FAMILIES, (LOOKS[3], LOOKS[1], LOOKS[0], LOOKS[2]), strict=True))
@@ -82,7 +82,7 @@ def tau_figure(taus: pd.DataFrame, target: str, note: str) -> Drawing | str:
         rf"Kendall $\tau_b$ with the {TARGETS[target].replace(' - ', ' $-$ ')} (last panel: with the learning rate)",
         fontsize=9,
     )
-    handles = [_handle(family) for family in FAMILIES]
+    handles = [LOOK[family].handle(FAMILY[family], linestyle="", markersize=3.5) for family in FAMILIES]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     drawn = taus.loc[(taus["target"] == target) | (taus["target"] == "learning_rate")]
     caption = (
@@ -97,11 +97,6 @@ def tau_figure(taus: pd.DataFrame, target: str, note: str) -> Drawing | str:
 
 def _family(measure: str) -> int:
     return next(number for number, members in enumerate(FAMILIES.values()) if measure in members)
-
-
-def _handle(family: str) -> Line2D:
-    look = LOOK[family]
-    return Line2D([], [], color=look.color, marker=look.marker, linestyle="", markersize=3.5, label=FAMILY[family])
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, places: dict[str, float]) -> None:
@@ -125,22 +120,16 @@ def scatter_figure(runs: pd.DataFrame, taus: pd.DataFrame, target: str, note: st
     rates = sorted(set(runs["learning_rate"]))
     looks = {rate: LOOKS[min(number, len(LOOKS) - 1)] for number, rate in enumerate(rates)}
     figure, axes = new_figure(FULL, 2.3, 1, len(SHOWN))
+    shown = runs.assign(percent=100 * floats(runs, target))
     for ax, measure in zip(axes.flat, SHOWN, strict=True):
-        x = floats(runs, measure)
-        for rate, rows in groups(runs, "learning_rate"):
-            look = looks[rate]
-            style = {"color": look.color, "marker": look.marker, "linestyle": "", "markersize": 3, "alpha": 0.7}
-            ax.plot(floats(rows, measure), 100 * floats(rows, target), markeredgewidth=0, **style)
-        number_axis(ax.xaxis, x, 3)
+        scatter(ax, shown, measure, "percent", **marks("learning_rate", looks))
+        number_axis(ax.xaxis, floats(runs, measure), 3)
         ax.set_xlabel(SHOWN[measure], fontsize=7.5)
         tau = correlation(tau_of(taus, measure, target)).replace("-", "\N{MINUS SIGN}")
         ax.set_title(rf"$\tau_b$ {tau}", fontsize=6)
         ax.tick_params(labelleft=ax is axes.flat[0])
     axes.flat[0].set_ylabel("Train $-$ test accuracy (pp)" if target == "accuracy_gap" else TARGETS[target])
-    handles = [
-        Line2D([], [], color=look.color, marker=look.marker, linestyle="", markersize=3.5, label=rf"$\eta$ = {rate:g}")
-        for rate, look in looks.items()
-    ]
+    handles = [look.handle(rf"$\eta$ = {rate:g}", linestyle="", markersize=3.5) for rate, look in looks.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     caption = (
         f"Four measures against the {TARGETS[target]} in percentage points, one mark per run, by learning rate. "

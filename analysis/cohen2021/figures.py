@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis
-from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
+from sharpness.plots.seeds import each_seed, hues
 from sharpness.plots.style import FULL, LOOKS, new_figure, shades
 
 ARMS = ("GD", "GD, ReLU", "Polyak", "Nesterov", "SGD")
@@ -29,14 +30,15 @@ def eigenvalue_figure(
         return "no run has a measured eigenvalue"
     colors = shades(sorted(set(shown["learning_rate"])))
     figure, axes = new_figure(FULL, 3.6, 2, len(arms))
-    losses = epochs.loc[(floats(epochs, "step") >= 1) & (floats(epochs, "train_loss") > 0)]
+    losses = rows_if(epochs, (floats(epochs, "step") >= 1) & (floats(epochs, "train_loss") > 0))
+    losses = losses.assign(before=floats(losses, "step") - 1)
     finished = rows_where(shown, status="finished")  # a diverging run would squeeze the others
     top = 1.15 * max(floats(finished if len(finished) else shown, "top_eigenvalue").max(), 0.1)
     losses_shown = rows_where(losses, status="finished") if len(finished) else losses
     for column, arm in enumerate(arms):
         eigenvalues, loss = axes[0, column], axes[1, column]
         _eigenvalues(eigenvalues, rows_where(shown, arm=arm), rows_where(runs, arm=arm), colors)
-        _losses(loss, rows_where(losses, arm=arm), colors)
+        each_seed(loss, rows_where(losses, arm=arm), "before", "train_loss", **hues("learning_rate", colors))
         eigenvalues.set_title(TITLES.get(arm, arm))
         eigenvalues.set_ylim(0, top)
         log_axis(loss.yaxis, floats(losses_shown, "train_loss"))
@@ -65,19 +67,12 @@ def eigenvalue_figure(
 
 
 def _eigenvalues(ax: Axes, history: pd.DataFrame, runs: pd.DataFrame, colors: dict[float, Any]) -> None:
+    each_seed(ax, history, "step", "top_eigenvalue", **hues("learning_rate", colors), linewidth=0.6, alpha=0.7)
     for rate, rows in groups(history, "learning_rate"):
-        for _, run in groups(rows, "run_id"):
-            ax.plot(floats(run, "step"), floats(run, "top_eigenvalue"), color=colors[rate], linewidth=0.6, alpha=0.7)
         ax.axhline(float(floats(rows, "edge")[0]), color=colors[rate], linestyle=":", linewidth=1.2, zorder=3)
         fitted = floats(rows_where(runs, learning_rate=rate), "fitted")
         if np.isfinite(fitted).any():
             ax.plot(np.nanmean(fitted), 0, marker="|", color=colors[rate], markersize=12, clip_on=False, zorder=4)
-
-
-def _losses(ax: Axes, losses: pd.DataFrame, colors: dict[float, Any]) -> None:
-    for rate, rows in groups(losses, "learning_rate"):
-        for _, run in groups(rows, "run_id"):
-            ax.plot(floats(run, "step") - 1, floats(run, "train_loss"), color=colors[rate], linewidth=0.5, alpha=0.6)
 
 
 def edge_figure(runs: pd.DataFrame, band: tuple[float, float], note: str) -> Drawing | str:
@@ -99,10 +94,9 @@ def edge_figure(runs: pd.DataFrame, band: tuple[float, float], note: str) -> Dra
     ax.set(xlim=(-0.5, len(places) - 0.5), ylabel=r"$\lambda_{\max}$ / edge")
     ax.set_ylim(0, 1.1 * max(floats(shown, "peak").max(), band[1]))
     ax.grid(axis="x", visible=False)
-    style = {"linestyle": "", "markersize": 3.5}
     handles = [
-        Line2D([], [], color=LOOKS[0].color, marker=LOOKS[0].marker, label="median after the onset", **style),
-        Line2D([], [], color=LOOKS[1].color, marker=LOOKS[1].marker, fillstyle="none", label="largest", **style),
+        LOOKS[0].handle("median after the onset", linestyle="", markersize=3.5),
+        LOOKS[1].handle("largest", linestyle="", markersize=3.5, fillstyle="none"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     caption = (

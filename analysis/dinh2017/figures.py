@@ -15,9 +15,12 @@ from analysis.dinh2017.numbers import RUN, flags_of
 from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.seeds import each_seed, hues, lines, mean_of_seeds
 from sharpness.plots.style import FULL, LOOKS, new_figure
 
 ROLES = dict(zip(("SB", "LB"), LOOKS, strict=False))
+COLORS = hues("role", {role: look.color for role, look in ROLES.items()})
+PREDICTED: dict[str, Any] = {"linestyle": ":", "linewidth": 1.6}
 CURVATURE = {"top_eigenvalue": ("bound", r"$\lambda_{\max}$ (nats)"), "trace": ("sum", "Trace (nats)")}
 COLUMNS = 4
 FLAT = (0.5, 2.0)
@@ -37,21 +40,11 @@ def curvature_figure(table: pd.DataFrame, expected: pd.DataFrame, note: str) -> 
         for (measure, (column, label)), ax in zip(CURVATURE.items(), line, strict=True):
             own = rows_where(numbers, network=network, measure=measure)
             _curves(ax, own, "value")
-            for role, look in ROLES.items():
-                ax.plot(
-                    *geometric_means(rows_where(own, role=role), column),
-                    color=look.color,
-                    linestyle=":",
-                    linewidth=1.6,
-                    zorder=4,
-                )
+            mean_of_seeds(ax, own, "alpha", column, geometric=True, **COLORS, **PREDICTED, zorder=4)
             log_axis(ax.yaxis, [*floats(own, "value"), *floats(own, column)])
             alpha_axis(ax, floats(rows_where(rows, network=network), "alpha"))
-            ax.set_ylabel(label)
-            ax.set_title(network)
-    for ax in axes[-1]:
-        ax.set_xlabel("α")
-    handles = [*_roles(), Line2D([], [], color="0.3", linestyle=":", linewidth=1.6, label="from the blocks at α = 1")]
+            ax.set(xlabel="α" if network == networks[-1] else "", ylabel=label, title=network)
+    handles = [*_roles(), Line2D([], [], color="0.3", **PREDICTED, label="from the blocks at α = 1")]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=2.6)
     caption = (
         "Top eigenvalue (left) and trace (right) of the Hessian of one network after rescalings that change no output, "
@@ -71,8 +64,8 @@ def measures_figure(
     rows = rows.loc[np.isfinite(floats(rows, "ratio")) & rows["measure"].isin(list(measures))]
     if not (floats(rows, "alpha") != 1).any():
         return f"no {network} was measured after a rescaling"
-    lines = -(-len(measures) // COLUMNS)
-    figure, axes = new_figure(FULL, 0.55 + 1.45 * lines, lines, COLUMNS)
+    down = -(-len(measures) // COLUMNS)
+    figure, axes = new_figure(FULL, 0.55 + 1.45 * down, down, COLUMNS)
     for (measure, (title, _)), ax in zip(measures.items(), axes.flat, strict=False):
         own = rows_where(rows, measure=measure)
         moved = flags_of(rows_where(table, network=network, measure=measure))
@@ -98,13 +91,6 @@ def measures_figure(
     return Drawing(figure, rows[[*RUN, "measure", "alpha", "value", "ratio", "moved"]], caption)
 
 
-def geometric_means(rows: pd.DataFrame, column: str) -> tuple[list[float], list[float]]:
-    """Return the alphas, sorted, and the geometric mean of a positive column over the runs at each."""
-    alphas, logs = floats(rows, "alpha"), np.log(floats(rows, column))
-    places = sorted(set(alphas.tolist()))
-    return places, [float(np.exp(np.mean(logs[alphas == place]))) for place in places]
-
-
 def alpha_axis(ax: Axes, alphas: np.ndarray) -> None:
     """Make the horizontal axis that of alpha, with its values as powers of 2 where there is room for them."""
     low, high = alphas.min(), alphas.max()
@@ -125,17 +111,9 @@ def fraction(value: float) -> str:
 
 
 def _curves(ax: Axes, rows: pd.DataFrame, column: str) -> None:
-    for role, look in ROLES.items():
-        own = rows_where(rows, role=role)
-        for seed in sorted(set(own["seed"])):
-            run = rows_where(own, seed=seed).sort_values("alpha")
-            ax.plot(floats(run, "alpha"), floats(run, column), color=look.color, linewidth=0.5, alpha=0.5)
-        style: dict[str, Any] = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker, **MARKED}
-        ax.plot(*geometric_means(own, column), zorder=3, **style)
+    each_seed(ax, rows, "alpha", column, **COLORS)
+    mean_of_seeds(ax, rows, "alpha", column, geometric=True, **lines("role", ROLES), **MARKED, zorder=3)
 
 
 def _roles() -> list[Line2D]:
-    return [
-        Line2D([], [], color=look.color, linestyle=look.linestyle, marker=look.marker, label=role, **MARKED)
-        for role, look in ROLES.items()
-    ]
+    return [look.handle(role, **MARKED) for role, look in ROLES.items()]

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.izmailov2018.numbers import SGD, SWA, arms_of, means_at
+from analysis.izmailov2018.numbers import SGD, SWA, arms_of
 from analysis.report.report import Drawing
 from sharpness.plots.axes import number_axis
-from sharpness.plots.frames import floats, records, rows_where
+from sharpness.plots.frames import floats, groups, records, rows_where
 from sharpness.plots.grids import plane_table
 from sharpness.plots.networks import Network
 from sharpness.plots.plane import plane_caption, plane_figure
 from sharpness.plots.rays import rays_caption, rays_figure, rays_table
+from sharpness.plots.seeds import each_seed, marks, mean_of_seeds, scatter
 from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure
 from sharpness.records import ProbeRecord
 
 LOOK = {SGD: LOOKS[0], SWA: LOOKS[1]}
 PLANE = "three_point_plane"
-MARK: dict[str, Any] = {"linestyle": "", "markersize": 3.6, "markeredgecolor": "white", "markeredgewidth": 0.3}
+LINE = {"train_loss": "Train loss (nats)", "test_error": "Test error (%)"}
 
 
 def accuracy_figure(table: pd.DataFrame, note: str) -> Drawing | str:
@@ -31,22 +30,20 @@ def accuracy_figure(table: pd.DataFrame, note: str) -> Drawing | str:
     if table.empty:
         return "no run finished"
     arms = arms_of(table)
+    shown = table.assign(place=[arms.index(arm) for arm in table["arm"]], percent=100 * floats(table, "test_error"))
+    looks = {arm: LOOK[SGD] if arm == SGD else LOOK[SWA] for arm in arms}
     figure, axes = new_figure(COLUMN, 2.4)
     ax = axes[0, 0]
-    for seed in sorted(set(table["seed"])):
-        own = rows_where(table, seed=seed)
-        places = [arms.index(arm) for arm in own["arm"]]
-        ax.plot(places, 100 * floats(own, "test_error"), color="0.75", linewidth=0.6, zorder=1)
-    for place, arm in enumerate(arms):
-        errors = 100 * floats(rows_where(table, arm=arm), "test_error")
-        look = LOOK[SGD] if arm == SGD else LOOK[SWA]
-        ax.plot([place] * len(errors), errors, color=look.color, marker=look.marker, zorder=2, **MARK)
-        ax.hlines(errors.mean(), place - 0.28, place + 0.28, color=look.color, linewidth=1.6, zorder=3)
-    number_axis(ax.yaxis, 100 * floats(table, "test_error"))
+    each_seed(ax, shown, "place", "percent", color="0.75", alpha=1, linewidth=0.6, zorder=1)
+    edged = {"s": 13, "alpha": 1, "linewidth": 0.3, "edgecolor": "white", "zorder": 2}
+    scatter(ax, shown, "place", "percent", **marks("arm", looks), **edged)
+    for place, rows in groups(shown, "place"):
+        ends = (place - 0.28, place + 0.28)
+        ax.hlines(floats(rows, "percent").mean(), *ends, color=looks[arms[place]].color, linewidth=1.6, zorder=3)
+    number_axis(ax.yaxis, floats(shown, "percent"))
     ax.set_xticks(range(len(arms)), [arm.replace(" ", "\n") for arm in arms])
-    ax.set_xlim(-0.5, len(arms) - 0.5)
+    ax.set(xlim=(-0.5, len(arms) - 0.5), ylabel="Test error (%)")
     ax.grid(visible=False, axis="x")
-    ax.set_ylabel("Test error (%)")
     caption = (
         "Test error at the end of training: of the final weights of SGD, and of the averaged weights of SWA at 1 and "
         "more budgets (number: the budget in units of SGD's) and with a cyclical learning rate. Marks: runs, those of "
@@ -75,20 +72,11 @@ def line_figure(line: pd.DataFrame, note: str) -> Drawing | str:
         return "no pair of SGD and SWA was measured"
     table = line.assign(test_error=100 * (1 - floats(line, "test_accuracy")))
     figure, axes = new_figure(FULL, 2.3, 1, 2)
-    for ax, column, label in zip(
-        axes[0], ("train_loss", "test_error"), ("Train loss (nats)", "Test error (%)"), strict=True
-    ):
-        for seed in sorted(set(table["seed"])):
-            own = rows_where(table, seed=seed)
-            ax.plot(floats(own, "t"), floats(own, column), color="0.6", linewidth=0.5)
-        logs = column == "train_loss"
-        values = floats(table, column)
-        places, means = means_at(floats(table, "t"), np.log(values) if logs else values)
-        ax.plot(places, np.exp(means) if logs else means, color="0.1", linewidth=1.6, zorder=3)
-        number_axis(ax.yaxis, values)
-        ax.set(xlim=(table["t"].min(), table["t"].max()))
-        ax.set_xlabel("t in t SGD + (1 − t) SWA")
-        ax.set_ylabel(label)
+    for ax, (column, label) in zip(axes[0], LINE.items(), strict=True):
+        each_seed(ax, table, "t", column, color="0.6", alpha=1)
+        mean_of_seeds(ax, table, "t", column, column == "train_loss", color="0.1", linewidth=1.6, zorder=3)
+        number_axis(ax.yaxis, floats(table, column))
+        ax.set(xlim=(table["t"].min(), table["t"].max()), xlabel="t in t SGD + (1 − t) SWA", ylabel=label)
         _name_ends(ax)
     lines = [Line2D([], [], color=c, linewidth=w, label=t) for c, w, t in (("0.6", 0.5, "seeds"), ("0.1", 1.6, "mean"))]
     figure.legend(handles=lines, loc="outside upper center", ncols=2)

@@ -13,7 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis
-from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.frames import floats, records, rows_where
+from sharpness.plots.seeds import range_of_seeds
 from sharpness.plots.style import FULL, LOOKS, Line, Look, new_figure, shades
 
 PANELS = {
@@ -66,12 +67,8 @@ def _errors(ax: Axes, runs: pd.DataFrame, recipe: str, look: Look) -> Line2D:
     if recipe.startswith("LARS"):  # with an optimiser of its own the base batch is one too
         smallest = runs.loc[(runs["recipe"] == "LARS, linear") & (runs["batch"] == runs["batch"].min())]
         own = pd.concat([smallest, rows_where(runs, recipe=recipe)]).drop_duplicates()
-    curve = [(batch, floats(part, "error")) for batch, part in groups(own, "batch")]
-    means = np.array([values.mean() for _, values in curve])
-    spread = [means - [v.min() for _, v in curve], [v.max() for _, v in curve] - means]
-    style: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": look.linestyle}
-    ax.errorbar([batch for batch, _ in curve], means, yerr=np.abs(spread), elinewidth=0.7, **style)
-    return Line2D([], [], label=recipe, **style)
+    range_of_seeds(ax, own, "batch", "error", **look.artist)
+    return look.handle(recipe)
 
 
 def error_axis(ax: Axes, errors: np.ndarray) -> None:

@@ -14,7 +14,8 @@ from analysis.mccandlish2018.results import Results
 from analysis.report.report import Drawing
 from analysis.statistics.intervals import Interval
 from sharpness.plots.axes import log_axis
-from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.frames import floats, groups, rows_if, rows_where
+from sharpness.plots.seeds import each_seed, mean_of_seeds
 from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure, shades
 
 BAND: dict[str, Any] = {"color": "0.85", "linewidth": 0, "zorder": 0}
@@ -30,11 +31,10 @@ def noise_scale(results: Results) -> Drawing | str:
         return "no finished base run was measured"
     figure, axes = new_figure(FULL, 2.5, 1, 2)
     look = LOOKS[0]
-    for _, run in groups(table, "seed"):
-        run = run.sort_values("step")
-        axes[0, 0].plot(floats(run, "epoch"), floats(run, "noise_scale"), color=look.color, linewidth=0.6, alpha=0.45)
-    means = [(epoch, geometric(rows, "noise_scale")) for epoch, rows in groups(table, "epoch")]
-    axes[0, 0].plot(*np.array(means).T, color=look.color, marker=look.marker, label=f"{SIMPLE}, mean")
+    each_seed(axes[0, 0], table, "epoch", "noise_scale", color=look.color)
+    positive = rows_if(table, floats(table, "noise_scale") > 0)
+    named = {"color": look.color, "marker": look.marker, "label": f"{SIMPLE}, mean"}
+    mean_of_seeds(axes[0, 0], positive, "epoch", "noise_scale", geometric=True, **named)
     level_line(axes[0, 0], results.fit.b_crit, CRITICAL, LOOKS[1])
     for ax in axes[0]:
         log_axis(ax.yaxis, floats(table, "noise_scale"), padding=1.6)

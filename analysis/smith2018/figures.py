@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from analysis.report.report import Drawing
 from analysis.smith2018.findings import WORDS
 from analysis.smith2018.numbers import chosen
 from sharpness.plots.axes import log_axis
-from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.seeds import each_seed, hues, lines, mean_of_seeds
 from sharpness.plots.style import FULL, LOOKS, Look, new_figure
 
 LABELS = {
@@ -153,18 +152,14 @@ def _with_means(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _curves(ax: Axes, numbers: pd.DataFrame, arms: Sequence[str], x: str, name: str) -> None:
-    for arm, look in _looks(arms).items():
-        mine = rows_where(numbers, arm=arm)
-        for _, run in groups(rows_where(mine, line="run"), "seed"):
-            ax.plot(floats(run, x), floats(run, name), color=look.color, linewidth=0.5, alpha=0.35)
-            values: NDArray[np.float64] = floats(run, name)
-            if len(rows_where(run, status="diverged")) and np.isfinite(values).any():
-                last = np.flatnonzero(np.isfinite(values))[-1]
-                ax.plot(floats(run, x)[last], values[last], marker="x", color=look.color, linestyle="", zorder=4)
-        mean = rows_where(mine, line="mean")
-        every = max(1, len(mean) // 6)
-        style = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker, "markersize": 3.5}
-        ax.plot(floats(mean, x), floats(mean, name), markevery=every, **style)
+    looks, runs, means = _looks(arms), rows_where(numbers, line="run"), rows_where(numbers, line="mean")
+    colors = {arm: look.color for arm, look in looks.items()}
+    each_seed(ax, runs, x, name, **hues("arm", colors), alpha=0.35)
+    broken = rows_where(runs, status="diverged").dropna(subset=[name]).groupby(["arm", "seed"]).tail(1)
+    for row in records(broken):
+        ax.plot(row[x], row[name], marker="x", color=colors[row["arm"]], linestyle="", zorder=4)
+    every = max(1, len(set(means["epoch"])) // 6)
+    mean_of_seeds(ax, means, x, name, **lines("arm", looks), markersize=3.5, markevery=every)
 
 
 def _after_start(ax: Axes, numbers: pd.DataFrame) -> None:
@@ -189,10 +184,8 @@ def _looks(arms: Sequence[str]) -> dict[str, Look]:
 
 
 def _legend(ax: Axes, arms: Sequence[str], markers: bool = True) -> None:
-    handles = [
-        Line2D([], [], color=k.color, marker=k.marker if markers else "", linestyle=k.linestyle, label=LABELS[arm])
-        for arm, k in _looks(arms).items()
-    ]
+    hidden = {} if markers else {"marker": ""}
+    handles = [look.handle(LABELS[arm], **hidden) for arm, look in _looks(arms).items()]
     figure = ax.get_figure(root=True)
     if figure is not None:
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=2.6)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLUMN, FULL = 3.25, 6.75
 """Widths in inches: one of two columns, and both."""
@@ -56,6 +57,15 @@ class Look:
     marker: str
     linestyle: Line
     label: str = ""
+
+    @property
+    def artist(self) -> dict[str, Any]:
+        """The colour, the marker and the line, as Matplotlib takes them."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.linestyle}
+
+    def handle(self, label: str, **style: Any) -> Line2D:
+        """Return what stands for the look in a legend; ``style`` replaces a part of it."""
+        return Line2D([], [], label=label, **(self.artist | style))
 
 
 LOOKS = (

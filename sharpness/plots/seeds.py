@@ -1,0 +1,64 @@
+"""What seaborn draws of runs with several seeds: dots, a line for each seed, their mean, and its range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from scipy.stats import gmean
+
+from sharpness.plots.style import Look
+
+DASHED = (3.7, 1.6)
+"""Matplotlib's pattern of ``--`` in widths of the line, as seaborn takes it."""
+
+
+def hues(column: str, colors: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what tells seaborn the colour of each value of a column."""
+    return {"hue": column, "hue_order": list(colors), "palette": dict(colors)}
+
+
+def marks(column: str, looks: Mapping[Any, Look]) -> dict[str, Any]:
+    """Return what tells seaborn the colour and the marker of each value of a column."""
+    markers = {each: look.marker for each, look in looks.items()}
+    colors = hues(column, {each: look.color for each, look in looks.items()})
+    return colors | {"style": column, "style_order": list(looks), "markers": markers}
+
+
+def lines(column: str, looks: Mapping[Any, Look]) -> dict[str, Any]:
+    """Return what tells seaborn the colour, the marker and the dashes of each value of a column."""
+    dashes = {each: DASHED if look.linestyle == "--" else "" for each, look in looks.items()}
+    return marks(column, looks) | {"dashes": dashes}
+
+
+def scatter(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
+    """Draw a small dot for each row."""
+    _drawn_by(sns.scatterplot, ax, rows, x, y, **{"s": 9, "alpha": 0.6, "linewidth": 0} | style)
+
+
+def each_seed(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
+    """Draw a thin line for each ``seed``."""
+    _drawn_by(sns.lineplot, ax, rows, x, y, units="seed", estimator=None, **{"linewidth": 0.5, "alpha": 0.5} | style)
+
+
+def mean_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, geometric: bool = False, **style: Any) -> None:
+    """Draw the mean over the seeds, geometric for a logarithmic axis, without a band."""
+    # The edges of marks are of their own colour, not white as seaborn has them.
+    style = {"errorbar": None, "markeredgecolor": None, "markeredgewidth": 1.0} | style
+    _drawn_by(sns.lineplot, ax, rows, x, y, estimator=gmean if geometric else np.mean, **style)
+
+
+def range_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, geometric: bool = False, **style: Any) -> None:
+    """Draw the mean over the seeds with a bar from the smallest value to the largest."""
+    bars = {"errorbar": ("pi", 100), "err_style": "bars", "err_kws": {"elinewidth": 0.7}}
+    mean_of_seeds(ax, rows, x, y, geometric, **bars, **style)
+
+
+def _drawn_by(draw: Callable[..., Any], ax: Axes, rows: pd.DataFrame, x: str, y: str, **options: Any) -> None:
+    labels = {"xlabel": ax.get_xlabel(), "ylabel": ax.get_ylabel()}
+    draw(rows, x=x, y=y, legend=False, ax=ax, **options)
+    ax.set(**labels)  # seaborn writes the names of the columns there
