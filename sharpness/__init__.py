@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,63 +61,23 @@ if TYPE_CHECKING:
     from sharpness.probes import WorstCaseSharpness as WorstCaseSharpness
     from sharpness.vectors import flatten as flatten
 
+
+def _homes() -> dict[str, str]:
+    """Return the module of each public name, as the imports above have it, which only type checkers follow."""
+    imports = [node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imports if node.module is not None and node.module.startswith("sharpness.")]
+    return {name.name: str(node.module) for node in ours for name in node.names}
+
+
 # Loaded at first use, so that reading records does not load torch.
-_HOMES = {
-    "Barrier": "landscapes",
-    "EigenPlane": "landscapes",
-    "ModeConnectivity": "landscapes",
-    "RandomPlane": "landscapes",
-    "RandomRays": "landscapes",
-    "ThreePointPlane": "landscapes",
-    "TrajectoryPlane": "landscapes",
-    "FisherRaoNorm": "probes",
-    "GeodesicSharpness": "probes",
-    "Interaction": "probes",
-    "Batches": "data",
-    "PreconditionedSharpness": "probes",
-    "FisherTrace": "probes",
-    "OccamFactor": "probes",
-    "WeightNorms": "probes",
-    "RelativeFlatness": "probes",
-    "LearningCoefficient": "probes",
-    "AdaptiveRadius": "probes",
-    "PacBayesSigma": "probes",
-    "BatchSharpness": "probes",
-    "DirectionalSharpness": "probes",
-    "CriticalSharpness": "probes",
-    "WorstCaseSharpness": "probes",
-    "SamSharpness": "probes",
-    "KeskarMaximum": "probes",
-    "AverageCaseSharpness": "probes",
-    "DistanceFromStart": "probes",
-    "FisherOperator": "curvature",
-    "FunctionOperator": "operators",
-    "GaussNewtonOperator": "curvature",
-    "GradientNoise": "probes",
-    "HessianOperator": "curvature",
-    "InputError": "errors",
-    "KeskarSharpness": "probes",
-    "Interpolation": "landscapes",
-    "LayerEigenvalues": "probes",
-    "Loss": "loss",
-    "PyHessianCheck": "probes",
-    "RunError": "errors",
-    "SpectralDensity": "probes",
-    "TopEigenvalues": "probes",
-    "Trace": "probes",
-    "flatten": "vectors",
-    "load_dataset": "data",
-    "scaled": "operators",
-    "shifted": "operators",
-    "to_dense": "operators",
-}
+_HOMES = _homes()
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'sharpness' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sharpness.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -80,7 +80,7 @@ MERGED = {"merged": True}
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What each probe returns: a value, what is proven about it, what it cost, and the conditions.
+    """The result of a probe: a value, what is proven about it, what it cost, and the conditions.
 
     ``lower`` and ``upper`` enclose the value with probability ``confidence``; fields that do not apply are ``None``
     and ``reasons`` says why. What a subclass adds is what only its probe reports.

@@ -31,39 +31,6 @@ from sharpness.probes.trace import Trace
 from sharpness.probes.worst_case import WorstCaseSharpness
 from sharpness.results import ProbeInfo
 
-__all__ = [
-    "PROBES",
-    "AdaptiveRadius",
-    "AverageCaseSharpness",
-    "BatchSharpness",
-    "CriticalSharpness",
-    "DirectionalSharpness",
-    "DistanceFromStart",
-    "FisherRaoNorm",
-    "FisherTrace",
-    "GeodesicSharpness",
-    "GradientNoise",
-    "Interaction",
-    "Interpolation",
-    "KeskarMaximum",
-    "KeskarSharpness",
-    "LayerEigenvalues",
-    "LearningCoefficient",
-    "OccamFactor",
-    "PacBayesSigma",
-    "PreconditionedSharpness",
-    "ProbeInfo",
-    "PyHessianCheck",
-    "RelativeFlatness",
-    "SamSharpness",
-    "SpectralDensity",
-    "TopEigenvalues",
-    "Trace",
-    "WeightNorms",
-    "WorstCaseSharpness",
-]
-
-
 PROBES: dict[str, ProbeInfo] = {
     "eigenvalues": ProbeInfo(TopEigenvalues, ("w",), "top Hessian eigenvalues by Lanczos, with a proven interval"),
     "layers": ProbeInfo(LayerEigenvalues, ("w",), "extreme eigenvalues of each layer's block of the Hessian"),

@@ -1,4 +1,4 @@
-"""How far may all weights change in proportion to their size? The largest radius for a stated rise of the loss."""
+"""The adaptive radius: how far all weights may change in proportion to their size for a stated rise of the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far does the loss rise on average under Gaussian noise in the weights? With its standard error."""
+"""Average-case sharpness: the mean rise of the loss under Gaussian noise in the weights, with its standard error."""
 
 from __future__ import annotations
 

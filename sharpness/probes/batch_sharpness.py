@@ -1,4 +1,4 @@
-"""How curved is each random batch's own loss along its own gradient? Batch sharpness, by one product per batch."""
+"""Batch sharpness: the curvature of each random batch's own loss along its own gradient, by one product per batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long may a step be before it no longer helps? Critical sharpness, by forward passes along an update."""
+"""Critical sharpness: the longest step along an update that still helps, by forward passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are all the eigenvalues spread? The spectral density of a curvature matrix by stochastic Lanczos quadrature."""
+"""The spectral density of a curvature matrix by stochastic Lanczos quadrature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How curved is the loss along an update, for the slope it has there? Directional sharpness, by one product."""
+"""Directional sharpness: the curvature of the loss along an update over its slope there, by one product."""
 
 from __future__ import annotations
 

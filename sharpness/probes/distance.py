@@ -1,4 +1,4 @@
-"""How far did training move? The distance of the weights from where they started."""
+"""The distance of the weights from where their training started."""
 
 from __future__ import annotations
 

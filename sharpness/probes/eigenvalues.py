@@ -1,4 +1,4 @@
-"""How sharp is the sharpest direction? Extreme eigenvalues of a curvature matrix, each with an interval."""
+"""Extreme eigenvalues of a curvature matrix, each with an interval."""
 
 from __future__ import annotations
 

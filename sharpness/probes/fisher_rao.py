@@ -1,4 +1,4 @@
-"""How large are the weights in the metric of the Fisher matrix? The Fisher-Rao norm, by one product."""
+"""The Fisher-Rao norm: the size of the weights in the metric of the Fisher matrix, by one product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much does the output distribution move with the weights? The trace of the Fisher matrix."""
+"""The trace of the Fisher matrix: how much the output distribution moves with the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far can the loss rise where attention's symmetry is divided out? Worst-case sharpness along geodesics."""
+"""Worst-case sharpness along geodesics, where attention's symmetry is divided out."""
 
 from __future__ import annotations
 

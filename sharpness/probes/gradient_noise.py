@@ -1,4 +1,4 @@
-"""How noisy is the gradient, and which batch size would average the noise out? McCandlish et al. 2018."""
+"""The gradient noise scale: the batch size that would average the gradient's noise out (McCandlish et al. 2018)."""
 
 from __future__ import annotations
 

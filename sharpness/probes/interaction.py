@@ -1,4 +1,4 @@
-"""How curved is the whole loss along the gradients of random batches? Gradient-noise interaction, GNI and IAS."""
+"""Gradient-noise interaction, GNI and IAS: the curvature of the whole loss along the gradients of random batches."""
 
 from __future__ import annotations
 

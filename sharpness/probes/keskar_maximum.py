@@ -1,4 +1,4 @@
-"""How far can the loss rise in a small box around the minimum, sought until it stops growing?"""
+"""Metric 2.1 of Keskar et al. 2017 with its maximum sought until it stops growing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class BoxMaximum:
 
     @property
     def complete(self) -> bool:
-        """Whether the climbs from all starts ended because nothing was left to gain."""
+        """True where the climbs from all starts ended because nothing was left to gain."""
         return len(self.climbs) == self.num_starts and all(c.reason != "out of gradients" for c in self.climbs)
 
     def details(self) -> dict[str, Any]:

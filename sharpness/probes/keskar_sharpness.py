@@ -1,4 +1,4 @@
-"""How far can the loss rise in a small box around the minimum? Metric 2.1 of Keskar et al. 2017, as published."""
+"""Metric 2.1 of Keskar et al. 2017 as published: the largest rise of the loss in a small box around the minimum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Search = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class BoxSearch:
-    """What one run of L-BFGS-B found in the box of half width ``epsilon``: phi in percent and the largest loss."""
+    """The find of one run of L-BFGS-B in the box of half width ``epsilon``: phi in percent and the largest loss."""
 
     epsilon: float
     phi: float

@@ -1,4 +1,4 @@
-"""Which layers are sharp? Extreme eigenvalues of each layer's diagonal block of a curvature matrix."""
+"""Extreme eigenvalues of each layer's diagonal block of a curvature matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How degenerate is the minimum? The local learning coefficient, by Langevin dynamics around it."""
+"""The local learning coefficient: how degenerate the minimum is, by Langevin dynamics around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large are the weights? Norms of each layer, and sums and products of spectral norms."""
+"""Norms of each layer's weights, and sums and products of their spectral norms."""
 
 from __future__ import annotations
 

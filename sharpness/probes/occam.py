@@ -1,4 +1,4 @@
-"""How much of the prior does the minimum keep? The Occam factor of Smith and Le, from the spectral density."""
+"""The Occam factor of Smith and Le: how much of the prior the minimum keeps, from the spectral density."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much Gaussian noise do the weights bear? The largest sigma for a stated mean rise of the loss."""
+"""The PAC-Bayes sigma: the largest Gaussian noise in the weights for a stated mean rise of the loss."""
 
 from __future__ import annotations
 

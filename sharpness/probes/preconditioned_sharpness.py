@@ -1,4 +1,4 @@
-"""How sharp is the sharpest direction as Adam sees it? The top eigenvalue of the preconditioned Hessian."""
+"""The top eigenvalue of the preconditioned Hessian: the sharpest direction as Adam sees it."""
 
 from __future__ import annotations
 

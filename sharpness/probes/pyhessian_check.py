@@ -1,4 +1,4 @@
-"""Does another library agree? The top eigenvalue by PyHessian beside ours, on the same data."""
+"""A cross-check: the top eigenvalue by PyHessian beside ours, on the same data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How flat is each layer, relative to its weights? Relative flatness of Petzka et al. 2021."""
+"""Relative flatness of Petzka et al. 2021: how flat each layer is, relative to its weights."""
 
 from __future__ import annotations
 

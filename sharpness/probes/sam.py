@@ -1,4 +1,4 @@
-"""How much does the loss rise at the point that sharpness-aware minimisation looks at: one step up the gradient?"""
+"""SAM sharpness: the rise of the loss at the point that SAM looks at, one step up the gradient."""
 
 from __future__ import annotations
 

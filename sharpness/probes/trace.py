@@ -1,4 +1,4 @@
-"""How large are all the eigenvalues together? The trace of a curvature matrix with a standard error."""
+"""The trace of a curvature matrix, the sum of its eigenvalues, with a standard error."""
 
 from __future__ import annotations
 

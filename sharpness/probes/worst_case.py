@@ -1,4 +1,4 @@
-"""How far can the loss rise in a ball around the weights? Worst-case sharpness, plain, adaptive or by filters."""
+"""Worst-case sharpness: the largest rise of the loss in a ball around the weights, plain, adaptive or by filters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sharpness.results import Probe, ProbeResult
 
 @dataclass(frozen=True, kw_only=True)
 class PartMaximum:
-    """What was found on one part of the data: its share of the mean, the loss at w, the largest loss of each start.
+    """The maxima on one part of the data: its share of the mean, the loss at w, the largest loss of each start.
 
     ``radius`` is how far out the largest of them lies, in the norm of the ball.
     """

@@ -1,4 +1,4 @@
-"""Which weights of a network meet only as products? The (query, key) and (value, output) matrices of attention."""
+"""The weights that meet only as products: the (query, key) and (value, output) matrices of attention."""
 
 from __future__ import annotations
 

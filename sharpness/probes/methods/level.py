@@ -1,4 +1,4 @@
-"""How large may a number grow before something is above its level? Doubling or halving, then halving the bracket."""
+"""The largest number at which something stays below its level: doubling or halving, then halving the bracket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Bracket:
 
     @property
     def closed(self) -> bool:
-        """Whether both sides were met."""
+        """True where both sides were met."""
         return self.low is not None and self.high is not None
 
 

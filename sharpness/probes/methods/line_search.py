@@ -1,4 +1,4 @@
-"""Where does a function of a step cross its value at 0? A bracket by doubling or halving, narrowed by halving."""
+"""The step at which a function crosses its value at 0: a bracket by doubling or halving, narrowed by halving."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Trials:
         return not value <= self.start
 
     def below(self, step: float) -> bool:
-        """Whether the value is truly below the start: a step too small to move the weights leaves it equal."""
+        """Return whether the value is truly below the start: a step too small to move the weights leaves it equal."""
         return not self.above(step) and self.seen[-1][1] < self.start
 
 

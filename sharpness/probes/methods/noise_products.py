@@ -20,7 +20,7 @@ NOT_A_MEAN = 1e-3  # of the mean length of the deviations; what rounding leaves 
 
 @dataclass(frozen=True, kw_only=True)
 class InnerProducts:
-    """What the estimates are made of; the names are those of :mod:`sharpness.probes.methods.noise_statistics`."""
+    """The products behind the estimates, by the names of :mod:`sharpness.probes.methods.noise_statistics`."""
 
     weights: Array
     squares: Array

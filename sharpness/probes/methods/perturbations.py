@@ -1,4 +1,4 @@
-"""How weights are perturbed: the scale of each weight, random draws, plain or normalised logits, and the checks."""
+"""Perturbations of weights: the scale of each weight, random draws, plain or normalised logits, and the checks."""
 
 from __future__ import annotations
 

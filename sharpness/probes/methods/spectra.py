@@ -1,4 +1,4 @@
-"""What the probes of a curvature matrix share: the choice of the matrix, and its memory."""
+"""The frame of the probes of a curvature matrix: the choice of the matrix, and its memory."""
 
 from __future__ import annotations
 

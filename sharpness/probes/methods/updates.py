@@ -1,4 +1,4 @@
-"""Along what update is the loss looked at? A given one, the gradient of another task, or the loss's own gradient."""
+"""The update along which the loss is looked at: a given one, another task's gradient, or the loss's own."""
 
 from __future__ import annotations
 
