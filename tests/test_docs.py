@@ -219,16 +219,27 @@ def test_every_page_is_in_the_index() -> None:
     assert {name for name in DOCS if name != "README.md"} == set(re.findall(r"\| \[[\w.]+\]\(([\w.]+)\)", index))
 
 
-def test_the_walk_names_what_is_there() -> None:
-    """Every stop of the walk from the config to a figure is a function or class of its file."""
-    stops = re.findall(r"^\| (\d+) \| `([\w/.]+)` \| `(\w+)` \|", DOCS["architecture.md"], re.MULTILINE)
-    assert [int(number) for number, *_ in stops] == list(range(1, len(stops) + 1)) and len(stops) > 15
-    gone = [
-        f"{file}: {name}"
-        for _, file, name in stops
-        if not re.search(rf"^ *(?:def|class) {name}\b", (ROOT / file).read_text(), re.MULTILINE)
-    ]
+def test_the_walk_and_the_table_of_places_name_what_is_there() -> None:
+    """Every stop of the walk, and every other place, is a function or class of its file."""
+    walk, _, places = DOCS["architecture.md"].partition("## Where is what I look for?")
+    stops = re.findall(r"^\| (\d+) \| `[\w/.]+` \| `\w+` \|", walk, re.MULTILINE)
+    assert [int(number) for number in stops] == list(range(1, len(stops) + 1)) and len(stops) > 15
+    rows = re.findall(r"\| `([\w/]+\.py)` \| (`\w+`(?:, `\w+`)*) \|", walk + places)
+    assert len(rows) > len(stops) + 5
+    wanted = [(file, name) for file, names in rows for name in re.findall(r"\w+", names)]
+    gone = [each for each in wanted if not re.search(rf"^ *(?:def|class) {each[1]}\b", read(each[0]), re.MULTILINE)]
     assert gone == []
+
+
+def read(name: str) -> str:
+    """Return the text of a file of the project."""
+    return (ROOT / name).read_text()
+
+
+def test_the_tree_in_numbers_is_that_on_disk() -> None:
+    rows = re.findall(r"^\| `(\w+)/` \| \d+ \| (\d+) \|", DOCS["architecture.md"], re.MULTILINE)
+    there = {name: [p for p in (ROOT / name).iterdir() if p.name != "__pycache__"] for name, _ in rows}
+    assert len(rows) == 3 and dict(rows) == {name: str(len(inside)) for name, inside in there.items()}
 
 
 def test_the_ladder_is_the_one_that_the_tests_hold() -> None:
