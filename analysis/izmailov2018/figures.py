@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from analysis.izmailov2018.numbers import SGD, SWA, arms_of
 from analysis.report.report import Drawing
 from sharpness.plots.axes import number_axis
-from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.frames import floats, records, rows_where
 from sharpness.plots.grids import plane_table
 from sharpness.plots.networks import Network
 from sharpness.plots.plane import plane_caption, plane_figure
@@ -37,9 +37,9 @@ def accuracy_figure(table: pd.DataFrame, note: str) -> Drawing | str:
     each_seed(ax, shown, "place", "percent", color="0.75", alpha=1, linewidth=0.6, zorder=1)
     edged = {"s": 13, "alpha": 1, "linewidth": 0.3, "edgecolor": "white", "zorder": 2}
     scatter(ax, shown, "place", "percent", **marks("arm", looks), **edged)
-    for place, rows in groups(shown, "place"):
-        ends = (place - 0.28, place + 0.28)
-        ax.hlines(floats(rows, "percent").mean(), *ends, color=looks[arms[place]].color, linewidth=1.6, zorder=3)
+    for place, arm in enumerate(arms):
+        mean = floats(rows_where(shown, arm=arm), "percent").mean()
+        ax.hlines(mean, place - 0.28, place + 0.28, color=looks[arm].color, linewidth=1.6, zorder=3)
     number_axis(ax.yaxis, floats(shown, "percent"))
     ax.set_xticks(range(len(arms)), [arm.replace(" ", "\n") for arm in arms])
     ax.set(xlim=(-0.5, len(arms) - 0.5), ylabel="Test error (%)")

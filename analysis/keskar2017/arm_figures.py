@@ -13,10 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.keskar2017.figures import ROLE, handle, legend, roles
+from analysis.keskar2017.figures import ROLE, legend, roles
 from analysis.statistics.threshold import Threshold
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.seeds import each_seed
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 
 PHI = r"Sharpness $\phi$ (%)"
@@ -28,7 +29,7 @@ def batch_size(table: pd.DataFrame, found: Threshold) -> Figure:
     figure, axes = new_figure(COLUMN, 3.6, 2, 1)
     for ax, (column, label) in zip(axes.flat, PANELS, strict=True):
         sizes, means = _means(ax, table, "batch_size", column, LOOKS[0])
-        ax.plot(sizes, means, color=LOOKS[0].color, marker=LOOKS[0].marker)
+        ax.plot(sizes, means, **LOOKS[0].artist)
         log_axis(ax.xaxis, floats(table, "batch_size"))
         ax.xaxis.set_major_locator(FixedLocator(apart(sizes)))
         ax.set(ylabel=label)
@@ -88,7 +89,7 @@ def warm_start(table: pd.DataFrame) -> Figure:
     for ax, (column, label) in zip(axes.flat, PANELS, strict=True):
         for rows, look in ((warm, ROLE["LB"]), *([] if column == "phi" else [(small, ROLE["SB"])])):
             where, means = _means(ax, rows, "warm_epochs", column, look)
-            ax.plot(where, means, color=look.color, marker=look.marker, linestyle=look.linestyle)
+            ax.plot(where, means, **look.artist)
         if np.isfinite(level := mean_of(floats(cold, column), column == "phi")):
             ax.axhline(level, color="0.35", linestyle=":", linewidth=1)
         ax.set(ylabel=label)
@@ -96,7 +97,7 @@ def warm_start(table: pd.DataFrame) -> Figure:
     log_axis(axes[1, 0].yaxis, floats(large, "phi"))
     axes[1, 0].set(xlabel="Epochs of SB training before LB")
     from_start = Line2D([], [], color="0.35", linestyle=":", label="LB from x0")
-    legend(figure, [handle(ROLE["SB"], "SB, at that epoch"), handle(ROLE["LB"], "LB started from it"), from_start])
+    legend(figure, [ROLE["SB"].handle("SB, at that epoch"), ROLE["LB"].handle("LB started from it"), from_start])
     return figure
 
 
@@ -105,12 +106,9 @@ def along_training(table: pd.DataFrame) -> Figure:
     figure, axes = new_figure(COLUMN, 2.6)
     ax = axes[0, 0]
     for role, rows in groups(table, "role"):
-        for _, run in groups(rows, "seed"):
-            path = run.sort_values("epoch")
-            ax.plot(floats(path, "loss"), floats(path, "phi"), color=ROLE[role].color, linewidth=0.5, alpha=0.4)
+        each_seed(ax, rows.sort_values("epoch"), "loss", "phi", color=ROLE[role].color, alpha=0.4, sort=False)
         means = [[mean_of(floats(at, name), True) for _, at in groups(rows, "epoch")] for name in ("loss", "phi")]
-        look = ROLE[role]
-        ax.plot(*means, color=look.color, marker=look.marker, linestyle=look.linestyle)
+        ax.plot(*means, **ROLE[role].artist)
     log_axis(ax.xaxis, floats(table, "loss"))
     log_axis(ax.yaxis, floats(table, "phi"))
     ax.invert_xaxis()
@@ -137,7 +135,7 @@ def arms(runs: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
             log_axis(ax.xaxis, np.concatenate(drawn))
         else:
             ax.xaxis.set_major_locator(MaxNLocator(5))
-    legend(figure, [handle(look, look.label, line=False) for look in ROLE.values()])
+    legend(figure, [look.handle(look.label, linestyle="") for look in ROLE.values()])
     return figure
 
 

@@ -19,6 +19,7 @@ from analysis.statistics.intervals import Interval
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.line import SPLITS, End, draw_lines
+from sharpness.plots.seeds import CROSS, runs_and_means
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 
 ROLE = {"SB": replace(LOOKS[0], label="small batch (SB)"), "LB": replace(LOOKS[1], label="large batch (LB)")}
@@ -35,7 +36,6 @@ ALPHAS = {
     "line": r"$\alpha$ in $(1-\alpha)\,w_{\mathrm{SB}} + \alpha\,w_{\mathrm{LB}}$",
     "arc": r"$\alpha$ in $\cos(\frac{\alpha\pi}{2})\,w_{\mathrm{SB}} + \sin(\frac{\alpha\pi}{2})\,w_{\mathrm{LB}}$",
 }
-CROSS: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.5}
 
 
 def training_curves(table: pd.DataFrame) -> Figure:
@@ -45,8 +45,7 @@ def training_curves(table: pd.DataFrame) -> Figure:
     """
     figure, axes = new_figure(FULL, 4.0, 2, 2)
     for ax, (name, label) in zip(axes.flat, CURVES, strict=True):
-        for role, rows in groups(table, "role"):
-            _role_curves(ax, rows, ROLE[role], name)
+        runs_and_means(ax, table, "epoch", name, "role", ROLE)
         ax.set(xlabel="Epoch", ylabel=label)
         ax.margins(x=0.02)
         if name.endswith("loss"):
@@ -55,29 +54,10 @@ def training_curves(table: pd.DataFrame) -> Figure:
             _limits_after_start(ax, floats(table, "epoch"), floats(table, name))
     handles = roles(table)
     if len(rows_where(table, status="diverged")):
-        handles.append(Line2D([], [], color="0.3", linestyle="", label="diverged", **CROSS))
+        handles.append(Line2D([], [], color="0.3", label="diverged", **CROSS))
     legend(figure, handles)
     figure.align_ylabels(axes)
     return figure
-
-
-def _role_curves(ax: Axes, rows: pd.DataFrame, look: Look, name: str) -> None:
-    for _, run in groups(rows_where(rows, line="run"), "seed"):
-        epochs, values = floats(run, "epoch"), floats(run, name)
-        ax.plot(epochs, values, color=look.color, linestyle=look.linestyle, linewidth=0.6, alpha=0.45)
-        measured = np.flatnonzero(np.isfinite(values))
-        if len(rows_where(run, status="diverged")) and len(measured):
-            last = measured[-1]
-            ax.plot(epochs[last], values[last], color=look.color, linestyle="", zorder=4, **CROSS)
-    mean = rows_where(rows, line="mean")
-    ax.plot(
-        floats(mean, "epoch"),
-        floats(mean, name),
-        color=look.color,
-        linestyle=look.linestyle,
-        marker=look.marker,
-        markevery=max(1, len(mean) // 6),
-    )
 
 
 def _limits_after_start(ax: Axes, epochs: NDArray[np.float64], values: NDArray[np.float64]) -> None:
@@ -198,15 +178,10 @@ def _panel_per_network(table: pd.DataFrame, height: float) -> tuple[Figure, list
     return figure, panels
 
 
-def handle(look: Look, label: str, line: bool = True) -> Line2D:
-    """Return what stands for a look in a legend."""
-    return Line2D([], [], color=look.color, marker=look.marker, linestyle=look.linestyle if line else "", label=label)
-
-
 def roles(table: pd.DataFrame, lines: bool = True) -> list[Line2D]:
     """Return what stands for the roles that a table has."""
-    there = set(table["role"])
-    return [handle(ROLE[role], ROLE[role].label, lines) for role in ROLES if role in there]
+    shown = [ROLE[role] for role in ROLES if role in set(table["role"])]
+    return [look.handle(look.label, linestyle=look.linestyle if lines else "") for look in shown]
 
 
 def _colors() -> list[Line2D]:

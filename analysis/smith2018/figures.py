@@ -14,8 +14,8 @@ from analysis.report.report import Drawing
 from analysis.smith2018.findings import WORDS
 from analysis.smith2018.numbers import chosen
 from sharpness.plots.axes import log_axis
-from sharpness.plots.frames import floats, groups, records, rows_where
-from sharpness.plots.seeds import each_seed, hues, lines, mean_of_seeds
+from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.seeds import runs_and_means
 from sharpness.plots.style import FULL, LOOKS, Look, new_figure
 
 LABELS = {
@@ -66,7 +66,7 @@ def training_loss(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str)
     numbers = _with_means(chosen(rows, floats(rows, "epoch") > 0), "train_loss")
     figure, axes = new_figure(FULL, 2.7, 1, 2)
     for ax, (x, label) in zip(axes[0], {"epoch": "Epoch", "step": "Update"}.items(), strict=True):
-        _curves(ax, numbers, arms, x, "train_loss")
+        runs_and_means(ax, numbers, x, "train_loss", "arm", _looks(arms))
         log_axis(ax.yaxis, floats(numbers, "train_loss"))
         ax.set(xlabel=label, ylabel="Training loss (nats)")
     log_axis(axes[0, 1].xaxis, floats(numbers, "step"), padding=1.1)
@@ -89,7 +89,7 @@ def test_accuracy(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str)
     for ax, optimizer in zip(axes.flat, names, strict=False):
         numbers = _with_means(_percent(_shown(epochs, optimizer, COINCIDE)), "test_accuracy")
         parts.append(numbers.assign(optimizer=optimizer))
-        _curves(ax, numbers, COINCIDE, "epoch", "test_accuracy")
+        runs_and_means(ax, numbers, "epoch", "test_accuracy", "arm", _looks(COINCIDE))
         _after_start(ax, numbers)
         _milestones(ax, settings)
         title = WORDS[optimizer]
@@ -112,7 +112,7 @@ def fewer_updates(epochs: pd.DataFrame, ended: str) -> Drawing | str:
     numbers = _with_means(_percent(chosen(rows, floats(rows, "epoch") > 0)), "test_accuracy")
     figure, axes = new_figure(FULL, 2.7)
     ax = axes[0, 0]
-    _curves(ax, numbers, FEWER, "step", "test_accuracy")
+    runs_and_means(ax, numbers, "step", "test_accuracy", "arm", _looks(FEWER))
     _after_start(ax, numbers)
     log_axis(ax.xaxis, floats(numbers, "step"), padding=1.1)
     ax.set(xlabel="Update", ylabel="Test accuracy (%)")
@@ -149,17 +149,6 @@ def _with_means(rows: pd.DataFrame, name: str) -> pd.DataFrame:
             place = {"line": "mean", "arm": arm, "epoch": epoch, "step": float(np.mean(floats(each, "step")))}
             means.append({**place, "seed": None, "status": None, name: float(mean)})
     return pd.concat([table, pd.DataFrame(means, columns=pd.Index(columns))], ignore_index=True) if means else table
-
-
-def _curves(ax: Axes, numbers: pd.DataFrame, arms: Sequence[str], x: str, name: str) -> None:
-    looks, runs, means = _looks(arms), rows_where(numbers, line="run"), rows_where(numbers, line="mean")
-    colors = {arm: look.color for arm, look in looks.items()}
-    each_seed(ax, runs, x, name, **hues("arm", colors), alpha=0.35)
-    broken = rows_where(runs, status="diverged").dropna(subset=[name]).groupby(["arm", "seed"]).tail(1)
-    for row in records(broken):
-        ax.plot(row[x], row[name], marker="x", color=colors[row["arm"]], linestyle="", zorder=4)
-    every = max(1, len(set(means["epoch"])) // 6)
-    mean_of_seeds(ax, means, x, name, **lines("arm", looks), markersize=3.5, markevery=every)
 
 
 def _after_start(ax: Axes, numbers: pd.DataFrame) -> None:

@@ -11,10 +11,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from scipy.stats import gmean
 
+from sharpness.plots.frames import records, rows_where
 from sharpness.plots.style import Look
 
 DASHED = (3.7, 1.6)
 """Matplotlib's pattern of ``--`` in widths of the line, as seaborn takes it."""
+CROSS: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.5, "linestyle": ""}
+"""The end of a run that diverged."""
 
 
 def hues(column: str, colors: Mapping[Any, Any]) -> dict[str, Any]:
@@ -56,6 +59,15 @@ def range_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, geometric: bool
     """Draw the mean over the seeds with a bar from the smallest value to the largest."""
     bars = {"errorbar": ("pi", 100), "err_style": "bars", "err_kws": {"elinewidth": 0.7}}
     mean_of_seeds(ax, rows, x, y, geometric, **bars, **style)
+
+
+def runs_and_means(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, looks: Mapping[Any, Look]) -> None:
+    """Draw the rows of line ``run`` thin, those of line ``mean`` bold, and a cross where a diverged run ends."""
+    runs, means = rows_where(table, line="run"), rows_where(table, line="mean")
+    each_seed(ax, runs, x, y, **hues(by, {each: look.color for each, look in looks.items()}), alpha=0.4)
+    for row in records(rows_where(runs, status="diverged").dropna(subset=[y]).groupby([by, "seed"]).tail(1)):
+        ax.plot(row[x], row[y], color=looks[row[by]].color, zorder=4, **CROSS)
+    mean_of_seeds(ax, means, x, y, **lines(by, looks), markevery=max(1, len(set(means["epoch"])) // 6))
 
 
 def _drawn_by(draw: Callable[..., Any], ax: Axes, rows: pd.DataFrame, x: str, y: str, **options: Any) -> None:
