@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -11,28 +10,15 @@ from sharpness.curvature import HessianOperator
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.progress import Progress
-from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
-from sharpness.results import MERGED, Probe, ProbeResult
+from sharpness.probes.methods.batch_means import BatchMeanResult, mean_over_batches
+from sharpness.results import Probe
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchSharpnessResult(ProbeResult):
-    """The mean over random batches as ``value`` with its interval."""
+class BatchSharpnessResult(BatchMeanResult):
+    """The mean ratio as ``value``, and ``E[g^T H g] / E[g^T g]`` of the same batches."""
 
-    mean: SampledMean | None = field(repr=False, metadata=MERGED)
-    batch_size: int
     mean_over_means: float | None
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return f"none: {self.reasons['value']}, {self.num_hvps} batches of {self.batch_size}, {self.seconds:.1f} s"
-        at = (
-            ""
-            if self.lower is None
-            else f" in [{self.lower:.5g}, {self.upper:.5g}] at {100 * self.knobs['confidence']:g} %"
-        )
-        flag = "" if self.converged else ", NOT converged"
-        return f"{self.value:.5g}{at}, {self.num_hvps} batches of {self.batch_size}, {self.seconds:.1f} s{flag}"
 
 
 @dataclass(frozen=True)
@@ -65,26 +51,21 @@ class BatchSharpness(Probe[BatchSharpnessResult]):
         """Measure at ``w``; raises :class:`InputError` for bad knobs and data."""
         batches = Minibatches(loss, self.batch_size)
         terms = _Terms(batches, w, self.seed)
-        mean, shared = None, dict[str, Any]()
-        if batches.size == batches.total:
-            whole = terms(0)
-            reasons = dict.fromkeys(("lower", "upper", "confidence"), "there is one batch of all the data")
-            shared = {"value": whole, "converged": whole is not None, "reasons": reasons}
-            if whole is None:
-                shared["reasons"] = reasons | {"value": "the gradient is zero"}
-        else:
-            stop: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "progress": progress}
-            mean = sampled_mean(terms, most=self.num_batches, **stop)
-            shared = mean.fields()
+        mean = mean_over_batches(
+            terms,
+            batches,
+            most=self.num_batches,
+            rtol=self.rtol,
+            confidence=self.confidence,
+            progress=progress,
+        )
         squares = sum(square for _, square in terms.made)
         return BatchSharpnessResult(
-            **shared,
+            **mean,
             num_hvps=len(terms.made),
             num_gradients=len(terms.made),
             seed=self.seed,
             hvp_backend="finite_difference" if "finite_difference" in terms.backends else "exact",
-            mean=mean,
-            batch_size=batches.size,
             mean_over_means=sum(curved for curved, _ in terms.made) / squares if squares else None,
         )
 

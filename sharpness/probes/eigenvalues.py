@@ -9,18 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpness.curvature import remembering
+from sharpness.curvature import CurvatureOperator, remembering
 from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Eigenpairs, StopOn, Which
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
-from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
+from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details, first_of
 from sharpness.results import MERGED, ProbeResult
 
 MOST_SHOWN = 4
-SINGULAR = {"lowers": "lower", "uppers": "upper", "residuals": "residual"}  # the record is of the first eigenvalue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,38 +109,42 @@ class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
         """
         operator = self.operator(loss, w)
         product = remembering(operator, resume)
-        shared: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "num_products": self.num_hvps}
-        shared |= {"seed": self.seed, "seconds": self.seconds, "progress": progress}
+        stop: dict[str, Any] = {
+            "rtol": self.rtol,
+            "confidence": self.confidence,
+            "num_products": self.num_hvps,
+            "seconds": self.seconds,
+        }
         if self.basis_free:
             if self.k != 1 or start is not None or self.stop_on != "interval" or self.which not in ("top", "bottom"):
                 raise InputError(
                     "expected k=1, a random start and stop_on='interval' for basis_free: it proves one end"
                 )
-            pairs = largest_eigenvalue(product, which=self.which, **shared)
+            pairs = largest_eigenvalue(product, which=self.which, seed=self.seed, progress=progress, **stop)
         else:
-            limit = self.max_basis
-            if isinstance(limit, str) and limit != "auto":
-                raise InputError(f"expected a max_basis of 'auto' or a number of vectors, got {limit!r}")
-            if limit == "auto":  # below that many vectors restarts would be too frequent to converge
-                limit = basis_limit(operator, self.num_hvps, least=5 + self.k * (2 if self.which == "both" else 1))
-            shared |= {"which": self.which, "stop_on": self.stop_on, "start": start, "max_basis": limit}
-            pairs = extreme_eigenpairs(product, self.k, **shared)
+            pairs = extreme_eigenpairs(
+                product,
+                self.k,
+                which=self.which,
+                stop_on=self.stop_on,
+                start=start,
+                max_basis=self._most_vectors(operator),
+                seed=self.seed,
+                progress=progress,
+                **stop,
+            )
         return EigenvaluesResult(
             quantity=self.quantity(f"{self.which}_eigenvalue"),
-            value=float(pairs.eigenvalues[0]),
-            lower=_first(pairs.lowers),
-            upper=_first(pairs.uppers),
-            confidence=pairs.confidence,
-            residual=float(pairs.residuals[0]),
-            converged=pairs.converged,
-            num_hvps=pairs.num_products,
+            **first_of(pairs),
             seed=self.seed,
             hvp_backend=operator.backend,
-            reasons={SINGULAR.get(name, name): reason for name, reason in pairs.reasons.items()},
-            pairs=pairs,
             operator_details=curvature_details(operator),
         )
 
-
-def _first(bounds: Tensor | None) -> float | None:
-    return None if bounds is None else float(bounds[0])
+    def _most_vectors(self, operator: CurvatureOperator) -> int:
+        """Return how many vectors may be kept; below the least, restarts would be too frequent to converge."""
+        if self.max_basis == "auto":
+            return basis_limit(operator, self.num_hvps, least=5 + self.k * (2 if self.which == "both" else 1))
+        if isinstance(self.max_basis, str):
+            raise InputError(f"expected a max_basis of 'auto' or a number of vectors, got {self.max_basis!r}")
+        return self.max_basis

@@ -56,9 +56,8 @@ class GeodesicSharpness(Probe[GeodesicResult]):
     The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) from w itself and from ``num_starts -
     1``
     random horizontal xi of length rho; it is a lower bound. Deviations: biases of queries, keys and values belong to
-    their matrices as one more row, without which there is no symmetry; the gradient is that of the loss in xi, Gamma
-    included; no multiple of the identity is added to Gram matrices, products of deficient rank are refused. Whether the
-    loss stays at a random G A and H A^-T is measured first.
+    their matrices as one more row; the gradient is that of the loss in xi, Gamma included; products of deficient rank
+    are refused. A measurement of the loss at a random G A and H A^-T comes first.
 
     >>> model = torch.nn.MultiheadAttention(1, 1, bias=False)                      # of one token: w_v w_o x
     >>> for p in model.parameters(): _ = torch.nn.init.ones_(p)

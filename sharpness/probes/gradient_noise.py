@@ -61,31 +61,21 @@ class GradientNoise(Probe[GradientNoiseResult]):
     """The gradient noise scale at one point, from the gradients of single examples.
 
     ``G`` is the gradient over the distribution that the N examples are a sample of, ``Sigma`` the covariance of the
-    gradient of one example, H the Hessian of the loss (of the examples given: its own sampling error is left out). The
-    numbers are those of McCandlish et al. 2018 (arXiv 1812.06162): ``B_simple = tr Sigma / |G|^2`` (2.9, the value),
-    ``B_noise = tr(H Sigma) / G^T H G`` (2.8), ``epsilon_max = |G|^2 / G^T H G`` and, for each of ``batch_sizes``, the
-    best step ``epsilon_opt(B) = |G|^2 / (G^T H G + tr(H Sigma) / B)`` (2.6) and the fall of the loss that it brings,
-    ``|G|^4 / (2 (G^T H G + tr(H Sigma) / B))`` (2.7). Estimates of ``|G|^2``, ``tr Sigma``, ``G^T H G`` and
-    ``tr(H Sigma)`` are unbiased (appendix A.1 with batch sizes 1 and N). Intervals are those of the jackknife, for
-    ratios Fieller's; near a minimum ``|G|^2`` cannot be told from 0, and the noise scale has a lower end only.
-    Weights trained on these very examples have a gradient there that is smaller than that over the distribution, which
-    no estimate from them can mend; ``data_noise_scale`` is ``B_simple`` with these examples as the whole distribution,
-    a number without sampling error.
+    gradient of one example, H the Hessian of the loss. The numbers are those of McCandlish et al. 2018 (arXiv
+    1812.06162): ``B_simple = tr Sigma / |G|^2`` (2.9, the value), ``B_noise = tr(H Sigma) / G^T H G`` (2.8),
+    ``epsilon_max = |G|^2 / G^T H G`` and, for each of ``batch_sizes``, the best step
+    ``epsilon_opt(B) = |G|^2 / (G^T H G + tr(H Sigma) / B)`` (2.6) and the fall of the loss that it brings (2.7). The
+    four estimates behind them are unbiased (appendix A.1 with batch sizes 1 and N); intervals are those of the
+    jackknife, for ratios Fieller's, and need five examples. At weights trained on these very examples ``|G|^2`` comes
+    out too small; ``data_noise_scale`` is ``B_simple`` with these examples as the whole distribution.
 
-    ``tr(H Sigma)`` comes from the deviations of ``num_hvps`` units drawn by ``seed``, one Hessian-vector product each;
-    0 leaves out what needs H. ``method`` is how the gradients are taken
-    (:class:`sharpness.loss.per_example.UnitGradients`):
-    by default ``vmap`` in chunks of ``chunk`` examples, where that cannot be one by one, and for ``norm='batch'`` by
-    given batches, for which the estimators are the paper's with two batch sizes and the noise includes that of the
-    statistics. Fewer than five examples (batches, products) give values without intervals. Where the criterion counts
-    examples unevenly (class weights, ignored tokens) Sigma is that of the mini-batch mean to first order,
-    ``Cov(v (g - G))`` with v the count over its mean.
-
-    With ``learning_rate`` and ``batch_size`` the record also has g of Smith and Le 2018 for a training with
-    ``momentum`` on ``num_train`` examples (by default those of the loss).
+    ``num_hvps`` units drawn by ``seed`` get a Hessian-vector product each; 0 leaves out what needs H. ``method`` and
+    ``chunk`` say how the gradients are taken (:class:`sharpness.loss.per_example.UnitGradients`): by examples, or by
+    given batches for ``norm='batch'``. With ``learning_rate`` and ``batch_size`` the record also has g of Smith and Le
+    2018 for a training with ``momentum`` on ``num_train`` examples (by default those of the loss).
 
     Raises :class:`InputError` for bad knobs and what :class:`sharpness.loss.per_example.UnitGradients` refuses, and
-    :class:`RunError` where the gradients of the examples do not add up to that of the loss.
+    :class:`RunError` where the gradients of the examples do not add up to the gradient of the loss.
 
     >>> x = torch.tensor([[1.0], [3.0]])                       # 1/2 (w - x)^2 at w = 0: g = -1, -3
     >>> model = torch.nn.Linear(1, 1, bias=False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -12,34 +11,23 @@ from sharpness.errors import unknown_name
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.progress import Progress
-from sharpness.probes.methods.sampled_mean import SampledMean, sampled_mean
-from sharpness.results import MERGED, Probe, ProbeResult
+from sharpness.probes.methods.batch_means import BatchMeanResult, mean_over_batches
+from sharpness.results import Probe
 from sharpness.vectors import norm
 
 RATIOS = ("gni", "ias")
 
 
 @dataclass(frozen=True, kw_only=True)
-class InteractionResult(ProbeResult):
-    """The mean over random batches as ``value`` with its interval."""
+class InteractionResult(BatchMeanResult):
+    """The ratio asked for as ``value``, both ratios over the draws that were made, and ``|grad L|^2``."""
 
-    mean: SampledMean | None = field(repr=False, metadata=MERGED)
-    batch_size: int
     gni: float | None
     ias: float | None
     squared_gradient: float
 
     def __str__(self) -> str:
-        what, batches = self.knobs["ratio"].upper(), f"{self.num_hvps} batches of {self.batch_size}"
-        if self.value is None:
-            return f"{what} none: {self.reasons['value']}, {batches}, {self.seconds:.1f} s"
-        at = (
-            ""
-            if self.lower is None
-            else f" in [{self.lower:.5g}, {self.upper:.5g}] at {100 * self.knobs['confidence']:g} %"
-        )
-        flag = "" if self.converged else ", NOT converged"
-        return f"{what} {self.value:.5g}{at}, {batches}, {self.seconds:.1f} s{flag}"
+        return f"{self.knobs['ratio'].upper()} {super().__str__()}"
 
 
 @dataclass(frozen=True)
@@ -76,25 +64,21 @@ class Interaction(Probe[InteractionResult]):
         if self.ratio not in RATIOS:
             raise unknown_name("ratio", self.ratio, RATIOS)
         terms = _Terms(Minibatches(loss, self.batch_size), w, self)
-        mean, shared = None, dict[str, Any]()
-        if terms.batches.size == terms.batches.total:
-            whole = terms(0)
-            reasons = dict.fromkeys(("lower", "upper", "confidence"), "there is one batch of all the data")
-            reasons |= {} if whole is not None else {"value": "the gradient is zero"}
-            shared = {"value": whole, "converged": whole is not None, "reasons": reasons}
-        else:
-            stop: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "progress": progress}
-            mean = sampled_mean(terms, most=self.num_batches, **stop)
-            shared = mean.fields()
+        mean = mean_over_batches(
+            terms,
+            terms.batches,
+            most=self.num_batches,
+            rtol=self.rtol,
+            confidence=self.confidence,
+            progress=progress,
+        )
         return InteractionResult(
             quantity=self.ratio,
-            **shared,
+            **mean,
             num_hvps=len(terms.curved),
             num_gradients=len(terms.curved) + 1,
             seed=self.seed,
             hvp_backend=terms.operator.backend,
-            mean=mean,
-            batch_size=terms.batches.size,
             gni=terms.mean("gni"),
             ias=terms.mean("ias"),
             squared_gradient=terms.square,

@@ -20,7 +20,7 @@ from sharpness.results import Probe, ProbeResult
 
 STARTS = ("gradient_sign", "random", "zero")
 METHODS = ("published",)  # the maximum sought until it stops growing is a probe of its own, KeskarMaximum
-Search = Callable[[np.ndarray], tuple[float, np.ndarray]]
+ArrayObjective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,19 +133,19 @@ class KeskarSharpness(Probe[KeskarResult]):
             raise unknown_name("start", self.start, STARTS)
         return epsilons
 
-    def _evaluation(self, box: Box, searches: int, progress: Progress | None) -> Search:
+    def _evaluation(self, box: Box, num_boxes: int, progress: Progress | None) -> ArrayObjective:
         """Return the loss in the box as SciPy has its functions, in float64."""
 
         def evaluate(z: np.ndarray) -> tuple[float, np.ndarray]:
             value, gradient = box.value_and_grad(torch.from_numpy(z))
             if progress is not None:
-                progress(box.num_gradients, max(2 * self.num_iterations * searches, box.num_gradients))
+                progress(box.num_gradients, max(2 * self.num_iterations * num_boxes, box.num_gradients))
             return value, gradient.cpu().double().numpy()
 
         return evaluate
 
     def _search(
-        self, evaluate: Search, value: float, gradient: np.ndarray, epsilon: float, reach: np.ndarray
+        self, evaluate: ArrayObjective, value: float, gradient: np.ndarray, epsilon: float, reach: np.ndarray
     ) -> tuple[BoxSearch, OptimizeResult]:
         """Run L-BFGS-B in the box of one epsilon."""
         half_width = epsilon * reach
@@ -170,7 +170,9 @@ class KeskarSharpness(Probe[KeskarResult]):
         return half_width * generator.uniform(-1, 1, half_width.shape)
 
 
-def maximise(evaluate: Search, start: np.ndarray, half_width: np.ndarray, num_iterations: int) -> OptimizeResult:
+def maximise(
+    evaluate: ArrayObjective, start: np.ndarray, half_width: np.ndarray, num_iterations: int
+) -> OptimizeResult:
     """Run L-BFGS-B from ``start`` for the stated iterations; ``fun`` is minus the largest value."""
 
     def negative(z: np.ndarray) -> tuple[float, np.ndarray]:

@@ -16,8 +16,7 @@ from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.progress import Progress
-from sharpness.probes.eigenvalues import SINGULAR
-from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
+from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details, first_of
 from sharpness.results import MERGED, ProbeResult
 
 
@@ -80,25 +79,25 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
         given = preconditioner is not None
         p = loss.point(preconditioner) if preconditioner is not None else self._from_gradients(loss, w)
         operator = Preconditioned(self.operator(loss, w), checked(p, w))
-        stop: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "num_products": self.num_hvps}
-        stop |= {"seed": self.seed, "seconds": self.seconds, "progress": progress}
-        stop["max_basis"] = basis_limit(operator, self.num_hvps, least=6)
-        pairs = extreme_eigenpairs(operator, 1, which="top", **stop)
+        pairs = extreme_eigenpairs(
+            operator,
+            1,
+            which="top",
+            rtol=self.rtol,
+            confidence=self.confidence,
+            num_products=self.num_hvps,
+            max_basis=basis_limit(operator, self.num_hvps, least=6),
+            seconds=self.seconds,
+            seed=self.seed,
+            progress=progress,
+        )
         value = float(pairs.eigenvalues[0])
         return PreconditionedResult(
             quantity=self.quantity("preconditioned_sharpness"),
-            value=value,
-            lower=None if pairs.lowers is None else float(pairs.lowers[0]),
-            upper=None if pairs.uppers is None else float(pairs.uppers[0]),
-            confidence=pairs.confidence,
-            residual=float(pairs.residuals[0]),
-            converged=pairs.converged,
-            num_hvps=pairs.num_products,
+            **first_of(pairs),
             num_gradients=0 if given else self.num_batches,
             seed=self.seed,
             hvp_backend=operator.operator.backend,
-            reasons={SINGULAR.get(name, name): reason for name, reason in pairs.reasons.items()},
-            pairs=pairs,
             edge_learning_rate=adam_edge(self.beta1) / value if value > 0 else None,
             preconditioner="given" if given else "from gradients at these weights",
             operator_details=curvature_details(operator.operator),

@@ -66,8 +66,7 @@ class RelativeFlatness(Probe[RelativeFlatnessResult]):
     def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> RelativeFlatnessResult:
         """Measure at ``w``; :class:`InputError` where no parameter has rows."""
         draws = _Draws(loss, w, self.seed)
-        stop: dict[str, Any] = {"rtol": self.rtol, "confidence": self.confidence, "progress": progress}
-        mean = sampled_mean(draws, most=self.num_hvps, **stop)
+        mean = sampled_mean(draws, most=self.num_hvps, rtol=self.rtol, confidence=self.confidence, progress=progress)
         return RelativeFlatnessResult(
             **mean.fields(),
             num_hvps=mean.num_drawn,

@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpness.vectors import norm
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
-"""Value and gradient at a point of the ball."""
+"""Value and gradient at a point of a ball or box."""
 
 MOMENTUM = 0.75  # alpha of the paper
 ENOUGH = 0.75  # rho of the paper: the share of steps that must gain, or the step is halved

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-Objective = Callable[[Tensor], tuple[float, Tensor]]
-"""Value and gradient at a point of the box."""
+from sharpness.probes.methods.apgd import Objective
 
 PATIENCE = 5  # gradients over which the best value must grow
 SMALLEST_SIGN_STEP = 2.0**-10  # of the half width: where signs no longer help

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, curvature_operator
 from sharpness.errors import InputError
+from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.loss import Loss
 from sharpness.machine.distributed import from_all_ranks, is_distributed
 from sharpness.machine.memory import free_memory
@@ -36,10 +37,8 @@ class CurvatureProbe(Probe[Result]):
     def operator(self, loss: Loss, w: Tensor | None) -> CurvatureOperator:
         """Return the matrix at ``w`` as an operator; :class:`InputError` for knobs that do not go together."""
         self.check_seconds()
-        options: dict[str, Any] = {"cache": self.cache, "backend": self.backend}
-        return curvature_operator(
-            self.matrix, loss, w, **options | ({"seed": self.seed} if self.matrix == "fisher" else {})
-        )
+        drawn = {"seed": self.seed} if self.matrix == "fisher" else {}  # only its targets are random
+        return curvature_operator(self.matrix, loss, w, cache=self.cache, backend=self.backend, **drawn)
 
     def check_seconds(self) -> None:
         """Raise :class:`InputError` for a bound in seconds that cannot be kept."""
@@ -57,6 +56,22 @@ def basis_limit(operator: SymmetricOperator, num_products: int, least: int = 0) 
     """Return how many vectors fit in the memory that a basis may take, on every process; at least ``least``."""
     fitting = int(BASIS_SHARE * free_memory(operator.device)) // (operator.size * operator.dtype.itemsize)
     return max(min(num_products, *from_all_ranks(fitting)), least)
+
+
+def first_of(pairs: Eigenpairs) -> dict[str, Any]:
+    """Return the fields of a result that is of the first of these eigenvalues."""
+    singular = {"lowers": "lower", "uppers": "upper", "residuals": "residual"}
+    return {
+        "value": float(pairs.eigenvalues[0]),
+        "lower": None if pairs.lowers is None else float(pairs.lowers[0]),
+        "upper": None if pairs.uppers is None else float(pairs.uppers[0]),
+        "confidence": pairs.confidence,
+        "residual": float(pairs.residuals[0]),
+        "converged": pairs.converged,
+        "num_hvps": pairs.num_products,
+        "reasons": {singular.get(name, name): reason for name, reason in pairs.reasons.items()},
+        "pairs": pairs,
+    }
 
 
 def curvature_details(operator: CurvatureOperator) -> dict[str, Any]:
