@@ -18,9 +18,17 @@ from torch.nn import functional as F
 
 from analysis.mccandlish2018 import report as analysis
 from analysis.mccandlish2018.findings import findings
-from analysis.mccandlish2018.numbers import critical_by_branches, front, run_average, too_fast, tuned, typical
+from analysis.mccandlish2018.numbers import (
+    critical_by_branches,
+    front,
+    predicted,
+    run_average,
+    searched,
+    too_fast,
+    tuned,
+    typical,
+)
 from analysis.mccandlish2018.results import results_of
-from analysis.mccandlish2018.search import predicted, searched
 from analysis.runs import Tables
 from sharpness.errors import InputError
 from sharpness.loss import Loss

@@ -20,7 +20,7 @@ from analysis.runs import OUTCOME, Tables
 from analysis.shallue2018 import findings as judged
 from analysis.shallue2018 import numbers as of
 from analysis.shallue2018 import report as study
-from analysis.shallue2018.results import Results, results
+from analysis.shallue2018.numbers import Results, results_of
 from analysis.statistics.intervals import Interval
 from sharpness.training import check_config
 from tests.drawings import faults
@@ -84,7 +84,7 @@ def planted(
     measured = runs.loc[(runs["kind"] == "goal") & (runs["batch_size"] == PRESET.base_batch)]
     probes = measured.assign(quantity="simple_noise_scale", value=noise * np.exp(0.1 * rng.normal(size=len(measured))))
     empty = pd.DataFrame()
-    return results(Tables(runs, empty, empty, probes, {}), SETTINGS)
+    return results_of(Tables(runs, empty, empty, probes, {}), SETTINGS)
 
 
 @cache

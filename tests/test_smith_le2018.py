@@ -14,10 +14,10 @@ import torch
 from scipy.optimize import minimize
 
 from analysis.runs import Tables
+from analysis.smith_le2018 import numbers as numbers
 from analysis.smith_le2018 import report as study
-from analysis.smith_le2018 import sweeps as sweeps
 from analysis.smith_le2018.evidence import evidence_findings, minima
-from analysis.smith_le2018.peaks import peak_of, rise_over_ends
+from analysis.smith_le2018.numbers import peak_of, rise_over_ends
 from sharpness.errors import InputError, RunError
 from sharpness.plots.frames import floats, rows_where
 from sharpness.training import check_config
@@ -72,18 +72,18 @@ def verdicts(tables: Tables) -> dict[str, str]:
 
 def test_planted_slopes_are_found_and_their_verdicts_flip() -> None:
     tables = planted(1.0)
-    found = sweeps.settings_found(tables, BASE)
-    peaks, optima = sweeps.peak_table(found), sweeps.optimum_table(found)
+    found = numbers.settings_found(tables, BASE)
+    peaks, optima = numbers.peak_table(found), numbers.optimum_table(found)
     for name in VALUES:
-        slope = sweeps.slope_of(peaks, optima, name)
+        slope = numbers.slope_of(peaks, optima, name)
         assert slope.value == pytest.approx(1, abs=0.05)
         assert slope.lower is not None and slope.upper is not None and slope.lower < 1 < slope.upper
     base = peaks[(peaks["varied"] == "learning_rate") & (peaks["value"] == 0.1)].iloc[0]
     assert base["batch"] == pytest.approx(16, rel=0.05) and base["lower"] < 16 < base["upper"]
     assert base["g"] == pytest.approx(0.1 * (1000 / base["batch"] - 1) / (1 - 0.9))
     # Two points below the best, on a parabola of 0.02 in log B, lie a factor of e below the peak.
-    onset = sweeps.onset_table(found)
-    assert sweeps.onset_slope(onset, "learning_rate").value == pytest.approx(1, abs=0.15)
+    onset = numbers.onset_table(found)
+    assert numbers.onset_slope(onset, "learning_rate").value == pytest.approx(1, abs=0.15)
     held, missed = verdicts(tables), verdicts(planted(0.2))
     slopes = [claim for claim in held if "proportional" in claim]
     assert [held[claim] for claim in slopes] == ["reproduced"] * 3
@@ -110,7 +110,7 @@ def test_runs_that_did_not_finish_are_counted_and_their_batch_left_out() -> None
     for drawing in report.drawings.values():
         assert isinstance(drawing, str) or "1 diverged, 1 missing" in drawing.caption
     assert "1 diverged, 1 missing" in report.tables[0].caption
-    rows = sweeps.accuracy_table(tables)
+    rows = numbers.accuracy_table(tables)
     row = rows_where(rows, batch_size=2, **BASE).iloc[0]
     assert (row["n"], row["diverged"]) == (4, 1)
 

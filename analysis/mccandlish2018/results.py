@@ -14,12 +14,13 @@ from analysis.mccandlish2018.numbers import (
     front,
     level,
     pooled,
+    predicted,
     run_average,
+    searched,
     tuned,
     typical,
     with_noise_scale,
 )
-from analysis.mccandlish2018.search import predicted, searched
 from analysis.runs import Tables, counts
 from analysis.statistics.fits import Hyperbola, hyperbola
 from analysis.statistics.intervals import Interval

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.report.numbers import ABSENT, difference, ratio, rounded
 from analysis.report.verdicts import Finding, Verdict, judge, judge_value, judge_within
 from analysis.shallue2018 import numbers as of
-from analysis.shallue2018.results import Results
+from analysis.shallue2018.numbers import Results
 from analysis.statistics.intervals import NUM_RESAMPLES, Interval, paired_difference, paired_ratio, quotient
 from analysis.statistics.resampling import resampled_means
 from sharpness.plots.frames import floats, rows_where

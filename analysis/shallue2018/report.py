@@ -11,9 +11,8 @@ from analysis.report.report import Drawing, Report, drawn_all
 from analysis.runs import Tables, counts
 from analysis.shallue2018 import figures as figures
 from analysis.shallue2018 import numbers as of
-from analysis.shallue2018 import search_figures as searches
 from analysis.shallue2018.findings import findings, rule_table
-from analysis.shallue2018.results import Results, results
+from analysis.shallue2018.numbers import Results, results_of
 from analysis.shallue2018.tables import measured_size, size, step_table, useful_numbers, workload_table
 from sharpness.plots.frames import floats, records, rows_where
 
@@ -22,7 +21,7 @@ NO_GOAL = "no trial reached the goal"
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     """Return the figures, the tables, the recommendations and the verdicts."""
-    found = results(tables, settings)
+    found = results_of(tables, settings)
     return Report(drawings(found), [workload_table(found), step_table(found)], sentences(found), findings(found))
 
 
@@ -82,7 +81,7 @@ def _rate(found: Results) -> Drawing | str:
         f"and square-root rules from B = {found.settings['base_batch']} (dotted). The axis is the range searched. "
         f"{_searched(found)} {counts(found.tables)}"
     )
-    return Drawing(searches.rate_figure(found), found.best, caption)
+    return Drawing(figures.rate_figure(found), found.best, caption)
 
 
 def _rules(found: Results) -> Drawing | str:
@@ -91,7 +90,7 @@ def _rules(found: Results) -> Drawing | str:
         return f"no search has a best trial at the base batch {base}"
     caption = (
         "Steps of plain SGD with the rate tuned at each batch size and with the rate that a rule makes of the best one "
-        f"at B = {base}, read off the trial, of all searches, of the nearest rate. Geometric means over searches. "
+        f"at B = {base}, read off the trial, of all searches, of the nearest rate. Geometric means over figures. "
         "Crosses: that trial missed the goal and stands at its step budget, which is fewer than it needs. "
         f"{counts(found.tables)}"
     )
@@ -104,7 +103,7 @@ def _trials(found: Results) -> Drawing:
         "goal within its step budget. The axis is the range searched. Missing trials are not drawn. "
         f"{counts(found.tables)}"
     )
-    return Drawing(searches.trials_figure(found), found.trials, caption)
+    return Drawing(figures.trials_figure(found), found.trials, caption)
 
 
 def _momentum(found: Results) -> Drawing:
@@ -113,7 +112,7 @@ def _momentum(found: Results) -> Drawing:
         f"Trials of {name} in the plane that is searched, a panel for each batch size; the axes are the ranges "
         f"searched. Missing trials are not drawn. {counts(found.tables)}"
     )
-    return Drawing(searches.momentum_figure(found, name), rows_where(found.trials, workload=name), caption)
+    return Drawing(figures.momentum_figure(found, name), rows_where(found.trials, workload=name), caption)
 
 
 def _quality(found: Results) -> Drawing | str:

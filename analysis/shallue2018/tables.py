@@ -11,7 +11,7 @@ from analysis.report.report import TextTable
 from analysis.runs import counts
 from analysis.shallue2018 import numbers as of
 from analysis.shallue2018.findings import slope
-from analysis.shallue2018.results import Results, Workload
+from analysis.shallue2018.numbers import Results, Workload
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats, records, rows_where
 

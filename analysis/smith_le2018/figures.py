@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from analysis.report.numbers import difference
 from analysis.report.report import Drawing
-from analysis.smith_le2018.peaks import COSTS
+from analysis.smith_le2018.numbers import COSTS
 from analysis.statistics.intervals import Interval
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where

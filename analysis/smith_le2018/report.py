@@ -11,23 +11,22 @@ from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio, sig
 from analysis.report.report import Report, TextTable, drawn_all
 from analysis.runs import Tables, counts
 from analysis.smith_le2018 import figures as figures
-from analysis.smith_le2018 import sweeps as sweeps
+from analysis.smith_le2018 import numbers as numbers
 from analysis.smith_le2018.evidence import SWEPT, draw_evidence, evidence_findings, evidence_text, minima
 from analysis.smith_le2018.findings import sweep_findings
-from analysis.smith_le2018.peaks import COSTS, rise_over_ends
-from analysis.smith_le2018.sweeps import SWEEPS
+from analysis.smith_le2018.numbers import COSTS, SWEEPS, rise_over_ends
 from analysis.statistics.intervals import Interval, Summary
 from sharpness.plots.frames import records
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     """Return the figures, the tables, what the numbers show and the verdicts."""
-    base, swept = sweeps.base_of(settings), tables.rows("evidence", *SWEPT)
-    found = sweeps.settings_found(tables, base)
-    accuracies, peaks, optima = sweeps.accuracy_table(tables), sweeps.peak_table(found), sweeps.optimum_table(found)
-    slopes = {name: sweeps.slope_of(peaks, optima, name) for name in SWEEPS}
-    onset = sweeps.onset_table(found)
-    onset_slopes = {name: sweeps.onset_slope(onset, name) for name in SWEEPS}
+    base, swept = numbers.base_of(settings), tables.rows("evidence", *SWEPT)
+    found = numbers.settings_found(tables, base)
+    accuracies, peaks, optima = numbers.accuracy_table(tables), numbers.peak_table(found), numbers.optimum_table(found)
+    slopes = {name: numbers.slope_of(peaks, optima, name) for name in SWEEPS}
+    onset = numbers.onset_table(found)
+    onset_slopes = {name: numbers.onset_slope(onset, name) for name in SWEEPS}
     best, costly = figures.Sizes(optima, "batch", slopes), figures.Sizes(onset, "onset", onset_slopes)
     ended = counts(tables)
     drawings = drawn_all(
@@ -38,7 +37,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
         }
     )
     lowest = minima(swept)
-    verdicts = sweep_findings(rise_over_ends(sweeps.curve_of(tables, base).accuracy), slopes, settings)
+    verdicts = sweep_findings(rise_over_ends(numbers.curve_of(tables, base).accuracy), slopes, settings)
     return Report(
         drawings,
         [peak_text(peaks, ended), *([] if lowest.empty else [evidence_text(lowest, ended)])],
