@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.mccandlish2018 import batches as batches
+from analysis.mccandlish2018 import batch_figures as batch_figures
 from analysis.mccandlish2018 import figures as figures
 from analysis.mccandlish2018.findings import facts, findings
 from analysis.mccandlish2018.results import Results, results_of
@@ -25,10 +25,10 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
         {
             "noise_scale": lambda: figures.noise_scale(results),
             "line_search": lambda: figures.line_search(results),
-            "front": lambda: batches.front(results),
+            "front": lambda: batch_figures.front(results),
             "temperature": lambda: figures.temperature(results),
             "comparisons": lambda: figures.comparison(results),
-            "branches": lambda: batches.branches(results),
+            "branches": lambda: batch_figures.branches(results),
         }
     )
     return Report(drawings, [batch_sizes(results), best_rates(results)], sentences(tables, results), findings(results))
