@@ -12,8 +12,6 @@ from analysis.statistics.intervals import CONFIDENCE, Interval, paired_differenc
 from sharpness.plots.frames import floats, groups, records, rows_where
 
 Array = NDArray[np.float64]
-
-
 NUM_BOOTSTRAPS = 1000
 SEARCHED = ("rate", "fall", "change_at_2", "change_at_4")
 ENDS = ("", "_lower", "_upper")

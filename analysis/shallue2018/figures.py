@@ -28,8 +28,6 @@ KINDS = {
     "noise scale": "noise scale $B_{simple}$",
 }
 """The batch sizes of a workload that are drawn, and what the legend calls them."""
-
-
 MARKS: Mapping[str, Mapping[str, Any]] = {
     "reached": {"marker": "o", "color": "#0173b2", "label": "goal reached"},
     "missed": {"marker": "x", "color": "#de8f05", "label": "goal not reached"},

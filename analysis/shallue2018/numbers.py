@@ -24,8 +24,6 @@ KEYS = ("workload", "batch_size", "search")
 BY_RULE = ("search", "batch_size", "rule", "rate", "nearest_rate", "steps", "censored", "tuned_steps")
 EDGE = 0.1
 """A best trial in the outer tenth of the searched range, on its log axis, may not be the best there is."""
-
-
 FIRST, LAST = 16, 8
 """Slopes at either end are taken over the batch sizes within these factors of the smallest and of the largest."""
 

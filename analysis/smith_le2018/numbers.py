@@ -24,8 +24,6 @@ MOST_WITHOUT = 1 - CONFIDENCE
 
 COSTS = 2.0
 """Percentage points of accuracy that the onset of noise costs."""
-
-
 KNOBS = ("learning_rate", "num_train", "momentum")
 TESTED = (*KNOBS, "batch_size", "seed", "accuracy")
 FEWEST_SETTINGS = 3
