@@ -47,7 +47,7 @@ ARMS = {
     "larger rate": Arm(grow_at=(0, 1, 2), rate_times=5, batch_times=5),
     "larger momentum": Arm(grow_at=(0, 1, 2), rate_times=5, batch_times=25, momentum=0.98),
 }
-"""Of one noise scale: a momentum of 0.98 instead of 0.9 goes with a batch five times as large."""
+"""All have one noise scale: a momentum of 0.98 instead of 0.9 goes with a batch five times as large."""
 EVERY_OPTIMIZER = ("decaying", "hybrid", "increasing")
 
 

@@ -56,7 +56,7 @@ TARGETS = {
     "test_error": "test error",
     "learning_rate": "learning rate",
 }
-"""What the measures are correlated with; with the learning rate over all settings alone."""
+"""The quantities that the measures are correlated with; the learning rate over all settings alone."""
 VARIED = ("learning_rate", "batch_size", "weight_decay", "augmentation", "network")
 
 

@@ -1,4 +1,4 @@
-"""Which measures go with the generalisation gap? The grid of Andriushchenko et al. (2023) in small, with verdicts."""
+"""The report on Andriushchenko et al. (2023): which measures go with the generalisation gap, with verdicts."""
 
 from __future__ import annotations
 

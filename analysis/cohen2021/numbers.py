@@ -1,4 +1,4 @@
-"""What a run at the edge of stability did: when its eigenvalue reached the edge, and what it and the loss did then."""
+"""The numbers of a run at the edge of stability: when its eigenvalue reached it, and what it and the loss did then."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from analysis.statistics.intervals import Interval, summarise
 from sharpness.plots.frames import floats, rows_where
 
 AT_EDGE = (0.9, 1.2)
-"""Where the median of eigenvalue / edge must lie to be at the edge, its whole interval over the seeds."""
+"""The range in which the median of eigenvalue / edge, with its whole interval over the seeds, is at the edge."""
 SQUARE_LOSS = "the trainer has the cross-entropy alone, so the paper's main setting is not run"
 
 

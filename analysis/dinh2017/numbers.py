@@ -1,4 +1,4 @@
-"""What the rescalings of Dinh et al. (2017) do to each measure: pure functions over the rows that were measured."""
+"""The effect of the rescalings of Dinh et al. (2017) on each measure, as pure functions of the rows measured."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which measures see the function and which its weights: what the study of Dinh et al. (2017) shows, and the verdicts.
+"""The report on Dinh et al. (2017): which measures see the function, which its weights, and the verdicts.
 
 The claims are identities that hold for every network, so the interval of a number is its range over the runs
-(:func:`analysis.dinh2017.report.numbers.spread`).
+(:func:`analysis.dinh2017.numbers.spread`).
 """
 
 from __future__ import annotations

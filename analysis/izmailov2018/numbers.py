@@ -1,4 +1,4 @@
-"""How accurate and how wide the solutions of SGD and SWA are: pure functions over what was trained and measured."""
+"""The accuracy and the width of the solutions of SGD and SWA, as pure functions of what was trained and measured."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sharpness.errors import InputError
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a worker and its links can do; all numbers are assumptions that stand beside every result.
+    """The speed of a worker and its links; all numbers are assumptions that stand beside every result.
 
     A message of s bytes takes ``latency + s / bandwidth`` seconds, and a worker sends one while it receives another.
     Nothing overlaps with anything else: neither the gradients of one layer with the backward pass of the next, nor
@@ -21,13 +21,13 @@ class Cluster:
     seconds_per_example: float
     """Forward and backward pass of one example on one worker."""
     seconds_per_step: float
-    """What a step takes a worker whatever its share of the batch, such as the update of the weights."""
+    """The part of a step that does not depend on the share of the batch, such as the update of the weights."""
     bandwidth: float
     """Bytes per second and direction."""
     latency: float
     """Seconds per message."""
     bytes_per_number: int = 4
-    """Of the gradients that are sent."""
+    """The bytes of a gradient that is sent, for each parameter."""
 
     def __str__(self) -> str:
         return (

@@ -30,7 +30,7 @@ MARGIN = 1.0
 """Percentage points of error by which a recipe may be worse than the base batch and still count as keeping it."""
 BEST_BATCHES = (2.0, 32.0)
 Claim = tuple[str, Interval, float, Literal[-1, 1]]
-"""What is said, the difference of errors, the value it must pass, and on which side it must lie."""
+"""A claim, the difference of errors, the value it must pass, and the side on which it must lie."""
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

@@ -11,7 +11,7 @@ from analysis.report.numbers import ABSENT, significant
 from analysis.report.report import TextTable
 
 PARAMETERS = 25_557_032
-"""Of ResNet-50 with its 1000 classes, as torchvision builds it."""
+"""The parameters of ResNet-50 with its 1000 classes, as torchvision builds it."""
 EXAMPLES, EPOCHS = 1_281_167, 90
 """Training images of ImageNet 2012, and the epochs of Goyal et al. 2017."""
 CLUSTER = Cluster(seconds_per_example=1 / 500, seconds_per_step=2e-3, bandwidth=10e9, latency=5e-6, bytes_per_number=2)

@@ -36,7 +36,7 @@ BRANCHES = ("seed", "epoch", "multiplier", "batch_size", "rate", "updates", "smo
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured, as tables with ``noise_scale``, and the numbers taken from it; losses in nats."""
+    """The measurements as tables with ``noise_scale``, and the numbers taken from them; losses in nats."""
 
     settings: Mapping[str, Any]
     counts: str

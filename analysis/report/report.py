@@ -1,4 +1,4 @@
-"""What a study renders: figures, tables as text and as numbers, sentences and verdicts, and writing them."""
+"""The report of a study: figures, tables as text and as numbers, sentences and verdicts, and writing them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TextTable:
 
 @dataclass(frozen=True)
 class Report:
-    """What a study's analysis returns: drawings by name, or the reason why one cannot be drawn."""
+    """The result of a study's analysis: drawings by name, or the reason why one cannot be drawn."""
 
     drawings: Mapping[str, Drawing | str] = field(default_factory=dict)
     tables: Sequence[TextTable] = ()
@@ -52,7 +52,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written, and what the terminal shows."""
+    """The files that were written, and what the terminal shows."""
 
     files: Sequence[Path]
     tables: Sequence[TextTable]

@@ -1,4 +1,7 @@
-"""What a study found: each claim with its number and a verdict by one rule, and the page of all of them."""
+"""The findings of a study: each claim with its number and a verdict by one rule.
+
+A difference that is not resolved is no proof that there is none: claims of equality have a rule of their own.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ MARKS: Mapping[str, Mapping[str, Any]] = {
     "missed": {"marker": "x", "color": "#de8f05", "label": "goal not reached"},
     "diverged": {"marker": "^", "color": "0.45", "label": "diverged"},
 }
-"""How trials look by outcome."""
+"""The look of a trial by its outcome."""
 BEST: dict[str, Any] = {"linestyle": "", "marker": "o", "mfc": "none", "color": "k", "mew": 0.7}
 RULES = (("linear", 1.0), ("square-root", 0.5))
 

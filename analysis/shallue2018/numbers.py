@@ -19,7 +19,7 @@ from sharpness.plots.frames import floats, groups, records, rows_where
 
 Floats = NDArray[np.float64]
 OUTCOMES = ("reached", "missed", "diverged", "missing")
-"""What became of a trial; all but the first are infeasible."""
+"""The outcomes of a trial; all but the first are infeasible."""
 KEYS = ("workload", "batch_size", "search")
 BY_RULE = ("search", "batch_size", "rule", "rate", "nearest_rate", "steps", "censored", "tuned_steps")
 EDGE = 0.1
@@ -224,7 +224,7 @@ def noise_scales(probes: pd.DataFrame, best: pd.DataFrame, workload: str, base: 
 
 @dataclass(frozen=True)
 class Workload:
-    """How far one workload scales: ``steps`` of its searches, a row each, at its ``batches``.
+    """The scaling of one workload: ``steps`` of its searches, a row each, at its ``batches``.
 
     ``overhead`` is the largest batch size measured up to which steps stay within 20 % of perfect scaling, ``first`` and
     ``last`` the slopes of log steps at the smallest and the largest batch sizes, ``rate`` the slope of the best
@@ -244,7 +244,7 @@ class Workload:
 
     @cached_property
     def regimes(self) -> Regimes:
-        """Where perfect scaling ends and where steps stop falling."""
+        """The batch sizes at which perfect scaling ends and steps stop falling."""
         return regimes(self.batches, self.steps)
 
 

@@ -32,7 +32,7 @@ FEWEST_SETTINGS = 3
 
 @dataclass(frozen=True)
 class Peak:
-    """Where the mean accuracy is highest, as a batch size with its interval over seeds, or why there is no peak.
+    """The batch size of the highest mean accuracy with its interval over seeds, or the reason why there is no peak.
 
     ``by_seed`` holds the best batch size of each seed whose own curve has a peak beside that of the mean.
     """
@@ -42,7 +42,7 @@ class Peak:
 
     @property
     def found(self) -> bool:
-        """Whether the peak lies inside the grid for sure."""
+        """True if the peak lies inside the grid for sure."""
         return self.batch.lower is not None
 
 
@@ -146,7 +146,7 @@ def onsets(batches: Sequence[float], accuracy: Array) -> Array:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is varied, how it is called, and the quantity that the best batch size is to be proportional to."""
+    """A setting that is varied, its name, and the quantity that the best batch size is to be proportional to."""
 
     name: str
     label: str
@@ -223,7 +223,7 @@ class Found:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What is varied, its value, and the quantity that the best batch size is to be proportional to."""
+        """The setting that is varied, its value, and the quantity that the best batch size is to be proportional to."""
         return {"varied": self.name, "value": self.value, "x": SWEEPS[self.name].x(self.value)}
 
 

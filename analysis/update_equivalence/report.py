@@ -1,4 +1,4 @@
-"""When a larger batch may replace a smaller learning rate: distances, noise and falls of the loss, and the verdicts.
+"""The report on batch sizes and learning rates: distances, noise and falls of the loss, and the verdicts.
 
 The claims are those of the answer that scripts/update_equivalence.py describes; the rules of the verdicts are fixed.
 """

@@ -29,11 +29,11 @@ class Preset:
     lars_rate: float
     """Global rate of LARS at the base batch; it grows in proportion to the batch."""
     clip_norm: float
-    """Of the recipes of Hoffer et al., whose code has 5."""
+    """The largest length of a gradient in the recipes of Hoffer et al., whose code has 5."""
     goal_error: float
     """Error on the test examples to which steps are counted."""
     parameters: int
-    """Of the network, for the bytes that are sent."""
+    """The number of the network's parameters, for the bytes that are sent."""
     cluster: Cluster
     """The workers that the time to the goal is projected on."""
     chance: float

@@ -18,7 +18,7 @@ PRIMES = (2, 3)
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, uniformly in the logarithm: the effective rate ``lr / (1 - m)`` and ``1 - m``.
+    """The ranges that are searched, uniformly in the logarithm: the effective rate ``lr / (1 - m)`` and ``1 - m``.
 
     Plain SGD has ``m = 0``, so that all optimisers are given the same range of effective rates. The authors search the
     rate itself; that box sheared is this one, and its corners are rates at which nothing trains.

@@ -1,4 +1,4 @@
-"""What the study of Dinh et al. 2017 measures itself: every measure before and after a rescaling, and its blocks."""
+"""The measurements of Dinh et al. 2017 beside the probes: all measures before and after a rescaling, and its blocks."""
 
 from __future__ import annotations
 

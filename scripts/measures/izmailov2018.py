@@ -1,4 +1,4 @@
-"""What the study of Izmailov et al. 2018 measures itself: how wide two solutions are, and what lies between weights.
+"""The measurements of Izmailov et al. 2018: the width of two solutions, and what lies between weights.
 
 Everywhere the statistics of BatchNorm, of a network that has them, are recomputed from the training set at each point.
 """

@@ -1,4 +1,4 @@
-"""What the study of McCandlish et al. 2018 measures at the checkpoints of a run: noise scales and line searches.
+"""The measurements of McCandlish et al. 2018 at the checkpoints of a run: noise scales and line searches.
 
 Batches of line searches are drawn with replacement, so that ``Cov(G_B) = Sigma / B`` holds exactly.
 """

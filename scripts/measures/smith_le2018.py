@@ -1,4 +1,4 @@
-"""What Smith & Le 2018 (arXiv 1710.06451) measure: final accuracy, and the evidence of logistic regressions."""
+"""The measurements of Smith & Le 2018 (arXiv 1710.06451): final accuracy, and the evidence of logistic regressions."""
 
 from __future__ import annotations
 

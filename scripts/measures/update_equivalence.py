@@ -1,4 +1,4 @@
-"""What `update_equivalence.py` measures on a run: distances of end points, gradient noise, and steps that fall.
+"""The measurements of `update_equivalence.py` on a run: distances of end points, gradient noise, and steps that fall.
 
 All of it is in float64: two end points that differ by a thousandth of a step lie within a few roundings of float32.
 """

@@ -1,4 +1,4 @@
-"""How far the jobs of a study are: bars on a terminal, plain lines in a log."""
+"""The progress of a study's jobs: bars on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import Progress, TaskID
 from sharpness.cli import bar_columns
 
 PLAIN_SECONDS = 10.0
-"""Without a terminal each job prints a line at its start and end, and at most one per this many seconds between."""
+"""Each job prints a line at its start and end without a terminal, and between at most one in so many seconds."""
 
 Show = Callable[[str, int, int], None]
 """``show(label, done, total)``: (label, 0, 0) when a job begins, (label, -1, 0) when it has ended, in any order."""

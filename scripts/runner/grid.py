@@ -1,4 +1,4 @@
-"""What a study is made of: runs with their labels, what is measured on them, presets."""
+"""The parts of a study: runs with their labels, what is measured on them, presets."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What the progress lines say: ``LB, seed 0``."""
+        """The name in progress lines: ``LB, seed 0``."""
         parts = (value if isinstance(value, str) else f"{key} {value}" for key, value in self.labels.items())
         return ", ".join(part for part in parts if part)
 
     @property
     def wave(self) -> int:
-        """How many runs come before it, one after the other."""
+        """The number of runs that come before it, one after the other."""
         return 0 if self.after is None else self.after.wave + 1
 
 
@@ -64,18 +64,18 @@ class Preset(Protocol):
 
     @property
     def seeds(self) -> int:
-        """How many seeds by default."""
+        """The number of seeds by default."""
         ...
 
     @property
     def about(self) -> str:
-        """What ``--help`` says of it: data, sizes, how long it takes, whether it was run."""
+        """The text of ``--help``: data, sizes, how long it takes, whether it was run."""
         ...
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a script is made of; ``about`` is shown by ``--help``.
+    """Everything that a script says of its study; ``--help`` shows ``about``.
 
     ``cells(preset, seeds)`` is the grid and ``measurements(preset, cells)`` what is measured on the runs that finished.
     ``analysis`` is the module whose ``report(tables, settings)`` makes an ``analysis.report.report.Report`` of the

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 RETRIES = 3
-"""How often a job whose worker or node was lost is begun again; each time it goes on from its run folder."""
+"""A job whose worker or node was lost is begun again this often; each time it goes on from its run folder."""
 
 LEASE_SECONDS = 120.0
-"""How long a job waits for the lock of its run folder: on a disk of the network that of a lost node may outlive it."""
+"""A job waits this long for the lock of its run folder: on a network disk the lock of a lost node may outlive it."""
 
 MARK = ".ray-"
 """Beginning of the name of a file by which a node sees that the folder of the runs is the driver's."""
@@ -36,7 +36,7 @@ REPORT_SECONDS = 1.0
 """A job says how far it is at most this often."""
 
 ANSWER_SECONDS = 10.0
-"""How long the address of a cluster may take to answer."""
+"""The address of a cluster must answer within this time."""
 
 CHECKOUT = str(Path(__file__).resolve().parents[2])
 """The nodes import from this folder."""
@@ -188,7 +188,7 @@ def _device(name: str, gpus: bool) -> str:
 
 
 class _Reports:
-    """How far the jobs are, as they last said it (an actor)."""
+    """An actor that holds the latest reports of the jobs."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[str, int, int]] = []

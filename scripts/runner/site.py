@@ -1,4 +1,4 @@
-"""Where a study's own measurement works: its runs with their data and networks, the device, and who hears of it."""
+"""The site of a study's own measurement: the runs with their data and networks, the device, and the progress."""
 
 from __future__ import annotations
 
