@@ -141,7 +141,6 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.andriushchenko2023.report",
 )
 
 if __name__ == "__main__":

@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from scripts.runner.study import Cell, Measurement, Study, run_study
+from scripts.runner.study import Cell, Study, run_study
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 
@@ -124,19 +123,12 @@ def cells_of(preset: Preset, seeds: int) -> list[Cell]:
     return cells
 
 
-def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Measurement]:
-    """Yield nothing: the eigenvalue is measured while the weights move."""
-    yield from ()
-
-
 STUDY = Study(
     name="cohen2021",
     title="Cohen et al. 2021",
     about=__doc__ or "",
     presets=PRESETS,
     cells=cells_of,
-    measurements=measurements,
-    analysis="analysis.cohen2021.report",
 )
 
 if __name__ == "__main__":

@@ -144,7 +144,6 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.dinh2017.report",
 )
 
 if __name__ == "__main__":

@@ -199,7 +199,6 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.izmailov2018.report",
 )
 
 if __name__ == "__main__":

@@ -224,7 +224,6 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.keskar2017.report",
 )
 
 if __name__ == "__main__":

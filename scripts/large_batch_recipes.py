@@ -19,7 +19,6 @@ Every stage skips what is already there, so the same command goes on after a sto
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and sc
 
 from analysis.large_batch_recipes.allreduce import Cluster
 from scripts.grids.large_batch_recipes import RECIPES, Preset, multiplied
-from scripts.runner.study import Cell, Measurement, Study, run_study
+from scripts.runner.study import Cell, Study, run_study
 from sharpness.cli import run_command
 from sharpness.config import DataConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig
 
@@ -140,19 +139,12 @@ def _seeded(config: RunConfig, seed: int) -> RunConfig:
     return replace(config, training=replace(config.training, seed=seed))
 
 
-def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Measurement]:
-    """Yield nothing: the logs of the runs say it all."""
-    yield from ()
-
-
 STUDY = Study(
     name="large_batch_recipes",
     title="Recipes for large batches",
     about=__doc__ or "",
     presets=PRESETS,
     cells=cells_of,
-    measurements=measurements,
-    analysis="analysis.large_batch_recipes.report",
 )
 
 if __name__ == "__main__":

@@ -111,7 +111,6 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.mccandlish2018.report",
 )
 
 if __name__ == "__main__":

@@ -197,7 +197,6 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.shallue2018.report",
 )
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ Every stage skips what is already there, so the same command goes on after a sto
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from scripts.runner.study import Cell, Measurement, Study, run_study
+from scripts.runner.study import Cell, Study, run_study
 from sharpness.cli import run_command
 from sharpness.config import BatchConfig, DataConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig
 
@@ -142,19 +142,12 @@ def config_of(preset: Preset, arm: Arm, optimizer: str, seed: int) -> RunConfig:
     return replace(preset.base, training=training, schedule=schedule, batch=steps if grow else BatchConfig())
 
 
-def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Measurement]:
-    """Yield nothing: the logs of the runs hold all that is compared."""
-    yield from ()
-
-
 STUDY = Study(
     name="smith2018",
     title="Smith et al. 2018",
     about=__doc__ or "",
     presets=PRESETS,
     cells=cells_of,
-    measurements=measurements,
-    analysis="analysis.smith2018.report",
 )
 
 if __name__ == "__main__":

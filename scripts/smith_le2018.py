@@ -165,7 +165,6 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.smith_le2018.report",
 )
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and sc
 import tyro
 from rich.console import Console
 
+from scripts.runner.display import show_files, show_times
 from scripts.runner.folder import probe_cell
 from scripts.runner.workers import Job, Workers, available_cores
 from sharpness.cli import run_command
@@ -86,10 +87,7 @@ def render_and_show(console: Console, options: Options, probes: dict[str, Any]) 
     rendered = render_spectra(options.runs, options.out, knobs, options.examples)
     for refusal in rendered.refusals:
         console.print(f"- {refusal}", highlight=False, soft_wrap=True)
-    console.print("\nFigures (PDF, PNG, CSV, provenance JSON):", highlight=False)
-    for path in rendered.files:
-        if path.suffix == ".pdf":
-            console.print(f"  {path}", highlight=False, soft_wrap=True)
+    show_files(console, rendered.files)
 
 
 def main() -> None:
@@ -112,8 +110,7 @@ def main() -> None:
     started = time.perf_counter()
     render_and_show(console, options, probes)
     spent["render"] = time.perf_counter() - started
-    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
-    console.print(f"\n{times}; {sum(spent.values()):.0f} s in all", highlight=False)
+    show_times(console, spent)
 
 
 if __name__ == "__main__":

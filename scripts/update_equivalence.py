@@ -165,7 +165,6 @@ STUDY = Study(
     presets=PRESETS,
     cells=cells_of,
     measurements=measurements,
-    analysis="analysis.update_equivalence.report",
 )
 
 if __name__ == "__main__":

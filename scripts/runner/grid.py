@@ -78,8 +78,6 @@ class Study:
     """Everything that a script says of its study; ``--help`` shows ``about``.
 
     ``cells(preset, seeds)`` is the grid and ``measurements(preset, cells)`` what is measured on the runs that finished.
-    ``analysis`` is the module whose ``report(tables, settings)`` makes an ``analysis.report.report.Report`` of the
-    runs' ``analysis.runs.Tables`` and the preset's fields.
     """
 
     name: str
@@ -87,5 +85,9 @@ class Study:
     about: str
     presets: Mapping[str, Preset]
     cells: Callable[[Any, int], Sequence[Cell]]
-    measurements: Callable[[Any, Sequence[Cell]], Iterable[Measurement | Task]]
-    analysis: str
+    measurements: Callable[[Any, Sequence[Cell]], Iterable[Measurement | Task]] = lambda preset, cells: ()
+
+    @property
+    def analysis(self) -> str:
+        """The module whose ``report(tables, settings)`` makes a Report of the runs' Tables and the preset's fields."""
+        return f"analysis.{self.name}.report"

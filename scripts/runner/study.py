@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scripts.runner.display import show_files, show_times
 from scripts.runner.folder import StudyFolder
 from scripts.runner.grid import Cell, Measurement, Preset, Study, Task
 from scripts.runner.ray_workers import RayWorkers
@@ -80,19 +81,21 @@ def run_study(study: Study) -> None:
     spent = _train_and_probe(study, preset, cells, options, console)
     if options.stage in ("render", "all"):
         started = time.perf_counter()
-        folder = StudyFolder(options.runs, options.device, options.data_dir)
-        places = [(dict(cell.labels), folder.place(cell)) for cell in cells]
-        out = options.figures / f"{options.preset}-{seeds}-seeds"
-        settings = {"preset": options.preset, "seeds": seeds, **_plain(preset)}
-        measured = folder.task_files(study.measurements(preset, cells))
-        # Imported here, because workers import this file too and need no plotting libraries.
-        from analysis.report.report import render_study
-
-        report = importlib.import_module(study.analysis).report
-        show(console, render_study(report, places, measured, settings, out))
+        show(console, _render(study, preset, cells, options, seeds))
         spent["render"] = time.perf_counter() - started
-    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
-    console.print(f"\n{times}; {sum(spent.values()):.0f} s in all", highlight=False)
+    show_times(console, spent)
+
+
+def _render(study: Study, preset: Preset, cells: list[Cell], options: Options, seeds: int) -> Written:
+    # Imported here, because workers import this file too and need no plotting libraries.
+    from analysis.report.report import render_study
+
+    folder = StudyFolder(options.runs, options.device, options.data_dir)
+    places = [(dict(cell.labels), folder.place(cell)) for cell in cells]
+    measured = folder.task_files(study.measurements(preset, cells))
+    settings = {"preset": options.preset, "seeds": seeds, **_plain(preset)}
+    report = importlib.import_module(study.analysis).report
+    return render_study(report, places, measured, settings, options.figures / f"{options.preset}-{seeds}-seeds")
 
 
 def _announce(console: Console, study: Study, options: Options, cells: Sequence[Cell], seeds: int) -> None:
@@ -159,7 +162,4 @@ def show(console: Console, written: Written) -> None:
         console.print(f"- {sentence}", highlight=False, soft_wrap=True)
     for finding in written.findings:
         console.print(f"- {finding.line}", highlight=False, soft_wrap=True)
-    console.print("\nFigures (PDF, PNG, CSV, provenance JSON):", highlight=False)
-    for path in written.files:
-        if path.suffix in {".pdf", ".md"}:
-            console.print(f"  {path}", highlight=False, soft_wrap=True)
+    show_files(console, written.files)
