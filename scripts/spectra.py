@@ -25,7 +25,7 @@ from scripts.runner.workers import Job, Workers, available_cores
 from sharpness.cli import run_command
 from sharpness.errors import InputError
 from sharpness.machine.environment import choose_device
-from sharpness.measure.runs import missing_probes
+from sharpness.measure.recorded import missing_probes
 from sharpness.probes import LayerEigenvalues, SpectralDensity, TopEigenvalues
 from sharpness.runs import RunFolder
 

@@ -15,7 +15,8 @@ from scripts.runner.workers import Job
 from sharpness.config import RunConfig
 from sharpness.files import write_atomically
 from sharpness.machine.environment import choose_device, git_commit, versions
-from sharpness.measure.runs import checkpoint_sha256, missing_probes, probe_run
+from sharpness.measure.recorded import missing_probes
+from sharpness.measure.runs import probe_run
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_run_data
 from sharpness.training import train
@@ -57,7 +58,7 @@ def do_task(task: Task, folders: list[Path], path: Path, device: str, data_dir: 
         "labels": dict(task.labels),
         "knobs": dict(task.knobs),
         "rows": task.function(Site(runs, choose_device(device), data_dir, progress), **task.knobs),
-        "checkpoints": {run.path.name: checkpoint_sha256(run) for run in runs},
+        "checkpoints": {run.path.name: run.final_sha256() for run in runs},
         "seconds": time.perf_counter() - started,
         "git_commit": git_commit(),
         "versions": versions(),

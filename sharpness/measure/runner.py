@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sharpness.landscapes.evaluations import PointsMissing
 from sharpness.loss import Loss
 from sharpness.machine.environment import deterministic
 from sharpness.machine.progress import Progress
+from sharpness.measure.recorded import find_record, is_whole, wanted_record
 from sharpness.measure.subject import Companions, Subject, details_of, identity_of
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
@@ -83,12 +84,12 @@ def measure(
         losses=subject.split_losses() if subject.split_losses is not None and _takes(probe, "test_loss") else None,
         trained=subject.trained() if subject.trained is not None and _takes(probe, "trained") else None,
     )
-    identity = _plain({"probe": name, "knobs": deciding_knobs(asdict(probe)), **identity_of(subject, companions)})
-    if (known := _known(folder, identity)) is not None:
+    wanted = wanted_record(name, probe, identity_of(subject, companions))
+    if (known := find_record(folder.records(), wanted)) is not None:
         return Outcome(name, "there already", known)
     if deadline is not None and time.perf_counter() >= deadline:
         return Outcome(name, "out of time", reason="it was not begun")
-    products = folder.path / ".products" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    products = folder.path / ".products" / hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
     with _only_here(products, name, part):
         try:
             with deterministic(subject.loss.device):
@@ -97,12 +98,12 @@ def measure(
             return Outcome(name, "out of time", reason="it has no result before its end")
         except PointsMissing as error:
             return Outcome(name, "waiting", reason=str(error))
-        record = replace(record, details={**record.details, "identity": identity["identity"]})
+        record = replace(record, details={**record.details, "identity": wanted["identity"]})
         with folder.lock():
-            if (known := _known(folder, identity)) is not None:
+            if (known := find_record(folder.records(), wanted)) is not None:
                 return Outcome(name, "there already", known)
             folder.append_record(record)
-        if not _cut_short(record):
+        if is_whole(record):
             shutil.rmtree(products, ignore_errors=True)
     return Outcome(name, "measured", record)
 
@@ -181,28 +182,3 @@ def _fits_on_disk(probe: Any, loss: Loss, products: Path) -> bool:
     most = getattr(probe, "num_hvps", None) or probe.steps * probe.starts
     parent = next(folder for folder in products.parents if folder.exists())
     return most * loss.weights.numel() * loss.weights.element_size() <= DISK_SHARE * shutil.disk_usage(parent).free
-
-
-def _known(folder: RecordFolder, identity: Mapping[str, Any]) -> ProbeRecord | None:
-    """Return the last whole record of this identity in a folder."""
-    for record in reversed(folder.records()):
-        row = record.to_dict()
-        row |= {"knobs": deciding_knobs(row["knobs"]), "identity": record.details.get("identity")}
-        if not _cut_short(record) and all(row[key] == value for key, value in identity.items()):
-            return record
-    return None
-
-
-def deciding_knobs(knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the knobs that decide the number, as a record has them: not how long it may take, nor what is left out."""
-    return _plain({name: value for name, value in knobs.items() if name != "seconds" and value is not None})
-
-
-def _plain(thing: Any) -> Any:
-    return json.loads(json.dumps(thing))
-
-
-def _cut_short(record: ProbeRecord) -> bool:
-    """Say whether time ended a solve, the whole or that of a layer."""
-    parts = [record.details, *record.details.get("layers", ())]
-    return any(part.get("stopped_by") == "seconds" for part in parts)

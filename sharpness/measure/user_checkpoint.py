@@ -12,7 +12,6 @@ from torch import nn
 
 from sharpness.checkpoints import MatchReport, load_into, read_checkpoint
 from sharpness.checkpoints.formats import recognise
-from sharpness.data import random_subset
 from sharpness.data.batches import Batch
 from sharpness.data.sources import load_data
 from sharpness.data.user_data import UserData
@@ -20,14 +19,12 @@ from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.criteria import Criterion, load_loss
 from sharpness.loss.eval_mode import batch_norms
-from sharpness.machine.environment import derived_seed
 from sharpness.measure.guards import Checked, check_before_probing, describe
 from sharpness.measure.request import Request
-from sharpness.measure.runs import check_subset
 from sharpness.measure.subject import Subject
 from sharpness.models.user_model import UserModel, load_model
 from sharpness.runs import RunFolder
-from sharpness.runs.networks import evaluation_batches, load_run_data
+from sharpness.runs.networks import check_subset, load_run_data, subset_batches
 from sharpness.spec import names_in
 
 BATCH_SIZE = 100
@@ -126,15 +123,13 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> UserData:
     config = run.config()
     config = replace(config, data=replace(config.data, evaluation_batch_size=batch_size_of(request, run)))
     dataset = load_run_data(config, request.data_dir)
-    split, notes, facts = dataset.train, ["bytes divided by 255"], dict[str, Any]()
+    total, notes, facts = len(dataset.train), ["bytes divided by 255"], dict[str, Any]()
     if request.examples is not None:  # as one batch, as the studies measure subsets
         seed = run_seed(request, run)
-        split = random_subset(split, request.examples, derived_seed(seed, "subset"))
-        config = replace(config, data=replace(config.data, evaluation_batch_size=request.examples))
-        notes.append(f"{request.examples} of {len(dataset.train)} drawn with seed {seed}, as one batch")
+        notes.append(f"{request.examples} of {total} drawn with seed {seed}, as one batch")
         facts |= {"subset_seed": seed}
-    batches = evaluation_batches(config, split)
-    facts |= {"spec": config.data.name, "examples": len(split), "examples_total": len(dataset.train)}
+    batches = subset_batches(config, dataset.train, request.examples, run_seed(request, run))
+    facts |= {"spec": config.data.name, "examples": request.examples or total, "examples_total": total}
     return UserData(config.data.name, batches, dataset.num_classes, dataset.input_shape, tuple(notes), facts)
 
 

@@ -184,6 +184,12 @@ class RunFolder(RecordFolder):
             )
         return f"checkpoint-{manifest['step']}"
 
+    def final_sha256(self) -> str:
+        """Return the SHA-256 of the final checkpoint as the manifest has it; raises as :meth:`final_checkpoint`."""
+        name, manifest = self.final_checkpoint(), self.manifest()
+        assert manifest is not None  # final_checkpoint has read it
+        return manifest["files"][f"{name}.safetensors"]
+
     def save_resume_state(self, state: Mapping[str, Any]) -> None:
         """Write the state that training continues from, its SHA-256 at its end, and keep the one before it."""
         buffer = io.BytesIO()

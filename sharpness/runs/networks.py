@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sharpness.config import RunConfig
-from sharpness.data import Batches, Dataset, Split, load_dataset
+from sharpness.data import Batches, Dataset, Split, load_dataset, random_subset
 from sharpness.data.batches import Batch
-from sharpness.errors import RunError
+from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
 from sharpness.loss.eval_mode import batch_norms
+from sharpness.machine.environment import derived_seed
 from sharpness.models import build_model
 from sharpness.runs import RunFolder
 from sharpness.vectors import flatten, is_finite
@@ -59,6 +60,19 @@ def load_weights(run: RunFolder, checkpoint: str, dataset: Dataset, device: torc
 def evaluation_batches(config: RunConfig, split: Split) -> list[Batch]:
     """Return a split in evaluation batches, normalised once: evaluations read them again and again."""
     return list(Batches(split, config.data.evaluation_batch_size))
+
+
+def check_subset(num_examples: int | None) -> None:
+    """Raise :class:`InputError` for a subset of fewer than two examples."""
+    if num_examples is not None and num_examples < 2:
+        raise InputError(f"expected at least 2 examples, got {num_examples}: batch statistics need them")
+
+
+def subset_batches(config: RunConfig, split: Split, num_examples: int | None, seed: int) -> list[Batch]:
+    """Return so many random examples of a split as one batch, or all of it in evaluation batches."""
+    if num_examples is None:
+        return evaluation_batches(config, split)
+    return list(Batches(random_subset(split, num_examples, derived_seed(seed, "subset")), num_examples))
 
 
 def network_loss(

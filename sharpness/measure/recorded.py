@@ -1,0 +1,68 @@
+"""What was measured already: one rule, for studies that have read no data yet and for commands that have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sharpness.probes import PROBES
+from sharpness.records import ProbeRecord
+from sharpness.runs import RunFolder
+
+
+def missing_probes(
+    run: RunFolder, probes: Mapping[str, Any], other: RunFolder | None = None, num_examples: int | None = None
+) -> dict[str, Any]:
+    """Return the probes that ``probes.jsonl`` has no record of, for these knobs, weights and number of examples.
+
+    No data are read for that, so a study that is done already says so at once.
+    """
+    records, weights = run.records(), run.final_sha256()
+    far_end = None if other is None else other.final_sha256()
+
+    def facts(name: str) -> dict[str, Any]:
+        second = far_end if "other" in PROBES[name].points else None
+        return {"checkpoint_sha256": weights, "other_checkpoint_sha256": second, "subset": num_examples}
+
+    return {
+        name: probe
+        for name, probe in probes.items()
+        if find_record(records, wanted_record(name, probe, facts(name))) is None
+    }
+
+
+def wanted_record(name: str, probe: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a record before it is measured, by the names of its fields and of its details."""
+    return _plain({"probe": name, "knobs": _deciding(asdict(probe)), **facts})
+
+
+def find_record(records: Sequence[ProbeRecord], wanted: Mapping[str, Any]) -> ProbeRecord | None:
+    """Return the last whole record that agrees with all that is known of the wanted one.
+
+    A record that time cut short is not whole. Of the knobs those count that decide the number. Whoever has loaded data
+    and network knows more of the record, and finds at most what is found without them.
+    """
+    return next((record for record in reversed(records) if is_whole(record) and _agrees(record, wanted)), None)
+
+
+def is_whole(record: ProbeRecord) -> bool:
+    """Say whether the solve came to its own end, and that of each layer."""
+    parts = [record.details, *record.details.get("layers", ())]
+    return all(part.get("stopped_by") != "seconds" for part in parts)
+
+
+def _agrees(record: ProbeRecord, wanted: Mapping[str, Any]) -> bool:
+    facts = {**record.details, **vars(record), "knobs": _deciding(record.knobs)}
+    return all(_plain(facts.get(name)) == value for name, value in wanted.items())
+
+
+def _deciding(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs that decide the number: not how long it may take, nor what is left out."""
+    return {name: value for name, value in knobs.items() if name != "seconds" and value is not None}
+
+
+def _plain(thing: Any) -> Any:
+    """Return a thing as it is read back from a file."""
+    return json.loads(json.dumps(thing))
