@@ -18,6 +18,7 @@ from sharpness.loss.eval_mode import batch_norms
 from sharpness.models import MODELS, build_model, check_model
 from sharpness.models.norms import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d, with_ghost_norm
 from sharpness.models.transformer import CharacterTransformer, tokens_of
+from sharpness.models.user_model import load_model
 from sharpness.vectors import flatten
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -388,3 +389,9 @@ def test_build_model_takes_ghost_batches() -> None:
         torch.testing.assert_close(model.train()(x), torch.cat([plain.train()(half) for half in x.split(2)]))
     assert list(model.state_dict()) == list(plain.state_dict())
     check_model(config)
+
+
+@pytest.mark.parametrize("text", ["resnet8,norm=none", "resnet8,norm=running"])
+def test_a_spec_names_the_norm_as_a_config_does(text: str) -> None:
+    config = ModelConfig("resnet8", text.partition("=")[2])
+    assert str(load_model(text, CIFAR, 10).model) == str(build_model(config, CIFAR, 10, seed=0).eval())

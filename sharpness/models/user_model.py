@@ -74,7 +74,9 @@ def _built_in(spec: Spec, input_shape: tuple[int, ...] | None, num_classes: int 
     classes = options.get("num_classes", num_classes)
     if input_shape is None or not isinstance(classes, int):
         raise InputError(f"{spec.text}: expected data of inputs with class numbers for this network: change --data")
-    if (norm := options.get("norm", MODELS[spec.name].norms[0])) not in NORMS:
+    norm = options.get("norm", MODELS[spec.name].norms[0])
+    norm = "none" if norm is None else norm  # a spec's option none is None, and here the name of a norm
+    if norm not in NORMS:
         raise unknown_name("norm", str(norm), NORMS)
     return build_model(ModelConfig(spec.name, norm), input_shape, classes, seed)
 
