@@ -36,8 +36,7 @@ def extreme_eigenpairs(
 
     Lanczos with full reorthogonalisation from a random start; copies of multiple eigenvalues count. With
     ``stop_on="interval"`` it ends when every interval is narrower than ``rtol |lambda|``, with ``"residual"`` when
-    every
-    ``||A v - lambda v||`` is at most that. The side of an interval towards the inside of the spectrum is the Ritz
+    every ``||A v - lambda v||`` is at most that. The side of an interval towards the inside of the spectrum is the Ritz
     value, the other is proven from the random start, for k > 1 from further starts beside the vectors found
     (:class:`sharpness.linalg.locking.Search`); all hold together with probability ``confidence``. A ``start``, shape
     ``(n,)`` or ``(m, n)``, proves nothing beyond the Ritz values. ``docs/numbers.md`` says what the intervals hold for.

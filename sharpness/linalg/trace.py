@@ -82,13 +82,13 @@ def estimate_trace(
     ``"hutchinson"`` averages ``v^T A v`` over random signs v (Hutchinson 1990), ``"hutch++"`` takes the trace on the
     range of a sketch A S exactly and samples the rest (Meyer, Musco, Musco and Woodruff 2021, Algorithm 1), and
     ``"xtrace"`` uses each vector for both, leaving it out of the sketch in turn (Epperly, Tropp and Webber 2024,
-    section
-    2.2). It looks at the interval at sizes fixed beforehand, so that stopping by what they show costs no coverage; half
-    widths are Student's t times the standard error. ``docs/numbers.md`` says how well the intervals were seen to hold.
+    section 2.2). It looks at the interval at sizes fixed beforehand, so that stopping by what they show costs no
+    coverage; half widths are Student's t times the standard error. ``docs/numbers.md`` says how well the intervals were
+    seen to hold.
 
     Memory: as many vectors as products for XTrace, two thirds of that for Hutch++, twice this while the basis grows;
-    two blocks of 16 for Hutchinson.
-    Raises :class:`InputError` for bad knobs and :class:`RunError` for products that are not finite.
+    two blocks of 16 for Hutchinson. Raises :class:`InputError` for bad knobs and :class:`RunError` for products that
+    are not finite.
 
     >>> from sharpness.operators import FunctionOperator
     >>> diagonal = 0.8 ** torch.arange(1000, dtype=torch.float64)

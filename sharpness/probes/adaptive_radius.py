@@ -42,9 +42,8 @@ class AdaptiveRadius(Probe[AdaptiveRadiusResult]):
     the loss that may rise, by ``rise`` in its own units. It does not change where a rescaling keeps the function. Each
     maximum is climbed to from the corner of the box in the direction of the gradient
     (:func:`sharpness.probes.methods.keskar_ascent.climb`, at most ``num_gradients``) and is a lower bound, so alpha is
-    an upper
-    bound of the radius. It is bracketed to ``rtol`` by doubling or halving from ``first_radius``. Losses that overflow
-    count as risen.
+    an upper bound of the radius. It is bracketed to ``rtol`` by doubling or halving from ``first_radius``. Losses that
+    overflow count as risen.
 
     >>> batch = (torch.eye(2), torch.zeros(2, 1))
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.ones_(model.weight)

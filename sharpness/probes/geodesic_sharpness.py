@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.probes.methods.apgd import BALLS, apgd
+from sharpness.probes.methods.apgd import BALLS, Objective
 from sharpness.probes.methods.attention_pairs import check_symmetric, find_pairs
 from sharpness.probes.methods.geodesics import Geodesics
 from sharpness.probes.methods.perturbations import check_finite, check_radius, finite_value_and_grad, parts_of
-from sharpness.probes.worst_case import PartMaximum, WorstCaseResult
+from sharpness.probes.methods.worst_rise import check_ascents, worst_rise
+from sharpness.probes.worst_case import WorstCaseResult
 from sharpness.results import Probe
 from sharpness.vectors import norm, normal_vector
 
@@ -54,10 +53,9 @@ class GeodesicSharpness(Probe[GeodesicResult]):
     batches of 128 or 256).
 
     The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) from w itself and from ``num_starts -
-    1``
-    random horizontal xi of length rho; it is a lower bound. Deviations: biases of queries, keys and values belong to
-    their matrices as one more row; the gradient is that of the loss in xi, Gamma included; products of deficient rank
-    are refused. A measurement of the loss at a random G A and H A^-T comes first.
+    1`` random horizontal xi of length rho; it is a lower bound. Deviations: biases of queries, keys and values belong
+    to their matrices as one more row; the gradient is that of the loss in xi, Gamma included; products of deficient
+    rank are refused. A measurement of the loss at a random G A and H A^-T comes first.
 
     >>> model = torch.nn.MultiheadAttention(1, 1, bias=False)                      # of one token: w_v w_o x
     >>> for p in model.parameters(): _ = torch.nn.init.ones_(p)
@@ -83,69 +81,37 @@ class GeodesicSharpness(Probe[GeodesicResult]):
 
         Raises :class:`InputError` for rho <= 0, m, steps or starts below 1, an unknown metric, networks without
         attention blocks that are known (:func:`sharpness.probes.methods.attention_pairs.find_pairs`) or whose products
-        have a
-        deficient rank, :class:`RunError` where the loss is not finite at the weights or on the way.
+        have a deficient rank, :class:`RunError` where the loss is not finite at the weights or on the way.
         """
-        self._check()
+        check_radius("rho", self.rho, "worst_case takes 0.5")
+        check_ascents(self.steps, self.num_starts)
         pairs = find_pairs(loss)
         base = check_finite(loss.value(w), "at the weights", "check the data and the weights")
         geodesics = Geodesics(w, pairs, self.metric)
         check_symmetric(loss, w, base, pairs, self.seed)
-        parts = list(parts_of(loss, self.m))
-        each = self.num_starts * (self.steps + 1)
-        found = list[PartMaximum]()
-        for number, (share, part) in enumerate(parts):
 
-            def report(step: int, before: int = number * each) -> None:
-                if progress is not None:
-                    progress(before + step, len(parts) * each)
+        def objective_of(part: Loss) -> Objective:
+            def value_and_grad(point: Tensor) -> tuple[float, Tensor]:
+                return finite_value_and_grad(part, point, "on the geodesics", f"use a rho below {self.rho:g}")
 
-            found.append(self._maximum(part, share, geodesics, number, report))
-        value = sum(part.share * part.rise for part in found)
+            return lambda u: geodesics.pulled_back(u, value_and_grad)
+
+        found = worst_rise(
+            list(parts_of(loss, self.m)),
+            objective_of,
+            lambda number: (self._start(geodesics, number, start) for start in range(self.num_starts)),
+            BALLS["l2"],
+            radius=self.rho,
+            steps=self.steps,
+            num_starts=self.num_starts,
+            progress=progress,
+        )
         return GeodesicResult(
-            value=value,
-            lower=value,
-            reasons={
-                "upper": "the maximisation is inexact: what it found bounds the worst case from below only",
-                "confidence": "the lower bound holds without a probability",
-            },
-            num_gradients=len(parts) * each,
+            **found,
             num_forwards=2,
             seed=self.seed,
-            loss=sum(part.share * part.loss for part in found),
-            parts=tuple(found),
             pairs={pair.name: len(pair.first) for pair in pairs},
             condition=geodesics.condition,
-        )
-
-    def _check(self) -> None:
-        check_radius("rho", self.rho, "worst_case takes 0.5")
-        if self.steps < 1 or self.num_starts < 1:
-            raise InputError(
-                f"expected at least 1 step and 1 start, got {self.steps} and {self.num_starts}: "
-                "leave them out for 20 and 2"
-            )
-
-    def _maximum(
-        self, part: Loss, share: float, geodesics: Geodesics, number: int, report: Callable[[int], None]
-    ) -> PartMaximum:
-        """Climb from each start on one part of the data."""
-        values = list[float]()
-
-        def value_and_grad(point: Tensor) -> tuple[float, Tensor]:
-            return finite_value_and_grad(part, point, "on the geodesics", f"use a rho below {self.rho:g}")
-
-        def objective(u: Tensor) -> tuple[float, Tensor]:
-            value, gradient = geodesics.pulled_back(u, value_and_grad)
-            values.append(value)
-            report(len(values))
-            return value, gradient
-
-        starts = (self._start(geodesics, number, start) for start in range(self.num_starts))
-        ascents = [apgd(objective, start, BALLS["l2"], self.rho, self.steps) for start in starts]
-        best = max(ascents, key=lambda ascent: ascent.value)
-        return PartMaximum(
-            share=share, loss=values[0], largest=tuple(a.value for a in ascents), radius=norm(best.point)
         )
 
     def _start(self, geodesics: Geodesics, number: int, start: int) -> Tensor:

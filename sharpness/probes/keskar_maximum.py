@@ -86,8 +86,7 @@ class KeskarMaximum(Probe[KeskarMaximumResult]):
     (:class:`sharpness.probes.methods.keskar_box.Box`). The paper stops after 10 iterations of L-BFGS-B
     (:class:`sharpness.probes.keskar_sharpness.KeskarSharpness`). Here each start climbs by the signs of the gradient
     and then by projected L-BFGS (:func:`sharpness.probes.methods.keskar_ascent.climb`), on the device and in the dtype
-    of the
-    loss, until 5 gradients raise the rise by no more than ``rtol`` of it. The first start is the corner in the
+    of the loss, until 5 gradients raise the rise by no more than ``rtol`` of it. The first start is the corner in the
     direction of the gradient, the other ``num_starts - 1`` are uniform in the box. ``num_gradients`` is the ceiling in
     each box, over all starts. A local maximum: phi is a lower bound of the metric still, and never negative.
 

@@ -41,8 +41,8 @@ class RelativeFlatness(Probe[RelativeFlatnessResult]):
     Petzka et al. 2021 (arXiv 2001.00939), who take one layer, the last ones; here all parameters with rows are
     measured: those of fully connected layers, and of convolutions with their filters as rows. It does not change where
     a layer, or single rows of it, are rescaled and the next layer undoes that; the next layer's own does not where all
-    rows are rescaled alike. ``value`` is the sum over all of them, which is not in
-    the paper. Small is flat; it is negative where the loss curves down.
+    rows are rescaled alike. ``value`` is the sum over all of them, which is not in the paper. Small is flat; it is
+    negative where the loss curves down.
 
     With S the root of ``W W^T`` it is the trace of ``S H S``, sampled with random signs Z of the shape of W: one
     product with ``S Z`` of all layers at once serves them all (Hutchinson 1990): terms between layers average out.

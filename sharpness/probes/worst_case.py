@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.probes.methods.apgd import Ascent, apgd
+from sharpness.probes.methods.apgd import Objective
 from sharpness.probes.methods.perturbations import (
     check_radius,
     choose_ball,
@@ -22,25 +21,8 @@ from sharpness.probes.methods.perturbations import (
     parts_of,
     scale_of,
 )
+from sharpness.probes.methods.worst_rise import PartMaximum, check_ascents, worst_rise
 from sharpness.results import Probe, ProbeResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartMaximum:
-    """The maxima on one part of the data: its share of the mean, the loss at w, the largest loss of each start.
-
-    ``radius`` is how far out the largest of them lies, in the norm of the ball.
-    """
-
-    share: float
-    loss: float
-    largest: tuple[float, ...]
-    radius: float
-
-    @property
-    def rise(self) -> float:
-        """The largest rise found; w itself is in the ball, so it is never negative."""
-        return max(0.0, max(self.largest) - self.loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +58,15 @@ class WorstCaseSharpness(Probe[WorstCaseResult]):
 
     Andriushchenko et al. 2023 (arXiv 2302.07011, S_max), with c = 1 for ``plain``, |w| for ``adaptive`` (ASAM, Kwon et
     al. 2021) and the length of each row for ``filter`` (:func:`sharpness.probes.methods.perturbations.scale_of`). S are
-    parts
-    of at most ``m`` consecutive examples of a batch (m-sharpness, Foret et al. 2021), ``None`` is all the data at once.
-    With ``logits="normalised"`` the loss is of logits of mean 0 and length 1.
+    parts of at most ``m`` consecutive examples of a batch (m-sharpness, Foret et al. 2021), ``None`` is all the data at
+    once. With ``logits="normalised"`` the loss is of logits of mean 0 and length 1.
 
     The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) of ``steps`` steps, from w itself and
-    from
-    ``num_starts - 1`` uniform random points; it is a lower bound. The coordinates are u = delta / c, in which the ball
-    is round and the steepest step is that of ASAM; the authors' code steps in delta and projects onto the ellipsoid by
-    bisection. So what is found for ``adaptive`` does not change where a rescaling keeps the network's function. Near a
-    minimum, for small rho and l2, it is ``rho^2 / 2`` times the largest eigenvalue of ``diag(c) H diag(c)``.
+    from ``num_starts - 1`` uniform random points; it is a lower bound. The coordinates are u = delta / c, in which the
+    ball is round and the steepest step is that of ASAM; the authors' code steps in delta and projects onto the
+    ellipsoid by bisection. So what is found for ``adaptive`` does not change where a rescaling keeps the network's
+    function. Near a minimum, for small rho and l2, it is ``rho^2 / 2`` times the largest eigenvalue of ``diag(c) H
+    diag(c)``.
 
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.ones_(model.weight)
@@ -111,58 +92,32 @@ class WorstCaseSharpness(Probe[WorstCaseResult]):
         Raises :class:`InputError` for rho <= 0, m, steps or starts below 1 and unknown names, :class:`RunError` where
         the loss is not finite at the weights or in the ball.
         """
-        self._check()
-        scale, pieces = scale_of(loss, w, self.scaling), list(parts_of(of_logits(loss, self.logits), self.m))
-        total, found = len(pieces) * self.num_starts * (self.steps + 1), list[PartMaximum]()
-        for number, (share, part) in enumerate(pieces):
-
-            def report(step: int, before: int = number) -> None:
-                if progress is not None:
-                    progress(before * (total // len(pieces)) + step, total)
-
-            found.append(self._maximum(part, share, w, scale, number, report))
-        value = sum(part.share * part.rise for part in found)
-        return WorstCaseResult(
-            quantity="worst_case_sharpness",
-            value=value,
-            lower=value,
-            reasons={
-                "upper": "the maximisation is inexact: what it found bounds the worst case from below only",
-                "confidence": "the lower bound holds without a probability",
-            },
-            num_gradients=total,
-            seed=self.seed,
-            loss=sum(part.share * part.loss for part in found),
-            parts=tuple(found),
-        )
-
-    def _check(self) -> None:
         check_radius("rho", self.rho, "ASAM takes 0.5, SAM 0.05")
-        if self.steps < 1 or self.num_starts < 1:
-            raise InputError(
-                f"expected at least 1 step and 1 start, got {self.steps} and {self.num_starts}: "
-                "leave them out for 20 and 2"
-            )
+        check_ascents(self.steps, self.num_starts)
+        scale, ball = scale_of(loss, w, self.scaling), choose_ball(self.norm)
 
-    def _maximum(
-        self, part: Loss, share: float, x: Tensor, scale: Tensor, number: int, report: Callable[[int], None]
-    ) -> PartMaximum:
-        """Climb from each start on one part of the data."""
-        ball, values = choose_ball(self.norm), list[float]()
+        def objective_of(part: Loss) -> Objective:
+            def objective(u: Tensor) -> tuple[float, Tensor]:
+                cure = f"use a rho below {self.rho:g} or other weights"
+                value, gradient = finite_value_and_grad(part, w + scale * u, "in the ball", cure)
+                return value, scale * gradient
 
-        def objective(u: Tensor) -> tuple[float, Tensor]:
-            cure = f"use a rho below {self.rho:g} or other weights"
-            value, gradient = finite_value_and_grad(part, x + scale * u, "in the ball", cure)
-            values.append(value)
-            report(len(values))
-            return value, scale * gradient
+            return objective
 
-        ascents = list[Ascent]()
-        for start in range(self.num_starts):
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, "worst_case", number, start))
-            u = ball.random(x, self.rho, generator).to(x.dtype).to(x.device) if start else torch.zeros_like(x)
-            ascents.append(apgd(objective, u, ball, self.rho, self.steps))
-        best = max(ascents, key=lambda ascent: ascent.value)
-        return PartMaximum(
-            share=share, loss=values[0], largest=tuple(a.value for a in ascents), radius=ball.length(best.point)
+        def starts_of(number: int) -> Iterator[Tensor]:
+            yield torch.zeros_like(w)
+            for start in range(1, self.num_starts):
+                generator = torch.Generator().manual_seed(derived_seed(self.seed, "worst_case", number, start))
+                yield ball.random(w, self.rho, generator).to(w.dtype).to(w.device)
+
+        found = worst_rise(
+            list(parts_of(of_logits(loss, self.logits), self.m)),
+            objective_of,
+            starts_of,
+            ball,
+            radius=self.rho,
+            steps=self.steps,
+            num_starts=self.num_starts,
+            progress=progress,
         )
+        return WorstCaseResult(quantity="worst_case_sharpness", seed=self.seed, **found)

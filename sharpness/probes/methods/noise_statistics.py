@@ -69,12 +69,11 @@ def gradient_and_noise(weights: Array, squares: Array, along: Array, square: flo
     """Return unbiased estimates of ``|G|^2`` and ``tr Sigma`` (McCandlish et al. 2018, equations A.1 to A.4).
 
     Unit b has the gradient g_b and the weight v_b (:class:`sharpness.loss.per_example.UnitGradients`); G^ is the
-    gradient
-    of the loss, ``d_b = v_b (g_b - G^)``, ``squares`` are ``|d_b|^2``, ``along`` are ``d_b . G^`` and ``square`` is
-    ``|G^|^2``. With N examples ``S = sum |d_b|^2 / (N - sum v_b^2 / N)`` and ``|G|^2 = |G^|^2 - S / N``. For units of
-    one example that is the paper's pair of estimators for the batch sizes 1 and N, for given batches that of their own
-    sizes and N, uneven ones too. Values with a unit left out are exact for even units, and for uneven ones but for a
-    term smaller by 1 / sqrt(M).
+    gradient of the loss, ``d_b = v_b (g_b - G^)``, ``squares`` are ``|d_b|^2``, ``along`` are ``d_b . G^`` and
+    ``square`` is ``|G^|^2``. With N examples ``S = sum |d_b|^2 / (N - sum v_b^2 / N)`` and ``|G|^2 = |G^|^2 - S / N``.
+    For units of one example that is the paper's pair of estimators for the batch sizes 1 and N, for given batches that
+    of their own sizes and N, uneven ones too. Values with a unit left out are exact for even units, and for uneven ones
+    but for a term smaller by 1 / sqrt(M).
 
     >>> g = np.array([[1.0, 0.0], [3.0, 0.0]])                 # mean (2, 0), sample variance 2
     >>> d = g - g.mean(0)
