@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.runs import Tables
+from analysis.runs import LOSSES, PROBE_FIELDS, Tables, with_columns
 from tests.study_cases import script
 
 main: Any = script("keskar2017")
@@ -78,19 +78,14 @@ def planted(plant: Plant) -> Tables:
             tables["along_training"] += [labels | row for row in _along(labels["role"], plant, rng)]
         if status == "finished" and labels["arm"] == "base":
             tables["slices"] += [labels | row for row in _slice(labels["role"], plant)]
-    frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
     columns = [*CELLS[0].labels, "run_id", "status"]
     return Tables(
         pd.DataFrame(runs),
-        _frame(epochs, [*columns, "epoch", "step"]),
+        with_columns(pd.DataFrame(epochs), [*columns, "epoch", "step", *LOSSES]),
         pd.DataFrame(),
-        _frame(probes, [*columns, "probe", "quantity", "value"]),
-        frames,
+        with_columns(pd.DataFrame(probes), [*columns, "probe", "quantity", *PROBE_FIELDS]),
+        {name: pd.DataFrame(rows) for name, rows in tables.items()},
     )
-
-
-def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=pd.Index(columns))
 
 
 def _run(cell: Any, plant: Plant, status: str, rng: np.random.Generator) -> dict[str, Any]:

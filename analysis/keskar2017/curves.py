@@ -19,7 +19,7 @@ Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 def in_per_cent(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with the accuracies of both splits in per cent."""
-    return table.assign(**{name: 100 * floats(table, name) for name in ACCURACIES if name in table})
+    return table.assign(**{name: 100 * floats(table, name) for name in ACCURACIES})
 
 
 def training_table(results: Results) -> pd.DataFrame:

@@ -134,9 +134,8 @@ def of_warm_starts(results: Results) -> Iterator[Finding]:
 
 def of_training(results: Results) -> Iterator[Finding]:
     """Yield what Figure 6 is about."""
-    rows, where = results.tables.rows("along_training"), (results.networks[results.arms], "along_training")
-    if rows.empty:
-        rows = pd.DataFrame(columns=pd.Index(["role", "seed"]))
+    rows = results.tables.rows("along_training", "role", "seed")
+    where = (results.networks[results.arms], "along_training")
     words = "while the loss falls: phi at the end over phi after the first epoch"
     yield _ratio(f"LB grows sharper {words}", *where, over_training(rows, "LB"))
     yield _ratio(f"SB ends flatter {words}", *where, over_training(rows, "SB"), -1)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.runs import PROBE_FIELDS, Tables, counts
+from analysis.runs import Tables, counts, with_columns
 from analysis.statistics.intervals import Interval, paired_difference, paired_ratio
 from sharpness.errors import InputError
 from sharpness.plots.frames import floats, records, rows_if, rows_where
@@ -97,7 +97,7 @@ def records_that_count(tables: Tables) -> pd.DataFrame:
         counted.append(
             whole and details.get("other_checkpoint_sha256") in (None, ends.get((row["network"], row["seed"])))
         )
-    return rows_if(probes, counted).reindex(columns=list(dict.fromkeys([*probes.columns, *PROBE_FIELDS, "reason"])))
+    return rows_if(probes, counted)
 
 
 def sharpness_table(probes: pd.DataFrame) -> pd.DataFrame:
@@ -125,11 +125,9 @@ def _boxes(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def outcomes(tables: Tables, probes: pd.DataFrame, sharpness: pd.DataFrame, space: str) -> pd.DataFrame:
     """Return the finished runs with what :class:`Results` says of ``done``."""
-    runs, epochs = tables.finished.copy(), tables.epochs
+    runs, epochs = tables.finished, with_columns(tables.epochs, ["learning_rate"])
     phi = rows_where(sharpness, space=space, search="published", epsilon=EPSILONS[0])
     far = rows_where(probes, quantity="distance_from_start")
-    if "learning_rate" not in epochs:
-        epochs = epochs.assign(learning_rate=float("nan"))
     return runs.assign(
         generalisation_gap=100 * (floats(runs, "train_accuracy") - floats(runs, "test_accuracy")),
         **{name: 100 * floats(runs, name) for name in ACCURACIES},

@@ -132,8 +132,8 @@ def _warm_start(results: Results) -> Drawing | str:
 
 
 def _along_training(results: Results) -> Drawing | str:
-    rows = results.tables.rows("along_training")
-    if rows.empty or not (floats(rows, "phi") > 0).any():
+    rows = results.tables.rows("along_training", "phi")
+    if not (floats(rows, "phi") > 0).any():
         return "no checkpoint was measured"
     table = rows.filter(["role", "seed", "epoch", "loss", "phi"])
     return Drawing(arm_figures.along_training(table), table, captions.along_training(results, rows))
