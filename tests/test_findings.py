@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from analysis.pages.findings_page import MARKERS, Options, load_findings, write_pages
@@ -184,7 +184,7 @@ def test_every_study_has_its_paper_and_cites_it() -> None:
     assert paper_of("spectra") is None
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # nothing here judges speed
 @example("__0__")
 @given(st.text(st.characters(blacklist_categories=["C", "Z"]) | st.sampled_from(" |\\`*_[]()~<>&#$a1"), max_size=30))
 def test_a_text_put_into_markdown_is_read_as_it_was(text: str) -> None:

@@ -30,7 +30,7 @@ from sharpness.runs import RunFolder
 from sharpness.training import loop
 from sharpness.training.position import Position
 from sharpness.training.session import Session
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import PATIENCE, ROOT, run_python
 from tests.reliability_cases import CONFIG, CPU, UPDATES, examples, outcome, small, trained
 
 
@@ -154,8 +154,7 @@ def test_draws_that_do_not_depend_on_the_update_alone_are_noticed(
     ("kills", "epochs"), [(15, 15), pytest.param(100, 100, marks=pytest.mark.slow)], ids=["15", "100"]
 )
 def test_killed_at_random_points_it_ends_with_the_same_bits(tmp_path: Path, kills: int, epochs: int) -> None:
-    command = [sys.executable, "-m", "tests.reliability_cases", str(tmp_path), str(epochs), str(kills)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    result = run_python("-m", "tests.reliability_cases", str(tmp_path), str(epochs), str(kills))
     assert result.returncode == 0, result.stderr
     count, update = map(int, result.stdout.split())
     assert count == kills and update > 1

@@ -15,7 +15,7 @@ import torch
 
 from sharpness.config import AverageConfig, DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig, to_toml
 from sharpness.runs import RunFolder
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import ROOT, run_python
 
 CONFIG = RunConfig(
     data=DataConfig(num_train=130, num_test=50, evaluation_batch_size=20, crop_padding=2, flip=True),
@@ -34,15 +34,12 @@ def command_line(folder: Path, config: RunConfig, processes: int, name: str = "r
         script = folder / "train.py"
         script.write_text("from sharpness.cli import main; main()\n")
         code = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script)]
-    return [sys.executable, *code, "train", str(file), "--out", str(folder / name), "--device", "cpu"]
+    return [*code, "train", str(file), "--out", str(folder / name), "--device", "cpu"]
 
 
 def run(folder: Path, config: RunConfig, processes: int, name: str = "run") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = command_line(folder, config, processes, name)
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    arguments = command_line(folder, config, processes, name)
+    return run_python(*arguments, environment={"PYTHONPATH": str(ROOT)})  # for the programs of a folder of their own
 
 
 def trained(folder: Path, config: RunConfig, processes: int) -> RunFolder:
@@ -122,7 +119,7 @@ def test_killed_processes_go_on_from_the_saved_state_with_the_same_bits(tmp_path
     folder = tmp_path / "killed"
     folder.mkdir()
     hurry = "from sharpness.training import loop; loop.RESUME_SECONDS = 0.0; from sharpness.cli import main; main()\n"
-    command = command_line(folder, config, 2)
+    command = [sys.executable, *command_line(folder, config, 2)]
     (folder / "train.py").write_text(hurry)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
