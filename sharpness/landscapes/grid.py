@@ -16,7 +16,7 @@ from sharpness.landscapes.directions import Frame
 from sharpness.landscapes.evaluations import Evaluations, Sampling, evaluate_points
 from sharpness.landscapes.landscape import Landscape
 from sharpness.loss import Loss
-from sharpness.results import ProbeResult
+from sharpness.results import MERGED, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +30,11 @@ class PlaneResult(ProbeResult):
 
     xs: list[float]
     ys: list[float]
-    curves: Mapping[str, Any]
+    curves: Mapping[str, Any] = field(metadata=MERGED)
     axes: list[dict[str, str]]
     marks: list[dict[str, Any]]
     trajectory: list[dict[str, Any]] | None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def details(self) -> dict[str, Any]:
-        """Return the grid, its marks, and what is known of the directions."""
-        names = ("xs", "ys", "axes", "marks", "trajectory")
-        return {name: getattr(self, name) for name in names} | dict(self.curves) | dict(self.facts)
+    facts: Mapping[str, Any] = field(default_factory=dict, metadata=MERGED)
 
     def __str__(self) -> str:
         rise = "unknown" if self.value is None else f"{self.value:.4g}"

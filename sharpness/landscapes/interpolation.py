@@ -33,11 +33,6 @@ class InterpolationResult(ProbeResult):
     length: float
     path: str
 
-    def details(self) -> dict[str, Any]:
-        """Return the curves, one entry per alpha, and the distance of the two checkpoints."""
-        names = ("alphas", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "length", "path")
-        return {name: getattr(self, name) for name in names}
-
     def __str__(self) -> str:
         barrier = "unknown" if self.value is None else f"{self.value:.4g}"
         return f"barrier {barrier} over {len(self.alphas)} points, distance {self.length:.4g}, {self.seconds:.1f} s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from sharpness.landscapes.evaluations import Sampling, evaluate_points
 from sharpness.landscapes.landscape import Landscape
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
-from sharpness.results import ProbeResult
+from sharpness.results import MERGED, ProbeResult
 from sharpness.vectors import norm
 
 
@@ -26,15 +26,10 @@ class RaysResult(ProbeResult):
     """The rays; ``value`` is the mean over them of the rise of the train loss at the largest distance."""
 
     distances: list[float]
-    curves: dict[str, Any]
+    curves: dict[str, Any] = field(metadata=MERGED)
     norm_of_weights: float
     normalisation: str
     standard_error: float | None
-
-    def details(self) -> dict[str, Any]:
-        """Return loss and accuracy, one list per ray, against the distances, and how far the rays' ends scatter."""
-        names = ("distances", "norm_of_weights", "normalisation", "standard_error")
-        return {name: getattr(self, name) for name in names} | self.curves
 
     def __str__(self) -> str:
         rise = "unknown" if self.value is None else f"{self.value:.4g}"

@@ -35,7 +35,8 @@ class Krylov:
     def __init__(
         self, operator: SymmetricOperator, start: Tensor, locked: Sequence[Tensor] = (), seed: int = 0
     ) -> None:
-        self.operator, self.locked, self.seed, self._products = operator, locked, seed, Products(operator)
+        self.operator, self.locked, self.seed = operator, locked, seed
+        self._products = Products(operator)
         self.basis: list[Tensor] = []
         self.kept, self.spikes = np.zeros(0), np.zeros(0)
         self.alphas: list[float] = []  # from vector len(kept) + 1 on, as the next two
@@ -117,7 +118,8 @@ class Krylov:
         self.discarded = np.concatenate([self.discarded, np.delete(values, keep)])
         self.log_betas += _log_sum(self.betas)
         self.kept, self.spikes = values[keep], self._coupling * S[-1]
-        self.alphas, self.betas, self.couplings, self._ritz = [], [], [], None
+        self.alphas, self.betas, self.couplings = [], [], []
+        self._ritz = None
 
 
 def lanczos_steps(operator: SymmetricOperator, start: Tensor) -> Iterator[Krylov]:

@@ -29,7 +29,9 @@ class Products:
     """Products with blocks of columns, counted, checked to be finite and reported."""
 
     def __init__(self, operator: SymmetricOperator, ceiling: int, progress: Progress | None) -> None:
-        self.operator, self.ceiling, self.made, self._progress = operator, ceiling, 0, progress
+        self.operator, self.ceiling = operator, ceiling
+        self.made = 0
+        self._progress = progress
 
     def __call__(self, columns: Tensor) -> Tensor:
         blocks = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -70,12 +70,15 @@ class AdaptiveRadius(Probe[AdaptiveRadiusResult]):
             raise InputError(f"expected at least 1 gradient, got {self.num_gradients}: 20 is usual")
         box = _Box(self, loss, w, progress)
         search = bracket(lambda alpha: box.rise(alpha) > self.rise, self.first_radius, rtol=self.rtol, most=self.most)
-        reasons = {"lower": "the maximisation is inexact: a larger rise in a smaller box cannot be excluded"}
-        reasons |= {"confidence": "the upper bound holds without a probability", "residual": "a bracket has none"}
+        reasons = {
+            "lower": "the maximisation is inexact: a larger rise in a smaller box cannot be excluded",
+            "confidence": "the upper bound holds without a probability",
+            "residual": "a bracket has none",
+        }
         if not search.closed:
             side, where = ("more", search.high) if search.low is None else ("less", search.low)
             why = f"the loss rises by {side} than {self.rise:g} even at radius {where:.3g}"
-            reasons |= {"value": why} | ({"upper": why} if search.high is None else {})
+            reasons |= dict.fromkeys(["value", "upper"] if search.high is None else ["value"], why)
         return AdaptiveRadiusResult(
             value=search.low if search.closed else None,
             upper=search.high,
@@ -89,16 +92,23 @@ class AdaptiveRadius(Probe[AdaptiveRadiusResult]):
         )
 
 
+@dataclass
 class _Box:
     """The largest rise found in the box of each radius; starts from the corner of the gradient at w."""
 
-    def __init__(self, probe: AdaptiveRadius, loss: Loss, x: Tensor, progress: Progress | None) -> None:
-        self.probe, self.loss, self.x, self.scale, self.progress = probe, loss, x, x.abs(), progress
-        self.base, gradient = loss.value_and_grad(x)
+    probe: AdaptiveRadius
+    loss: Loss
+    w: Tensor
+    progress: Progress | None
+    num_gradients: int = 1
+    tried: list[tuple[float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.base, gradient = self.loss.value_and_grad(self.w)
         check_finite(self.base, "at the weights", "check the data and the weights")
-        self.corner, self.num_gradients, self.tried = gradient.sign(), 1, list[tuple[float, float]]()
-        if not bool(self.corner.any()):  # at a stationary point any corner is as good
-            self.corner = torch.ones_like(x)
+        stationary = not bool(gradient.any())  # where any corner is as good
+        self.corner = torch.ones_like(self.w) if stationary else gradient.sign()
+        self.scale = self.w.abs()
 
     def rise(self, alpha: float) -> float:
         """Return the largest rise found for ``|u_i| <= alpha |w_i|``; infinite where the loss overflows."""
@@ -106,7 +116,7 @@ class _Box:
 
         def objective(u: Tensor) -> tuple[float, Tensor]:
             nonlocal overflowed
-            value, gradient = self.loss.value_and_grad(self.x + alpha * self.scale * u)
+            value, gradient = self.loss.value_and_grad(self.w + alpha * self.scale * u)
             self.num_gradients += 1
             if self.progress is not None:
                 self.progress(self.num_gradients, max(20 * self.probe.num_gradients, self.num_gradients))

@@ -152,15 +152,20 @@ def _judged(slope: float, noise: float, crossing: Crossing | None) -> dict[str, 
     return {"value": value, "lower": lower, "upper": upper, "converged": value is not None, "reasons": reasons}
 
 
+@dataclass
 class _Along:
     """The loss at ``w - eta d`` as a function of eta; counts the forward passes."""
 
-    def __init__(self, loss: Loss, x: Tensor, d: Tensor, progress: Progress | None, total: int) -> None:
-        self.loss, self.x, self.d, self.progress, self.total, self.made = loss, x, d, progress, total, 0
+    loss: Loss
+    w: Tensor
+    d: Tensor
+    progress: Progress | None
+    total: int
+    made: int = 0
 
     def __call__(self, eta: float) -> float:
         self.made += 1
-        value = self.loss.value(self.x - eta * self.d)
+        value = self.loss.value(self.w - eta * self.d)
         if self.progress is not None:
             self.progress(self.made, max(self.total, self.made))
         return value

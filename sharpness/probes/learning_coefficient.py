@@ -25,7 +25,6 @@ from sharpness.results import MERGED, Probe, ProbeResult
 from sharpness.vectors import normal_vector
 
 AGREEING = 1.1  # R-hat up to which chains count as agreed
-SPECTRUM: dict[str, Any] = {"steps": 30, "starts": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +123,8 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
     def _spectrum(self, loss: Loss, x: Tensor) -> tuple[SpectralDensity, str]:
         """Return the spectral density of the Hessian, whose kept graphs are then free for the chains."""
         operator = HessianOperator(loss, x)
-        density = spectral_density(operator, seed=derived_seed(self.seed, "learning_coefficient"), **SPECTRUM)
+        seed = derived_seed(self.seed, "learning_coefficient")
+        density = spectral_density(operator, steps=30, starts=2, seed=seed)
         return density, operator.backend
 
     def _target(self, loss: Loss) -> Tempered:
@@ -146,9 +146,14 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
         """Return value, interval and what the chains say about it; ``rises`` (chains, steps) is empty if one failed."""
         reasons = {"residual": "a mean over random draws has none"}
         if reason:
-            missing = dict.fromkeys(("value", "lower", "upper", "confidence"))
-            missing |= {"converged": False, "chains": [], "r_hat": None}
-            return missing | {"reasons": reasons | dict.fromkeys(("value", "lower", "upper", "confidence"), reason)}
+            missing = ("value", "lower", "upper", "confidence")
+            return {
+                **dict.fromkeys(missing),
+                "converged": False,
+                "chains": [],
+                "r_hat": None,
+                "reasons": reasons | dict.fromkeys(missing, reason),
+            }
         drawn = target.nbeta * rises[:, self.burn_in :]
         means, r_hat = drawn.mean(axis=1), split_r_hat(drawn)
         error = float(means.std(ddof=1)) / math.sqrt(len(means))
@@ -168,24 +173,25 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
         }
 
 
+@dataclass
 class _Chains:
-    """Runs the chains one after the other and counts what they cost."""
+    """The chains, run one after the other, and the count of what they cost."""
 
-    def __init__(
-        self,
-        probe: LearningCoefficient,
-        loss: Loss,
-        x: Tensor,
-        base: float,
-        target: Tempered,
-        step: float,
-        progress: Progress | None,
-    ) -> None:
-        self.probe, self.loss, self.x, self.base, self.target, self.step = probe, loss, x, base, target, step
-        self.progress, self.num_steps = progress, probe.burn_in + probe.num_draws
-        self.num_gradients, self.num_forwards, self.distances = 0, 1, list[float]()
-        whole = probe.batch_size is None or probe.batch_size == loss.num_examples
-        self.batches = None if whole else Minibatches(loss, probe.batch_size)
+    probe: LearningCoefficient
+    loss: Loss
+    x: Tensor
+    base: float
+    target: Tempered
+    step: float
+    progress: Progress | None
+    num_gradients: int = 0
+    num_forwards: int = 1
+    distances: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.num_steps = self.probe.burn_in + self.probe.num_draws
+        whole = self.probe.batch_size is None or self.probe.batch_size == self.loss.num_examples
+        self.batches = None if whole else Minibatches(self.loss, self.probe.batch_size)
 
     def run(self) -> tuple[np.ndarray, str]:
         """Return the rises of the loss over that at w*, shape (chains, steps); none and why where a chain diverged."""

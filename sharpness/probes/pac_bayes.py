@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -120,14 +120,20 @@ class PacBayesSigma(Probe[PacBayesResult]):
         return bracket(above, self.first_sigma, rtol=self.rtol, most=self.most)
 
 
+@dataclass
 class _Rises:
     """Mean rise of the loss and its half width at each sigma, over the same directions; remembers what it knows."""
 
-    def __init__(self, probe: PacBayesSigma, loss: Loss, x: Tensor, progress: Progress | None) -> None:
-        self.probe, self.loss, self.x, self.progress = probe, loss, x, progress
-        self.base = check_finite(loss.value(x), "at the weights", "check the data and the weights")
-        self.known, self.num_forwards = dict[float, tuple[float, float]](), 1
-        self._quantile = float(stdtrit(probe.num_pairs - 1, (1 + probe.confidence) / 2))
+    probe: PacBayesSigma
+    loss: Loss
+    w: Tensor
+    progress: Progress | None
+    num_forwards: int = 1
+    known: dict[float, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.base = check_finite(self.loss.value(self.w), "at the weights", "check the data and the weights")
+        self._quantile = float(stdtrit(self.probe.num_pairs - 1, (1 + self.probe.confidence) / 2))
 
     def __call__(self, sigma: float) -> tuple[float, float]:
         if sigma not in self.known:
@@ -139,15 +145,15 @@ class _Rises:
 
     def _pair(self, sigma: float, number: int) -> float:
         """Return the mean loss at ``w + u`` and ``w - u``."""
-        noise = normal_vector(len(self.x), derived_seed(self.probe.seed, "pac_bayes", number), self.x)
+        noise = normal_vector(len(self.w), derived_seed(self.probe.seed, "pac_bayes", number), self.w)
         if self.probe.scaling == "plain":
             noise *= sigma
         else:
-            noise *= torch.sqrt((sigma * self.x) ** 2 + self.probe.floor**2)
+            noise *= torch.sqrt((sigma * self.w) ** 2 + self.probe.floor**2)
         self.num_forwards += 2
         if self.progress is not None:
             self.progress(self.num_forwards, max(40 * self.probe.num_pairs, self.num_forwards))
-        return (self.loss.value(self.x + noise) + self.loss.value(self.x - noise)) / 2
+        return (self.loss.value(self.w + noise) + self.loss.value(self.w - noise)) / 2
 
 
 def _plain(x: float) -> float | None:

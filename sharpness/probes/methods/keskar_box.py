@@ -29,7 +29,8 @@ class RandomColumns:
     """
 
     def __init__(self, n: int, p: int, seed: int, dtype: torch.dtype, device: torch.device, budget: int) -> None:
-        self.n, self.p, self.seed, self.dtype, self.device = n, p, seed, dtype, device
+        self.n, self.p, self.seed = n, p, seed
+        self.dtype, self.device = dtype, device
         self.rows = max(BLOCK // p, 1)
         self._kept: list[Tensor] = []
         num_kept = min(budget // (self.rows * p * dtype.itemsize), math.ceil(n / self.rows))
