@@ -26,11 +26,11 @@ class BatchSharpness(Probe[BatchSharpnessResult]):
     """``E_B[ g_B^T H_B g_B / g_B^T g_B ]``, g_B and H_B gradient and Hessian of the loss over a random batch B.
 
     Andreyev and Beneventano 2024 (arXiv 2412.20553): under SGD with batches of this size it rises to ``2 / eta`` and
-    stays there. Batches of ``batch_size`` different examples are drawn independently of each other (the loss's largest
-    batch by default; give the one of the training); where that is all of them there is one batch, and no interval.
-    Stops when the half width is at most ``rtol`` times the value, looking at sizes fixed beforehand, where the authors
-    stop at a relative standard error of 0.5 %; ``num_batches`` is the ceiling, theirs too. A batch whose gradient is
-    zero has no ratio and is left out, but counted; ``E[g^T H g] / E[g^T g]`` is in the details.
+    stays there. Batches of ``batch_size`` different examples are drawn independently of each other (as many as the
+    loss's largest batch has by default; give the training's size); where that is all of them there is one batch, and no
+    interval. Stops when the half width is at most ``rtol`` times the value, looking at sizes fixed beforehand, where
+    the authors stop at a relative standard error of 0.5 %; ``num_batches`` is the ceiling, theirs too. A batch whose
+    gradient is zero has no ratio and is left out, but counted; ``E[g^T H g] / E[g^T g]`` is in the details.
 
     >>> import torch
     >>> batches = [(torch.tensor([[3.0, 4.0]]), torch.tensor([[-1.0]]))]

@@ -23,7 +23,7 @@ TOO_SMALL = "the fall of the loss along the update is lost in rounding: use floa
 
 @dataclass(frozen=True, kw_only=True)
 class CriticalResult(ProbeResult):
-    """``2 / eta_c`` as ``value``; its bracket follows from that of the step."""
+    """``2 / eta_c`` as ``value``; its bracket follows from the bracket of the step."""
 
     loss: float
     slope: float

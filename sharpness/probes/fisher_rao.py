@@ -34,7 +34,7 @@ class FisherRaoResult(ProbeResult):
 class FisherRaoNorm(CurvatureProbe[FisherRaoResult]):
     """The Fisher-Rao norm ``w^T F w = (1 / c) sum_n (w^T g_n)^2``, g_n the gradient of one example's log-likelihood.
 
-    Liang et al. 2019 (arXiv 1711.01530). With ``matrix="empirical_fisher"`` the targets are those of the data, with
+    Liang et al. 2019 (arXiv 1711.01530). With ``matrix="empirical_fisher"`` the targets come from the data, with
     ``"fisher"`` they are drawn once from the network's own predictions (``seed``). It does not change where a rescaling
     keeps the network's function. For a ReLU network of L layers without biases w^T g is L times the logits' own
     ``logits^T dl / dlogits``. Their norm is the square root; weights that the loss holds fixed do not count.

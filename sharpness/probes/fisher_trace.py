@@ -37,7 +37,7 @@ class FisherTraceResult(ProbeResult):
 class FisherTrace(CurvatureProbe[FisherTraceResult]):
     """The trace of the Fisher matrix, ``(1 / c) sum_n |g_n|^2`` with g_n the gradient of one example's log-likelihood.
 
-    For ``matrix="empirical_fisher"`` the targets are those of the data and the trace is the exact sum of squared
+    For ``matrix="empirical_fisher"`` the targets come from the data and the trace is the exact sum of squared
     gradients of single examples, in one pass (:class:`sharpness.loss.per_example.UnitGradients`). For ``"fisher"`` they
     are drawn once from the network's own predictions (Martens 2020), and the trace is estimated from products by
     ``method`` (:class:`sharpness.probes.trace.Trace`); its interval is about the matrix of these targets

@@ -47,14 +47,14 @@ class GeodesicSharpness(Probe[GeodesicResult]):
     da Silva, Dangel, Oore 2025 (arXiv 2505.05409). The (query, key) and (value, output) matrices G and H of each head
     of attention are used only as ``G H^T``, so G A and H A^-T are the same function for every invertible A; the measure
     is the same there too, which the adaptive sharpness is not. xi is orthogonal to the directions of this symmetry, its
-    length is that of ``metric``: ``inv``, Tr[(G^T G)^-1 a^T a + (H^T H)^-1 b^T b], or ``mix``, Tr[(H^T H) a^T a +
+    length is measured by ``metric``: ``inv``, Tr[(G^T G)^-1 a^T a + (H^T H)^-1 b^T b], or ``mix``, Tr[(H^T H) a^T a +
     (G^T G) b^T b], added over the heads, and ``|xi / |w||_2`` of all other weights. Geodesics are those to second
     order. S are parts of at most ``m`` consecutive examples of a batch, ``None`` is all the data at once (theirs:
     batches of 128 or 256).
 
     The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) from w itself and from ``num_starts -
     1`` random horizontal xi of length rho; it is a lower bound. Deviations: biases of queries, keys and values belong
-    to their matrices as one more row; the gradient is that of the loss in xi, Gamma included; products of deficient
+    to their matrices as one more row; the gradient is with respect to xi, Gamma included; products of deficient
     rank are refused. A measurement of the loss at a random G A and H A^-T comes first.
 
     >>> model = torch.nn.MultiheadAttention(1, 1, bias=False)                      # of one token: w_v w_o x

@@ -37,8 +37,8 @@ class Interaction(Probe[InteractionResult]):
     g_B is the gradient over a random batch B, H the Hessian over all the data. Andreyev and Beneventano 2024 (arXiv
     2412.20553) tell them from batch sharpness, where the Hessian is the batch's too. A step ``-eta g_B`` raises the
     loss on average, to second order, where ``eta > 2 / GNI``: at 2 / eta SGD oscillates, but need not be unstable.
-    Batches of ``batch_size`` different examples are drawn independently of each other (by default that of the loss's
-    largest batch; give the one of the training); where that is all of them both are the Rayleigh quotient of the
+    Batches of ``batch_size`` different examples are drawn independently of each other (by default as many as the
+    loss's largest batch has; give the training's size); where that is all of them both are the Rayleigh quotient of the
     gradient, without an interval. Each draw costs a product over all the data. Stops as
     :class:`sharpness.probes.batch_sharpness.BatchSharpness` does; ``num_batches`` is theirs. GNI has no value at a
     stationary point, and a batch whose own gradient is zero none for IAS.

@@ -66,15 +66,15 @@ class KeskarSharpness(Probe[KeskarResult]):
     """Metric 2.1: the largest rise of the loss in a box around the weights, relative to 1 + loss, in percent.
 
     ``phi = 100 (max_{|z_i| <= epsilon (|(A^+ x)_i| + 1)} f(x + A z) - f(x)) / (1 + f(x))``, equation (3) of Keskar et
-    al. 2017 (arXiv 1609.04836), in the full space (A = I) or with ``subspace`` = 100 in that of so many random columns
-    (:class:`sharpness.probes.methods.keskar_box.Box` states their law); with ``method="published"``: at most
+    al. 2017 (arXiv 1609.04836), in the full space (A = I) or with ``subspace`` = 100 in the span of so many random
+    columns (:class:`sharpness.probes.methods.keskar_box.Box` states their law); with ``method="published"``: at most
     ``num_iterations`` = 10 iterations of SciPy's L-BFGS-B. That is far from the maximum, so phi is a lower bound of the
     metric (:class:`sharpness.probes.keskar_maximum.KeskarMaximum` goes on), and it depends strongly on where the
     iteration starts, which the paper does not say: ``gradient_sign`` is the corner of the box in the direction of the
     gradient, ``random`` is uniform in the box, ``zero`` is x itself (nearly stationary at a minimum). Tolerances are 0,
     so that it ends by the iteration limit, a failed line search, or a corner or flat spot with nothing left to gain.
     phi is never negative: f(x) counts as a value found. ``second_epsilon`` (the paper also has 5e-4) is measured too,
-    into the details; the value is that of ``epsilon``.
+    into the details; the value belongs to ``epsilon``.
 
     >>> batch = (torch.eye(2), torch.zeros(2, 1))
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)

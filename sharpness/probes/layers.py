@@ -53,8 +53,8 @@ class LayerEigenvalues(CurvatureProbe[LayersResult]):
     """The k extreme eigenvalues of each layer's own block, the other layers held fixed; see :class:`TopEigenvalues`.
 
     A layer is a module that owns parameters. By Cauchy interlacing no block has an eigenvalue above the whole matrix's
-    largest or below its smallest. ``confidence`` is that of all intervals together. Layers with fewer parameters than
-    eigenvalues asked for give as many as they have at that end.
+    largest or below its smallest. All intervals hold together with probability ``confidence``. Layers with fewer
+    parameters than eigenvalues asked for give as many as they have at that end.
 
     >>> import torch
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))

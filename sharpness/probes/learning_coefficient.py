@@ -67,8 +67,8 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
     ``num_chains`` chains of Langevin dynamics start at w* and drop ``burn_in`` steps. The step is 0.2 of what the
     largest eigenvalue allows unless given. Gradients are of all the data; with ``batch_size`` of random batches, whose
     noise adds a bias of about ``step nbeta / 4`` times the gradient's variance over the curvature, and losses are then
-    compared with that of the same batch at w*. A negative value means that w* is no minimum, and is reported as it is.
-    ``converged`` asks for an R-hat below 1.1. Where a chain diverges there is no value but a reason.
+    compared with the loss of the same batch at w*. A negative value means that w* is no minimum, and is reported as it
+    is. ``converged`` asks for an R-hat below 1.1. Where a chain diverges there is no value but a reason.
 
     >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)

@@ -17,7 +17,7 @@ from sharpness.vectors import norm
 
 @dataclass(frozen=True, kw_only=True)
 class NormsResult(ProbeResult):
-    """The Euclidean norm of all weights as ``value``; those of each parameter in ``layers``."""
+    """The Euclidean norm of all weights as ``value``; the norms of each parameter in ``layers``."""
 
     largest: float
     spectral_sum: float | None
@@ -34,7 +34,7 @@ class WeightNorms(Probe[NormsResult]):
     """``||w||_2`` of all weights, and for each parameter its l2 and spectral norm; no data is looked at.
 
     Among the norm-based measures of Jiang et al. 2020 (arXiv 1912.02178). The spectral norm is of the matrix of rows
-    (a convolution's filters as rows, as there; not that of the convolution as a linear map), exact by singular values,
+    (a convolution's filters as rows, as there; not the convolution as a linear map), exact by singular values,
     in float64. ``log_spectral_product`` is the natural logarithm of the product over all matrices, ``None`` where one
     of them is zero. Vectors, such as biases, have no spectral norm.
 

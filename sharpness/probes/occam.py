@@ -61,9 +61,10 @@ class OccamFactor(CurvatureProbe[OccamResult]):
     Lanczos quadrature with ``steps`` and ``starts`` as for the spectral density; the interval is Student's t over the
     starts.
 
-    By default h_i are those of the Gauss-Newton matrix, where the paper takes the Hessian at a minimum: networks stop
-    at points where that has negative eigenvalues, and the approximation then does not exist. For ``matrix="hessian"``
-    with such eigenvalues there is no value but a reason. Nodes that rounding can have made negative count as 0.
+    By default h_i are eigenvalues of the Gauss-Newton matrix, where the paper takes the Hessian at a minimum: networks
+    stop at points where that has negative eigenvalues, and the approximation then does not exist. For
+    ``matrix="hessian"`` with such eigenvalues there is no value but a reason. Nodes that rounding can have made
+    negative count as 0.
 
     >>> batch = (torch.eye(2), torch.zeros(2, 1))
     >>> loss = Loss(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss, [batch], dtype=torch.float64)

@@ -39,7 +39,7 @@ class RelativeFlatness(Probe[RelativeFlatnessResult]):
     """``kappa(W) = sum_{s,s'} <w_s, w_s'> tr H_{s,s'}`` for each weight W with rows w_s, H_{s,s'} their Hessian blocks.
 
     Petzka et al. 2021 (arXiv 2001.00939), who take one layer, the last ones; here all parameters with rows are
-    measured: those of fully connected layers, and of convolutions with their filters as rows. It does not change where
+    measured: fully connected layers, and convolutions with their filters as rows. It does not change where
     a layer, or single rows of it, are rescaled and the next layer undoes that; the next layer's own does not where all
     rows are rescaled alike. ``value`` is the sum over all of them, which is not in the paper. Small is flat; it is
     negative where the loss curves down.

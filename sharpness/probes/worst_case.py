@@ -63,7 +63,7 @@ class WorstCaseSharpness(Probe[WorstCaseResult]):
 
     The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) of ``steps`` steps, from w itself and
     from ``num_starts - 1`` uniform random points; it is a lower bound. The coordinates are u = delta / c, in which the
-    ball is round and the steepest step is that of ASAM; the authors' code steps in delta and projects onto the
+    ball is round and the steepest step is ASAM's; the authors' code steps in delta and projects onto the
     ellipsoid by bisection. So what is found for ``adaptive`` does not change where a rescaling keeps the network's
     function. Near a minimum, for small rho and l2, it is ``rho^2 / 2`` times the largest eigenvalue of ``diag(c) H
     diag(c)``.

@@ -31,7 +31,7 @@ class Pair:
 
     @property
     def places(self) -> Tensor:
-        """All places of the pair, those of ``first`` before those of ``second``."""
+        """All places of the pair, ``first`` before ``second``."""
         return torch.cat([self.first.reshape(-1), self.second.reshape(-1)])
 
 

@@ -104,7 +104,7 @@ def climb_by_quasi_newton(state: Climb) -> None:
         elif not rises_along(state, direction, 1.0 if pairs else state.step / largest):
             if not pairs:
                 break
-            pairs = []  # the projection can bend the direction down, but not that of the gradient itself
+            pairs = []  # the projection can bend the direction down, but not the gradient itself
         else:
             s, y = state.point - before, gradient - state.gradient
             if float(s @ y) > 1e-10 * float(y @ y):  # only where the function bends down
