@@ -146,8 +146,8 @@ def ours(problem: Problem, work: Work) -> Call:
             axes, reach, w = [("x", "length"), ("y", "length")], (work.low, work.high), work.at(0, 0)
             plane = Plane(Frame(w, *work.directions), reach, reach, axes, marks=[("checkpoint", w)])
             knobs = RandomPlane(num_points=work.count, normalisation="none")
-            fields = measure_plane(knobs, loss, Sampling(resume=place), plane)
-        return [value for row in fields["curves"]["train_loss"] for value in row]
+            result = measure_plane(knobs, loss, Sampling(resume=place), plane)
+        return [value for row in result.curves["train_loss"] for value in row]
 
     return call
 

@@ -42,8 +42,7 @@ class BarrierResult(ProbeResult):
 
     def details(self) -> dict[str, Any]:
         """Return loss and accuracy along both lines, and what the matching did."""
-        names = ("plain", "matched", "matching", "matched_barrier")
-        return {name: getattr(self, name) for name in names}
+        return super().details() | {"matched_barrier": self.matched_barrier}
 
     def __str__(self) -> str:
         plain, after = ("unknown" if b is None else f"{b:.4g}" for b in (self.value, self.matched_barrier))
@@ -78,15 +77,14 @@ class Barrier(Landscape[BarrierResult]):
     seed: int = 0
     match: bool = True
 
-    probe = "barrier"
-    result = BarrierResult
+    name = "barrier"
 
     def check(self) -> None:
         """Raise :class:`InputError` for a line of fewer than two points."""
         if self.num_points < 2:
             raise InputError(f"expected at least 2 points on the line, got {self.num_points}: 25 is usual")
 
-    def measure(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> dict[str, Any]:
+    def sample(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> BarrierResult:
         """Return the plain line, the line after matching if there is one, and what the matching did."""
         ends, matching, reasons = [w_1], None, {"matched": "not asked for: match=False"}
         if self.match:
@@ -99,21 +97,23 @@ class Barrier(Landscape[BarrierResult]):
             line, step = divmod(number, self.num_points)
             return paths[line](alphas[step])
 
-        knobs = {"probe": self.probe, **asdict(self)}
+        knobs = {"probe": self.name, **asdict(self)}
         found = evaluate_points(loss, point, len(ends) * self.num_points, sampling, knobs)
         plain, *rest = (
             _line(alphas, found.curves(i * self.num_points, (i + 1) * self.num_points), norm(end - w_0))
             for i, end in enumerate(ends)
         )
         missing = {} if plain["barrier"] is not None else {"value": "an end of the line has no finite loss"}
-        return {
-            "value": plain["barrier"],
-            "reasons": reasons | missing,
-            "num_forwards": found.num_forwards,
-            "plain": plain,
-            "matched": rest[0] if rest else None,
-            "matching": matching,
-        }
+        return BarrierResult(
+            quantity="loss_barrier",
+            value=plain["barrier"],
+            reasons=reasons | missing,
+            num_forwards=found.num_forwards,
+            plain=plain,
+            matched=rest[0] if rest else None,
+            matching=matching,
+            seed=self.seed,
+        )
 
 
 def _line(alphas: list[float], curves: dict[str, Any], length: float) -> dict[str, Any]:

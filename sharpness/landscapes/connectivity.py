@@ -92,8 +92,7 @@ class ModeConnectivity(BendKnobs, Landscape[ConnectivityResult]):
 
     num_points: int = 61
 
-    probe = "connectivity"
-    result = ConnectivityResult
+    name = "connectivity"
 
     def check(self) -> None:
         """Raise :class:`InputError` for knobs that define no training or no path."""
@@ -101,7 +100,7 @@ class ModeConnectivity(BendKnobs, Landscape[ConnectivityResult]):
         if self.num_points < 2:
             raise InputError(f"expected at least 2 points along the curve, got {self.num_points}")
 
-    def measure(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> dict[str, Any]:
+    def sample(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> ConnectivityResult:
         """Train the bends, then return loss and accuracy along the curve and along the line."""
         line, ts = paths.linear(w_0, w_1), np.linspace(0, 1, self.num_points).tolist()
         count = 2 * self.num_points - 2  # the line's ends are the curve's
@@ -120,18 +119,20 @@ class ModeConnectivity(BendKnobs, Landscape[ConnectivityResult]):
             return path(t)
 
         after = replace(sampling, progress=lambda done, _: report(self.num_steps + done))
-        found = evaluate_points(loss, point, count, after, {"probe": self.probe, **asdict(self)})
-        return {
-            "num_gradients": state.step + (state.stopped is not None),
-            "num_forwards": found.num_forwards,
-            "ts": ts,
-            "curve": self.curve,
-            "bends": state.points,
-            "training": _training(loss, state),
-            "length": _length(curve, ts),
-            "line_length": norm(w_1 - w_0),
+        found = evaluate_points(loss, point, count, after, {"probe": self.name, **asdict(self)})
+        return ConnectivityResult(
+            quantity="loss_barrier",
+            num_gradients=state.step + (state.stopped is not None),
+            num_forwards=found.num_forwards,
+            ts=ts,
+            curve=self.curve,
+            bends=state.points,
+            training=_training(loss, state),
+            length=_length(curve, ts),
+            line_length=norm(w_1 - w_0),
             **_measured(ts, found, state.stopped),
-        }
+            seed=self.seed,
+        )
 
 
 def _measured(ts: list[float], found: Evaluations, stopped: str | None) -> dict[str, Any]:

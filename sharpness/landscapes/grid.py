@@ -26,6 +26,7 @@ class PlaneResult(ProbeResult):
     ``curves`` holds ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``, each a list over ``ys`` of
     lists over ``xs``, or ``None``. ``marks`` and ``trajectory`` hold for each checkpoint its name, the coordinates of
     its projection, its distance from the plane, and its own losses, which off the plane are not those of the picture.
+    ``facts`` hold what is known of the directions.
     """
 
     xs: list[float]
@@ -47,9 +48,6 @@ class PlaneLandscape(Landscape[PlaneResult]):
 
     num_points: int = 21
 
-    quantity = "largest_rise"
-    result = PlaneResult
-
     def check(self) -> None:
         """Raise :class:`InputError` for a grid that is none."""
         if self.num_points < 2:
@@ -69,8 +67,8 @@ class Plane:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def measure_plane(landscape: PlaneLandscape, loss: Loss, sampling: Sampling, plane: Plane) -> dict[str, Any]:
-    """Measure the grid point by point, then the marks, and return the fields of the result."""
+def measure_plane(landscape: PlaneLandscape, loss: Loss, sampling: Sampling, plane: Plane) -> PlaneResult:
+    """Measure the grid point by point, then the marks, and return all of it."""
     xs, ys = (_grid(low, high, landscape.num_points) for low, high in (plane.x_range, plane.y_range))
     extra = [*plane.marks, *(plane.trajectory or ())]
     size = len(xs) * len(ys)
@@ -81,22 +79,24 @@ def measure_plane(landscape: PlaneLandscape, loss: Loss, sampling: Sampling, pla
             return extra[number - size][1]
         return plane.frame.at(xs[number % len(xs)], ys[number // len(xs)], out=weights)
 
-    knobs = {"probe": landscape.probe, **asdict(landscape)}
+    knobs = {"probe": landscape.name, **asdict(landscape)}
     found = evaluate_points(loss, point, size + len(extra), sampling, knobs)
     marked = [_mark(name, w, plane.frame, found, size + i) for i, (name, w) in enumerate(extra)]
     value, reasons = _largest_rise(found, size)
-    return {
-        "value": value,
-        "reasons": reasons,
-        "num_forwards": found.num_forwards,
-        "xs": xs,
-        "ys": ys,
-        "curves": {name: _rows(curve, len(xs)) for name, curve in found.curves(0, size).items()},
-        "axes": [{"name": name, "unit": unit} for name, unit in plane.axes],
-        "marks": marked[: len(plane.marks)],
-        "trajectory": None if plane.trajectory is None else marked[len(plane.marks) :],
-        "facts": {"cosine": plane.frame.cosine, **plane.facts},
-    }
+    return PlaneResult(
+        quantity="largest_rise",
+        value=value,
+        reasons=reasons,
+        num_forwards=found.num_forwards,
+        xs=xs,
+        ys=ys,
+        curves={name: _rows(curve, len(xs)) for name, curve in found.curves(0, size).items()},
+        axes=[{"name": name, "unit": unit} for name, unit in plane.axes],
+        marks=marked[: len(plane.marks)],
+        trajectory=None if plane.trajectory is None else marked[len(plane.marks) :],
+        facts={"cosine": plane.frame.cosine, **plane.facts},
+        seed=getattr(landscape, "seed", None),
+    )
 
 
 def _grid(low: float, high: float, count: int) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -60,8 +59,7 @@ class Interpolation(Landscape[InterpolationResult]):
     stop: float = 2.0
     path: str = "line"
 
-    probe = "interpolation"
-    result = InterpolationResult
+    name = "interpolation"
 
     def check(self) -> None:
         """Raise :class:`InputError` for an unknown path and for a grid that is none."""
@@ -72,23 +70,24 @@ class Interpolation(Landscape[InterpolationResult]):
                 f"expected at least 2 points on a growing range, got {self.num_points} on [{self.start}, {self.stop}]"
             )
 
-    def measure(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> dict[str, Any]:
+    def sample(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> InterpolationResult:
         """Return loss and accuracy on the grid, and the barrier."""
         alphas = np.linspace(self.start, self.stop, self.num_points).round(12).tolist()  # 0 and 1 exactly
         path = PATHS[self.path](w_0, w_1)
-        knobs = {"probe": self.probe, **asdict(self)}
+        knobs = {"probe": self.name, **asdict(self)}
         found = evaluate_points(loss, lambda number: path(alphas[number]), self.num_points, sampling, knobs)
         curves = found.curves()
         value = barrier(alphas, curves["train_loss"])
-        return {
-            "value": value,
-            "reasons": {} if value is not None else {"value": "the grid has no finite loss at alpha = 0 and 1"},
-            "num_forwards": found.num_forwards,
-            "alphas": alphas,
-            "length": norm(w_1 - w_0),
-            "path": self.path,
+        return InterpolationResult(
+            quantity="loss_barrier",
+            value=value,
+            reasons={} if value is not None else {"value": "the grid has no finite loss at alpha = 0 and 1"},
+            num_forwards=found.num_forwards,
+            alphas=alphas,
+            length=norm(w_1 - w_0),
+            path=self.path,
             **curves,
-        }
+        )
 
 
 def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float | None:

@@ -1,12 +1,11 @@
-"""What every landscape shares: the call with its options, points of one shape, and the conditions of its result."""
+"""The frame of all landscapes: the options of a call, and points of one shape."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -14,23 +13,21 @@ from sharpness.errors import InputError
 from sharpness.landscapes.evaluations import Sampling
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
-from sharpness.results import Evidence, ProbeResult
-
-Result = TypeVar("Result", bound=ProbeResult)
+from sharpness.results import Probe, Result
 
 
-class Landscape(Generic[Result]):
-    """Loss and accuracy at points of weight space: a frozen dataclass of knobs that is called with checkpoints.
+@dataclass(frozen=True)
+class Landscape(Probe[Result]):
+    """Loss and accuracy at points of weight space: a probe whose subclasses have the method :meth:`sample`."""
 
-    A subclass names its records and the class of its results, and :meth:`measure` returns what a result holds beside
-    its conditions.
-    """
+    def check(self) -> None:
+        """Raise :class:`InputError` for knobs that define no landscape."""
 
-    probe: ClassVar[str]
-    quantity: ClassVar[str] = "loss_barrier"
-    result: ClassVar[type[Any]]
+    def sample(self, *args: Any, **kwargs: Any) -> Result:
+        """Return the result without what the frame adds; called with the loss, the sampling and the points."""
+        raise NotImplementedError
 
-    def __call__(
+    def measure(
         self,
         loss: Loss,
         *points: Tensor,
@@ -40,39 +37,18 @@ class Landscape(Generic[Result]):
         part: tuple[int, int] = (0, 1),
         progress: Progress | None = None,
     ) -> Result:
-        """Measure on ``loss`` and any ``test_loss``, each of shape (n,) in ``points`` a checkpoint.
+        """Measure on ``loss`` and any ``test_loss``; the points are checkpoints, each of shape (n,).
 
         ``names`` are those of the checkpoints where a plane marks them; the other options are those of
         :class:`sharpness.landscapes.evaluations.Sampling`. Raises :class:`InputError` for knobs that define no
         landscape and points of other shapes.
         """
-        started = time.perf_counter()
         self.check()
+        for point in points:
+            if point.shape != loss.weights.shape:
+                raise InputError(
+                    f"expected points of shape {tuple(loss.weights.shape)}, got {tuple(point.shape)}: give checkpoints "
+                    "of one network"
+                )
         sampling = Sampling(test_loss=test_loss, names=names, resume=resume, part=part, progress=progress)
-        fields = self.measure(loss, sampling, *checked_points(loss, points))
-        return self.result(
-            probe=self.probe,
-            quantity=self.quantity,
-            knobs=asdict(self),  # pyright: ignore[reportArgumentType]  # every subclass is a dataclass
-            seed=getattr(self, "seed", None),
-            evidence=Evidence.collect(loss, started),
-            **fields,
-        )
-
-    def check(self) -> None:
-        """Raise :class:`InputError` for knobs that define no landscape."""
-
-    def measure(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the fields of the result; called with the loss, the sampling and the points."""
-        raise NotImplementedError
-
-
-def checked_points(loss: Loss, points: Sequence[Tensor]) -> list[Tensor]:
-    """Return points in the dtype and on the device of a loss; :class:`InputError` where one has another shape."""
-    for point in points:
-        if point.shape != loss.weights.shape:
-            raise InputError(
-                f"expected points of shape {tuple(loss.weights.shape)}, got {tuple(point.shape)}: give checkpoints of "
-                "one network"
-            )
-    return [loss.point(point) for point in points]
+        return self.sample(loss, sampling, *points)

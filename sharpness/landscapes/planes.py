@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from sharpness.curvature import HessianOperator, remembering
 from sharpness.errors import InputError
 from sharpness.landscapes.directions import Frame, frame_through, principal_frame, random_direction
 from sharpness.landscapes.evaluations import Sampling
-from sharpness.landscapes.grid import Plane, PlaneLandscape, measure_plane
+from sharpness.landscapes.grid import Plane, PlaneLandscape, PlaneResult, measure_plane
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
@@ -42,14 +42,14 @@ class RandomPlane(PlaneLandscape):
     normalisation: str = "filter"
     seed: int = 0
 
-    probe = "random_plane"
+    name = "random_plane"
 
     def check(self) -> None:
         """Raise :class:`InputError` for a grid or a span that is none."""
         super().check()
         _check_span(self.span)
 
-    def measure(self, loss: Loss, sampling: Sampling, w: Tensor) -> dict[str, Any]:
+    def sample(self, loss: Loss, sampling: Sampling, w: Tensor) -> PlaneResult:
         """Return the plane of two random directions."""
         u, v = (random_direction(loss, w, self.normalisation, derived_seed(self.seed, i)) for i in (1, 2))
         unit = "filter lengths" if self.normalisation == "filter" else DISTANCE
@@ -79,14 +79,14 @@ class EigenPlane(PlaneLandscape):
     num_hvps: int = 200
     seed: int = 0
 
-    probe = "eigen_plane"
+    name = "eigen_plane"
 
     def check(self) -> None:
         """Raise :class:`InputError` for a grid or a span that is none."""
         super().check()
         _check_span(self.span)
 
-    def measure(self, loss: Loss, sampling: Sampling, w: Tensor) -> dict[str, Any]:
+    def sample(self, loss: Loss, sampling: Sampling, w: Tensor) -> PlaneResult:
         """Return the plane of the eigenvectors, and what they cost."""
         operator = HessianOperator(loss.with_fixed_statistics(w), w)
         product = remembering(operator, None if sampling.resume is None else sampling.resume / "products")
@@ -103,8 +103,9 @@ class EigenPlane(PlaneLandscape):
             marks=[(_name(sampling), w)],
             facts={"eigenvalues": eigenvalues, "residuals": residuals, "normalisation": "none"},
         )
-        costs = {"num_hvps": pairs.num_products, "hvp_backend": operator.backend, "converged": pairs.converged}
-        return measure_plane(self, loss, sampling, plane) | costs
+        result = measure_plane(self, loss, sampling, plane)
+        costs: dict[str, Any] = {"num_hvps": pairs.num_products, "hvp_backend": operator.backend}
+        return replace(result, **costs, converged=pairs.converged)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +119,9 @@ class ThreePointPlane(PlaneLandscape):
 
     margin: float = 0.25
 
-    probe = "three_point_plane"
+    name = "three_point_plane"
 
-    def measure(self, loss: Loss, sampling: Sampling, w: Tensor, second: Tensor, third: Tensor) -> dict[str, Any]:
+    def sample(self, loss: Loss, sampling: Sampling, w: Tensor, second: Tensor, third: Tensor) -> PlaneResult:
         """Return the plane through the points."""
         points, names = (w, second, third), sampling.names or ("first", "second", "third")
         frame = frame_through(*points)
@@ -149,9 +150,9 @@ class TrajectoryPlane(PlaneLandscape):
 
     margin: float = 0.25
 
-    probe = "trajectory_plane"
+    name = "trajectory_plane"
 
-    def measure(self, loss: Loss, sampling: Sampling, w: Tensor, *trajectory: Tensor) -> dict[str, Any]:
+    def sample(self, loss: Loss, sampling: Sampling, w: Tensor, *trajectory: Tensor) -> PlaneResult:
         """Return the plane of the trajectory."""
         names = sampling.names or ("final", *map(str, range(1, len(trajectory) + 1)))
         frame, shares = principal_frame(w, trajectory)

@@ -23,7 +23,10 @@ from sharpness.vectors import norm
 
 @dataclass(frozen=True, kw_only=True)
 class RaysResult(ProbeResult):
-    """The rays; ``value`` is the mean over them of the rise of the train loss at the largest distance."""
+    """The rays; ``value`` is the mean over them of the rise of the train loss at the largest distance.
+
+    ``curves`` holds loss and accuracy, one list per ray, against the distances.
+    """
 
     distances: list[float]
     curves: dict[str, Any] = field(metadata=MERGED)
@@ -54,9 +57,7 @@ class RandomRays(Landscape[RaysResult]):
     normalisation: str = "none"
     seed: int = 0
 
-    probe = "rays"
-    quantity = "mean_rise"
-    result = RaysResult
+    name = "rays"
 
     def check(self) -> None:
         """Raise :class:`InputError` where no ray has two points."""
@@ -66,7 +67,7 @@ class RandomRays(Landscape[RaysResult]):
                 f"{self.length}"
             )
 
-    def measure(self, loss: Loss, sampling: Sampling, w: Tensor) -> dict[str, Any]:
+    def sample(self, loss: Loss, sampling: Sampling, w: Tensor) -> RaysResult:
         """Return the curves along the rays and the mean rise at their ends."""
         distances = np.linspace(0, self.length, self.num_points).tolist()
         further = self.num_points - 1  # all rays begin at w, which is measured once
@@ -81,21 +82,23 @@ class RandomRays(Landscape[RaysResult]):
             ray, step = divmod(number - 1, further)
             return w + distances[step + 1] * direction(ray)
 
-        knobs = {"probe": self.probe, **asdict(self)}
+        knobs = {"probe": self.name, **asdict(self)}
         found = evaluate_points(loss, point, 1 + self.num_rays * further, sampling, knobs)
         curves = {name: _rays(curve, further) for name, curve in found.curves().items()}
         rises = [losses[-1] - losses[0] for losses in curves["train_loss"] or ()]
         known = all(map(math.isfinite, rises))
-        return {
-            "value": float(np.mean(rises)) if known else None,
-            "reasons": {} if known else {"value": "the loss is not finite at the end of every ray"},
-            "num_forwards": found.num_forwards,
-            "distances": distances,
-            "curves": curves,
-            "norm_of_weights": norm(w),
-            "normalisation": self.normalisation,
-            "standard_error": float(np.std(rises, ddof=1) / len(rises) ** 0.5) if known and len(rises) > 1 else None,
-        }
+        return RaysResult(
+            quantity="mean_rise",
+            value=float(np.mean(rises)) if known else None,
+            reasons={} if known else {"value": "the loss is not finite at the end of every ray"},
+            num_forwards=found.num_forwards,
+            distances=distances,
+            curves=curves,
+            norm_of_weights=norm(w),
+            normalisation=self.normalisation,
+            standard_error=float(np.std(rises, ddof=1) / len(rises) ** 0.5) if known and len(rises) > 1 else None,
+            seed=self.seed,
+        )
 
 
 def _rays(curve: Sequence[Any] | None, further: int) -> list[list[Any]] | None:

@@ -161,8 +161,7 @@ def _call(
 
 
 def _takes(probe: Any, option: str) -> bool:
-    methods = (type(probe).__call__, getattr(probe, "measure", probe))  # a probe's own options are those of measure
-    return any(option in inspect.signature(method).parameters for method in methods)
+    return option in inspect.signature(probe.measure).parameters
 
 
 def _until(deadline: float, progress: Progress | None) -> Progress:
