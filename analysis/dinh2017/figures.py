@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.dinh2017.numbers import RUN, flags_of
 from analysis.report.report import Drawing
-from sharpness.plots.axes import log_axis
+from sharpness.plots.axes import fixed_ticks, log_axis
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.seeds import each_seed, hues, lines, mean_of_seeds
 from sharpness.plots.style import FULL, LOOKS, new_figure
@@ -95,10 +94,7 @@ def alpha_axis(ax: Axes, alphas: np.ndarray) -> None:
     """Make the horizontal axis that of alpha, with its values as powers of 2 where there is room for them."""
     low, high = alphas.min(), alphas.max()
     ax.set(xscale="log", xlim=(low / 1.4, high * 1.4))
-    ticks = sorted({low, 1.0, high})
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fraction(value)))
+    fixed_ticks(ax.xaxis, sorted({low, 1.0, high}), fraction)
 
 
 def fraction(value: float) -> str:

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.report.report import Drawing
-from sharpness.plots.axes import log_axis
+from sharpness.plots.axes import fixed_ticks, log_axis
 from sharpness.plots.frames import floats, records, rows_where
 from sharpness.plots.seeds import range_of_seeds
 from sharpness.plots.style import FULL, LOOKS, Line, Look, new_figure, shades
@@ -76,18 +75,14 @@ def error_axis(ax: Axes, errors: np.ndarray) -> None:
     log_axis(ax.yaxis, errors)
     ticks = np.outer(10.0 ** np.arange(-1, 3), [1, 1.5, 2, 3, 5, 7]).ravel()
     low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(FixedLocator(list(ticks[(ticks >= low) & (ticks <= min(high, 100))])))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    fixed_ticks(ax.yaxis, ticks[(ticks >= low) & (ticks <= min(high, 100))])
 
 
 def batch_axis(ax: Axes, batches: np.ndarray) -> None:
     """Give an axis of batch sizes ticks at the largest and every second power of two, or every one, below it."""
     log_axis(ax.xaxis, batches)
     low, high = np.log2(batches.min()), np.log2(batches.max())
-    ticks = 2.0 ** np.arange(high, low - 0.5, -2 if high - low > 5 else -1)
-    ax.xaxis.set_major_locator(FixedLocator(list(ticks)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    fixed_ticks(ax.xaxis, 2.0 ** np.arange(high, low - 0.5, -2 if high - low > 5 else -1))
     ax.set_xlabel("Batch size")
 
 
@@ -101,12 +96,12 @@ def workers_figure(
     left, right = axes[0]
     _steps(left, runs, fastest)
     batches = [int(batch) for batch in fastest["batch"]]
-    colours = shades(batches, 0.9)
-    for batch, colour in colours.items():
+    colors = shades(batches, 0.9)
+    for batch, color in colors.items():
         for topology, line in DASHES.items():
             rows = rows_where(projected, batch=batch, topology=topology)
-            right.plot(floats(rows, "workers"), floats(rows, "seconds"), color=colour, linestyle=line, linewidth=1)
-    handles = [Line2D([], [], color=colour, label=f"B = {batch}") for batch, colour in colours.items()]
+            right.plot(floats(rows, "workers"), floats(rows, "seconds"), color=color, linestyle=line, linewidth=1)
+    handles = [Line2D([], [], color=color, label=f"B = {batch}") for batch, color in colors.items()]
     handles += [Line2D([], [], color="0.2", linestyle=line, label=name) for name, line in DASHES.items()]
     right.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
     log_axis(right.xaxis, floats(projected, "workers"))

@@ -12,11 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.shallue2018 import numbers as of
 from analysis.shallue2018.numbers import Results
-from sharpness.plots.axes import log_axis
+from sharpness.plots.axes import fixed_ticks, log_axis
 from sharpness.plots.frames import floats, groups, records, rows_where
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 
@@ -41,11 +40,8 @@ RULES = (("linear", 1.0), ("square-root", 0.5))
 def batch_axis(axis: Axis, batches: Iterable[float]) -> None:
     """Make an axis logarithmic with a tick at every batch size, at most seven."""
     sizes = sorted({float(size) for size in batches})
-    name = "x" if axis is axis.axes.xaxis else "y"
-    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (sizes[0] / 1.5, sizes[-1] * 1.5)})
-    axis.set_major_locator(FixedLocator(sizes[:: math.ceil(len(sizes) / 7)]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    log_axis(axis, sizes, padding=1.5)
+    fixed_ticks(axis, sizes[:: math.ceil(len(sizes) / 7)])
 
 
 def powers_of_two(axis: Axis, values: Iterable[float]) -> None:
@@ -53,11 +49,8 @@ def powers_of_two(axis: Axis, values: Iterable[float]) -> None:
     finite = [v for v in values if np.isfinite(v) and v > 0]
     low, high = math.floor(math.log2(min(finite))), math.ceil(math.log2(max(finite)))
     step = math.ceil((high - low + 1) / 8)
-    name = "x" if axis is axis.axes.xaxis else "y"
-    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (min(finite) / 1.5, max(finite) * 1.5)})
-    axis.set_major_locator(FixedLocator([2.0**k for k in range(low, high + 1, step)]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    log_axis(axis, finite, padding=1.5)
+    fixed_ticks(axis, [2.0**k for k in range(low, high + 1, step)])
 
 
 def steps_figure(results: Results) -> Figure:
@@ -111,8 +104,7 @@ def useful_figure(numbers: pd.DataFrame, batches: Sequence[float]) -> Figure:
     ax.set_yticks([-row for row in range(len(names))], names)
     ax.set(xlabel="Batch size", ylim=(0.5 - len(names), 0.5))
     handles = [
-        Line2D([], [], color=look.color, marker=look.marker, linewidth=1.0, label=name)
-        for look, name in zip(LOOKS, KINDS.values(), strict=True)
+        look.handle(name, linestyle="-", linewidth=1.0) for look, name in zip(LOOKS, KINDS.values(), strict=True)
     ]
     ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0)
     return figure
@@ -130,7 +122,7 @@ def rules_figure(numbers: pd.DataFrame, base: int) -> Figure:
         sizes = groups(rows, "batch_size")
         means = [of.means(floats(own, "steps")[:, None])[0] for _, own in sizes]
         x = [size for size, _ in sizes]
-        ax.plot(x, means, color=look.color, linestyle=look.linestyle, marker=look.marker, label=label)
+        ax.plot(x, means, **look.artist, label=label)
         missed = rows_where(rows, censored=True)
         ax.plot(floats(missed, "batch_size"), floats(missed, "steps"), "x", color=look.color, markersize=5)
     batch_axis(ax.xaxis, floats(numbers, "batch_size"))

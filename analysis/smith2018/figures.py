@@ -1,4 +1,4 @@
-"""The figures of Smith et al. 2018: the schedules, and loss and accuracy against epochs and updates."""
+"""The figures of Smith et al. (2018): the schedules, and loss and accuracy against epochs and updates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of Smith & Le 2018, section 5: accuracy against batch size, and the best batch sizes."""
+"""The figures of Smith & Le (2018), section 5: accuracy against batch size, and the best batch sizes."""
 
 from __future__ import annotations
 

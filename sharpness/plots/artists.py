@@ -1,4 +1,4 @@
-"""What the figures share: a network's look, dots with intervals, rows of networks, the legend above all axes."""
+"""Artists of all figures of networks: dots with intervals, rows of networks, the legend above all axes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from sharpness.plots.frames import floats
 from sharpness.plots.networks import Network
@@ -81,12 +80,10 @@ def label_text(label: str) -> str:
 
 def legend_above(figure: Figure, shown: Shown, marked: bool) -> None:
     """Name the networks above all axes, where the legend cannot cover data."""
-    handles = []
-    for network, look in shown:
-        label = label_text(network.label)
-        handle = Line2D([], [], color=look.color, linestyle=look.linestyle, markersize=3.6, label=label)
-        handle.set_marker(look.marker if marked else "")
-        handles.append(handle)
+    handles = [
+        look.handle(label_text(network.label), marker=look.marker if marked else "", markersize=3.6)
+        for network, look in shown
+    ]
     short = max(len(network.label) for network, _ in shown) <= len("batch 1000, seed 10")
     columns = min(len(handles), 2) if short else 1
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)

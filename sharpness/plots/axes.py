@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from matplotlib.axis import Axis, XAxis
+from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -29,10 +29,8 @@ def log_axis(axis: Axis, values: Iterable[float], padding: float = 1.25) -> None
         ticks = np.outer(10.0**decades, [1, 2, 5]).ravel()
     else:
         ticks = 10.0 ** decades[:: int(np.ceil(len(decades) / 7))]
-    axis.axes.set(**{f"{_name(axis)}scale": "log", f"{_name(axis)}lim": (low, high)})
-    axis.set_major_locator(FixedLocator(list(ticks[(ticks >= low) & (ticks <= high)])))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(_log_label))
+    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})
+    fixed_ticks(axis, ticks[(ticks >= low) & (ticks <= high)], _log_label)
 
 
 def asinh_axis(axis: Axis, values: NDArray[np.float64], threshold: float, max_labels: int = 8) -> None:
@@ -43,11 +41,9 @@ def asinh_axis(axis: Axis, values: NDArray[np.float64], threshold: float, max_la
     low, high = low - padding, high + padding
     gap = (high - low) / max_labels
     ticks = [0.0, *_powers(threshold, high, gap), *(-power for power in _powers(threshold, -low, gap))]
-    axis.axes.set(**{f"{_name(axis)}lim": threshold * np.sinh([low, high])})
-    getattr(axis.axes, f"set_{_name(axis)}scale")("asinh", linear_width=threshold)
-    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= np.arcsinh(tick / threshold) <= high]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(_asinh_label))
+    axis.axes.set(**{f"{axis.axis_name}lim": threshold * np.sinh([low, high])})
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("asinh", linear_width=threshold)
+    fixed_ticks(axis, [tick for tick in ticks if low <= np.arcsinh(tick / threshold) <= high], _asinh_label)
 
 
 def number_axis(axis: Axis, values: NDArray[np.float64], max_labels: int = 5) -> None:
@@ -65,9 +61,16 @@ def number_axis(axis: Axis, values: NDArray[np.float64], max_labels: int = 5) ->
     # A single number gets a wide axis; no axis is so narrow that its ticks differ beyond the digits of their labels.
     size = max(abs(low), abs(high))
     margin = max(0.08 * (high - low), (1e-3 if high > low else 0.5) * size) or 1.0
-    axis.axes.set(**{f"{_name(axis)}lim": (low - margin, high + margin)})
+    axis.axes.set(**{f"{axis.axis_name}lim": (low - margin, high + margin)})
     axis.set_major_locator(MaxNLocator(max_labels))
-    axis.set_major_formatter(FuncFormatter(_plain_label))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain_label(value)))
+
+
+def fixed_ticks(axis: Axis, ticks: Iterable[float], text: Callable[[float], str] = "{:g}".format) -> None:
+    """Put ticks at these places, each with its text, and none between them."""
+    axis.set_major_locator(FixedLocator(list(ticks)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 
 
 def linear_share(values: NDArray[np.float64]) -> float:
@@ -80,10 +83,6 @@ def linear_share(values: NDArray[np.float64]) -> float:
     return max(float(sizes.min()), FEWEST_DECADES * float(sizes.max())) if len(sizes) else 1.0
 
 
-def _name(axis: Axis) -> str:
-    return "x" if isinstance(axis, XAxis) else "y"
-
-
 def _powers(threshold: float, end: float, gap: float) -> list[float]:
     """Return every s-th power of ten that lies between ``gap`` and ``end`` in units of asinh(x / threshold)."""
     if end < gap:
@@ -94,7 +93,7 @@ def _powers(threshold: float, end: float, gap: float) -> list[float]:
     return [float(10.0**k) for k in range(first, last + 1) if k % step == 0]
 
 
-def _log_label(value: float, _position: int | None = None) -> str:
+def _log_label(value: float) -> str:
     """Return a plain number near 1 and a power of ten far from it.
 
     >>> _log_label(0.05), _log_label(1e-5)
@@ -106,7 +105,7 @@ def _log_label(value: float, _position: int | None = None) -> str:
     return f"$10^{{{round(exponent)}}}$"
 
 
-def _asinh_label(value: float, _position: int | None = None) -> str:
+def _asinh_label(value: float) -> str:
     """Return a plain number near 1 and a power of ten far from it, with a real minus sign.
 
     >>> _asinh_label(0.0), _asinh_label(0.1), _asinh_label(-1e-4)
@@ -117,7 +116,7 @@ def _asinh_label(value: float, _position: int | None = None) -> str:
     return f"${'-' if value < 0 else ''}10^{{{round(np.log10(abs(value)))}}}$"
 
 
-def _plain_label(value: float, _position: int | None = None) -> str:
+def _plain_label(value: float) -> str:
     r"""Return a number with at most six digits, with a power of ten where it is far from 1.
 
     >>> _plain_label(1.765), _plain_label(-25000.0), _plain_label(2.5e-7)

@@ -1,4 +1,4 @@
-"""What the figures of a plane share: the table of its points, the bands of their colours, the words for checkpoints."""
+"""The planes of landscapes: the table of their points, the bands of their colours, the words for checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which figure shows the records of a probe: a table, a drawing and a caption for each."""
+"""A figure for the records of each probe: a table, a drawing and a caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures are drawn from: up to four networks with their records."""
+"""Up to four networks with their records, from which figures are drawn."""
 
 from __future__ import annotations
 

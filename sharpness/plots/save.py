@@ -20,9 +20,26 @@ from sharpness.plots.style import STYLE
 from sharpness.records import ProbeRecord
 
 SUFFIXES = (".pdf", ".png", ".csv", ".json")
-RECORD_FACTS = ("value", "lower", "upper", "confidence", "converged", "knobs", "num_hvps", "seconds", "seed", "dtype")
-RECORD_FACTS = (*RECORD_FACTS, "device", "threads", "num_examples", "batch_sizes", "norm", "data_sha256", "versions")
-RECORD_FACTS = (*RECORD_FACTS, "reasons")
+RECORD_FACTS = (
+    "value",
+    "lower",
+    "upper",
+    "confidence",
+    "converged",
+    "knobs",
+    "num_hvps",
+    "seconds",
+    "seed",
+    "dtype",
+    "device",
+    "threads",
+    "num_examples",
+    "batch_sizes",
+    "norm",
+    "data_sha256",
+    "versions",
+    "reasons",
+)
 
 
 def save_figure(

@@ -1,4 +1,4 @@
-"""What seaborn draws of runs with several seeds: dots, a line for each seed, their mean, and its range."""
+"""Runs over several seeds, drawn by seaborn: dots, a line for each seed, their mean, and its range."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ CROSS: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.5,
 
 
 def hues(column: str, colors: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what tells seaborn the colour of each value of a column."""
+    """Return the options of seaborn for a colour of each value of a column."""
     return {"hue": column, "hue_order": list(colors), "palette": dict(colors)}
 
 
 def marks(column: str, looks: Mapping[Any, Look]) -> dict[str, Any]:
-    """Return what tells seaborn the colour and the marker of each value of a column."""
+    """Return the options of seaborn for a colour and a marker of each value of a column."""
     markers = {each: look.marker for each, look in looks.items()}
     colors = hues(column, {each: look.color for each, look in looks.items()})
     return colors | {"style": column, "style_order": list(looks), "markers": markers}
 
 
 def lines(column: str, looks: Mapping[Any, Look]) -> dict[str, Any]:
-    """Return what tells seaborn the colour, the marker and the dashes of each value of a column."""
+    """Return the options of seaborn for a colour, a marker and dashes of each value of a column."""
     dashes = {each: DASHED if look.linestyle == "--" else "" for each, look in looks.items()}
     return marks(column, looks) | {"dashes": dashes}
 

@@ -1,4 +1,4 @@
-"""What the figures of spectra share: rows of eigenvalues with their intervals, and what was asked for."""
+"""Rows of eigenvalues with their intervals, and what a record was asked for, as all figures of spectra need them."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def paths_figure(
             ends = end_names(networks, network, record)
             ax.set_title(f"0: {label_text(ends[0])}\n1: {label_text(ends[1])}", loc="left", linespacing=1.0)
     handles = [
-        Line2D([], [], color=look.color, marker=look.marker, markersize=3, label=name)
+        look.handle(name, linestyle="-", markersize=3)
         for look, (path, name) in zip(LOOKS, names.items(), strict=False)
         if path in shown
     ]
