@@ -39,29 +39,28 @@ def eigenvalue_figure(
         eigenvalues, loss = axes[0, column], axes[1, column]
         _eigenvalues(eigenvalues, rows_where(shown, arm=arm), rows_where(runs, arm=arm), colors)
         each_seed(loss, rows_where(losses, arm=arm), "before", "train_loss", **hues("learning_rate", colors))
-        eigenvalues.set_title(TITLES.get(arm, arm))
-        eigenvalues.set_ylim(0, top)
+        eigenvalues.set(title=TITLES.get(arm, arm), ylim=(0, top))
         log_axis(loss.yaxis, floats(losses_shown, "train_loss"))
         last = floats(rows_where(shown, arm=arm), "step").max()
         for ax in (eigenvalues, loss):
             ax.set_xlim(0, last)
             ax.xaxis.set_major_locator(MaxNLocator(3))
+            ax.tick_params(labelbottom=ax is loss, labelleft=column == 0)
         loss.set_xlabel("Updates")
-        eigenvalues.tick_params(labelbottom=False, labelleft=column == 0)
-        loss.tick_params(labelleft=column == 0)
     axes[0, 0].set_ylabel(r"$\lambda_{\max}$ (nats)")
     axes[1, 0].set_ylabel("Train loss (nats)")
-    handles = [Line2D([], [], color=color, label=rf"$\eta$ = {rate:g}") for rate, color in colors.items()]
-    handles.append(Line2D([], [], color="0.2", linestyle=":", label="edge"))
-    handles.append(
-        Line2D([], [], color="0.2", linestyle="", marker="|", markersize=7, label=f"{100 * accuracy:g} % fitted")
-    )
+    fitted = f"{100 * accuracy:g} %"
+    handles = [
+        *(Line2D([], [], color=color, label=rf"$\eta$ = {rate:g}") for rate, color in colors.items()),
+        Line2D([], [], color="0.2", linestyle=":", label="edge"),
+        Line2D([], [], color="0.2", linestyle="", marker="|", markersize=7, label=f"{fitted} fitted"),
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     caption = (
         "Top eigenvalue of the Hessian of the training loss (above) and that loss (below, log axis) while training, "
         "one line per seed and learning rate. Dotted: the edge of stability of the optimiser at that rate; an edge "
-        f"above the panel is not drawn. Vertical marks: the update by which {100 * accuracy:g} % of the training "
-        f"examples were right, at which the authors' code stops; mean over seeds. {note}"
+        f"above the panel is not drawn. Vertical marks: the update by which {fitted} of the training examples were "
+        f"right, at which the authors' code stops; mean over seeds. {note}"
     )
     return Drawing(figure, shown, caption)
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.shallue2018 import numbers as of
 from analysis.shallue2018.numbers import Results
-from sharpness.plots.axes import fixed_ticks, log_axis
+from sharpness.plots.axes import Axis, fixed_ticks, log_axis
 from sharpness.plots.frames import floats, groups, records, rows_where
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+Axis = XAxis | YAxis
 WIDE = 10.0
 """Positive values above this ratio of the largest to the smallest get a logarithmic axis."""
 FEWEST_DECADES = 1e-5
