@@ -18,9 +18,10 @@ from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig,
 from sharpness.data import Dataset, load_dataset, normalise
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import choose_device, derived_seed
+from sharpness.measure.recorded import missing_probes
 from sharpness.measure.runs import probe_run
 from sharpness.models import MODELS, ModelInfo, build_model
-from sharpness.probes import DistanceFromStart, Interpolation
+from sharpness.probes import DistanceFromStart, Interpolation, TopEigenvalues
 from sharpness.runs import RunFolder, sha256_file
 from sharpness.runs.networks import evaluation_batches, load_network, load_weights, network_loss
 from sharpness.training import loop, train
@@ -231,6 +232,17 @@ def test_a_subset_is_another_measurement_than_the_whole(tmp_path: Path, dataset:
     assert [record.batch_sizes for record in run.records()] == [(40, 10), (130,), (100,)]
     with pytest.raises(InputError, match="at least 2 examples"):
         probe_run(run, probe, device=CPU, num_examples=1)
+
+
+def test_a_solve_that_time_cut_short_is_measured_again(tmp_path: Path, dataset: Dataset) -> None:
+    run, probe = trained(tmp_path / "run", dataset), {"eigenvalues": TopEigenvalues(k=1, seconds=1e-9)}
+    whole = {"eigenvalues": TopEigenvalues(k=1)}
+    (record,) = probe_run(run, probe, device=CPU)
+    assert record.details["stopped_by"] == "seconds" and list(missing_probes(run, whole)) == ["eigenvalues"]
+    (record,) = probe_run(run, whole, device=CPU)
+    assert (
+        record.details["stopped_by"] != "seconds" and not missing_probes(run, whole) and not missing_probes(run, probe)
+    )
 
 
 def test_damaged_files_of_a_run_are_named(tmp_path: Path, dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, told from its content: the name of a file says nothing."""
+"""The format of a checkpoint, told from its content: the name of a file says nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sharpness.errors import InputError
 
 HEAD = 4096
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""How ``torch.save`` began before torch 1.6: its magic number as a pickle of its own."""
+"""The first bytes of ``torch.save`` before torch 1.6: its magic number as a pickle of its own."""
 MAX_INDEX = 64 << 20
 """Bytes of a JSON index, where the largest networks have some MiB."""
 WEIGHTS_FILES = (
@@ -21,7 +21,7 @@ WEIGHTS_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""What a Hugging Face folder may hold, in the order in which its own library looks."""
+"""The weights that a Hugging Face folder may hold, in the order in which its own library looks."""
 SAVE_AGAIN = "save model.state_dict() as safetensors"
 OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a git-lfs pointer instead of the file it stands for", "run git lfs pull"),

@@ -1,4 +1,4 @@
-"""From a checkpoint into a model: one reading chosen, everything checked, then each tensor copied once."""
+"""Weights go from a checkpoint into a model: one reading is chosen, all is checked, each tensor is copied once."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a file or a folder holds: the sets of named tensors, still in the mapped files where the format allows it.
+    """The content of a file or a folder: sets of named tensors, still in the mapped files where the format allows it.
 
-    ``kind`` is one of :func:`sharpness.checkpoints.formats.recognise`. ``sha256`` is that of the file, of several files
-    that of the lines ``name digest`` in the order of their names.
+    ``kind`` is one of :func:`sharpness.checkpoints.formats.recognise`. ``sha256`` is the hash of the file, and
+    of several files the hash of the lines ``name digest`` in the order of their names.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""How the tensors of a file and those of a model agree: which are used, missing, too many, of another shape or type."""
+"""The match of the tensors of a file and of a model: which are used, missing, too many, of another shape or type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class MatchReport:
-    """What became of every tensor of a reading and of a model.
+    """The fate of every tensor of a reading and of a model.
 
     ``reading`` is the place in the file, ``prefix`` what was taken off each name, ``wrappers`` the names of wrappers
     taken out of them. ``ema`` says that these are weights averaged over the training. ``used`` and ``missing`` are

@@ -50,16 +50,18 @@ class Opaque:
     """An object of a class that the user must have allowed."""
 
 
-STORAGES = {
-    **{"torch.DoubleStorage": 8, "torch.FloatStorage": 4, "torch.HalfStorage": 2, "torch.BFloat16Storage": 2},
-    **{"torch.LongStorage": 8, "torch.IntStorage": 4, "torch.ShortStorage": 2, "torch.CharStorage": 1},
-    **{"torch.ByteStorage": 1, "torch.BoolStorage": 1, "torch.storage.UntypedStorage": 1},
-    **{"torch.ComplexDoubleStorage": 16, "torch.ComplexFloatStorage": 8},
+NAMES_BY_SIZE = {
+    1: ("torch.ByteStorage", "torch.BoolStorage", "torch.CharStorage", "torch.storage.UntypedStorage"),
+    2: ("torch.HalfStorage", "torch.BFloat16Storage", "torch.ShortStorage"),
+    4: ("torch.FloatStorage", "torch.IntStorage"),
+    8: ("torch.DoubleStorage", "torch.LongStorage", "torch.ComplexFloatStorage"),
+    16: ("torch.ComplexDoubleStorage",),
 }
+STORAGES = {name: size for size, names in NAMES_BY_SIZE.items() for name in names}
 """Bytes per entry of the classes of storages."""
 TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter"}
 ENCODINGS = ("latin1", "latin-1")
-"""How pickles of protocol 2 write bytes. Others, such as hex, could double what they encode again and again."""
+"""Encodings of bytes in pickles of protocol 2. Others, such as hex, could double what they encode again and again."""
 NO_WEIGHTS = {
     "torch._utils._rebuild_qtensor": "a quantised tensor",
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor",

@@ -37,7 +37,7 @@ HARMLESS_BY_MODULE = {
     "torch": "optim torch_version.TorchVersion",
 }
 HARMLESS = frozenset(f"{module}.{name}" for module, names in HARMLESS_BY_MODULE.items() for name in names.split())
-"""What lies below a denied name and only holds data, or is a class that checkpoints name among their settings."""
+"""Names below a denied one that only hold data, or are classes that checkpoints name among their settings."""
 
 
 def is_denied(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a pickle would do, found by following its instructions without carrying any of them out.
+"""The effects of a pickle, found by following its instructions without carrying any of them out.
 
 Torch's weights-only unpickler is what keeps a pickle from running code. It still makes whatever plain objects it is
 told to: ``bytearray(10**12)``, a tensor that reaches beyond its storage, one list copied a million times. The walk here

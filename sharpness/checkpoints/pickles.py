@@ -19,7 +19,7 @@ from sharpness.errors import InputError
 MAX_PICKLE = 256 << 20
 """Bytes of the pickle in a zip archive, which are read at once; the tensors lie in other entries."""
 LEGACY_PICKLES = 5
-"""Before torch 1.6: a magic number, a version, facts of the machine, the object and the keys of its storages."""
+"""The older format's pickles: a magic number, a version, facts of the machine, the object and the storages' keys."""
 
 
 def read_torch_zip(path: Path, allow: Sequence[str] = ()) -> Any:

@@ -17,7 +17,7 @@ EMA_WORDS = frozenset({"ema", "averaged", "average", "shadow", "swa", "polyak"})
 OPTIMIZER_WORDS = frozenset(
     {"optim", "optimizer", "optimizers", "optimiser", "lr", "scheduler", "schedulers", "scaler"}
 )
-"""How the names of states begin that hold tensors but no weights."""
+"""The words with which the names of states begin that hold tensors but no weights."""
 LIGHTNING_AVERAGES = frozenset({"state_dict", "current_model_state", "averaging_state"})
 """Lightning's averaging of weights saves the averages as ``state_dict``, and the weights themselves beside them."""
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")

@@ -15,11 +15,13 @@ from sharpness.errors import InputError
 
 MAX_HEADER = 16 << 20
 """Bytes of the header: room for more than 100 000 tensors."""
-ITEMSIZE = {
-    **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "C64": 8, "BOOL": 1},
-    **{"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1},
-    **{"F8_E4M3": 1, "F8_E5M2": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1},
+NAMES_BY_SIZE = {
+    1: ("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+    2: ("F16", "BF16", "I16", "U16"),
+    4: ("F32", "I32", "U32"),
+    8: ("F64", "I64", "U64", "C64"),
 }
+ITEMSIZE = {name: size for size, names in NAMES_BY_SIZE.items() for name in names}
 AGAIN = "fetch or save it again"
 
 

@@ -14,9 +14,9 @@ from sharpness.checkpoints.readings import Reading, says_ema
 MAX_PREFIX = 8
 """Names of modules that a prefix may consist of: some wrappers around some attributes."""
 INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""What ``torch.compile``, FSDP and activation checkpointing put between the names of a model's own modules."""
+"""Parts that ``torch.compile``, FSDP and activation checkpointing put between the names of a model's own modules."""
 WRAPPERS = (frozenset[str](), INNER, INNER | {"module"})
-"""What to leave out of names, the least first: ``module`` is DataParallel's, and many models' own name for a part."""
+"""Parts to leave out of names, the least first: ``module`` is DataParallel's, and many models' own name for a part."""
 
 
 @dataclass(frozen=True, eq=False)

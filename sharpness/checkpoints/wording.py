@@ -1,4 +1,4 @@
-"""How names and foreign errors appear in the one line of a message: files decide what they say."""
+"""Names and foreign errors as the one line of a message holds them: files decide what they say."""
 
 from __future__ import annotations
 

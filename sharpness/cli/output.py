@@ -1,4 +1,4 @@
-"""What the terminal shows: bars with the time left, tables of records, plain lines for logs."""
+"""The output on the terminal: bars with the time left, tables of records, plain lines for logs."""
 
 from __future__ import annotations
 
@@ -78,10 +78,15 @@ def records_table(records: Sequence[ProbeRecord], title: str) -> Table:
         table.add_column(name, justify="left" if name in ("probe", "quantity") else "right", overflow="fold")
     for record in records:
         converged = {True: "yes", False: "no", None: ""}[record.converged]
-        costs = (record.num_examples, record.num_hvps, record.num_gradients)
         table.add_row(
-            *(record.probe, record.quantity, value_text(record), interval_text(record), converged),
-            *map(str, costs),
+            record.probe,
+            record.quantity,
+            value_text(record),
+            interval_text(record),
+            converged,
+            str(record.num_examples),
+            str(record.num_hvps),
+            str(record.num_gradients),
             f"{record.seconds or 0:.1f}",
         )
     return table

@@ -84,11 +84,15 @@ def _chosen(console: Console, command: Stress, checkpoint: UserCheckpoint) -> Re
 
 
 def _row(name: str, probe: Any, checkpoint: UserCheckpoint, rescaling: Rescaling, command: Stress) -> Row:
-    """Return the row of one probe: that of ``stress.jsonl`` if it is there, else measured and appended."""
+    """Return the row of one probe, from ``stress.jsonl`` if it is there, else measured and appended."""
     subject, path = checkpoint.subject, command.out / "stress.jsonl"
     key = {
-        **{"probe": name, "rescaling": rescaling.name, "alpha": command.alpha, "knobs": asdict(probe)},
-        **{"checkpoint_sha256": subject.checkpoint_sha256, "facts": facts_of(subject.loss)},
+        "probe": name,
+        "rescaling": rescaling.name,
+        "alpha": command.alpha,
+        "knobs": asdict(probe),
+        "checkpoint_sha256": subject.checkpoint_sha256,
+        "facts": facts_of(subject.loss),
         "identity": dict(subject.identity) | {"weights": subject_sha256(subject)},
     }
     key["facts"]["batch_sizes"] = list(key["facts"]["batch_sizes"])

@@ -1,4 +1,4 @@
-"""Are two minima connected by a line, as they are and after the second one's hidden units are put in the best order?"""
+"""The loss barrier on the line between two minima, before and after the second one's hidden units are matched."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ class Barrier(Landscape[BarrierResult]):
 
     The statistics of BatchNorm on the line are the ``norm`` mode of the loss. A checkpoint here is a flat vector, which
     has no statistics: with ``norm='frozen'`` those of the loss's own network are used on both lines and at both ends,
-    in the order that they have, so that L at alpha = 1 is not that of the second network, and on the matched line not
-    that of the plain one. Use ``recalibrate`` or ``batch`` there. The check permutes the same statistics with the rest.
+    in the order that they have, so that L at alpha = 1 is not the second network's own, and the matched line ends at
+    another loss than the plain one. Use ``recalibrate`` or ``batch`` there. The check permutes the same statistics with
+    the rest.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.ReLU(), torch.nn.Linear(2, 1))
     >>> loss = Loss(model, torch.nn.functional.mse_loss, [(torch.ones(1, 1), torch.full((1, 1), 5.0))])

@@ -30,7 +30,7 @@ STREAM = "connectivity"
 
 @dataclass(frozen=True, kw_only=True)
 class BendKnobs:
-    """How the bends of a curve are trained: see :class:`sharpness.landscapes.connectivity.ModeConnectivity`."""
+    """The knobs of training the bends of a curve: see :class:`sharpness.landscapes.connectivity.ModeConnectivity`."""
 
     curve: str = "bezier"
     num_bends: int = 1
@@ -68,7 +68,7 @@ class BendKnobs:
 
 @dataclass(frozen=True)
 class Bends:
-    """Where a training is: ``points`` and their velocities (num_bends, n), the losses of the first ``step`` batches."""
+    """The state of a training: ``points`` and ``velocity`` (num_bends, n), the losses of the first ``step`` batches."""
 
     step: int
     points: Tensor

@@ -1,4 +1,4 @@
-"""Are two minima connected by a path of low loss? A curve between two checkpoints with trained bends, and the line."""
+"""Mode connectivity: a curve of low loss with trained bends between two checkpoints, and the line beside it."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def random_direction(loss: Loss, w: Tensor, normalisation: str, seed: int) -> Te
 
 
 def filter_normalised(loss: Loss, d: Tensor, w: Tensor) -> Tensor:
-    r"""Return ``d`` with each filter as long as that of the weights, ``d_ij \|w_ij\| / \|d_ij\|``, shape (n,).
+    r"""Return ``d`` with each filter as long as the weights' own, ``d_ij \|w_ij\| / \|d_ij\|``, shape (n,).
 
     Li et al. 2018 (arXiv 1712.09913), section 4. A filter is what is under one index of the first axis: of a
     convolution the weights into one channel, of a linear layer those into one unit, of an embedding one word's.

@@ -27,7 +27,7 @@ SYNC_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Where and with what the points of a landscape are measured.
+    """The options with which the points of a landscape are measured.
 
     ``names`` are those of the checkpoints. Part ``(i, n)`` is the points whose number is i modulo n. With ``resume``
     every point is appended there when it is done and read back when it is there already, whoever measured it.

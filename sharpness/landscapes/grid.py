@@ -56,7 +56,7 @@ class PlaneLandscape(Landscape[PlaneResult]):
 
 @dataclass(frozen=True)
 class Plane:
-    """What is measured: the frame, the ranges of its coordinates, and the checkpoints that are marked in it."""
+    """A plane to measure: the frame, the ranges of its coordinates, and the checkpoints that are marked in it."""
 
     frame: Frame
     x_range: tuple[float, float]

@@ -1,4 +1,4 @@
-"""What lies between two minima? Loss and accuracy on the line, or the arc, through two checkpoints."""
+"""Loss and accuracy on the line, or the arc, through two checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How wide is a minimum? Loss and accuracy along random rays from a checkpoint."""
+"""The width of a minimum: loss and accuracy along random rays from a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a request to a measured record: what a user or a study names, its guards, and the measuring itself.
+"""The way from a request to a measured record: the subject of a user or a study, its guards, and the measuring.
 
 It joins checkpoints, data and models with probes and landscapes; only the command line and the scripts stand above it.
 """

@@ -1,4 +1,4 @@
-"""Before any number: does the network fit the data, is the loss one function, and does the checkpoint know the task?"""
+"""Guards before any number: the network fits the data, the loss is one function, the checkpoint knows the task."""
 
 from __future__ import annotations
 

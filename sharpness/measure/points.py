@@ -61,7 +61,7 @@ def with_points(request: Request, first: UserCheckpoint, name: str, files: Seque
 def point_of(request: Request, path: Path, loss: Loss, name: str = "", *, same_key: bool = True) -> Point:
     """Return the parameters of a loss as another file of weights for the same network has them, shape ``(n,)``.
 
-    With ``same_key`` the request's choice between several sets of weights in a file is that of this file too.
+    With ``same_key`` the request's choice between several sets of weights in a file holds for this file too.
     """
     model = copy.deepcopy(loss.model)
     file = weights_file(path, RunFolder.open(path) if recognise(path) == "run folder" else None)

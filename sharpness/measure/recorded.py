@@ -1,4 +1,4 @@
-"""What was measured already: one rule, for studies that have read no data yet and for commands that have."""
+"""The rule of what was measured already, for studies that have read no data yet and for commands that have."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def find_record(records: Sequence[ProbeRecord], wanted: Mapping[str, Any]) -> Pr
 
 
 def is_whole(record: ProbeRecord) -> bool:
-    """Say whether the solve came to its own end, and that of each layer."""
+    """Say whether the solve, and the solve of each layer, came to its own end."""
     parts = [record.details, *record.details.get("layers", ())]
     return all(part.get("stopped_by") != "seconds" for part in parts)
 

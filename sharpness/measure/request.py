@@ -1,4 +1,4 @@
-"""What to measure on: the options that the commands that measure share (no torch here)."""
+"""The options that all commands that measure share (no torch here)."""
 
 from __future__ import annotations
 

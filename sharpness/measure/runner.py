@@ -32,7 +32,7 @@ DISK_SHARE = 0.1  # of the free disk that kept products may take
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one probe: ``measured``, ``there already``, ``out of time``, ``waiting`` or ``does not apply``."""
+    """The outcome of one probe: ``measured``, ``there already``, ``out of time``, ``waiting`` or ``does not apply``."""
 
     name: str
     status: str

@@ -1,4 +1,4 @@
-"""Does a measure see the function or its weights? Probes before and after a rescaling that changes no output."""
+"""Probes before and after a rescaling that changes no output: which measures see the weights, not the function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: a checkpoint with its loss, the other points that a probe needs, and the losses between them."""
+"""The subject of a measurement: a checkpoint with its loss, further points, and the losses between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a user names to what probes measure: file, model, data and loss specs -> guarded subject."""
+"""The checkpoint of a user: specs of file, model, data and loss become a guarded subject."""
 
 from __future__ import annotations
 

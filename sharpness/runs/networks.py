@@ -1,4 +1,4 @@
-"""From a run folder to the network it holds and the loss it was trained on."""
+"""The network that a run folder holds, its data, and the loss it was trained on."""
 
 from __future__ import annotations
 
