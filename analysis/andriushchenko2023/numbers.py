@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -112,13 +113,9 @@ def all_taus(runs: pd.DataFrame) -> pd.DataFrame:
             else:
                 found = {"all": kendall_tau(floats(settings, measure), floats(settings, target))}
             shared = {"measure": measure, "family": family, "target": target}
-            rows += [shared | {"over": over, **_row(interval)} for over, interval in found.items()]
+            rows += [shared | {"over": over, **asdict(interval)} for over, interval in found.items()]
     columns = ["measure", "family", "target", "over", "value", "lower", "upper", "n", "reason"]
     return pd.DataFrame(rows, columns=pd.Index(columns)).astype(dict.fromkeys(("value", "lower", "upper"), float))
-
-
-def _row(interval: Interval) -> dict[str, Any]:
-    return {name: getattr(interval, name) for name in ("value", "lower", "upper", "n", "reason")}
 
 
 def tau_of(taus: pd.DataFrame, measure: str, target: str, over: str = "all") -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -38,10 +39,7 @@ def batch_sizes(results: Results) -> TextTable:
     """Return the table of batch sizes by every kind of measurement."""
     numbers = facts(results)
     rows = [[name, ratio(interval), f"{interval.n}"] for name, interval in numbers.items()]
-    plain = [
-        {"quantity": name, "value": i.value, "lower": i.lower, "upper": i.upper, "n": i.n, "reason": i.reason}
-        for name, i in numbers.items()
-    ]
+    plain = [{"quantity": name} | asdict(interval) for name, interval in numbers.items()]
     caption = (
         "Batch sizes in examples: of the front from its fit with a bootstrap interval, n its runs; otherwise the "
         "geometric mean over n seeds with its 95 % Student t interval. B_simple = tr Sigma / |G|^2, B_noise = "
