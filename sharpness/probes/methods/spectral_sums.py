@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
@@ -21,10 +20,6 @@ class SpectralSum:
     standard_error: float
     lower: float
     upper: float
-
-    def details(self) -> dict[str, Any]:
-        """Return every field."""
-        return asdict(self)
 
 
 def spectral_sum(density: SpectralDensity, f: Callable[[np.ndarray], np.ndarray], confidence: float) -> SpectralSum:
