@@ -210,7 +210,7 @@ def provenance(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Any]:
         "runs": counts,
         **facts,
         "runs_sha256": hashlib.sha256(runs_csv(tables).encode()).hexdigest(),
-        "rendered_with": rendered_with("scipy"),
+        "rendered_with": rendered_with("scipy", "seaborn"),
     }
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from sharpness.errors import InputError
 from sharpness.loss import Loss
-from sharpness.plots import Network, Rendered, render_records
+from sharpness.plots import Network, Rendered, render_records, seeds
 from sharpness.plots.axes import number_axis
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.kinds import KINDS, kind_of
@@ -396,6 +397,55 @@ def test_number_axis_shows_every_value_with_ticks(values: list[float], scale: st
     assert all(low < value < high for value in values if np.isfinite(value))
     labels = [ax.xaxis.get_major_formatter()(x, None) for x in ax.get_xticks() if low <= x <= high]
     assert ax.get_xscale() == scale and 2 <= len(labels) == len(set(labels)) <= 9
+
+
+# --- runs over several seeds ---
+
+
+def runs_of() -> pd.DataFrame:
+    """Return two roles with three seeds each, at two epochs, of which the last run diverged."""
+    rows = [
+        {"role": role, "seed": seed, "epoch": epoch, "loss": (1 + seed) * 4.0**epoch * (2 if role == "LB" else 1)}
+        for role in ("SB", "LB")
+        for seed in (0, 1, 3)
+        for epoch in (0, 1)
+    ]
+    return pd.DataFrame(rows).assign(line="run", status=["finished"] * 10 + ["diverged"] * 2)
+
+
+@pytest.mark.parametrize(("geometric", "means"), [(False, [7 / 3, 28 / 3]), (True, [2.0, 8.0])])
+def test_means_and_ranges_over_seeds_are_those_of_the_numbers(geometric: bool, means: list[float]) -> None:
+    figure, axes = new_figure(COLUMN, 2)
+    ax = axes[0, 0]
+    ax.set(xlabel="Epoch", ylabel="Loss")
+    seeds.range_of_seeds(ax, rows_where(runs_of(), role="SB"), "epoch", "loss", geometric, **LOOKS[1].artist)
+    np.testing.assert_allclose(np.asarray(ax.lines[0].get_ydata()), means)
+    (bars,) = ax.collections
+    assert isinstance(bars, LineCollection)
+    assert [[y for _, y in np.asarray(segment).tolist()] for segment in bars.get_segments()] == [[1, 4], [4, 16]]
+    assert (ax.lines[0].get_marker(), ax.lines[0].get_linestyle()) == ("s", "--")
+    assert (ax.get_xlabel(), ax.get_ylabel(), figure.legends) == ("Epoch", "Loss", [])
+
+
+def test_runs_are_thin_their_means_bold_and_a_diverged_run_ends_in_a_cross() -> None:
+    looks, runs = dict(zip(("SB", "LB"), LOOKS, strict=False)), runs_of()
+    heights = {"SB": (7 / 3, 28 / 3), "LB": (14 / 3, 56 / 3)}
+    means = [
+        {"line": "mean", "role": role, "epoch": epoch, "loss": heights[role][epoch]}
+        for role in looks
+        for epoch in (0, 1)
+    ]
+    _, axes = new_figure(COLUMN, 2)
+    ax = axes[0, 0]
+    seeds.runs_and_means(ax, pd.concat([runs, pd.DataFrame(means)]), "epoch", "loss", "role", looks)
+    drawn: list[Any] = list(ax.lines)
+    thin, (cross, *bold) = drawn[:6], drawn[6:]
+    assert all(line.get_linewidth() == 0.5 for line in thin)
+    assert [list(line.get_ydata()) for line in thin] == [[1, 4], [2, 8], [4, 16], [2, 8], [4, 16], [8, 32]]
+    assert (cross.get_marker(), cross.get_xdata(), cross.get_ydata()) == ("x", [1], [32])
+    assert [line.get_marker() for line in bold] == ["o", "s"]
+    for line, role in zip(bold, looks, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), heights[role])
 
 
 def test_importing_loads_no_plotting_library_and_rendering_no_torch(tmp_path: Path) -> None:
