@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sharpness.data.batches import cast, split
 from sharpness.errors import InputError
-from sharpness.landscapes.evaluations import Sampling, evaluate_points
+from sharpness.landscapes.evaluations import Sampling
 from sharpness.landscapes.interpolation import barrier
 from sharpness.landscapes.landscape import Landscape
 from sharpness.landscapes.paths import linear
@@ -98,8 +98,7 @@ class Barrier(Landscape[BarrierResult]):
             line, step = divmod(number, self.num_points)
             return paths[line](alphas[step])
 
-        knobs = {"probe": self.name, **asdict(self)}
-        found = evaluate_points(loss, point, len(ends) * self.num_points, sampling, knobs)
+        found = self.evaluate(loss, point, len(ends) * self.num_points, sampling)
         plain, *rest = (
             _line(alphas, found.curves(i * self.num_points, (i + 1) * self.num_points), norm(end - w_0))
             for i, end in enumerate(ends)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from sharpness.errors import InputError
 from sharpness.landscapes import paths
 from sharpness.landscapes.bends import BendKnobs, Bends, train_bends, training_loss
-from sharpness.landscapes.evaluations import Evaluations, Sampling, evaluate_points
+from sharpness.landscapes.evaluations import Evaluations, Sampling
 from sharpness.landscapes.interpolation import barrier
 from sharpness.landscapes.landscape import Landscape
 from sharpness.loss import Loss
@@ -119,7 +119,7 @@ class ModeConnectivity(BendKnobs, Landscape[ConnectivityResult]):
             return path(t)
 
         after = replace(sampling, progress=lambda done, _: report(self.num_steps + done))
-        found = evaluate_points(loss, point, count, after, {"probe": self.name, **asdict(self)})
+        found = self.evaluate(loss, point, count, after)
         return ConnectivityResult(
             quantity="loss_barrier",
             num_gradients=state.step + (state.stopped is not None),

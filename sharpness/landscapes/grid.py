@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.landscapes.directions import Frame
-from sharpness.landscapes.evaluations import Evaluations, Sampling, evaluate_points
+from sharpness.landscapes.evaluations import Evaluations, Sampling
 from sharpness.landscapes.landscape import Landscape
 from sharpness.loss import Loss
 from sharpness.results import MERGED, ProbeResult
@@ -79,8 +79,7 @@ def measure_plane(landscape: PlaneLandscape, loss: Loss, sampling: Sampling, pla
             return extra[number - size][1]
         return plane.frame.at(xs[number % len(xs)], ys[number // len(xs)], out=weights)
 
-    knobs = {"probe": landscape.name, **asdict(landscape)}
-    found = evaluate_points(loss, point, size + len(extra), sampling, knobs)
+    found = landscape.evaluate(loss, point, size + len(extra), sampling)
     marked = [_mark(name, w, plane.frame, found, size + i) for i, (name, w) in enumerate(extra)]
     value, reasons = _largest_rise(found, size)
     return PlaneResult(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
-from sharpness.landscapes.evaluations import Sampling, evaluate_points
+from sharpness.landscapes.evaluations import Sampling
 from sharpness.landscapes.landscape import Landscape
 from sharpness.landscapes.paths import arc, linear
 from sharpness.loss import Loss
@@ -74,8 +74,7 @@ class Interpolation(Landscape[InterpolationResult]):
         """Return loss and accuracy on the grid, and the barrier."""
         alphas = np.linspace(self.start, self.stop, self.num_points).round(12).tolist()  # 0 and 1 exactly
         path = PATHS[self.path](w_0, w_1)
-        knobs = {"probe": self.name, **asdict(self)}
-        found = evaluate_points(loss, lambda number: path(alphas[number]), self.num_points, sampling, knobs)
+        found = self.evaluate(loss, lambda number: path(alphas[number]), self.num_points, sampling)
         curves = found.curves()
         value = barrier(alphas, curves["train_loss"])
         return InterpolationResult(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sharpness.errors import InputError
-from sharpness.landscapes.evaluations import Sampling
+from sharpness.landscapes.evaluations import Evaluations, Sampling, evaluate_points
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.results import Probe, Result
@@ -26,6 +26,10 @@ class Landscape(Probe[Result]):
     def sample(self, *args: Any, **kwargs: Any) -> Result:
         """Return the result without what the frame adds; called with the loss, the sampling and the points."""
         raise NotImplementedError
+
+    def evaluate(self, loss: Loss, points: Callable[[int], Tensor], count: int, sampling: Sampling) -> Evaluations:
+        """Return loss and accuracy at ``points(0), ..., points(count - 1)``, kept under the name and the knobs."""
+        return evaluate_points(loss, points, count, sampling, {"probe": self.name, **asdict(self)})
 
     def measure(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.landscapes.directions import random_direction
-from sharpness.landscapes.evaluations import Sampling, evaluate_points
+from sharpness.landscapes.evaluations import Sampling
 from sharpness.landscapes.landscape import Landscape
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
@@ -82,8 +82,7 @@ class RandomRays(Landscape[RaysResult]):
             ray, step = divmod(number - 1, further)
             return w + distances[step + 1] * direction(ray)
 
-        knobs = {"probe": self.name, **asdict(self)}
-        found = evaluate_points(loss, point, 1 + self.num_rays * further, sampling, knobs)
+        found = self.evaluate(loss, point, 1 + self.num_rays * further, sampling)
         curves = {name: _rays(curve, further) for name, curve in found.curves().items()}
         rises = [losses[-1] - losses[0] for losses in curves["train_loss"] or ()]
         known = all(map(math.isfinite, rises))
