@@ -16,6 +16,7 @@ from analysis.shallue2018 import numbers as of
 from analysis.shallue2018.numbers import Results
 from sharpness.plots.axes import Axis, fixed_ticks, log_axis
 from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.seeds import mean_of_seeds, scatter
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 
 PERFECT: dict[str, Any] = {"color": "0.45", "linestyle": (0, (4, 3)), "linewidth": 0.9}
@@ -139,18 +140,10 @@ def quality_figure(solutions: pd.DataFrame, budgets: Mapping[str, Any]) -> Figur
         number = budgets[kind]
         label = f"{number} {'epoch' if kind == 'epochs' else 'step'}{'' if number == 1 else 's'}"
         rows = rows_where(solutions, kind={"updates": "steps"}.get(kind, kind))
-        rows = rows.loc[np.isfinite(floats(rows, "test_error"))]
-        ax.plot(
-            floats(rows, "batch_size"),
-            100 * floats(rows, "test_error"),
-            look.marker,
-            color=look.color,
-            ms=2.5,
-            alpha=0.5,
-        )
-        sizes = groups(rows, "batch_size")
-        means = [100 * np.mean(floats(own, "test_error")) for _, own in sizes]
-        ax.plot([size for size, _ in sizes], means, color=look.color, linestyle=look.linestyle, label=label)
+        rows = rows.assign(percent=100 * floats(rows, "test_error")).dropna(subset=["percent"])
+        scatter(ax, rows, "batch_size", "percent", color=look.color, marker=look.marker, alpha=0.5)
+        line: dict[str, Any] = {"color": look.color, "linestyle": look.linestyle, "label": label}
+        mean_of_seeds(ax, rows, "batch_size", "percent", **line)
     batch_axis(ax.xaxis, floats(solutions, "batch_size"))
     ax.set(xlabel="Batch size", ylabel="Test error (%)")
     _legend_below(ax, 2)

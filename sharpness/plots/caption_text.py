@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sharpness.plots.frames import floats
-from sharpness.plots.networks import Network, matrix_of, with_record
+from sharpness.plots.networks import Network, far_end, matrix_of, with_record
 from sharpness.records import ProbeRecord
 
 MATRICES = {"gauss_newton": "Gauss-Newton", "fisher": "Fisher", "empirical_fisher": "empirical Fisher"}
@@ -125,7 +125,8 @@ def intervals(rows: pd.DataFrame) -> str:
     return text + (f"; open marks: not as narrow as asked ({unconverged})" if unconverged else "")
 
 
-def missing(table: pd.DataFrame, networks: Sequence[Network]) -> str:
-    """Name the networks that are not in the table."""
-    absent = [network.label for network in networks if network.label not in set(table["network"])]
+def missing(table: pd.DataFrame, networks: Sequence[Network], pairs: Pairs = ()) -> str:
+    """Name the networks that are not in the table and are not the far end of a record of a pair."""
+    there = {*table["network"], *(far.label for _, record in pairs if (far := far_end(networks, record)) is not None)}
+    absent = [network.label for network in networks if network.label not in there]
     return f"Without a record to draw: {', '.join(absent)}." if absent else ""

@@ -16,7 +16,7 @@ from sharpness.plots.artists import label_text
 from sharpness.plots.axes import log_axis, number_axis
 from sharpness.plots.caption_text import data, drawn_records, missing, rise_text, with_unit
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.networks import Network, far_end, with_record
+from sharpness.plots.networks import Network, end_names, far_end, with_record
 from sharpness.plots.style import ACCURACY_COLOR, COLUMN, LOOKS, LOSS_COLOR, Line, Look, new_figure
 from sharpness.records import ProbeRecord
 
@@ -69,12 +69,8 @@ def _ends(networks: Sequence[Network], network: Network, record: ProbeRecord) ->
     """Return the ends of one line; the far one by the name of a network if its weights are that network's."""
     looks = {each.label: look for each, look in zip(networks, LOOKS, strict=False)}
     other = far_end(networks, record)
-    if other is None:
-        names = (record.details.get(key) for key in ("other_run_id", "other_checkpoint"))
-        far = End(1, next((str(name) for name in names if name is not None), "another checkpoint"), FAR)
-    else:
-        far = End(1, other.label, looks[other.label])
-    return [End(0, network.label, looks[network.label]), far]
+    near, far = end_names(networks, network, record)
+    return [End(0, near, looks[near]), End(1, far, FAR if other is None else looks[other.label])]
 
 
 def draw_lines(
@@ -138,13 +134,12 @@ def line_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     near, far = (end.name for end in _ends(networks, *drawn[0]))
     faint = f"; faint: from {', '.join(n.label for n, _ in drawn[1:])}" if len(drawn) > 1 else ""
     dashed = ", train solid, test dashed" if np.isfinite(floats(table, "test_loss")).any() else ""
-    alone = [n for n in networks if n not in [far_end(networks, record) for _, record in drawn]]
     barriers = "; ".join(f"{network.label}: {_barrier(record)}" for network, record in drawn)
     return (
         f"Loss (left axis) and accuracy (right axis, where there is one){dashed}, on the straight line through {near} "
         f"(alpha = 0) and {far} (alpha = 1){faint}; {len(set(table['alpha']))} values of alpha, no band is drawn. "
         f"Largest rise of the loss above the chord between the ends: {barriers}. {data(drawn)}. "
-        f"{missing(table, alone)}"
+        f"{missing(table, networks, drawn)}"
     ).strip()
 
 

@@ -57,6 +57,13 @@ def far_end(networks: Sequence[Network], record: ProbeRecord) -> Network | None:
     return None
 
 
+def end_names(networks: Sequence[Network], network: Network, record: ProbeRecord) -> tuple[str, str]:
+    """Return the names of both ends of a network's record of a pair."""
+    other = far_end(networks, record)
+    names = (other and other.label, *(record.details.get(key) for key in ("other_run_id", "other_checkpoint")))
+    return network.label, next((str(name) for name in names if name is not None), "another checkpoint")
+
+
 def matrix_of(record: ProbeRecord) -> str:
     """Return which matrix a record is of; without such a knob it is the Hessian."""
     return str(record.knobs.get("matrix", "hessian"))

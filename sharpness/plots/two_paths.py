@@ -16,7 +16,7 @@ from sharpness.plots.axes import number_axis
 from sharpness.plots.caption_text import Pairs, data, drawn_records, missing, plural, rise_text, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.line import CURVES, SPLITS
-from sharpness.plots.networks import Network, far_end, with_record
+from sharpness.plots.networks import Network, end_names, with_record
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 from sharpness.records import ProbeRecord
 
@@ -109,10 +109,10 @@ def _caption(
     texts = [(n.label, describe(record, *end_names(networks, n, record))) for n, record in drawn]
     several = " ".join(f"{label}: {text}" if len(texts) > 1 else text for label, text in texts)
     dashed = " (train solid, test dashed)" if np.isfinite(floats(table, "test_loss")).any() else ""
-    alone = [n for n in networks if n not in [far_end(networks, record) for _, record in drawn]]
     return (
         f"Loss and any accuracy{dashed} at the measured points of {what}. {several} Broad bars: the largest rise of "
-        f"the train loss above the chord of its ends{name}.{gaps_text(table)} {data(drawn)}. {missing(table, alone)}"
+        f"the train loss above the chord of its ends{name}.{gaps_text(table)} {data(drawn)}. "
+        f"{missing(table, networks, drawn)}"
     ).strip()
 
 
@@ -196,15 +196,6 @@ def _rise(ax: Axes, rows: pd.DataFrame, color: str, width: float) -> None:
     ax.add_line(Line2D(t, chord, zorder=2, **CHORD))
     bar: dict[str, Any] = {"color": color, "linewidth": width, "alpha": 0.5, "solid_capstyle": "butt", "zorder": 2.5}
     ax.add_line(Line2D([t[top], t[top]], [chord[top], losses[top]], **bar))
-
-
-def end_names(networks: Sequence[Network], network: Network, record: ProbeRecord) -> tuple[str, str]:
-    """Return the names of both ends of a record's paths."""
-    other = far_end(networks, record)
-    if other is not None:
-        return network.label, other.label
-    names = (record.details.get(key) for key in ("other_run_id", "other_checkpoint"))
-    return network.label, next((str(name) for name in names if name is not None), "another checkpoint")
 
 
 def gaps_text(table: pd.DataFrame) -> str:
