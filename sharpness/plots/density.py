@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
-from sharpness.plots.artists import Shown, dots, legend_above, shown_in
+from sharpness.plots.artists import legend_above, shown_in
 from sharpness.plots.axes import asinh_axis
 from sharpness.plots.caption_text import (
     Pairs,
@@ -29,7 +29,15 @@ from sharpness.plots.caption_text import (
 )
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.networks import Network, companion, with_record
-from sharpness.plots.spectra import CURVE, EIGENVALUE, eigenvalue_rows, numbers_of, spectra_frame, spectrum_label
+from sharpness.plots.spectra import (
+    CURVE,
+    EIGENVALUE,
+    eigenvalue_rows,
+    numbers_of,
+    spectra_frame,
+    spectrum_label,
+    strips,
+)
 from sharpness.plots.style import COLUMN, Look
 from sharpness.records import ProbeRecord
 
@@ -90,7 +98,7 @@ def density_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     visible = floats(table, "eigenvalue")[(floats(table, "density") > floor) | np.isnan(floats(table, "density"))]
     bounds = np.concatenate([visible, floats(extremes, "lower"), floats(extremes, "upper")])
     if num_rows:
-        _extremes(axes[1], extremes, shown)
+        strips(axes[1], extremes, shown)
     for panel in axes:
         asinh_axis(panel.xaxis, bounds, threshold)
     axes[-1].set_xlabel(spectrum_label(shown, "density"))
@@ -112,14 +120,6 @@ def _density_curve(ax: Axes, rows: pd.DataFrame, look: Look, floor: float) -> No
     ax.fill_between(x, lower, upper, color=look.color, alpha=0.2, linewidth=0)
     # Clipped far below the axis: a kernel's tail underflows to 0, which has no logarithm.
     ax.plot(x, np.clip(y, floor / 10, None), color=look.color, linestyle=look.linestyle, linewidth=1.1)
-
-
-def _extremes(ax: Axes, extremes: pd.DataFrame, shown: Shown) -> None:
-    for height, (network, look) in enumerate(shown):
-        dots(ax, rows_where(extremes, network=network.label), look, -height)
-    ax.set_ylim(0.6 - len(shown), 0.6)
-    ax.set_yticks([])
-    ax.spines["left"].set_visible(False)
 
 
 def density_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sharpness.plots.artists import Shown, dot, dots, legend_above, shown_in
+from sharpness.plots.artists import Shown, dot, legend_above, shown_in
 from sharpness.plots.axes import asinh_axis, number_axis
 from sharpness.plots.caption_text import (
     Pairs,
@@ -33,6 +33,7 @@ from sharpness.plots.spectra import (
     numbers_of,
     spectra_frame,
     spectrum_label,
+    strips,
     width_asked,
 )
 from sharpness.plots.style import COLUMN, Look
@@ -73,20 +74,13 @@ def eigenvalues_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figu
     heights = [above, 1.7] if followed else [above]
     figure = Figure(figsize=(COLUMN, sum(heights) + (1.25 if followed else 0.8)), layout="constrained")
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    _rows(axes[0], values, shown)
+    strips(axes[0], values, shown)
+    number_axis(axes[0].xaxis, np.concatenate([floats(values, name) for name in LAYER_NUMBERS]))
+    axes[0].set_xlabel(spectrum_label(shown, "eigenvalues"))
     if followed:
         draw_convergence(axes[1], curves, followed)
     legend_above(figure, shown, marked=True)
     return figure
-
-
-def _rows(ax: Axes, values: pd.DataFrame, shown: Shown) -> None:
-    for height, (network, look) in enumerate(shown):
-        dots(ax, rows_where(values, network=network.label), look, -height)
-    number_axis(ax.xaxis, np.concatenate([floats(values, name) for name in LAYER_NUMBERS]))
-    ax.set(ylim=(0.6 - len(shown), 0.6), xlabel=spectrum_label(shown, "eigenvalues"))
-    ax.set_yticks([])
-    ax.spines["left"].set_visible(False)
 
 
 def eigenvalues_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:

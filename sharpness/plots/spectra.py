@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from sharpness.plots.artists import Shown
+from sharpness.plots.artists import Shown, dots
 from sharpness.plots.caption_text import matrices, with_unit
+from sharpness.plots.frames import rows_where
 from sharpness.records import ProbeRecord
 
 LAYER_NUMBERS = ("eigenvalue", "lower", "upper")
@@ -61,6 +63,14 @@ def end_of(record: ProbeRecord) -> str:
 def width_asked(record: ProbeRecord) -> float | None:
     """Return the relative width of the intervals asked for; ``None`` where it was residuals that had to be small."""
     return float(record.knobs["rtol"]) if record.knobs.get("stop_on", "interval") == "interval" else None
+
+
+def strips(ax: Axes, values: pd.DataFrame, shown: Shown) -> None:
+    """Draw the eigenvalues of each network in a row of its own, with their intervals."""
+    for height, (network, look) in enumerate(shown):
+        dots(ax, rows_where(values, network=network.label), look, -height)
+    ax.set(ylim=(0.6 - len(shown), 0.6), yticks=[])
+    ax.spines["left"].set_visible(False)
 
 
 def spectrum_label(shown: Shown, probe: str) -> str:
