@@ -183,6 +183,7 @@ def test_links_and_paths_exist() -> None:
     assert missing <= {
         "CONTRIBUTING.md: sharpness/probes/gradient_norm.py",  # the worked example's
         "README.md: figures/keskar2017/cpu-2-seeds/",  # made by the command above it
+        "studies.md: figures/cohen2021/smoke-1-seeds",  # likewise
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
 import torch
@@ -391,7 +392,8 @@ def test_build_model_takes_ghost_batches() -> None:
     check_model(config)
 
 
-@pytest.mark.parametrize("text", ["resnet8,norm=none", "resnet8,norm=running"])
-def test_a_spec_names_the_norm_as_a_config_does(text: str) -> None:
-    config = ModelConfig("resnet8", text.partition("=")[2])
-    assert str(load_model(text, CIFAR, 10).model) == str(build_model(config, CIFAR, 10, seed=0).eval())
+@pytest.mark.parametrize("norm", ["none", "running"])
+def test_a_spec_names_the_norm_as_a_config_does(norm: Literal["none", "running"]) -> None:
+    config = ModelConfig("resnet8", norm)
+    named = load_model(f"resnet8,norm={norm}", CIFAR, 10).model
+    assert str(named) == str(build_model(config, CIFAR, 10, seed=0).eval())

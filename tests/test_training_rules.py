@@ -202,7 +202,7 @@ def test_accumulated_gradients_are_those_of_one_batch(pieces: int) -> None:
 
 def test_the_noise_of_pieces_is_that_of_their_own_gradients() -> None:
     session = tiny_session(accumulate=2)  # pieces of 4 and 3
-    session.watch, data = PieceNorms(session.parameters), tiny_batch(session)
+    session.norm_watch, data = PieceNorms(session.parameters), tiny_batch(session)
     parts = [TrainingBatch(data.inputs[part], data.targets[part]) for part in (slice(4), slice(4, 7))]
     squares = [sum(float((g**2).sum()) for g in gradients(session.model, part)) for part in parts]
     whole = sum(float((g**2).sum()) for g in gradients(session.model, data))
@@ -234,7 +234,7 @@ def test_the_square_of_a_process_is_seen_on_the_way_to_the_average(tmp_path: Pat
     try:
         session = tiny_session(accumulate=2)
         session.network = nn.parallel.DistributedDataParallel(session.model)
-        session.watch = RankNorms(session.network)
+        session.norm_watch = RankNorms(session.network)
         for _ in range(2):  # what is taken is gone
             norms = forward_backward(session, tiny_batch(session)).norms
             square = pytest.approx(square_of_gradient(session.parameters), rel=1e-12)

@@ -110,12 +110,12 @@ def one_update(session: Session, at: Position) -> Position:
     The log is the sums of an epoch, from which :func:`after_update` writes rows.
     """
     training, parameters = session.config.training, session.parameters
-    epoch = at.epochs_done(len(session.train))
+    done = at.epochs_done(len(session.train))  # epochs, a fraction
 
-    size = min(schedules.batch_size(session.config, epoch, at.batch), len(session.train) - at.seen)
+    size = min(schedules.batch_size(session.config, done, at.batch), len(session.train) - at.seen)
     batch = next_batch(session, at, size)
 
-    rate = session.rate(epoch)
+    rate = session.rate(done)  # schedules.learning_rate
     for group in session.optimizer.param_groups:
         group["lr"] = rate
 
@@ -146,19 +146,19 @@ def forward_backward(session: Session, batch: TrainingBatch) -> StepStats:
     """Give the parameters the gradient of the mean cross-entropy over a batch, in pieces with ``accumulate``."""
     network, training = session.network, session.config.training
     losses, right = [], []
-    for inputs, targets, share in accumulation.pieces_of(batch, training.accumulate, network, session.watch):
+    for inputs, targets, share in accumulation.pieces_of(batch, training.accumulate, network, session.norm_watch):
         with _precision(training.autocast, inputs.device):
             logits = network(inputs).to(inputs.dtype)
         loss = cross_entropy(logits, targets, label_smoothing=training.label_smoothing)
         if not losses:
-            # Not before the forward pass: it would take the memory, and the new gradients fresh pages.
+            # The old gradients go after the forward pass: freed before it, their memory would go to activations.
             for p in session.parameters:
                 p.grad = None
-        weight = share * batch.weight
+        weight = share * batch.weight  # not 1 where processes have uneven shares, over which DDP averages
         (loss if weight == 1 else loss * weight).backward()
         losses.append(share * loss.detach())
         right.append((logits.argmax(1) == targets).sum())
-    return StepStats(_sum(losses), _sum(right), session.watch.take(batch))
+    return StepStats(_sum(losses), _sum(right), session.norm_watch.take(batch))
 
 
 def _precision(autocast: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

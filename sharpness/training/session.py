@@ -42,7 +42,7 @@ class Session:
     model: nn.Module
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    watch: NormWatch
+    norm_watch: NormWatch
     train: Split
     held_out: Split
     measures: Measures
@@ -63,7 +63,7 @@ class Session:
         if training.start is not None:
             _load_start(model, run, training.start)
         network: nn.Module = DistributedDataParallel(model) if is_distributed() else model
-        watch = _watch(config, network)
+        norm_watch = _norm_watch(config, network)
         if training.compile:
             network = torch.compile(network)  # type: ignore[assignment]
         return cls(
@@ -74,7 +74,7 @@ class Session:
             model=model,
             network=network,
             optimizer=OPTIMIZERS[training.optimizer](model.parameters(), training),
-            watch=watch,
+            norm_watch=norm_watch,
             train=dataset.train,
             held_out=dataset.held_out or dataset.test,
             measures=Measures(config.measure.names, flatten(model)),
@@ -167,7 +167,7 @@ class Session:
         self.write(lambda: self.run.save_resume_state(state))
 
 
-def _watch(config: RunConfig, network: nn.Module) -> NormWatch:
+def _norm_watch(config: RunConfig, network: nn.Module) -> NormWatch:
     """Return the observer of gradients for the noise scale: of the processes' shares of a batch, or of its pieces.
 
     Where there are neither, random batches are measured instead, between updates.
