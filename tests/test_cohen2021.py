@@ -179,6 +179,7 @@ def test_the_smoke_form_runs_once(tmp_path: Path) -> None:
     assert "3 of 3 runs finished." in printed
 
 
+@pytest.mark.study
 def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     preset = study.PRESETS["paper"]
     cells = study.cells_of(preset, preset.seeds)

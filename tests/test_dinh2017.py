@@ -286,6 +286,7 @@ def test_the_batch_norm_network_of_the_presets_is_rescaled_exactly(tmp_path: Pat
         assert measure.output_change(loss, loss.weights, other, other.weights) < 1e-5
 
 
+@pytest.mark.study
 def test_presets_are_valid_and_the_paper_ones_begin(tmp_path: Path) -> None:
     for preset in main.PRESETS.values():
         cells = main.cells_of(preset, preset.seeds)

@@ -262,6 +262,7 @@ def test_rates_are_those_of_the_paper() -> None:
         assert learning_rate(cyclical.config, (i - 1) / 391, 140.0, 391.0) == pytest.approx(expected)
 
 
+@pytest.mark.study
 def test_presets_are_valid_and_the_paper_one_begins(tmp_path: Path) -> None:
     for preset in main.PRESETS.values():
         for cell in main.cells_of(preset, preset.seeds):

@@ -270,6 +270,7 @@ def test_batch_sizes_that_leave_one_example_or_exceed_the_data_are_left_out() ->
     assert arms.batch_sizes(case, ranges) == [10, 40]  # 100 is LB, 199 leaves one of 200, 400 are too many
 
 
+@pytest.mark.study
 def test_the_papers_networks_make_their_first_steps(tmp_path: Path) -> None:
     cells = [c for c in main.cells_of(main.PRESETS["paper"], 1) if c.config.model.name in ("f1", "c1")]
     small = [c for c in cells if c.config.training.batch_size == 256 and c.labels["arm"] == "base"]

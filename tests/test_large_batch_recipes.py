@@ -323,6 +323,7 @@ def test_nothing_reached_is_said_and_not_drawn() -> None:
 # --- the script
 
 
+@pytest.mark.study
 def test_the_paper_preset_makes_its_first_steps(tmp_path: Path) -> None:
     manifests = first_steps(study.cells_of(study.PRESETS["paper"], 1), tmp_path)
     assert [manifest["status"] for manifest in manifests] == ["finished", "finished"]  # momentum and LARS

@@ -393,6 +393,7 @@ def test_every_run_of_every_preset_can_be_trained(name: str) -> None:
     assert {each.name for each in wanted} == {"noise", "line_search", "branches", "two_classes"}
 
 
+@pytest.mark.study
 def test_the_paper_preset_makes_its_first_steps(tmp_path: Path) -> None:
     manifests = first_steps(study.cells_of(PRESETS["paper"], 1), tmp_path)
     assert len(manifests) == 3 and {manifest["status"] for manifest in manifests} == {"finished"}

@@ -286,6 +286,7 @@ def test_a_workload_without_a_goal_is_not_testable_and_does_not_stop_the_rest() 
     assert not any(isinstance(drawing, str) for drawing in study.drawings(found).values())
 
 
+@pytest.mark.study
 def test_the_papers_preset_can_begin(tmp_path: Path) -> None:
     preset = main.PRESETS["paper"]
     cells = main.cells_of(preset, 1)

@@ -185,6 +185,7 @@ def small(cell: Any) -> Any:
     return replace(cell, config=replace(config, model=model, training=training))
 
 
+@pytest.mark.study
 def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     cells = main.cells_of(main.PRESETS["paper"], 1)
     for cell in cells:

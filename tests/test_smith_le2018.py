@@ -251,6 +251,7 @@ def test_both_kinds_of_labels_are_measured_the_same_each_time() -> None:
     assert rows[1]["test_accuracy"] > 0.9 and abs(rows[4]["test_accuracy"] - 0.5) < 0.05
 
 
+@pytest.mark.study
 def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     preset = main.PRESETS["paper"]
     cells = main.cells_of(preset, 1)

@@ -363,6 +363,7 @@ def test_no_layer_is_left_out_and_order_is_the_networks(two: list[Path]) -> None
 RUN = "[data]\nnum_train = 60\nnum_test = 20\nevaluation_batch_size = 60\n[training]\nbatch_size = 30\nepochs = 1\n"
 
 
+@pytest.mark.study
 def test_the_script_measures_what_is_missing_and_draws(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(RUN)
     run, out = tmp_path / "run", tmp_path / "out"

@@ -305,6 +305,7 @@ def test_every_preset_can_be_trained() -> None:
         assert preset.stages[0] == 0 and preset.stages[-1] == preset.base.training.epochs
 
 
+@pytest.mark.study
 def test_the_paper_preset_makes_its_first_step(tmp_path: Path) -> None:
     manifests = first_steps(study.cells_of(study.PRESETS["paper"], 1), tmp_path)
     assert [manifest["status"] for manifest in manifests] == ["finished"]
