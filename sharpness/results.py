@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpness.loss import Loss
 from sharpness.machine.environment import peak_memory, versions
-from sharpness.machine.progress import Progress as Progress
+from sharpness.machine.progress import Progress
 from sharpness.records import ProbeRecord
 
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from analysis.statistics.intervals import Interval, paired_difference, paired_ratio
+from analysis.statistics.resampling import Floats
 from sharpness.plots.frames import floats, records, rows_where
 from sharpness.records import ProbeRecord
 
 SGD, SWA, AVERAGE = "SGD", "SWA", "average"
-Floats = NDArray[np.float64]
 COLUMNS = {
     "rays": ("seed", "net", "length", "record"),
     "line": ("seed", "t", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "distance"),

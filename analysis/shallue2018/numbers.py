@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.runs import Tables
 from analysis.statistics.fits import Hyperbola, Regimes, hyperbola, regimes, scaling_overhead
 from analysis.statistics.intervals import CONFIDENCE, Interval, paired_difference, paired_ratio
+from analysis.statistics.resampling import Floats
 from sharpness.plots.frames import floats, groups, records, rows_where
 
-Floats = NDArray[np.float64]
 OUTCOMES = ("reached", "missed", "diverged", "missing")
 """The outcomes of a trial; all but the first are infeasible."""
 KEYS = ("workload", "batch_size", "search")

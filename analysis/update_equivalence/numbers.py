@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.statistics.fits import power_law_by
 from analysis.statistics.intervals import Interval, paired_difference, paired_ratio
+from analysis.statistics.resampling import Floats
 from sharpness.plots.frames import floats, groups, rows_where
 
-Floats = NDArray[np.float64]
 COLUMNS = {
     "curvatures": ("loss", "gradient_square", "top_eigenvalue", "converged", "along_gradient"),
     "distances": ("draw", "rate", "large_batch", "distance", "large_step"),
