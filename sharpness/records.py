@@ -17,10 +17,10 @@ class ProbeRecord:
     """One number and everything needed to judge it: interval, residual, costs, seed, dtype, hashes of its inputs.
 
     ``data_sha256`` is the hash of the data as the loss saw them; ``peak_memory`` is the peak of the process so far (on
-    CUDA, of what it allocated there). A field that could not be measured is ``None`` and ``reasons`` says why under the
-    field's name; a record never holds NaN or infinity. Losses are in nats, shares and accuracies in [0, 1], times in
-    seconds, memory in bytes. ``checkpoint_sha256`` is the hash of the weights file that was probed; ``details`` holds
-    what only this probe has.
+    CUDA, of what it allocated there); ``weight_decay`` is the factor of the L2 penalty in the loss. A field that could
+    not be measured is ``None`` and ``reasons`` says why under the field's name; a record never holds NaN or infinity.
+    Losses are in nats, shares and accuracies in [0, 1], times in seconds, memory in bytes. ``checkpoint_sha256`` is the
+    hash of the weights file that was probed; ``details`` holds what only this probe has.
 
     >>> ProbeRecord(probe="distance", quantity="distance_from_start", value=3.0).value
     3.0
@@ -46,6 +46,7 @@ class ProbeRecord:
     threads: int | None = None
     num_examples: int | None = None
     norm: str | None = None
+    weight_decay: float = 0.0
     batch_sizes: tuple[int, ...] | None = None
     hvp_backend: str | None = None
     parameters: Mapping[str, Any] | None = None

@@ -29,6 +29,7 @@ class Evidence:
     num_examples: int
     batch_sizes: tuple[int, ...]
     norm: str
+    weight_decay: float
     parameters: Mapping[str, Any]
     data_sha256: str
     versions: Mapping[str, str]
@@ -47,12 +48,13 @@ class Evidence:
 
 
 def facts_of(loss: Loss) -> dict[str, Any]:
-    """Return what says which function a loss is, but for the weights: data, precision, norm mode and parameters."""
+    """Return what says which function a loss is, but for the weights: data, precision, norm, penalty, parameters."""
     return {
         "dtype": str(loss.dtype).removeprefix("torch."),
         "num_examples": loss.num_examples,
         "batch_sizes": tuple(sorted(set(loss.data.batch_sizes), reverse=True)),
         "norm": loss.norm,
+        "weight_decay": loss.weight_decay,
         "parameters": {
             "count": loss.layout.size,
             "tensors": len(loss.layout.names),

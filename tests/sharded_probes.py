@@ -71,6 +71,10 @@ def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any
     loss = Loss(model, F.cross_entropy, batches, dtype=torch.float64)
     for matrix in ("gauss_newton", "fisher", "empirical_fisher"):
         records[matrix] = TopEigenvalues(matrix=matrix)(loss).to_record().to_dict()
+    decayed = Loss(model, F.cross_entropy, batches, weight_decay=0.5, dtype=torch.float64)
+    records["penalised"] = TopEigenvalues()(decayed).to_record().to_dict()
+    value, gradient = decayed.value_and_grad(decayed.weights)
+    records["penalised"]["at"] = [value, decayed.value(decayed.weights), *gradient.tolist()]
     by_batch = Loss(model, F.cross_entropy, batches, norm="batch", dtype=torch.float64)
     records["batch statistics"] = TopEigenvalues()(by_batch).to_record().to_dict()
     small = Loss(model, Hungry(), batches, dtype=torch.float64)

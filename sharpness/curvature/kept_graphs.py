@@ -53,6 +53,8 @@ class CurvatureOperator:
     """
 
     matrix = ""
+    penalised = True
+    """Whether the penalty of the loss is part of the matrix, as its ``weight_decay`` times the identity."""
 
     def __init__(
         self, loss: Loss, w: Tensor | None = None, *, cache: int | str = "auto", backend: str = "auto"
@@ -66,6 +68,7 @@ class CurvatureOperator:
         self.w = loss.point(loss.weights if w is None else w)
         refuse_non_finite("weights", loss.layout.unflatten(self.w).items(), "measure at another point")
         self.size, self.dtype, self.device = self.w.numel(), self.w.dtype, self.w.device
+        self._ridge = loss.weight_decay if self.penalised else 0.0
         self._leaves = loss.leaves(self.w)
         self._cache, self._budget = cache, -1
         self._kept: dict[tuple[int, int], Graph] = {}
@@ -81,11 +84,10 @@ class CurvatureOperator:
         rows = self.loss.point(columns.T).contiguous()
         if self._budget < 0:
             self._budget = cache_budget(self._cache, self.device)
-        if self.backend != "finite_difference":
-            total = self._exact(rows)
-            if total is not None:
-                return total.T
-        return torch.stack([self._finite_difference(v) for v in rows], dim=1)
+        total = None if self.backend == "finite_difference" else self._exact(rows)
+        if total is None:
+            total = torch.stack([self._finite_difference(v) for v in rows])
+        return total.add_(rows, alpha=self._ridge).T if self._ridge else total.T
 
     def _exact(self, rows: Tensor) -> Tensor | None:
         """Return the products by autograd, or ``None`` where a process found that there are none."""

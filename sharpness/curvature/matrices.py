@@ -61,7 +61,7 @@ class HessianOperator(CurvatureOperator):
         return ahead.sub_(self._gradient(self.w - step * v)).div_(2 * step)
 
     def _gradient(self, w: Tensor) -> Tensor:
-        gradient = self.loss.grad(w)
+        gradient = self.loss.with_weight_decay(0.0).grad(w)  # the penalty's part is known exactly
         refuse_non_finite("gradients", self.loss.layout.unflatten(gradient).items(), "check the data and the weights")
         return gradient
 
@@ -69,7 +69,8 @@ class HessianOperator(CurvatureOperator):
 class GaussNewtonOperator(CurvatureOperator):
     """The generalised Gauss-Newton matrix ``(1 / c) sum_n J_n^T H_n J_n``: J_n the Jacobian of the outputs, H_n the
     criterion's Hessian with respect to them (Schraudolph 2002). It is the Hessian without the curvature of the network
-    itself, and positive semi-definite for a criterion convex in the outputs.
+    itself, and positive semi-definite for a criterion convex in the outputs. A penalty of the loss adds its
+    ``weight_decay`` times the identity.
 
     ``J v`` is the derivative of ``J^T u`` by u, on a graph that is kept. Raises :class:`InputError` where the loss is
     inside the model, because the criterion has to be known apart from the network.
@@ -148,7 +149,7 @@ class FisherOperator(GaussNewtonOperator):
 
     With ``seed`` the targets are drawn once from the network's own predictions (Monte-Carlo: unbiased for the Fisher
     matrix, which for these likelihoods is the Gauss-Newton matrix); with ``seed=None`` they are those of the data
-    (empirical Fisher). An example is one entry of the first dimension.
+    (empirical Fisher). An example is one entry of the first dimension. A penalty of the loss is no part of it.
 
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> torch.nn.init.zeros_(model.weight)
@@ -158,6 +159,8 @@ class FisherOperator(GaussNewtonOperator):
     >>> empirical.matvec(torch.tensor([1.0, 0.0]))       # g = -2 x
     tensor([36., 48.])
     """
+
+    penalised = False
 
     def __init__(
         self,
@@ -208,6 +211,7 @@ def remembering(operator: CurvatureOperator, resume: Path | None) -> SymmetricOp
         resume = resume / f"rank-{rank()}"
     loss = operator.loss
     facts = (operator.matrix, loss.norm, loss.dtype, loss.layout.names, loss.data_sha256(), loss.data.batch_sizes)
+    facts = (*facts, loss.weight_decay) if loss.weight_decay else facts
     weights = sha256_of([operator.w])
     identity = hashlib.sha256(f"{weights}{facts}{len(from_all_ranks(0))}".encode()).hexdigest()
     return Replayed(operator, resume, identity)

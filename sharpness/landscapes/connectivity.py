@@ -64,7 +64,8 @@ class ModeConnectivity(BendKnobs, Landscape[ConnectivityResult]):
 
     Garipov et al. 2018 (arXiv 1802.10026), section 3: a ``bezier`` curve or polygonal ``chain`` whose ends stay the
     checkpoints, bit for bit, while its bends minimise the mean over t, uniform in [0, 1], of
-    ``L(w(t)) + weight_decay / 2 ||w(t)||^2``. The mean is over t and not over the length of the curve, as theirs is.
+    ``L(w(t)) + weight_decay / 2 ||w(t)||^2``. The mean is over t and not over the length of the curve, as theirs is. A
+    penalty of the loss itself is part of L.
     Each step of SGD with momentum takes a new random t and a new random batch of ``batch_size`` different examples (the
     loss's largest batch unless given); :meth:`rate` is the schedule of the learning rate. ``num_points`` values of t,
     evenly spaced, are measured on either path.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sharpness.data.batches import (
     Batch,
     averaged_count,
+    batch_length,
     cast,
     cast_criterion,
     correct_predictions,
@@ -25,7 +26,6 @@ from sharpness.data.batches import (
 )
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss.criteria import first_label_counts, shifted_count
-from sharpness.loss.flat_network import FlatNetwork
 from sharpness.loss.graphs import (
     Pieces,
     add_pieces,
@@ -33,6 +33,7 @@ from sharpness.loss.graphs import (
     needing_second_derivatives,
     refuse_hidden_derivatives,
 )
+from sharpness.loss.penalty import PenalisedNetwork
 from sharpness.loss.shares import MicroBatch, WeightedData
 from sharpness.machine.distributed import from_all_ranks, is_distributed, sum_over_ranks, sums_over_ranks
 
@@ -47,7 +48,7 @@ class Evaluation:
     accuracy: float | None
 
 
-class Loss(FlatNetwork):
+class Loss(PenalisedNetwork):
     """The mean loss L(w) over all the batches, as a function of the flat vector of trainable parameters.
 
     ``L(w) = sum_b c_b l_b(w) / sum_b c_b`` with ``l_b`` the criterion's mean over batch b and ``c_b`` the number of
@@ -57,7 +58,10 @@ class Loss(FlatNetwork):
     batch's labels. ``batches`` is anything that yields the same batches in the same order each time. ``parameters``
     are glob patterns of the names that w consists of (by default all trainable ones); the others stay as they are.
     ``count(batch)`` is the number that the criterion's mean divides by where
-    :func:`sharpness.data.batches.averaged_count` cannot know it.
+    :func:`sharpness.data.batches.averaged_count` cannot know it. ``weight_decay`` adds the L2 penalty ``(weight_decay /
+    2) |w|^2`` that the network was trained with: to values, gradients and products, once whatever the number of
+    processes. It is part of the Hessian and, as a multiple of the identity, of the Gauss-Newton matrix, not of the
+    Fisher matrices.
 
     ``norm`` is the behaviour of BatchNorm: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of
     each given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
@@ -82,11 +86,13 @@ class Loss(FlatNetwork):
         norm: str = "frozen",
         calibration: Iterable[Batch] | None = None,
         count: Callable[[Batch], float] | None = None,
+        weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if (reduction := reduction_of(criterion)) not in ("mean", "sum"):
             raise InputError(f"expected a criterion that averages, got reduction={reduction!r}: use reduction='mean'")
-        super().__init__(model, (parameters,) if isinstance(parameters, str) else parameters, norm, dtype)
+        selection = (parameters,) if isinstance(parameters, str) else parameters
+        super().__init__(model, selection, norm, dtype, weight_decay)
         self.batches, self.calibration = batches, batches if calibration is None else calibration
         self.criterion = cast_criterion(criterion, self.device, dtype)
         count = count or self._count()
@@ -150,6 +156,8 @@ class Loss(FlatNetwork):
             if counted := count(piece):
                 part = copy.copy(self)
                 part.batches = [piece]
+                if summed:  # their shares are 1 each, and the penalty counts once
+                    part.weight_decay = self.weight_decay * batch_length(piece) / self.num_examples
                 part.data = WeightedData(
                     part.batches, count, self.device, self.dtype, divisible=self.data.divisible, summed=summed
                 )
@@ -224,7 +232,7 @@ class Loss(FlatNetwork):
         buffers = self.buffers_at(w, self.calibration)
         sums = self.data.within_memory(lambda: self._sums(w, buffers))
         total, correct, judged = sums_over_ranks(*sums, device=self.device)
-        return Evaluation(total, correct / judged if judged else None)
+        return Evaluation(total + self.penalty(w), correct / judged if judged else None)
 
     def _sums(self, w: Tensor, buffers: Mapping[str, Tensor] | None) -> tuple[float, int, int]:
         total, correct, judged = 0.0, 0, 0
@@ -252,7 +260,10 @@ class Loss(FlatNetwork):
         self.check_differentiable()
         total, gradient = self.data.within_memory(lambda: self._value_and_grad(w))
         (total,) = sums_over_ranks(total, device=self.device)
-        return total, sum_over_ranks(gradient)
+        gradient = sum_over_ranks(gradient)
+        if self.weight_decay:
+            gradient.add_(self.point(w), alpha=self.weight_decay)
+        return total + self.penalty(w), gradient
 
     def _value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
         total, gradient = 0.0, torch.zeros_like(self.weights)
@@ -280,7 +291,8 @@ class Loss(FlatNetwork):
         back to finite differences where this raises :class:`sharpness.loss.graphs.MissingDerivativeError`.
         """
         self.check_differentiable()
-        return sum_over_ranks(self.data.within_memory(lambda: self._hvp(w, v)))
+        product = sum_over_ranks(self.data.within_memory(lambda: self._hvp(w, v)))
+        return product.add_(self.point(v), alpha=self.weight_decay) if self.weight_decay else product
 
     def _hvp(self, w: Tensor, v: Tensor) -> Tensor:
         total, leaves, directions = torch.zeros_like(self.weights), self.leaves(w), self.pieces(self.point(v))

@@ -24,6 +24,8 @@ CHUNK_SHARE = 0.4  # of the free memory that the gradients of a chunk may take, 
 class UnitGradients:
     """The gradient of each unit's own mean loss at ``w``, a unit being one example or one given batch.
 
+    A penalty of the loss is part of each of them, as it is part of every step of training.
+
     ``vmap`` takes the examples of a chunk together (``torch.func.vmap`` over ``grad``), ``loop`` one after the other,
     ``batches`` takes the given batches as units, which is all there is where BatchNorm sees them (``norm='batch'``).
     ``auto`` is ``vmap``, and ``loop`` from the first chunk on that ``vmap`` cannot do; after the iteration ``method``
@@ -124,7 +126,11 @@ class UnitGradients:
             return self.loss.at(pieces, partial(self._value, example))
 
         with self.loss.measuring():
-            return torch.func.vmap(torch.func.grad(value), in_dims=(None, 0))(self.loss.pieces(self.w), ones)
+            pieces = self.loss.pieces(self.w)
+            gradients = torch.func.vmap(torch.func.grad(value), in_dims=(None, 0))(pieces, ones)
+        if not self.loss.weight_decay:
+            return gradients
+        return tuple(g + self.loss.weight_decay * piece for g, piece in zip(gradients, pieces, strict=True))
 
     def _value(self, batch: Batch, model: nn.Module) -> Tensor:
         return self.loss.criterion_value(self.loss.forward(model, batch), batch)
@@ -136,6 +142,8 @@ class UnitGradients:
             leaves = self.loss.leaves(self.w, gradient=row)
             with self.loss.measuring(), torch.enable_grad():
                 self.loss.at(leaves, partial(self._backward, batch))
+        if self.loss.weight_decay:
+            rows += self.loss.weight_decay * self.w
         return tuple(
             part.view(len(units), *shape)
             for part, shape in zip(rows.split(self.loss.layout.numels, dim=1), self.loss.layout.shapes, strict=True)

@@ -196,7 +196,7 @@ def _near_chance(loss: Loss, evaluation: Evaluation, outputs: Tensor | None) -> 
         what = f"{accuracy} is no better than naming the commonest class ({100 * bound:.1f} %)"
     else:
         guess = -sum(n / number * math.log(n / number) for n in shares.values())
-        if loss.criterion is not None or evaluation.loss < guess:
+        if loss.criterion is not None or evaluation.loss - loss.penalty(loss.weights) < guess:
             return None
         what = f"loss {evaluation.loss:.3g} is no better than guessing labels by how common they are ({guess:.3g})"
     return f"{what}: is this the preprocessing, and are these the labels, that the checkpoint was trained with?"

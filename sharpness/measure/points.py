@@ -37,6 +37,11 @@ def with_far_end(request: Request, first: UserCheckpoint, second: UserCheckpoint
         raise InputError(
             f"expected two checkpoints of one architecture, got other parameters in {second.path}: the table shows them"
         )
+    if ours.weight_decay != theirs.weight_decay:
+        raise InputError(
+            f"expected one loss for both checkpoints, got a weight_decay of {ours.weight_decay:g} and of "
+            f"{theirs.weight_decay:g}: give --weight-decay as a number"
+        )
     point = Point(
         weights=theirs.weights,
         name=name,
@@ -131,6 +136,7 @@ def split_losses_of(request: Request, checkpoint: UserCheckpoint) -> SplitLosses
         if not moving:
             return ours if batches is ours.batches else ours.over(list(batches))
         options: dict[str, Any] = {"norm": "recalibrate", "calibration": ours.batches, "dtype": ours.dtype}
+        options["weight_decay"] = ours.weight_decay
         return Loss(ours.model, ours.criterion, batches, parameters=ours.selection, **options)
 
     loss = here(ours.batches)

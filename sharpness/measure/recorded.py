@@ -24,7 +24,8 @@ def missing_probes(
 
     def facts(name: str) -> dict[str, Any]:
         second = far_end if "other" in PROBES[name].points else None
-        return {"checkpoint_sha256": weights, "other_checkpoint_sha256": second, "subset": num_examples}
+        known = {"checkpoint_sha256": weights, "other_checkpoint_sha256": second, "subset": num_examples}
+        return {**known, "weight_decay": 0.0}  # studies measure the loss of the data
 
     return {
         name: probe

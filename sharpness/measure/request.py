@@ -23,6 +23,8 @@ class Request:
     needs none."""
     loss: Annotated[str | None, Arg(metavar="SPEC")] = None
     """cross_entropy, mse, model (the model's own) or package.module:function; by default what suits the data."""
+    weight_decay: Annotated[str | None, Arg(metavar="MU")] = None
+    """Add the L2 penalty (MU/2) |w|^2 that was trained with; `config`: the one in a run folder's config."""
     examples: Annotated[int | None, Arg(metavar="N")] = None
     """Measure on a random subset of so many examples; which ones depends on --seed."""
     batch_size: Annotated[int | None, Arg(metavar="N")] = None

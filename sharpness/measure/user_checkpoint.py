@@ -22,6 +22,7 @@ from sharpness.loss.eval_mode import batch_norms
 from sharpness.measure.guards import Checked, check_before_probing, describe
 from sharpness.measure.request import Request
 from sharpness.measure.subject import Subject
+from sharpness.measure.weight_decay import weight_decay_of
 from sharpness.models.user_model import UserModel, load_model
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import check_subset, load_run_data, subset_batches
@@ -48,11 +49,12 @@ class UserCheckpoint:
         accuracy = self.checked.evaluation.accuracy
         correct = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
         loss = self.subject.loss
+        penalty = f" + {loss.weight_decay:g}/2 |w|^2" if loss.weight_decay else ""
         return [
             str(self.report),
             f"model {self.model.spec}: {loss.layout.size:,} parameters in {len(loss.layout.names)} tensors",
             f"data {self.data.spec}: {loss.num_examples:,} examples{''.join(f'; {note}' for note in self.data.notes)}",
-            f"loss {self.loss_name}, norm {loss.norm}: {self.checked.evaluation.loss:.6g}{correct}",
+            f"loss {self.loss_name}{penalty}, norm {loss.norm}: {self.checked.evaluation.loss:.6g}{correct}",
         ]
 
 
@@ -70,7 +72,8 @@ def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> 
     network = model.model.to(device)
     batches = named_inputs(network, data.batches)
     loss_name, criterion = load_loss(request.loss, batches[0])
-    build = _loss_builder(request, network, criterion, batches)
+    decay = weight_decay_of(request.weight_decay, run)
+    build = _loss_builder(request, network, criterion, batches, decay)
     loss, checked = check_before_probing(build)
     details = {
         "checkpoint": {"path": str(path), **report.details()},
@@ -168,7 +171,7 @@ def named_inputs(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
 
 
 def _loss_builder(
-    request: Request, model: nn.Module, criterion: Criterion | None, batches: Sequence[Batch]
+    request: Request, model: nn.Module, criterion: Criterion | None, batches: Sequence[Batch], weight_decay: float
 ) -> Callable[[], Loss]:
     """Return the function that makes the loss of the request; its statistics recomputed first where asked."""
     norm = request.norm
@@ -176,6 +179,7 @@ def _loss_builder(
         norm = "batch" if any(module.running_mean is None for module in batch_norms(model)) else "frozen"
     parameters = None if request.parameters is None else names_in(request.parameters, "parameters")
     options: dict[str, Any] = {"parameters": parameters, "dtype": getattr(torch, request.dtype)}
+    options["weight_decay"] = weight_decay
 
     def build() -> Loss:
         loss = Loss(model, criterion, batches, norm=norm, **options)

@@ -86,7 +86,9 @@ def measured_on(record: ProbeRecord) -> str:
         examples = f"{count} training examples drawn at random, as one batch"
     else:
         examples = f"all {count} training examples"
-    return examples + (f", norm {record.norm}" if record.norm else "") + (f", {record.dtype}" if record.dtype else "")
+    penalty = f", with the penalty {record.weight_decay:g}/2 |w|^2" if record.weight_decay else ""
+    parts = (f", norm {record.norm}" if record.norm else "", f", {record.dtype}" if record.dtype else "", penalty)
+    return examples + "".join(parts)
 
 
 def each(shown: Pairs, describe: Callable[[ProbeRecord], str]) -> str:

@@ -79,6 +79,7 @@ class FisherTrace(CurvatureProbe[FisherTraceResult]):
 
 def _by_examples(loss: Loss, x: Tensor, progress: Progress | None) -> dict[str, Any]:
     """Return the exact trace ``sum_n c_n^2 |grad l_n|^2 / sum_n c_n``, l_n the mean over what example n counts for."""
+    loss = loss.with_weight_decay(0.0)  # no part of a Fisher matrix
     exact = dict.fromkeys(("lower", "upper", "confidence"), "a sum over all examples, exact to rounding")
     total = sum(float(loss.data.count(batch)) for batch in loss.batches)
     if loss.num_examples == 1:

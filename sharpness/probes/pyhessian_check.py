@@ -65,7 +65,7 @@ class PyHessianCheck(Probe[PyHessianResult]):
             raise InputError("expected a criterion for PyHessian, got a model with its own loss: it takes pairs only")
         w = loss.point(loss.weights if w is None else w)
         ours = TopEigenvalues(rtol=1e-3, seed=self.seed)(loss, w, progress=progress)
-        theirs = self._pyhessian(loss, w)
+        theirs = self._pyhessian(loss, w) + loss.weight_decay  # PyHessian knows no penalty
         difference = abs(theirs - ours.eigenvalues[0].item()) / max(abs(ours.eigenvalues[0].item()), 1e-300)
         assert ours.lower is not None and ours.upper is not None
         return PyHessianResult(
