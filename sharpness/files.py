@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.errors import InputError, RunError
+
+
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any], *, sync: bool = True) -> None:
@@ -71,19 +75,26 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_atomically(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
+def write_atomically(
+    path: Path, content: bytes | memoryview, keep: Path | None = None, *, seal: bool = False, sync: bool = True
+) -> None:
     """Write a file so that a kill leaves the old content or the new: temporary file, fsync, ``os.replace``.
 
     With ``keep`` the old file is moved there when the new one is whole; a kill between the two moves leaves it there
-    alone. Raises :class:`RunError` with the bytes needed and free when the disk is full.
+    alone. With ``seal`` the SHA-256 of the content stands at the file's end, for :func:`read_sealed`; such a file can do
+    without ``sync`` where a power loss may take it. Raises :class:`RunError` with the bytes needed and free when the
+    disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _saying_where(path, len(content)):
+    parts = [content, hashlib.sha256(content).digest()] if seal else [content]
+    with _saying_where(path, sum(map(len, parts))):
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
-                _write_all(descriptor, content)
-                os.fsync(descriptor)
+                for part in parts:
+                    _write_all(descriptor, part)
+                if sync:
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             if keep is not None and path.exists():
@@ -91,7 +102,24 @@ def write_atomically(path: Path, content: bytes | memoryview, keep: Path | None 
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        fsync_folder(path.parent)
+        if sync:
+            fsync_folder(path.parent)
+
+
+def read_sealed(path: Path) -> memoryview:
+    """Return the content that :func:`write_atomically` sealed; ``ValueError`` if the bytes are not those written.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "kept"
+    >>> write_atomically(path, b"abc", seal=True)
+    >>> bytes(read_sealed(path))
+    b'abc'
+    """
+    whole = memoryview(path.read_bytes())
+    content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its SHA-256 is not the one at its end")
+    return content
 
 
 def _write_all(descriptor: int, content: bytes | memoryview) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sharpness.errors import InputError
+from sharpness.errors import InputError, RunError
 from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.recurrence import largest_eigenvalue
@@ -75,16 +77,65 @@ def test_the_cases_above_are_what_they_are_called() -> None:
     assert (result.num_restarts, result.num_starts, result.num_products) == (1, 2, 15)
 
 
-@pytest.mark.parametrize("keep", [0, 100, -1])
-def test_a_damaged_file_is_computed_again_with_all_after_it(keep: int, tmp_path: Path) -> None:
-    expected = restarted(Replayed(dying_at(-1), tmp_path))
-    damaged = sorted(tmp_path.iterdir())[4]
-    damaged.write_bytes(damaged.read_bytes()[:keep])
-    operator = Replayed(dying_at(-1), tmp_path)
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[:100],
+    "one byte short": lambda content: content[:-1],
+    "a flipped bit of the product": lambda content: content[:-40] + bytes([content[-40] ^ 1]) + content[-39:],
+    "a flipped bit of the header": lambda content: content[:20] + bytes([content[20] ^ 1]) + content[21:],
+    "of another number": lambda content: content[::-1],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_damaged_file_is_computed_again_with_all_after_it(
+    number: int, damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    expected = restarted(Replayed(dying_at(-1), tmp_path, "this"))
+    damaged = sorted(tmp_path.iterdir())[number]
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    operator = Replayed(dying_at(-1), tmp_path, "this")
+    assert len(list(tmp_path.iterdir())) == number  # nothing that lies behind is taken for a product of this solve
     assert restarted(operator).details() == expected.details()
-    assert operator.num_replayed == 4
-    again = Replayed(dying_at(-1), tmp_path)
+    assert operator.num_replayed == number
+    again = Replayed(dying_at(-1), tmp_path, "this")
     assert restarted(again).details() == expected.details() and again.num_replayed == expected.num_products
+
+
+@pytest.mark.parametrize("call", ["open", "write", "replace"])
+def test_killed_at_any_call_of_the_system_the_same_solve_goes_on(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, system = restarted(dying_at(-1)), getattr(os, call)
+    for number in range(1, 9):
+        calls = iter(range(1, 1000))
+
+        def dying(*arguments: Any, number: int = number, calls: Iterator[int] = calls) -> Any:
+            if next(calls) == number:
+                raise KeyboardInterrupt
+            return system(*arguments)
+
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, call, dying)
+            restarted(Replayed(dying_at(-1), folder, "this"))
+        assert restarted(Replayed(dying_at(-1), folder, "this")).details() == expected.details()
+
+
+def test_a_full_disk_is_a_failed_run_and_keeps_what_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = os.write
+
+    def full(descriptor: int, content: memoryview) -> int:
+        if len(list(tmp_path.glob("product*"))) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return system(descriptor, content)
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="bytes free .* got .*: make room there"):
+        patch.setattr(os, "write", full)
+        restarted(Replayed(dying_at(-1), tmp_path))
+    operator = Replayed(dying_at(-1), tmp_path)
+    assert restarted(operator).details() == restarted(dying_at(-1)).details() and operator.num_replayed == 5
 
 
 def test_other_runs_are_refused(tmp_path: Path) -> None:
@@ -95,6 +146,8 @@ def test_other_runs_are_refused(tmp_path: Path) -> None:
         restarted(Replayed(dying_at(-1, 1.01 * MATRIX), tmp_path))
     with pytest.raises(InputError, match="shape"):
         restarted(Replayed(dying_at(-1, MATRIX.float()), tmp_path))
+    with pytest.raises(InputError, match="weights, data and matrix"):
+        Replayed(dying_at(-1), tmp_path, "others")
     with pytest.raises(InputError, match="folder"):
         Replayed(dying_at(-1), next(tmp_path.iterdir()))
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sharpness.errors import InputError
+from sharpness.files import read_sealed, write_atomically
 from sharpness.machine.distributed import from_all_ranks, on_all_ranks
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
@@ -30,8 +29,8 @@ class Replayed:
     the result is that of a run that was never killed (finite differences choose their step anew and agree to their
     error). With each product goes a sketch of its vector, the sums over 64 segments: a vector that does not fit
     (another seed, other knobs) is refused with :class:`InputError`. So is another operator: ``identity`` says which it
-    is (the hash of its weights and data, say), and the first product is computed anew and compared. A file that is
-    damaged is computed again, as is everything after it. Several processes, each with a folder of its own, go on from
+    is (the hash of its weights and data, say), and the first product is computed anew and compared. Every file appears
+    whole, with a hash over all that it holds: one that is damaged is computed again, as is everything after it. Several processes, each with a folder of its own, go on from
     the last product that all of them have. ``num_replayed`` counts the products that were not computed in this
     process; the first product is counted although it was computed once more to compare.
 
@@ -55,9 +54,13 @@ class Replayed:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"expected a folder for products, got the file {self.folder}: name another")
         self.folder.mkdir(parents=True, exist_ok=True)
-        on_all_ranks(lambda: self._refuse_another_identity(identity))
-        self._num_saved = min(from_all_ranks(self._num_readable()))
-        self._saved: Iterator[dict[str, Tensor]] | None = self._files()
+        self._identity = torch.tensor(list(identity.encode()), dtype=torch.uint8)
+        whole = self._num_whole()
+        for path in self._paths_from(whole):  # of no use without the ones before
+            path.unlink()
+        self._num_saved = min(from_all_ranks(whole))
+        on_all_ranks(lambda: self._read(0) if self._num_saved else None)
+        self._saved: Iterator[dict[str, Tensor]] | None = map(self._read, range(self._num_saved))
 
     @property
     def error(self) -> float:
@@ -86,49 +89,44 @@ class Replayed:
     def _path(self, number: int) -> Path:
         return self.folder / f"product_{number:06d}.safetensors"
 
-    def _refuse_another_identity(self, identity: str) -> None:
-        path = self.folder / "identity.txt"
-        if path.exists() and path.read_text() != identity:
+    def _paths_from(self, number: int) -> list[Path]:
+        """Return the files of products from this number on, whatever gap is between them."""
+        return [path for path in sorted(self.folder.glob("product_*.safetensors")) if path >= self._path(number)]
+
+    def _num_whole(self) -> int:
+        """Return how many products are whole before the first that is missing or damaged."""
+        for number in itertools.count():
+            try:
+                read_sealed(self._path(number))
+            except (FileNotFoundError, ValueError):
+                return number
+        raise AssertionError("unreachable")
+
+    def _read(self, number: int) -> dict[str, Tensor]:
+        """Return a saved product with its sketch and error; :class:`InputError` if it is of something else."""
+        saved = safetensors.torch.load(bytes(read_sealed(self._path(number))))
+        if not torch.equal(saved["identity"], self._identity):
             raise InputError(
                 f"expected the weights, data and matrix that made {self.folder}, got others: its products are not "
                 "theirs; restore them or delete the folder"
             )
-        if identity:
-            path.write_text(identity)
-
-    def _num_readable(self) -> int:
-        """Return how many products can be read before the first that is missing or damaged."""
-        for number in itertools.count():
-            try:
-                with safe_open(self._path(number), framework="pt") as file:
-                    if set(file.keys()) != {"product", "sketch", "error"}:
-                        return number
-            except (FileNotFoundError, SafetensorError):
-                return number
-        raise AssertionError("unreachable")
-
-    def _files(self) -> Iterator[dict[str, Tensor]]:
-        """Yield the saved products in order."""
-        while self._count < self._num_saved:
-            saved = load_file(self._path(self._count))
-            if saved["product"].shape != (self.size,) or saved["product"].dtype != self.dtype:
-                found = f"{tuple(saved['product'].shape)} of {saved['product'].dtype}"
-                raise InputError(
-                    f"expected products of shape ({self.size},) of {self.dtype} in {self.folder}, got {found}: "
-                    "delete the folder or use the operator it was made with"
-                )
-            yield saved
+        if saved["product"].shape != (self.size,) or saved["product"].dtype != self.dtype:
+            found = f"{tuple(saved['product'].shape)} of {saved['product'].dtype}"
+            raise InputError(
+                f"expected products of shape ({self.size},) of {self.dtype} in {self.folder}, got {found}: "
+                "delete the folder or use the operator it was made with"
+            )
+        return saved
 
     def _write(self, v: Tensor, result: Tensor) -> None:
-        path = self._path(self._count)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        error = torch.tensor(self.operator.error, dtype=torch.float64)
-        content = {"product": result.detach().cpu().contiguous(), "sketch": _sketch(v), "error": error}
-        try:
-            save_file(content, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Keep a product; no fsync, for one that a power loss takes is seen by its hash and computed again."""
+        content = {
+            "product": result.detach().cpu().contiguous(),
+            "sketch": _sketch(v),
+            "error": torch.tensor(self.operator.error, dtype=torch.float64),
+            "identity": self._identity,
+        }
+        write_atomically(self._path(self._count), safetensors.torch.save(content), seal=True, sync=False)
 
     def _refuse_another_vector(self, v: Tensor, saved: Tensor) -> None:
         sketch = _sketch(v)

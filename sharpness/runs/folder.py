@@ -23,14 +23,13 @@ from torch import Tensor
 
 from sharpness.config import RunConfig, differences, from_dict, from_toml, to_toml
 from sharpness.errors import InputError, RunError
-from sharpness.files import append_jsonl, read_jsonl, write_atomically
+from sharpness.files import append_jsonl, read_jsonl, read_sealed, write_atomically
 from sharpness.records import ProbeRecord
 
 LOCK_SECONDS = 1.0
 """A killed command's child processes take up to a second to notice and let go of a run."""
 HOLDER = ".lock-holder"
 RESUME, PREVIOUS = "resume.pt", "resume-previous.pt"
-DIGEST_BYTES = hashlib.sha256().digest_size
 logger = logging.getLogger(__name__)
 
 
@@ -194,8 +193,7 @@ class RunFolder(RecordFolder):
         """Write the state that training continues from, its SHA-256 at its end, and keep the one before it."""
         buffer = io.BytesIO()
         torch.save({**state, "config": asdict(self.config())}, buffer)
-        buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
-        write_atomically(self.path / RESUME, buffer.getbuffer(), keep=self.path / PREVIOUS)
+        write_atomically(self.path / RESUME, buffer.getbuffer(), keep=self.path / PREVIOUS, seal=True)
 
     def load_resume_state(self) -> dict[str, Any] | None:
         """Return the state to continue from, or ``None`` at the very start; call it under the lock.
@@ -208,7 +206,7 @@ class RunFolder(RecordFolder):
             if not path.exists():
                 continue
             try:
-                state = _read_state(path)
+                state = torch.load(io.BytesIO(read_sealed(path)), weights_only=True, map_location="cpu")
             except Exception as error:  # torch raises many kinds for what is no state
                 damaged.append(f"{path} is damaged ({' '.join(str(error).split())[:200]})")
                 continue
@@ -273,15 +271,6 @@ def _check_empty(path: Path) -> None:
         not path.is_dir() or any(not p.match(".*.tmp") and p.name not in ours for p in path.iterdir())
     ):
         raise InputError(f"expected a run folder or an empty one at {path}, got other files: choose another --out")
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """Read a resume state; ``ValueError`` if its bytes are not those that were written."""
-    content = memoryview(path.read_bytes())
-    state, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-    if hashlib.sha256(state).digest() != digest:
-        raise ValueError("its SHA-256 is not the one at its end")
-    return torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
 
 
 def remove_leftovers(run: RunFolder) -> None:
