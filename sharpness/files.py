@@ -9,13 +9,18 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sharpness.errors import InputError, RunError
-
+from sharpness.parsing import parse_json
 
 DIGEST_BYTES = hashlib.sha256().digest_size
+SEAL = "sha256"
+MAX_LINE = 64 << 20
+"""Bytes of a line of JSON; the longest that is written here, of a density or a plane, has a hundredth of that."""
+BLOCK = 1 << 20
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any], *, sync: bool = True) -> None:
@@ -48,31 +53,99 @@ def append_jsonl(path: Path, row: Mapping[str, Any], *, sync: bool = True) -> No
 
 def _complete_length(descriptor: int) -> int:
     """Return the number of bytes up to and including the last newline of an open file."""
-    size = os.fstat(descriptor).st_size
-    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
-        return size
-    return os.pread(descriptor, size, 0).rfind(b"\n") + 1
+    end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - BLOCK)
+        if (last := os.pread(descriptor, end - start, start).rfind(b"\n")) >= 0:
+            return start + last + 1
+        end = start
+    return 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A complete line of a JSON Lines file: which file, its number from 1, where it begins and ends, and its row."""
+
+    path: Path
+    number: int
+    start: int
+    end: int
+    row: dict[str, Any]
+
+    def naming(self, error: object) -> InputError:
+        """Return the error for a line that is none of those that belong there."""
+        return InputError(f"{self.path}:{self.number}: {error}")
+
+
+def iterate_jsonl(path: Path, start: int = 0, number: int = 1) -> Iterator[Line]:
+    """Yield the complete lines of a JSON Lines file one by one, from a line that begins at the byte ``start`` on.
+
+    A partial last line is ignored. Raises :class:`InputError` naming the file and line when a complete line is no JSON
+    object, or longer than any that is written here.
+    """
+    for number, line in enumerate(_complete_lines(path, start), number):  # noqa: B020
+        yield Line(path, number, start, start + len(line), _row_of(line, path, number))
+        start += len(line)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of a JSON Lines file; a partial last line is ignored, a damaged one raises.
+    """Return the rows of a JSON Lines file; the rest is as for :func:`iterate_jsonl`."""
+    return [line.row for line in iterate_jsonl(path)]
 
-    Raises :class:`InputError` naming the file and line when a complete line is not JSON.
-    """
+
+def intact_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield those rows of a JSON Lines file that are as :func:`sealed_row` made them, whatever stands between them."""
+    for number, line in enumerate(_complete_lines(path), 1):
+        with contextlib.suppress(InputError):
+            row = _row_of(line, path, number)
+            if is_sealed(row):
+                yield row
+
+
+def _complete_lines(path: Path, start: int = 0) -> Iterator[bytes]:
+    """Yield the complete lines of a file from a byte on, none if there is no file."""
     if not path.exists():
-        return []
-    rows = []
-    *lines, _partial = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-            if not isinstance(rows[-1], dict):
-                raise ValueError("not an object")
-        except ValueError as error:
-            raise InputError(
-                f"{path}:{number}: expected one JSON object per line, got {line[:40]!r}: remove that line ({error})"
-            ) from error
-    return rows
+        return
+    with open(path, "rb") as stream:
+        stream.seek(start)
+        while (line := stream.readline(MAX_LINE)).endswith(b"\n"):
+            yield line
+        if len(line) == MAX_LINE:
+            place = stream.tell() - MAX_LINE
+            raise InputError(f"{path}: expected lines of at most {MAX_LINE} bytes, got a longer one at byte {place}")
+
+
+def _row_of(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """Return the JSON object of a line, or raise the error that names it."""
+    try:
+        row = parse_json(line)
+        if isinstance(row, dict):
+            return row
+        reason = "not an object"
+    except ValueError as error:
+        reason = str(error)
+    raise InputError(
+        f"{path}:{number}: expected one JSON object per line, got {line[:40].rstrip()!r}: remove that line ({reason})"
+    )
+
+
+def sealed_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the SHA-256 of all that it holds, for :func:`is_sealed`."""
+    return {**row, SEAL: _row_sha256(row)}
+
+
+def is_sealed(row: Mapping[str, Any]) -> bool:
+    """Say whether a row is as :func:`sealed_row` made it.
+
+    >>> row = sealed_row({"cell": 3, "loss": "0.5"})
+    >>> is_sealed(row), is_sealed(row | {"loss": "0.4"})
+    (True, False)
+    """
+    return row.get(SEAL) == _row_sha256({name: value for name, value in row.items() if name != SEAL})
+
+
+def _row_sha256(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(row, allow_nan=False, sort_keys=True).encode()).hexdigest()
 
 
 def write_atomically(
@@ -81,9 +154,9 @@ def write_atomically(
     """Write a file so that a kill leaves the old content or the new: temporary file, fsync, ``os.replace``.
 
     With ``keep`` the old file is moved there when the new one is whole; a kill between the two moves leaves it there
-    alone. With ``seal`` the SHA-256 of the content stands at the file's end, for :func:`read_sealed`; such a file can do
-    without ``sync`` where a power loss may take it. Raises :class:`RunError` with the bytes needed and free when the
-    disk is full.
+    alone. With ``seal`` the SHA-256 of the content stands at the file's end, for :func:`read_sealed`; such a file needs
+    no ``sync`` where a power loss may take it. Raises :class:`RunError` with the bytes needed and free when the disk is
+    full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     parts = [content, hashlib.sha256(content).digest()] if seal else [content]

@@ -17,6 +17,7 @@ from sharpness.files import append_jsonl, read_jsonl
 from sharpness.landscapes import (
     LANDSCAPES,
     EigenPlane,
+    Interpolation,
     RandomPlane,
     RandomRays,
     ThreePointPlane,
@@ -276,13 +277,30 @@ def test_a_grid_is_split_over_processes_and_the_one_that_finds_all_puts_it_toget
     assert [[row["cell"] % 3 for row in part] for part in rows] == [[0] * 6, [1] * 6, [2] * 5]
 
 
-def test_a_damaged_line_of_cells_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        (b'{"cell"', b"cell"),  # a line that is no JSON
+        (b'"accuracy": 0', b'"accuracy": 1'),
+        (b'"cell": 1', b'"cell": 0'),
+        (b'"loss": "', b'"loss": "9'),
+        (b'"train": {', b'"train": {"a": ' + b"[" * 5000 + b"]" * 5000 + b","),
+    ],
+)
+def test_a_cell_that_was_damaged_or_edited_is_measured_again(
+    was: bytes, becomes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loss, plane = small_network(), RandomPlane(num_points=2)
-    plane(loss, loss.weights, resume=tmp_path)
+    expected = plane(loss, loss.weights, resume=tmp_path)
     (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes().replace(b'{"cell"', b"cell", 1))
-    with pytest.raises(InputError, match=r"jsonl:1: expected one JSON object"):
-        plane(loss, loss.weights, resume=tmp_path)
+    before = file.read_bytes()
+    file.write_bytes(before.replace(was, becomes, 1))
+    assert file.read_bytes() != before
+    calls = counting(loss, monkeypatch)
+    for measured in (1, 0):
+        assert plane(loss, loss.weights, resume=tmp_path).curves == expected.curves
+        assert len(calls) == measured
+        calls.clear()
 
 
 def test_cells_keep_every_digit(tmp_path: Path) -> None:
@@ -303,6 +321,10 @@ def test_cells_keep_every_digit(tmp_path: Path) -> None:
         (RandomPlane(normalisation="filters"), [W], "filters"),
         (RandomPlane(), [W], "use normalisation 'none'"),  # its weights are one vector
         (EigenPlane(span=-1.0), [W], "positive span"),
+        (RandomPlane(num_points=10**11, normalisation="none"), [W], "at most 1000000 as num_points, got 100000000000"),
+        (RandomPlane(num_points=1001, normalisation="none"), [W], "at most 1000000 points, got 100200"),
+        (Interpolation(num_points=10**30), [W, H], "at most 1000000 as num_points"),
+        (RandomRays(num_rays=10**11), [W], "at most 1000000 as num_rays"),
         (RandomRays(num_rays=0), [W], "at least 1 ray"),
         (RandomRays(length=0.0), [W], "positive length"),
         (ThreePointPlane(), [W, W, H], "the points are the same"),

@@ -117,9 +117,10 @@ def test_killed_at_any_call_of_the_system_the_same_solve_goes_on(
             return system(*arguments)
 
         folder = tmp_path / str(number)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(os, call, dying)
-            restarted(Replayed(dying_at(-1), folder, "this"))
+            with pytest.raises(KeyboardInterrupt):
+                restarted(Replayed(dying_at(-1), folder, "this"))
         assert restarted(Replayed(dying_at(-1), folder, "this")).details() == expected.details()
 
 
@@ -131,9 +132,10 @@ def test_a_full_disk_is_a_failed_run_and_keeps_what_is_whole(tmp_path: Path, mon
             raise OSError(errno.ENOSPC, "No space left on device")
         return system(descriptor, content)
 
-    with monkeypatch.context() as patch, pytest.raises(RunError, match="bytes free .* got .*: make room there"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        restarted(Replayed(dying_at(-1), tmp_path))
+        with pytest.raises(RunError, match=r"bytes free .* got .*: make room there"):
+            restarted(Replayed(dying_at(-1), tmp_path))
     operator = Replayed(dying_at(-1), tmp_path)
     assert restarted(operator).details() == restarted(dying_at(-1)).details() and operator.num_replayed == 5
 

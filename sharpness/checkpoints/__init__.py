@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.checkpoints.formats import recognise, weights_file
-from sharpness.checkpoints.json_objects import parse_object
 from sharpness.checkpoints.loading import Checkpoint, load_into
 from sharpness.checkpoints.matching import MatchReport, MismatchError
 from sharpness.checkpoints.pickle_globals import refuse_denied
@@ -18,6 +17,7 @@ from sharpness.checkpoints.safetensors_files import read_safetensors
 from sharpness.checkpoints.shards import file_beside, read_shards
 from sharpness.checkpoints.wording import naming
 from sharpness.errors import InputError
+from sharpness.parsing import parse_object
 from sharpness.runs import sha256_file
 
 __all__ = ["Checkpoint", "MatchReport", "MismatchError", "Reading", "load_into", "read_checkpoint", "recognise"]

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 from safetensors import safe_open
 from torch import Tensor
 
-from sharpness.checkpoints.json_objects import parse_object
 from sharpness.checkpoints.wording import about, shown
 from sharpness.errors import InputError
+from sharpness.parsing import parse_object
 
 MAX_HEADER = 16 << 20
 """Bytes of the header: room for more than 100 000 tensors."""

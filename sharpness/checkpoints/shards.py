@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.checkpoints.formats import MAX_INDEX
-from sharpness.checkpoints.json_objects import parse_object
 from sharpness.checkpoints.wording import about, shown
 from sharpness.errors import InputError
+from sharpness.parsing import parse_object
 
 AGAIN = "fetch or save all files again"
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.errors import InputError, RunError
-from sharpness.files import append_jsonl, read_jsonl
+from sharpness.files import append_jsonl, intact_rows, sealed_row
 from sharpness.loss import Evaluation, Loss
 from sharpness.machine.distributed import from_all_ranks, rank
 from sharpness.machine.progress import Progress
@@ -23,6 +23,9 @@ from sharpness.vectors import sha256_of
 FILE = "cells-{part}-of-{parts}.jsonl"
 SYNC_SECONDS = 1.0
 """A kill loses no point; a power loss takes those of so many seconds at most."""
+
+MAX_POINTS = 1_000_000
+"""More than a figure shows, and at 10 ms each three hours; what is beyond is a slip of the hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,8 @@ def evaluate_points(
     """Return loss and accuracy at ``points(0), ..., points(count - 1)``, of which this process measures its share.
 
     Points of another landscape in the folder (other ``knobs``, losses or first, middle or last point) are left alone.
-    Raises :class:`PointsMissing` where points of other parts are not there yet when the own ones are done.
+    Raises :class:`InputError` for more than :data:`MAX_POINTS`, and :class:`PointsMissing` where points of other parts
+    are not there yet when the own ones are done.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -99,6 +103,8 @@ def evaluate_points(
     >>> evaluate_points(loss, lambda i: torch.tensor([float(i)]), 3, Sampling()).curves()["train_loss"]
     [0.0, 1.0, 4.0]
     """
+    if count > MAX_POINTS:
+        raise InputError(f"expected at most {MAX_POINTS} points, got {count}: take fewer along each axis")
     test_loss, resume = sampling.test_loss, sampling.resume
     own, (mine, parts) = sampling.own(count), sampling.part
     key = "" if resume is None else _key(loss, test_loss, points, count, knobs)
@@ -113,7 +119,7 @@ def evaluate_points(
                 train, test = map(_row, known[number])
                 sync = done == len(own) or time.monotonic() - synced > SYNC_SECONDS
                 row = {"of": key, "cell": number, "train": train, "test": test}
-                append_jsonl(resume / FILE.format(part=mine + 1, parts=parts), row, sync=sync)
+                append_jsonl(resume / FILE.format(part=mine + 1, parts=parts), sealed_row(row), sync=sync)
                 synced = time.monotonic() if sync else synced
         if sampling.progress is not None:
             sampling.progress(done, len(own))
@@ -139,12 +145,19 @@ def _key(
 
 
 def _known(folder: Path | None, key: str) -> dict[int, tuple[Evaluation, Evaluation | None]]:
-    """Return the points of this landscape that any process has written."""
+    """Return the points of this landscape that any process has written.
+
+    One that was changed or damaged since is none: it is measured again.
+    """
     if folder is None or not folder.exists():
         return {}
-    rows = [row for path in sorted(folder.glob(FILE.format(part="*", parts="*"))) for row in read_jsonl(path)]
-    mine = [row for row in rows if row["of"] == key]
-    return {int(row["cell"]): (_evaluation(row["train"]), row["test"] and _evaluation(row["test"])) for row in mine}
+    known = {}
+    for path in sorted(folder.glob(FILE.format(part="*", parts="*"))):
+        for row in intact_rows(path):
+            if row["of"] == key:
+                test = row["test"]
+                known[row["cell"]] = _evaluation(row["train"]), None if test is None else _evaluation(test)
+    return known
 
 
 def _row(point: Evaluation | None) -> dict[str, Any] | None:

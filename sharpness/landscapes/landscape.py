@@ -10,10 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.errors import InputError
-from sharpness.landscapes.evaluations import Evaluations, Sampling, evaluate_points
+from sharpness.landscapes.evaluations import MAX_POINTS, Evaluations, Sampling, evaluate_points
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.results import Probe, Result
+
+SIZES = ("num_points", "num_rays", "num_bends")
+"""The knobs by whose number memory is taken before the first point is measured."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class Landscape(Probe[Result]):
         landscape and points of other shapes.
         """
         self.check()
+        for name in SIZES:
+            if (size := getattr(self, name, 0)) > MAX_POINTS:
+                raise InputError(f"expected at most {MAX_POINTS} as {name}, got {size}: fewer can be seen in a figure")
         for point in points:
             if point.shape != loss.weights.shape:
                 raise InputError(

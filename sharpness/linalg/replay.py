@@ -30,9 +30,10 @@ class Replayed:
     error). With each product goes a sketch of its vector, the sums over 64 segments: a vector that does not fit
     (another seed, other knobs) is refused with :class:`InputError`. So is another operator: ``identity`` says which it
     is (the hash of its weights and data, say), and the first product is computed anew and compared. Every file appears
-    whole, with a hash over all that it holds: one that is damaged is computed again, as is everything after it. Several processes, each with a folder of its own, go on from
-    the last product that all of them have. ``num_replayed`` counts the products that were not computed in this
-    process; the first product is counted although it was computed once more to compare.
+    whole, with a hash over all that it holds: one that is damaged is computed again, as is everything after it.
+    Several processes, each with a folder of its own, go on from the last product that all of them have.
+    ``num_replayed`` counts the products that were not computed in this process; the first product is counted although
+    it was computed once more to compare.
 
     Disk: one vector of the operator's dtype for each product; delete the folder when the result is safe.
 
