@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sharpness.probes import AverageCaseSharpness as AverageCaseSharpness
     from sharpness.probes import BatchSharpness as BatchSharpness
     from sharpness.probes import CriticalSharpness as CriticalSharpness
+    from sharpness.probes import Diagonal as Diagonal
     from sharpness.probes import DirectionalSharpness as DirectionalSharpness
     from sharpness.probes import DistanceFromStart as DistanceFromStart
     from sharpness.probes import FisherRaoNorm as FisherRaoNorm

@@ -48,6 +48,7 @@ SMALL = {
     "pac_bayes": {"num_pairs": 4},
     "density": {"steps": 20, "starts": 2},
     "relative_flatness": {"num_hvps": 40},
+    "diagonal": {"exact_up_to": 0, "num_hvps": 8},
 }
 """Knobs of the probes that ask the other process most often: each question wakes both."""
 

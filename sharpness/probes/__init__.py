@@ -8,6 +8,7 @@ from sharpness.probes.average_case import AverageCaseSharpness
 from sharpness.probes.batch_sharpness import BatchSharpness
 from sharpness.probes.critical_sharpness import CriticalSharpness
 from sharpness.probes.density import SpectralDensity
+from sharpness.probes.diagonal import Diagonal
 from sharpness.probes.directional_sharpness import DirectionalSharpness
 from sharpness.probes.distance import DistanceFromStart
 from sharpness.probes.eigenvalues import TopEigenvalues
@@ -36,6 +37,7 @@ PROBES: dict[str, ProbeInfo] = {
     "layers": ProbeInfo(LayerEigenvalues, ("w",), "extreme eigenvalues of each layer's block of the Hessian"),
     "density": ProbeInfo(SpectralDensity, ("w",), "spectral density, negative eigenvalues and effective rank"),
     "trace": ProbeInfo(Trace, ("w",), "trace of the Hessian with a standard error"),
+    "diagonal": ProbeInfo(Diagonal, ("w",), "diagonal of the Hessian, exact or with standard errors, by layer"),
     "keskar": ProbeInfo(KeskarSharpness, ("w",), "Metric 2.1 of Keskar et al. 2017: largest loss rise in a small box"),
     "keskar_maximum": ProbeInfo(KeskarMaximum, ("w",), "Metric 2.1 with its maximum climbed until it stops growing"),
     "worst_case": ProbeInfo(
