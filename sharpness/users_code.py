@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sharpness.errors import InputError, RunError, unknown_name
@@ -17,16 +18,18 @@ from sharpness.spec import IMPORTABLE
 
 
 def import_object(path: str, what: str) -> Any:
-    """Return what ``package.module:object`` names, looked for in the working folder too.
+    """Return what ``package.module:object`` names, looked for in the working folder too, behind all that is installed.
 
-    This runs the module's code: only ever call it with what the user typed, never with the contents of a file.
+    A ``json.py`` or ``scipy.py`` that lies in the working folder, which may have been downloaded, is so never taken for
+    the library. This runs the module's code: only ever call it with what the user typed, never with the contents of a
+    file.
     Raises :class:`InputError` where there is no such module or object.
     """
     if IMPORTABLE.fullmatch(path) is None:
         raise InputError(f"expected {what} as package.module:object, got {path!r}")
     module_name, _, name = path.partition(":")
     if os.getcwd() not in sys.path:  # a console script has its own folder there instead
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
     with users_own(path):
         try:
             module = importlib.import_module(module_name)
@@ -34,8 +37,17 @@ def import_object(path: str, what: str) -> Any:
             raise InputError(f"expected {what} in {path}, but {module_name} cannot be imported: {error}") from error
     if not hasattr(module, name):
         names = [n for n in vars(module) if not n.startswith("_")]
-        raise InputError(f"{path}: {unknown_name('object', name, names)}")
+        hidden = _hidden_file(module_name, module)
+        raise InputError(f"{path}: {unknown_name('object', name, names)}{hidden}")
     return getattr(module, name)
+
+
+def _hidden_file(module_name: str, module: ModuleType) -> str:
+    """Say where the working folder has a file for the module too, which an installed one of its name comes before."""
+    own, found = Path(f"{module_name.replace('.', '/')}.py").absolute(), getattr(module, "__file__", None)
+    if not own.is_file() or (found is not None and Path(found).resolve() == own.resolve()):
+        return ""
+    return f" (an installed module has the name of {own.name} here and comes first: rename the file)"
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 Maker = Callable[[Path, Path], Path]
 
@@ -62,6 +62,13 @@ class Calls:
         return self.function, self.arguments
 
 
+def evaluated(marker: Path) -> Calls:
+    """Return a call of a parser of an installed library that evaluates what it parses."""
+    from sympy.parsing.sympy_parser import parse_expr
+
+    return Calls(parse_expr, f"__import__('pathlib').Path({str(marker)!r}).touch()")
+
+
 PAYLOADS: dict[str, Callable[[Path], Calls]] = {
     "os.system": lambda marker: Calls(os.system, f"touch {marker}"),
     "eval": lambda marker: Calls(eval, f"open({str(marker)!r}, 'w').close()"),
@@ -71,7 +78,9 @@ PAYLOADS: dict[str, Callable[[Path], Calls]] = {
     "resolve_name": lambda marker: Calls(Calls(resolve_name, "os:system"), f"touch {marker}"),
     "partial": lambda marker: Calls(partial(os.mknod, str(marker))),
     "methodcaller": lambda marker: Calls(methodcaller("touch"), marker),
-    "copy": lambda marker: Calls(shutil.copy, __file__, str(marker)),
+    "copy": lambda marker: Calls(shutil.copyfile, __file__, str(marker)),
+    "archive": lambda marker: Calls(zipfile.ZipFile, str(marker), "w"),
+    "parser": evaluated,
 }
 
 
@@ -153,8 +162,11 @@ def nested_key(depth: int = 60) -> bytes:
     return b"}K\x01" + b"q\x00h\x00\x86" * depth + b"Ns"
 
 
-def module() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+def endless_module() -> bytes:
+    """Return instructions for a module that is twice inside itself."""
+    fields = text("_parameters") + b"}" + text("_buffers") + b"}" + text("_modules") + b"}"
+    inside = b"(" + text("a") + b"h\x00" + text("b") + b"h\x00u"
+    return b"cmy\nModule\n)\x81q\x00}(" + fields + inside + b"ub"
 
 
 def torchscript(folder: Path, marker: Path) -> Path:

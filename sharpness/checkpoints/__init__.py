@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sharpness.checkpoints.formats import recognise, weights_file
 from sharpness.checkpoints.loading import Checkpoint, load_into
 from sharpness.checkpoints.matching import MatchReport, MismatchError
-from sharpness.checkpoints.pickle_globals import refuse_denied
-from sharpness.checkpoints.pickles import read_torch_legacy, read_torch_zip
+from sharpness.checkpoints.pickles import Pickled, read_torch_legacy, read_torch_zip
 from sharpness.checkpoints.readings import Reading, find_readings
 from sharpness.checkpoints.safetensors_files import read_safetensors
 from sharpness.checkpoints.shards import file_beside, read_shards
@@ -22,16 +21,17 @@ from sharpness.runs import sha256_file
 
 __all__ = ["Checkpoint", "MatchReport", "MismatchError", "Reading", "load_into", "read_checkpoint", "recognise"]
 
+PICKLES: dict[str, Callable[[Path], Pickled]] = {"torch": read_torch_zip, "torch legacy": read_torch_legacy}
+
 
 def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Checkpoint:
     """Read a checkpoint of any kind but a run folder; nothing in it is executed, and nothing is written.
 
-    ``allow`` names classes that a pickle may hold besides tensors and plain values, such as ``argparse.Namespace``.
-    Raises :class:`InputError` for files that are no checkpoint, damaged or hostile, and for a file of a run folder
-    whose SHA-256 is not the one in the folder's manifest.
+    Objects of classes that a pickle names become inert stand-ins, in which tensors are looked for too: nothing of the
+    file's choosing is imported or called. ``inert`` of the checkpoint lists those names but for the expected ones,
+    which ``allow`` gives, such as ``argparse.Namespace``. Raises :class:`InputError` for files that are no checkpoint,
+    damaged or hostile, and for a file of a run folder whose SHA-256 is not the one in the folder's manifest.
     """
-    with naming(path):
-        refuse_denied(allow)
     kind = recognise(path)
     if kind == "run folder":
         raise InputError(
@@ -44,28 +44,29 @@ def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Checkpoint:
             file = file_beside(path, weights_file(path) or "")
     if file.is_file():
         _check_manifest(file)
-    content, files = _read(file, allow)
+    names = set[str]()
+    content, files = _read(file, names)
     with naming(path):
         readings = find_readings(content)
-    return Checkpoint(path, kind, _sha256(files), readings)
+    return Checkpoint(path, kind, _sha256(files), readings, tuple(sorted(names.difference(allow))))
 
 
-def _read(path: Path, allow: Sequence[str]) -> tuple[Any, tuple[Path, ...]]:
-    """Return the content of a file, and the files that it lies in."""
+def _read(path: Path, names: set[str]) -> tuple[Any, tuple[Path, ...]]:
+    """Return the content of a file, and the files that it lies in; the names of what stayed inert go into ``names``."""
     if recognise(path) == "sharded":
-        return read_shards(path, lambda shard: _read_one(shard, allow))
-    return _read_one(path, allow), (path,)
+        return read_shards(path, lambda shard: _read_one(shard, names))
+    return _read_one(path, names), (path,)
 
 
-def _read_one(path: Path, allow: Sequence[str]) -> Any:
+def _read_one(path: Path, names: set[str]) -> Any:
     kind = recognise(path)
     if kind == "safetensors":
         return read_safetensors(path)
-    if kind == "torch":
-        return read_torch_zip(path, allow)
-    if kind == "torch legacy":
-        return read_torch_legacy(path, allow)
-    raise InputError(f"{path}: expected a file of tensors, got a checkpoint of the kind {kind!r}: give its files")
+    if kind not in PICKLES:
+        raise InputError(f"{path}: expected a file of tensors, got a checkpoint of the kind {kind!r}: give its files")
+    pickled = PICKLES[kind](path)
+    names.update(pickled.names)
+    return pickled.content
 
 
 def _sha256(files: Sequence[Path]) -> str:

@@ -23,6 +23,10 @@ WEIGHTS_FILES = (
 )
 """The weights that a Hugging Face folder may hold, in the order in which its own library looks."""
 SAVE_AGAIN = "save model.state_dict() as safetensors"
+ONNX_CURE = "give the checkpoint that it was exported from, as the export may have merged and renamed its weights"
+ONNX_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
+"""The fields of ONNX's ModelProto with the wire type of each (onnx.proto)."""
+ONNX_GRAPH = 7
 OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a git-lfs pointer instead of the file it stands for", "run git lfs pull"),
     (0, b"\x89HDF\r\n", "an HDF5 file", "load it in the program that wrote it, and save the weights as safetensors"),
@@ -98,6 +102,8 @@ def _recognise_file(path: Path) -> str:
             _refuse(found, cure)
     if head[0] == 0x80 and head[1:2] <= b"\x05":
         _refuse("a plain pickle, which could run code", f"{SAVE_AGAIN} or with torch.save")
+    if _is_onnx(head):
+        _refuse("an ONNX file, a program with its weights folded in", ONNX_CURE)
     if head.lstrip().startswith(b"{") and size <= MAX_INDEX and b'"weight_map"' in path.read_bytes():
         return "sharded"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
@@ -132,6 +138,30 @@ def _recognise_zip(path: Path) -> str:
     if all(name.endswith(".npy") for name in listed):
         _refuse("a numpy archive (.npz)", "save its arrays as safetensors")
     _refuse(f"a zip archive of other things ({shown(sorted(listed))})", "unpack it, or save the weights as safetensors")
+
+
+def _is_onnx(head: bytes) -> bool:
+    """Whether the bytes begin a protocol buffer with ONNX's fields: its version first, then on to the graph."""
+    at, fields = 0, list[int]()
+    while at < len(head) and ONNX_GRAPH not in fields:
+        key, at = _varint(head, at)
+        number, at = _varint(head, at)
+        if ONNX_FIELDS.get(key >> 3) != key & 7 or (not fields and (key >> 3 != 1 or not 1 <= number < 100)):
+            return False
+        fields.append(key >> 3)
+        at += number if key & 7 else 0
+    return len(fields) > 1
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """Return a whole number of a protocol buffer, seven bits a byte, and where it ends."""
+    value, shift = 0, 0
+    while at < len(content) and shift < 64:
+        value |= (content[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if content[at - 1] < 0x80:
+            break
+    return value, at
 
 
 def _is_text(head: bytes) -> bool:

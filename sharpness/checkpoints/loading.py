@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,13 +27,15 @@ class Checkpoint:
     """The content of a file or a folder: sets of named tensors, still in the mapped files where the format allows it.
 
     ``kind`` is one of :func:`sharpness.checkpoints.formats.recognise`. ``sha256`` is the hash of the file, and
-    of several files the hash of the lines ``name digest`` in the order of their names.
+    of several files the hash of the lines ``name digest`` in the order of their names. ``inert`` are the classes and
+    functions that a pickle names and that stayed stand-ins, without those that were expected.
     """
 
     path: Path
     kind: str
     sha256: str
     readings: tuple[Reading, ...]
+    inert: tuple[str, ...] = ()
 
 
 def load_into(
@@ -61,6 +63,7 @@ def load_into(
             for view in views_of(reading, target)
         ]
         view, report = _choose(_named(matched, key), ema, strict)
+        report = replace(report, inert=checkpoint.inert)
         refuse_differences(report, strict)
         refuse_other_kinds(view, target)
         given = {own: view.reading.tensors[name] for own, name in view.names.items()}

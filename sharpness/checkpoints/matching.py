@@ -26,6 +26,7 @@ class MatchReport:
     taken out of them. ``ema`` says that these are weights averaged over the training. ``used`` and ``missing`` are
     names in the model, ``unexpected`` names in the file, ``wrong_shape`` the model's name with the shapes in file and
     model. ``dtypes`` counts the types in the file, ``casts`` those that are not the model's, as ``float16 to float32``.
+    ``inert`` are classes and functions that the file names, of which nothing was imported or called.
     """
 
     path: str
@@ -39,6 +40,7 @@ class MatchReport:
     wrong_shape: tuple[tuple[str, Shape, Shape], ...]
     dtypes: Mapping[str, int]
     casts: Mapping[str, int]
+    inert: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -56,6 +58,7 @@ class MatchReport:
         taken += [f"{count} cast from {cast}" for cast, count in self.casts.items()]
         taken += [f"missing: {shown(self.missing)}" if self.missing else ""]
         taken += [f"not used: {shown(self.unexpected)}" if self.unexpected else ""]
+        taken += [f"kept inert, neither imported nor called: {shown(self.inert)}" if self.inert else ""]
         notes = ", ".join(note for note in taken if note)
         return f"{self.path}: {len(self.used)} tensors used" + (f" ({notes})" if notes else "")
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from sharpness.checkpoints.pickle_values import Inert
 from sharpness.checkpoints.wording import shown
 from sharpness.errors import InputError
 
@@ -20,6 +21,12 @@ OPTIMIZER_WORDS = frozenset(
 """The words with which the names of states begin that hold tensors but no weights."""
 LIGHTNING_AVERAGES = frozenset({"state_dict", "current_model_state", "averaging_state"})
 """Lightning's averaging of weights saves the averages as ``state_dict``, and the weights themselves beside them."""
+MODULE_FIELDS = ("_parameters", "_buffers", "_modules")
+"""The attributes in which every ``nn.Module`` keeps its tensors and the modules inside it."""
+MAX_TENSORS = 200_000
+"""Names of tensors in a pickled module, where the largest networks have some 100 000."""
+MAX_PREFIX = 1000
+"""Characters of the name of a module inside it."""
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -39,7 +46,8 @@ class Reading:
 def find_readings(content: Any) -> tuple[Reading, ...]:
     """Return every mapping from names to tensors down to the third level; :class:`InputError` where there is none.
 
-    Other values beside the tensors are left out, and so are optimizers' states. A mapping that appears in several
+    Other values beside the tensors are left out, and so are optimizers' states. A stand-in for an object counts as the
+    mapping of what it keeps, and one for a whole ``nn.Module`` as its state dict. A mapping that appears in several
     places is one reading.
 
     >>> import torch
@@ -67,18 +75,47 @@ def says_ema(name: str) -> bool:
 
 def _walk(content: Any, path: tuple[str, ...], ema: bool, seen: set[int]) -> Iterator[Reading]:
     # A pickle can put one mapping into another a thousand times, and that one into a third.
-    if not isinstance(content, Mapping) or len(path) > MAX_DEPTH or id(content) in seen:
+    if not isinstance(content, Mapping | Inert) or len(path) > MAX_DEPTH or id(content) in seen:
         return
     seen.add(id(content))
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    for key, tensor in tensors.items():
-        if type(tensor) not in (Tensor, nn.Parameter):
-            kind = type(tensor).__name__
-            raise InputError(f"expected plain tensors, got {shown([key])} of the class {kind}: save it as a plain one")
+    parts = content.parts() if isinstance(content, Inert) else content
+    module = _is_module(parts)
+    tensors = dict(_state(parts)) if module else _tensors(parts)
     if tensors:
         yield Reading(".".join(path), {key: tensor.detach() for key, tensor in tensors.items()}, ema)
-    averages = content.keys() >= LIGHTNING_AVERAGES
-    for key, value in content.items():
+    if module:
+        return
+    averages = parts.keys() >= LIGHTNING_AVERAGES
+    for key, value in parts.items():
         if isinstance(key, str) and OPTIMIZER_WORDS.isdisjoint(word.lower() for word in WORD.findall(key)[:1]):
             averaged = ema or says_ema(key) or (averages and key == "state_dict")
             yield from _walk(value, (*path, key), averaged, seen)
+
+
+def _tensors(parts: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in parts.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def _state(module: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and tensors of a pickled module's state dict: parameters and persistent buffers, all levels."""
+    stack, count = [("", module)], 0
+    while stack:
+        prefix, parts = stack.pop()
+        own, left_out = _tensors(parts["_parameters"]), parts.get("_non_persistent_buffers_set")
+        skipped = left_out if isinstance(left_out, set | frozenset) else frozenset()
+        own |= {name: tensor for name, tensor in _tensors(parts["_buffers"]).items() if name not in skipped}
+        yield from ((prefix + name, tensor) for name, tensor in own.items())
+        count += 1 + len(own)
+        if count > MAX_TENSORS or len(prefix) > MAX_PREFIX:  # a module inside itself has no end
+            raise InputError(
+                f"expected a module of at most {MAX_TENSORS} tensors with names of at most {MAX_PREFIX} characters, "
+                "got more: save its state_dict()"
+            )
+        inside = (
+            (f"{prefix}{name}.", value.parts()) for name, value in parts["_modules"].items() if isinstance(value, Inert)
+        )
+        stack += reversed([(name, value) for name, value in inside if _is_module(value)])
+
+
+def _is_module(parts: Mapping[Any, Any]) -> bool:
+    return all(isinstance(parts.get(name), Mapping) for name in MODULE_FIELDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 from zipfile import ZipFile, ZipInfo
@@ -16,6 +17,14 @@ MAX_DIRECTORY = 64 << 20
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 DIRECTORY_ENTRY = 46
 END, LOCATOR, END64 = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place of an entry's bytes in the file."""
+
+    start: int
+    length: int
 
 
 def open_zip(path: Path) -> ZipFile:
@@ -58,8 +67,8 @@ def _tail(stream: IO[bytes], length: int) -> bytes:
     return stream.read()
 
 
-def check_entries(archive: ZipFile) -> dict[str, int]:
-    """Return the size in bytes of every entry by its name, without the folder that they all lie in.
+def check_entries(archive: ZipFile) -> dict[str, Entry]:
+    """Return the place of every entry by its name, without the folder that they all lie in.
 
     Raises :class:`InputError` unless the entries are stored as they are, lie one behind the other from the beginning of
     the file to the list of entries, have different names in one folder, and agree with their checksums.
@@ -74,13 +83,13 @@ def check_entries(archive: ZipFile) -> dict[str, int]:
                 f"expected entries stored as they are, got {entry.filename!r} compressed from {entry.file_size} to "
                 f"{entry.compress_size} bytes: torch.save never does that, so unpack it or save it again"
             )
-    _check_places(archive, entries)
+    places = _places(archive, entries)
     if (damaged := _first_damaged(archive)) is not None:
         raise InputError(
             f"expected entries that agree with their checksums, got {damaged!r}, which does not: damaged, or saved "
             "with torch.serialization.set_crc32_options(False), so fetch or save it again"
         )
-    return {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
+    return {entry.filename.partition("/")[2]: place for entry, place in zip(entries, places, strict=True)}
 
 
 def _check_names(entries: Iterable[ZipInfo]) -> None:
@@ -98,9 +107,10 @@ def _check_names(entries: Iterable[ZipInfo]) -> None:
         names.add(name.casefold())
 
 
-def _check_places(archive: ZipFile, entries: list[ZipInfo]) -> None:
-    """Raise unless each entry begins at or behind the end of the one before it, the first at the start of the file."""
+def _places(archive: ZipFile, entries: list[ZipInfo]) -> list[Entry]:
+    """Return where the bytes of each lie; each begins behind the end of the one before it, the first with the file."""
     assert archive.fp is not None
+    places: list[Entry] = []
     starts = [entry.header_offset for entry in entries]
     for entry, following in zip(entries, [*starts[1:], archive.start_dir], strict=True):
         archive.fp.seek(entry.header_offset)
@@ -108,12 +118,14 @@ def _check_places(archive: ZipFile, entries: list[ZipInfo]) -> None:
         if len(header) < LOCAL_HEADER.size:
             raise InputError(f"expected a zip archive, got one cut off in {entry.filename!r}: fetch or save it again")
         signature, name_length, extra_length = LOCAL_HEADER.unpack(header)
-        end = entry.header_offset + LOCAL_HEADER.size + name_length + extra_length + entry.file_size
-        if signature != b"PK\x03\x04" or end > following or starts[0] != 0:
+        place = Entry(entry.header_offset + LOCAL_HEADER.size + name_length + extra_length, entry.file_size)
+        if signature != b"PK\x03\x04" or place.start + place.length > following or starts[0] != 0:
             raise InputError(
                 "expected entries one behind the other from the start of the file, got "
                 f"{entry.filename!r} overlapping what follows or out of place: save it again"
             )
+        places.append(place)
+    return places
 
 
 def _first_damaged(archive: ZipFile) -> str | None:

@@ -45,7 +45,7 @@ class Request:
     strict: bool = True
     """Refuse weights that do not fit name by name; --no-strict ignores extra ones, keeps initial values of others."""
     allow_global: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], Arg(metavar="NAME")]] = ()
-    """Classes that a pickled file may name, one by one, as the error that refuses them lists them."""
+    """A class that you expect a pickled file to name: like every other it stays inert, and it is not listed as such."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     data_dir: Annotated[Path | None, Arg(metavar="DIR")] = None
