@@ -140,7 +140,8 @@ def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> T
 def _with_marks(tensor: Tensor, marks: Mapping[Any, Any]) -> Tensor:
     """Return a tensor with the signs that torch leaves for later: conjugated, negated."""
     tensor = tensor.conj() if marks.get("conj") is True else tensor
-    return torch._neg_view(tensor) if marks.get("neg") is True else tensor
+    negated = marks.get("neg") is True
+    return torch._neg_view(tensor) if negated else tensor  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:

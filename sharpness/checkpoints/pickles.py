@@ -65,9 +65,9 @@ def read_torch_zip(path: Path) -> Pickled:
 _ORDER = sys.byteorder.encode()
 
 
-def _part(mapped: torch.UntypedStorage, start: int, length: int) -> torch.UntypedStorage:
+def _part(mapped: Any, start: int, length: int) -> torch.UntypedStorage:
     """Return some bytes of a mapped file, which stay there."""
-    return cast(torch.UntypedStorage, mapped[start : start + length])
+    return mapped[start : start + length]
 
 
 def _read_entry(stream: IO[bytes] | None, entry: Entry, most: int) -> bytes:
