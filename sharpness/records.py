@@ -19,8 +19,9 @@ class ProbeRecord:
     ``data_sha256`` is the hash of the data as the loss saw them; ``peak_memory`` is the peak of the process so far (on
     CUDA, of what it allocated there); ``weight_decay`` is the factor of the L2 penalty in the loss. A field that could
     not be measured is ``None`` and ``reasons`` says why under the field's name; a record never holds NaN or infinity.
-    Losses are in nats, shares and accuracies in [0, 1], times in seconds, memory in bytes. ``checkpoint_sha256`` is the
-    hash of the weights file that was probed; ``details`` holds what only this probe has.
+    Losses are in nats, shares and accuracies in [0, 1], times in seconds, memory in bytes. ``lower`` and ``upper`` are
+    about the examples given; ``sampling`` is an interval over the choice of examples, where they are a random sample.
+    ``checkpoint_sha256`` is the hash of the weights file that was probed; ``details`` holds what only this probe has.
 
     >>> ProbeRecord(probe="distance", quantity="distance_from_start", value=3.0).value
     3.0
@@ -53,6 +54,7 @@ class ProbeRecord:
     data_sha256: str | None = None
     checkpoint_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    sampling: Mapping[str, Any] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA

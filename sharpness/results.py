@@ -85,7 +85,8 @@ class ProbeResult:
     """The result of a probe: a value, what is proven about it, what it cost, and the conditions.
 
     ``lower`` and ``upper`` enclose the value with probability ``confidence``; fields that do not apply are ``None``
-    and ``reasons`` says why. What a subclass adds is what only its probe reports.
+    and ``reasons`` says why. ``sampling`` is an interval over the choice of examples, with its own confidence: those of
+    the loss are then a random sample. What a subclass adds is what only its probe reports.
     """
 
     # The frame (Probe.__call__) sets probe, knobs and evidence, and where there is none the quantity.
@@ -104,6 +105,8 @@ class ProbeResult:
     num_forwards: int = 0
     seed: int | None = None
     hvp_backend: str | None = None
+    sampling: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -122,18 +125,23 @@ class ProbeResult:
 
     def to_record(self, checkpoint_sha256: str | None = None) -> ProbeRecord:
         """Return the record of this result, tied to the weights file that was probed."""
-        names = ProbeResult.__dataclass_fields__.keys() - {"evidence"}
+        names = ProbeResult.__dataclass_fields__.keys() - {"evidence", "warnings"}
         reasons = dict(self.reasons)
         if checkpoint_sha256 is None:
             reasons["checkpoint_sha256"] = "the weights did not come from a file"
         for name in ("lower", "upper", "confidence", "residual", "converged", "seed", "hvp_backend"):
             if getattr(self, name) is None:
                 reasons.setdefault(name, "does not apply to this probe")
+        if self.sampling is None:
+            reasons.setdefault("sampling", "no interval over the choice of examples was asked for")
         common = {name: getattr(self, name) for name in names}
+        details = self.details()
+        if warnings := [*details.get("warnings", ()), *self.warnings]:
+            details["warnings"] = warnings
         return ProbeRecord(
             **(common | {"reasons": reasons}),
             **asdict(self.evidence),
-            details=self.details(),
+            details=details,
             checkpoint_sha256=checkpoint_sha256,
         )
 
@@ -155,6 +163,18 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+FEW_EXAMPLES = 400
+
+
+def few(number: int) -> str:
+    """Return that a number of examples is small.
+
+    >>> few(1)
+    '1 example is few'
+    """
+    return f"{number} example{'s are' if number != 1 else ' is'} few"
+
+
 Result = TypeVar("Result", bound=ProbeResult)
 
 
@@ -168,6 +188,7 @@ class Probe(Generic[Result]):
     """
 
     name: ClassVar[str]
+    looks_at_data: ClassVar[bool] = True
 
     def __call__(
         self, loss: Loss, w: Tensor | None = None, *others: Tensor, progress: Progress | None = None, **options: Any
@@ -184,12 +205,20 @@ class Probe(Generic[Result]):
             probe=self.name,
             quantity=result.quantity or self.name,
             knobs=asdict(self),
+            warnings=(*result.warnings, *self.of_few_examples(loss, result)),
             evidence=Evidence.collect(loss, started),
         )
 
     def points(self, loss: Loss, *points: Tensor) -> tuple[Tensor, ...]:
         """Return the points in the precision and on the device of the loss."""
         return tuple(loss.point(point) for point in points)
+
+    def of_few_examples(self, loss: Loss, result: Result) -> tuple[str, ...]:
+        """Return what to say where so few examples tell little about others: means have errors of 1 / sqrt(N)."""
+        number = loss.num_examples
+        if not self.looks_at_data or number >= FEW_EXAMPLES:
+            return ()
+        return (f"{few(number)}: over others of the same kind, means differ by {number**-0.5:.0%} of their spread",)
 
     def measure(self, loss: Loss, w: Tensor, *args: Any, **kwargs: Any) -> Result:
         """Return the result at ``w``, without what the frame adds."""

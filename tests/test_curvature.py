@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sharpness.curvature import MATRICES, FisherOperator, HessianOperator, curvature_operator, per_layer
-from sharpness.curvature.output_space import sampled_targets
+from sharpness.curvature.likelihoods import sampled_targets
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
 from sharpness.loss.determinism import check_deterministic
@@ -57,24 +57,82 @@ BINARY = Case(mlp, F.binary_cross_entropy_with_logits, targets="bits")
 
 
 @pytest.mark.parametrize("case", [CASES["mlp"], CASES["mlp, mean squared error"], BINARY, CASES["mlp, summed squares"]])
-def test_the_monte_carlo_fisher_is_the_empirical_one_of_drawn_targets_and_tends_to_gauss_newton(case: Case) -> None:
+def test_drawn_fishers_are_empirical_ones_of_drawn_targets_and_tend_to_the_exact_one(case: Case) -> None:
     loss, model, batches = build(case)
     drawn, first = [], 0
     for x, y in batches:
         assert case.criterion is not None
-        drawn.append((x, sampled_targets(case.criterion, model(x), y, 3, first)))
+        drawn.append((x, sampled_targets(case.criterion, model(x), y, 3, first, draw=1)))
         first += len(x)
     relabelled = Loss(model, case.criterion, drawn, dtype=torch.float64)
-    one = to_dense(FisherOperator(loss, seed=3))
+    second = FisherOperator(loss, seed=3, draws=3).drawn(1, 1)
+    one = to_dense(second)
     factor = 3 if case is BINARY else 1  # the mean over three coins per example
     torch.testing.assert_close(one, factor * to_dense(FisherOperator(relabelled, seed=None)), rtol=1e-10, atol=1e-12)
     whole = Loss(model, case.criterion, [merged(batches)], dtype=torch.float64)
-    torch.testing.assert_close(one, to_dense(FisherOperator(whole, seed=3)), rtol=1e-10, atol=1e-12)  # any split
+    torch.testing.assert_close(one, to_dense(FisherOperator(whole, seed=3, draws=1, first_draw=1)))  # any split
     v = torch.randn(loss.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    values = torch.stack([v @ FisherOperator(whole, seed=seed).matvec(v) for seed in range(300)])
-    exact = v @ curvature_operator("gauss_newton", whole).matvec(v)
+    values = torch.stack([v @ FisherOperator(whole, draws=1, first_draw=d).matvec(v) for d in range(300)])
+    torch.testing.assert_close(values.mean(), v @ FisherOperator(whole, draws=300).matvec(v))
+    exact = v @ FisherOperator(whole).matvec(v)
+    torch.testing.assert_close(exact, v @ curvature_operator("gauss_newton", whole).matvec(v))
     assert abs(float(values.mean() - exact)) < 4 * float(values.std()) / 300**0.5
     assert float(values.std()) > 0
+
+
+EXACT: dict[str, tuple[Any, Any, Any, str]] = {  # layers after the linear one, criterion, that of the logits, how
+    "cross-entropy": ((), F.cross_entropy, F.cross_entropy, "closed form"),
+    "log-softmax and nll": ((nn.LogSoftmax(1),), F.nll_loss, F.cross_entropy, "closed form"),
+    "log-softmax and NLLLoss": ((nn.LogSoftmax(1),), nn.NLLLoss(), F.cross_entropy, "closed form"),
+    "a lambda": ((), lambda z, y: F.cross_entropy(z, y), F.cross_entropy, "sum over 3 classes"),
+    "nll in a lambda": ((nn.LogSoftmax(1),), lambda z, y: F.nll_loss(z, y), F.cross_entropy, "sum over 3 classes"),
+    "squared errors": ((), F.mse_loss, F.mse_loss, "closed form"),
+    "coins": ((), F.binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits, "closed form"),
+    "probabilities": ((nn.Sigmoid(),), nn.BCELoss(), F.binary_cross_entropy_with_logits, "closed form"),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_fisher_matrix_is_exact_where_there_is_a_closed_form_or_there_are_few_classes(name: str) -> None:
+    layers, criterion, of_logits, how = EXACT[name]
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(7, 4, dtype=torch.float64, generator=random)
+    y = torch.randint(2, (7, 3), generator=random).double() if name in ("coins", "probabilities") else x[:, :3]
+    y = torch.randint(3, (7,), generator=random) if of_logits is F.cross_entropy else y
+    linear = nn.Linear(4, 3).double()
+    loss = Loss(nn.Sequential(linear, *layers), criterion, [(x[:5], y[:5]), (x[5:], y[5:])], dtype=torch.float64)
+    w = loss.weights
+
+    def of_weights(w: Tensor) -> Tensor:  # linear in w and its link canonical: Hessian, Gauss-Newton and Fisher are one
+        return of_logits(x @ w[:12].view(3, 4).T + w[12:], y)
+
+    expected: Any = torch.autograd.functional.hessian(of_weights, w)
+    fisher = FisherOperator(loss)
+    torch.testing.assert_close(to_dense(fisher), expected, rtol=1e-9, atol=1e-12)
+    assert fisher.facts["targets"] == how and fisher.draws is None
+    G = curvature_operator("gauss_newton", loss)
+    same = bool(((to_dense(G) - expected).abs() < 1e-9).all())
+    assert same is not bool(G.warnings)  # where it is split elsewhere, or 0, the record says so
+    assert ("split" in G.facts) is (name.startswith("log-softmax"))
+
+
+def test_more_classes_than_are_summed_over_are_drawn() -> None:
+    x, y = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 100, -100])
+    loss = Loss(nn.Linear(2, 101), lambda z, y: F.cross_entropy(z, y), [(x, y)], count=lambda batch: 2.0)
+    fisher = FisherOperator(loss)
+    assert fisher.draws == 16
+    fisher.matvec(loss.weights)
+    assert fisher.facts["targets"] == "16 draws"
+
+
+@pytest.mark.parametrize("criterion", [F.l1_loss, lambda z, y: (1 - z).relu().mean(), lambda z, y: z.mean()])
+def test_a_gauss_newton_matrix_that_is_zero_says_why(criterion: Any) -> None:
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    G = curvature_operator("gauss_newton", Loss(nn.Linear(4, 3), criterion, [(x, torch.zeros(3, 3))]))
+    assert not G.warnings  # not known yet
+    assert not G.matvec(torch.ones(15)).any()
+    (warning,) = G.warnings
+    assert "piecewise linear" in warning
 
 
 def test_ignored_targets_stay_ignored() -> None:
@@ -93,13 +151,15 @@ def test_drawn_classes_follow_the_predicted_probabilities() -> None:
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
-        (lambda output, target: F.cross_entropy(output, target), "Monte-Carlo"),
+        (lambda output, target: F.cross_entropy(output, target) ** 2, "sums to"),
+        (lambda output, target: output[target > 0].sum(), "one example at a time"),
+        (F.nll_loss, "log-probabilities"),
         (nn.CrossEntropyLoss(label_smoothing=0.1), "label smoothing"),
         (partial(F.cross_entropy, weight=torch.ones(3, dtype=torch.float64)), "class weights"),
         (CASES["mlp, ignored class"].criterion, "ignore_index"),
     ],
 )
-def test_targets_are_drawn_from_known_likelihoods_only(criterion: Any, message: str) -> None:
+def test_the_fisher_matrix_is_of_likelihoods_only(criterion: Any, message: str) -> None:
     loss, _, _ = build(replace(CASES["mlp"], criterion=criterion))
     with pytest.raises(InputError, match=message):
         FisherOperator(loss).matvec(loss.weights)

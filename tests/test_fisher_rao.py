@@ -30,12 +30,15 @@ def test_the_empirical_norm_is_that_of_the_dense_matrix(name: str) -> None:
     assert result.num_hvps == 1 and result.seed is None and result.quantity == "empirical_fisher_rao_norm"
 
 
-def test_drawn_targets_are_those_of_the_fisher_matrix() -> None:
+def test_the_fisher_matrix_is_exact_or_of_draws_whose_error_is_shown() -> None:
     loss = small_network()
-    w, dense = loss.weights, to_dense(FisherOperator(loss, seed=3))
-    result = FisherRaoNorm(matrix="fisher", seed=3)(loss)
-    assert result.value == pytest.approx(float(w @ dense @ w), rel=1e-9) and result.seed == 3
-    assert FisherRaoNorm(matrix="fisher", seed=4)(loss).value != result.value
+    w = loss.weights
+    exact, drawn = FisherRaoNorm(matrix="fisher")(loss), FisherRaoNorm(matrix="fisher", seed=3, draws=20)(loss)
+    truth = float(w @ to_dense(FisherOperator(loss)) @ w)
+    assert exact.value == pytest.approx(truth, rel=1e-9) and exact.seed is None and exact.lower is None
+    assert drawn.value == pytest.approx(float(w @ to_dense(FisherOperator(loss, seed=3, draws=20)) @ w), rel=1e-9)
+    assert drawn.lower is not None and drawn.upper is not None and drawn.lower < truth < drawn.upper
+    assert drawn.seed == 3 and drawn.num_hvps == 20 and drawn.to_record().details["targets"] == "20 draws"
 
 
 def test_without_biases_it_follows_from_the_outputs_alone() -> None:

@@ -65,6 +65,7 @@ class CurvatureOperator:
             raise InputError(f"expected a cache of 'auto' or a number of bytes, got {cache!r}: 0 keeps nothing")
         loss.check_differentiable()
         self.loss, self.backend, self.error = loss, backend, 0.0
+        self.facts: dict[str, str] = {}  # what a record says of the matrix; known after the first product
         self.w = loss.point(loss.weights if w is None else w)
         refuse_non_finite("weights", loss.layout.unflatten(self.w).items(), "measure at another point")
         self.size, self.dtype, self.device = self.w.numel(), self.w.dtype, self.w.device
@@ -130,6 +131,11 @@ class CurvatureOperator:
                     del pieces
                 del graph  # else it would live beside the next one
         return total
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the numbers should know of the matrix, one sentence each."""
+        return ()
 
     @property
     def kept_bytes(self) -> int:

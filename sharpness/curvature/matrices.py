@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from sharpness.curvature.kept_graphs import CurvatureOperator
-from sharpness.curvature.output_space import (
-    OutputProduct,
-    coins_per_example,
-    criterion_hessian,
-    gradient_moments,
-    sampled_targets,
+from sharpness.curvature.likelihoods import (
+    MOST_CLASSES,
+    USUAL_DRAWS,
+    drawn_moments,
+    expected_moments,
+    joined,
+    kind_of,
 )
+from sharpness.curvature.output_space import Criterion, OutputProduct, criterion_hessian, gradient_moments
 from sharpness.data.batches import targets_of
 from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.replay import Replayed
@@ -70,7 +72,9 @@ class GaussNewtonOperator(CurvatureOperator):
     """The generalised Gauss-Newton matrix ``(1 / c) sum_n J_n^T H_n J_n``: J_n the Jacobian of the outputs, H_n the
     criterion's Hessian with respect to them (Schraudolph 2002). It is the Hessian without the curvature of the network
     itself, and positive semi-definite for a criterion convex in the outputs. A penalty of the loss adds its
-    ``weight_decay`` times the identity.
+    ``weight_decay`` times the identity. It depends on what counts as the outputs: a network that ends in LogSoftmax and
+    ``nll_loss`` are taken together as logits and cross-entropy (:func:`sharpness.curvature.likelihoods.joined`), and
+    ``warnings`` say where the split makes it 0.
 
     ``J v`` is the derivative of ``J^T u`` by u, on a graph that is kept. Raises :class:`InputError` where the loss is
     inside the model, because the criterion has to be known apart from the network.
@@ -87,6 +91,7 @@ class GaussNewtonOperator(CurvatureOperator):
         self, loss: Loss, w: Tensor | None = None, *, cache: int | str = "auto", backend: str = "auto"
     ) -> None:
         super().__init__(loss, w, cache=cache, backend=backend)
+        self._curved: bool | None = None  # unknown before the first product
         if loss.criterion is None:
             raise InputError(
                 f"expected a criterion apart from the network for {self.matrix}, got a model with its own loss: "
@@ -102,8 +107,42 @@ class GaussNewtonOperator(CurvatureOperator):
 
     def output_product(self, outputs: Tensor, micro: MicroBatch) -> OutputProduct:
         """Return the matrix in the space of the outputs of one micro-batch, for the mean over it."""
+        criterion = joined(self._criterion, outputs)
+        if criterion is not self._criterion:
+            self.facts["split"] = "before LogSoftmax: it and nll_loss are taken as cross_entropy of the logits"
+        return self._watched(criterion_hessian(criterion, outputs, targets_of(micro.batch)))
+
+    @property
+    def _criterion(self) -> Criterion:
         assert self.loss.criterion is not None
-        return criterion_hessian(self.loss.criterion, outputs, targets_of(micro.batch))
+        return self.loss.criterion
+
+    def _watched(self, product: OutputProduct) -> OutputProduct:
+        """Return the same product, noting whether it ever gives anything but 0."""
+
+        def watched(t: Tensor) -> Tensor:
+            curved = product(t)
+            if not self._curved and bool(t.any()):
+                self._curved = bool(curved.any())
+            return curved
+
+        return watched
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes this matrix another one than is usually meant."""
+        if self._curved is False:
+            return (
+                "the criterion is linear or piecewise linear in the outputs (as L1, hinge and nll_loss are), so this "
+                f"{self.matrix} matrix is 0 whatever the network does: measure the Hessian, or split the loss earlier, "
+                "as cross_entropy of logits",
+            )
+        if kind_of(self._criterion)[0] == "binary_cross_entropy" and self.matrix == "gauss_newton":
+            return (
+                "the Gauss-Newton matrix is split at probabilities, where it is not that of the logits: take "
+                "binary_cross_entropy_with_logits and leave out the Sigmoid, or matrix='fisher'",
+            )
+        return ()
 
     def _graph(self, micro: MicroBatch, model: nn.Module) -> Product:
         outputs, leaves = self._outputs(micro, model), self._leaves
@@ -145,18 +184,23 @@ class GaussNewtonOperator(CurvatureOperator):
 
 
 class FisherOperator(GaussNewtonOperator):
-    """The Fisher matrix ``(1 / c) sum_n g_n g_n^T`` of the log-likelihood's gradients g_n (Martens 2020).
+    """The Fisher matrix ``(1 / c) sum_n E[g_n g_n^T]`` of the log-likelihood's gradients g_n (Martens 2020).
 
-    With ``seed`` the targets are drawn once from the network's own predictions (Monte-Carlo: unbiased for the Fisher
-    matrix, which for these likelihoods is the Gauss-Newton matrix); with ``seed=None`` they are those of the data
-    (empirical Fisher). An example is one entry of the first dimension. A penalty of the loss is no part of it.
+    The expectation is over targets as the network predicts them. It is exact where there is a closed form or there are
+    few classes (:func:`sharpness.curvature.likelihoods.expected_moments`); otherwise, and where ``draws`` asks for it,
+    it is the mean over so many draws of all targets from ``seed``, numbered from ``first_draw``: unbiased, of a low
+    rank, and with a largest eigenvalue that is too large on average. With ``seed=None`` the targets are those of the
+    data (empirical Fisher). ``draws`` is ``None`` where nothing is drawn, and ``facts["targets"]`` says after the first
+    product how it was made. An example is one entry of the first dimension. A penalty of the loss is no part of it.
 
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> torch.nn.init.zeros_(model.weight)
     Parameter containing: tensor([[0., 0.]], requires_grad=True)
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0]]))
-    >>> empirical = FisherOperator(Loss(model, torch.nn.functional.mse_loss, [batch]), seed=None)
-    >>> empirical.matvec(torch.tensor([1.0, 0.0]))       # g = -2 x
+    >>> loss = Loss(model, torch.nn.functional.mse_loss, [batch])
+    >>> FisherOperator(loss).matvec(torch.tensor([1.0, 0.0]))                     # E[g g^T] = 2 x x^T
+    tensor([18., 24.])
+    >>> FisherOperator(loss, seed=None).matvec(torch.tensor([1.0, 0.0]))          # g = -2 x
     tensor([36., 48.])
     """
 
@@ -168,21 +212,44 @@ class FisherOperator(GaussNewtonOperator):
         w: Tensor | None = None,
         *,
         seed: int | None = 0,
+        draws: int | None = None,
+        first_draw: int = 0,
         cache: int | str = "auto",
         backend: str = "auto",
     ) -> None:
         self.matrix = "empirical_fisher" if seed is None else "fisher"
         super().__init__(loss, w, cache=cache, backend=backend)
-        self.seed = seed
+        if draws is not None and (seed is None or draws < 1):
+            wanted = "no draws for the empirical Fisher matrix" if seed is None else "at least 1 draw of the targets"
+            raise InputError(f"expected {wanted}, got {draws}: leave it out for the exact matrix where there is one")
+        self.seed, self.draws, self.first_draw = seed, draws, first_draw
+        closed = seed is None or bool(kind_of(self._criterion)[0])
+        if draws is None and not closed and self._num_outputs() > MOST_CLASSES:
+            self.draws = USUAL_DRAWS
+
+    def _num_outputs(self) -> int:
+        with torch.no_grad(), self.loss.measuring():
+            micro = next(iter(self.loss.data.micro_batches()))
+            return self.loss.at(self._leaves, partial(self._outputs, micro))[0].numel()
+
+    def drawn(self, first: int, count: int) -> FisherOperator:
+        """Return the matrix of ``count`` of the draws alone, beginning with the one numbered ``first``."""
+        return FisherOperator(
+            self.loss, self.w, seed=self.seed, draws=count, first_draw=first, cache=self._cache, backend=self.backend
+        )
 
     def output_product(self, outputs: Tensor, micro: MicroBatch) -> OutputProduct:
         """Return the second moment of the gradients by the outputs."""
-        criterion, targets, count = self.loss.criterion, targets_of(micro.batch), micro.count
-        assert criterion is not None
-        if self.seed is not None:
-            targets = sampled_targets(criterion, outputs, targets, self.seed, micro.first_example)
-            count *= coins_per_example(criterion, outputs)
-        return gradient_moments(criterion, outputs, targets, count)
+        targets, count = targets_of(micro.batch), micro.count
+        if self.seed is None:
+            self.facts["targets"] = "those of the data"
+            return gradient_moments(self._criterion, outputs, targets, count)
+        if self.draws is None:
+            product, self.facts["targets"] = expected_moments(self._criterion, outputs, targets, count)
+            return product
+        self.facts["targets"] = f"{self.draws} draws"
+        draws = range(self.first_draw, self.first_draw + self.draws)
+        return drawn_moments(self._criterion, outputs, targets, count, draws, self.seed, micro.first_example)
 
 
 MATRICES: dict[str, Callable[..., CurvatureOperator]] = {
@@ -210,7 +277,9 @@ def remembering(operator: CurvatureOperator, resume: Path | None) -> SymmetricOp
     if is_distributed():
         resume = resume / f"rank-{rank()}"
     loss = operator.loss
-    facts = (operator.matrix, loss.norm, loss.dtype, loss.layout.names, loss.data_sha256(), loss.data.batch_sizes)
+    drawn = isinstance(operator, FisherOperator)
+    matrix = (operator.matrix, operator.draws, operator.seed) if drawn else operator.matrix
+    facts = (matrix, loss.norm, loss.dtype, loss.layout.names, loss.data_sha256(), loss.data.batch_sizes)
     facts = (*facts, loss.weight_decay) if loss.weight_decay else facts
     weights = sha256_of([operator.w])
     identity = hashlib.sha256(f"{weights}{facts}{len(from_all_ranks(0))}".encode()).hexdigest()

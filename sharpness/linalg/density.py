@@ -179,7 +179,7 @@ def spectral_density(
         return seconds is not None and time.perf_counter() - began >= seconds
 
     for start in range(starts):
-        v = _signs(operator, derived_seed(seed, "density", "start", start))
+        v = unit_signs(operator, derived_seed(seed, "density", "start", start))
         rule = lanczos_quadrature(operator, v, steps, reorthogonalise=reorthogonalise, stop=late)
         if rule.complete or not rules:
             rules.append(rule)
@@ -188,7 +188,7 @@ def spectral_density(
     return _summary(operator.size, rules, steps, starts, made, confidence, seed)
 
 
-def _signs(operator: SymmetricOperator, seed: int) -> Tensor:
+def unit_signs(operator: SymmetricOperator, seed: int) -> Tensor:
     """Return a unit vector of random signs over sqrt(n), for a seed the same on every device and in every dtype."""
     generator, v = torch.Generator().manual_seed(seed), torch.empty(operator.size, dtype=operator.dtype)
     for piece in v.split(1 << 20):  # in pieces: the draws are of 64 bits each

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.data.batches import batch_length
+from sharpness.data.batches import Batch, batch_length
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.distributed import is_distributed
@@ -46,6 +46,12 @@ class Minibatches:
     def draw(self, seed: int, name: str, index: int) -> Loss:
         """Return the loss over random batch ``index`` of a stream of its own."""
         return self.loss.over([_taken(self._whole, self.rows(seed, name, index), self.total)])
+
+    def parts(self, number: int, seed: int, name: str) -> list[Batch]:
+        """Return all examples in ``number`` random parts without overlap, whose sizes differ by one at most."""
+        generator = torch.Generator().manual_seed(derived_seed(seed, name))
+        shares = torch.randperm(self.total, generator=generator).tensor_split(number)
+        return [_taken(self._whole, rows.sort().values, self.total) for rows in shares]
 
 
 def _joined(things: list[Any], lengths: list[int]) -> Any:

@@ -34,6 +34,7 @@ class DistanceFromStart(Probe[DistanceResult]):
     """
 
     name = "distance"
+    looks_at_data = False
 
     def points(self, loss: Loss, *points: Tensor) -> tuple[Tensor, ...]:
         """Return the points as they come: a distance needs no network, and so not its precision."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sharpness.curvature import CurvatureOperator, remembering
+from sharpness.curvature import CurvatureOperator, FisherOperator, remembering
 from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Eigenpairs, StopOn, Which
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
+from sharpness.operators import SymmetricOperator
+from sharpness.probes.methods.random_parts import CONFIDENCE, FEWEST_DRAWS, no_spread, over_draws, over_examples
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details, first_of
 from sharpness.results import MERGED, ProbeResult
 
@@ -27,6 +29,7 @@ class EigenvaluesResult(ProbeResult):
     """The wanted eigenvalues; ``value``, ``lower``, ``upper`` and ``residual`` are of the first one."""
 
     pairs: Eigenpairs = field(repr=False, metadata=MERGED)
+    draws: Mapping[str, Any] | None = field(default=None, repr=False)
     operator_details: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     @property
@@ -48,8 +51,8 @@ class EigenvaluesResult(ProbeResult):
         values, lowers, uppers = self.eigenvalues, self.pairs.lowers, self.pairs.uppers
         shown = [f"{float(value):.5g}" for value in values[:MOST_SHOWN]]
         if lowers is not None and uppers is not None:
-            bounds = zip(lowers[:MOST_SHOWN], uppers[:MOST_SHOWN], strict=True)
-            shown = [f"{v} in [{float(a):.5g}, {float(b):.5g}]" for v, (a, b) in zip(shown, bounds, strict=True)]
+            bounds = [(self.lower, self.upper), *zip(lowers[1:MOST_SHOWN], uppers[1:MOST_SHOWN], strict=True)]
+            shown = [f"{v} in [{a:.5g}, {b:.5g}]" for v, (a, b) in zip(shown, bounds, strict=True)]
         sure = f" at {100 * self.confidence:g} %" if self.confidence is not None else ""
         more = f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else ""
         backend = "" if self.hvp_backend == "exact" else f", {self.hvp_backend}"
@@ -99,47 +102,98 @@ class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
         w: Tensor,
         *,
         start: Tensor | None = None,
+        sampled: bool = False,
         resume: Path | None = None,
         progress: Progress | None = None,
     ) -> EigenvaluesResult:
         """Measure at ``w``; raises what the solver raises.
 
         ``start`` (shape (n,) or (m, n)) is a warm start, as for tracking along training: no upper bound is proven then.
-        ``resume`` is a folder for the products: a solve that was killed goes on from there.
+        ``sampled`` says that the examples are a random sample: the result then has an interval over their choice, for
+        about as many products again. ``resume`` is a folder for the products: a solve that was killed goes on there.
         """
         operator = self.operator(loss, w)
-        product = remembering(operator, resume)
-        stop: dict[str, Any] = {
-            "rtol": self.rtol,
-            "confidence": self.confidence,
-            "num_products": self.num_hvps,
-            "seconds": self.seconds,
-        }
-        if self.basis_free:
-            if self.k != 1 or start is not None or self.stop_on != "interval" or self.which not in ("top", "bottom"):
-                raise InputError(
-                    "expected k=1, a random start and stop_on='interval' for basis_free: it proves one end"
-                )
-            pairs = largest_eigenvalue(product, which=self.which, seed=self.seed, progress=progress, **stop)
-        else:
-            pairs = extreme_eigenpairs(
-                product,
-                self.k,
-                which=self.which,
-                stop_on=self.stop_on,
-                start=start,
-                max_basis=self._most_vectors(operator),
-                seed=self.seed,
-                progress=progress,
-                **stop,
-            )
+        pairs = self._solve(operator, remembering(operator, resume), start, progress)
+        shared = first_of(pairs)
+        if isinstance(operator, FisherOperator) and operator.draws is not None:
+            shared |= self._over_draws(operator, pairs, shared)
+        if sampled:
+            shared |= self._over_examples(loss, w, pairs, shared)
         return EigenvaluesResult(
             quantity=self.quantity(f"{self.which}_eigenvalue"),
-            **first_of(pairs),
+            **shared,
             seed=self.seed,
             hvp_backend=operator.backend,
             operator_details=curvature_details(operator),
         )
+
+    def _solve(
+        self,
+        operator: CurvatureOperator,
+        product: SymmetricOperator,
+        start: Tensor | None,
+        progress: Progress | None,
+    ) -> Eigenpairs:
+        drawn = isinstance(operator, FisherOperator) and operator.draws is not None
+        stop: dict[str, Any] = {
+            "rtol": self.rtol,
+            "confidence": (1 + self.confidence) / 2 if drawn else self.confidence,  # half of the error is for the draws
+            "num_products": self.num_hvps,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "progress": progress,
+        }
+        if not self.basis_free:
+            most = self._most_vectors(operator)
+            options: dict[str, Any] = {"which": self.which, "stop_on": self.stop_on, "start": start, "max_basis": most}
+            return extreme_eigenpairs(product, self.k, **options, **stop)
+        if self.k != 1 or start is not None or self.stop_on != "interval" or self.which not in ("top", "bottom"):
+            raise InputError("expected k=1, a random start and stop_on='interval' for basis_free: it proves one end")
+        return largest_eigenvalue(product, which=self.which, **stop)
+
+    def _first(self, pairs: Eigenpairs) -> tuple[Tensor, float] | str:
+        """Return vector and outer bound of the first eigenvalue, or why an interval by splitting cannot have them."""
+        if self.which == "magnitude":
+            return "the eigenvalue of largest magnitude may be at either end: ask for 'top' and 'bottom'"
+        bounds = pairs.lowers if self.which == "bottom" else pairs.uppers
+        if pairs.eigenvectors is None or bounds is None:
+            return f"it needs {'an eigenvector' if pairs.eigenvectors is None else 'an outer bound'}, and there is none"
+        return pairs.eigenvectors[0], float(bounds[0])
+
+    def _over_draws(self, operator: FisherOperator, pairs: Eigenpairs, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of the first eigenvalue with the error of the draws in its interval."""
+        first = self._first(pairs) if (operator.draws or 0) >= FEWEST_DRAWS else f"{FEWEST_DRAWS} draws are the least"
+        if isinstance(first, str):
+            drawn = operator.facts["targets"]
+            return {"warnings": (f"the matrix is of {drawn} of the targets, whose error no interval has: {first}",)}
+        spread = over_draws(operator, *first, **self._spread_options((1 + self.confidence) / 2))
+        lower, upper = max(min(shared["lower"], spread.lower), 0.0), max(shared["upper"], spread.upper)  # F >= 0
+        narrow = upper - lower <= self.rtol * abs(shared["value"])
+        wide = {} if narrow else {"converged": f"the draws leave an interval of {upper - lower:.3g}: raise draws"}
+        return {
+            "lower": lower,
+            "upper": upper,
+            "confidence": self.confidence,
+            "converged": shared["converged"] and narrow,
+            "num_hvps": shared["num_hvps"] + spread.num_hvps,
+            "reasons": {**wide, **shared["reasons"]},
+            "draws": asdict(spread),
+        }
+
+    def _over_examples(self, loss: Loss, w: Tensor, pairs: Eigenpairs, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the interval of the first eigenvalue over the choice of examples, or why there is none."""
+        first = no_spread(loss) or self._first(pairs)
+        if isinstance(first, str):
+            return {"reasons": {**shared["reasons"], "sampling": first}}
+        matrix: dict[str, Any] = {"matrix": self.matrix, "cache": self.cache, "backend": self.backend}
+        if self.matrix == "fisher":
+            matrix |= {"seed": self.seed, "draws": self.draws}
+        spread = over_examples(loss, w, matrix, *first, **self._spread_options(CONFIDENCE))
+        return {"num_hvps": shared["num_hvps"] + spread.num_hvps, "sampling": asdict(spread)}
+
+    def _spread_options(self, confidence: float) -> dict[str, Any]:
+        sign = -1.0 if self.which == "bottom" else 1.0
+        return {"sign": sign, "confidence": confidence, "num_hvps": self.num_hvps, "seed": self.seed}
 
     def _most_vectors(self, operator: CurvatureOperator) -> int:
         """Return how many vectors may be kept; below the least, restarts would be too frequent to converge."""

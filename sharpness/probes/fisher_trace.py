@@ -39,9 +39,9 @@ class FisherTrace(CurvatureProbe[FisherTraceResult]):
 
     For ``matrix="empirical_fisher"`` the targets come from the data and the trace is the exact sum of squared
     gradients of single examples, in one pass (:class:`sharpness.loss.per_example.UnitGradients`). For ``"fisher"`` they
-    are drawn once from the network's own predictions (Martens 2020), and the trace is estimated from products by
-    ``method`` (:class:`sharpness.probes.trace.Trace`); its interval is about the matrix of these targets
-    (``seed``), not about the draw. With ``norm="batch"`` no example has a gradient of its own: both are estimated.
+    are as the network predicts them (Martens 2020; :class:`sharpness.curvature.FisherOperator`), and the trace is
+    estimated from products by ``method`` (:class:`sharpness.probes.trace.Trace`), whose interval has the error of
+    ``draws`` in it where there are any. With ``norm="batch"`` no example has a gradient of its own: both are estimated.
     ``seconds`` bounds the products, not the pass over single examples.
 
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)

@@ -46,6 +46,7 @@ class WeightNorms(Probe[NormsResult]):
     """
 
     name = "norms"
+    looks_at_data = False
 
     def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> NormsResult:
         """Measure at ``w``."""

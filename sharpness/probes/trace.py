@@ -9,14 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpness.curvature import remembering
+from sharpness.curvature import CurvatureOperator, FisherOperator, remembering
 from sharpness.errors import InputError
+from sharpness.linalg.density import unit_signs
 from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
+from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
+from sharpness.probes.methods.random_parts import forms_of_draws, half_width
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
 from sharpness.results import MERGED, ProbeResult
 
+NUM_VECTORS = 4  # whose products with each draw of a Fisher matrix show the error of the draws
 FEWEST = 30  # products before the first look of Hutch++; XTrace looks at 20
 
 
@@ -28,7 +32,9 @@ class TraceResult(ProbeResult):
     operator_details: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     def __str__(self) -> str:
-        return f"{self.estimate}, {self.seconds:.1f} s"
+        drawn = self.upper != self.estimate.upper
+        over = f", with the draws in [{self.lower:.5g}, {self.upper:.5g}]" if drawn else ""
+        return f"{self.estimate}{over}, {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,8 @@ class Trace(CurvatureProbe[TraceResult]):
     ) -> TraceResult:
         """Measure at ``w``; raises what the solver raises."""
         operator = self.operator(loss, w)
+        drawn = isinstance(operator, FisherOperator) and operator.draws is not None
+        confidence = (1 + self.confidence) / 2 if drawn else self.confidence  # half of the error is for the draws
         ceiling = self.num_hvps
         if self.method != "hutchinson":  # the others keep their products, twice for a moment while they orthogonalise
             ceiling = basis_limit(operator, 2 * self.num_hvps) // 2
@@ -71,24 +79,47 @@ class Trace(CurvatureProbe[TraceResult]):
             remembering(operator, resume),
             self.method,
             rtol=self.rtol,
-            confidence=self.confidence,
+            confidence=confidence,
             num_products=ceiling,
             seed=self.seed,
             seconds=self.seconds,
             progress=progress,
         )
+        shared = {
+            "value": estimate.value,
+            "lower": estimate.lower,
+            "upper": estimate.upper,
+            "confidence": estimate.confidence,
+            "converged": estimate.converged,
+            "num_hvps": estimate.num_products,
+            "reasons": {} if estimate.converged else {"converged": "; ".join(estimate.reasons)},
+        }
+        if drawn:
+            shared |= self._over_draws(operator, estimate)
+        shared["reasons"] = {"residual": "an estimate of a sum has none", **shared["reasons"]}
         return TraceResult(
             quantity=self.quantity("trace"),
-            value=estimate.value,
-            lower=estimate.lower,
-            upper=estimate.upper,
-            confidence=estimate.confidence,
-            converged=estimate.converged,
-            num_hvps=estimate.num_products,
+            **shared,
             seed=self.seed,
             hvp_backend=operator.backend,
-            reasons={"residual": "an estimate of a sum has none"}
-            | ({} if estimate.converged else {"converged": "; ".join(estimate.reasons)}),
             estimate=estimate,
             operator_details={**curvature_details(operator), "num_products_that_fit": ceiling},
         )
+
+    def _over_draws(self, operator: CurvatureOperator, estimate: TraceEstimate) -> dict[str, Any]:
+        """Return the fields with the error of the draws in the interval: that of ``v^T F_d v`` with the same v."""
+        vectors = [unit_signs(operator, derived_seed(self.seed, "trace", "draws", i)) for i in range(NUM_VECTORS)]
+        forms = operator.size * forms_of_draws(operator, vectors)
+        if len(forms) < 2:
+            return {"warnings": ("one draw of the targets: its error is in no interval",)}
+        more = half_width(forms, (1 + self.confidence) / 2)
+        wide = estimate.upper - estimate.lower + 2 * more > 2 * self.rtol * abs(estimate.value)
+        why = {"converged": f"the draws leave a half width of {more:.3g}: raise draws"} if wide else {}
+        return {
+            "lower": estimate.lower - more,
+            "upper": estimate.upper + more,
+            "confidence": self.confidence,
+            "converged": estimate.converged and not wide,
+            "num_hvps": estimate.num_products + NUM_VECTORS * len(forms),
+            "reasons": why,
+        }

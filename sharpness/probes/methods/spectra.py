@@ -25,7 +25,9 @@ class CurvatureProbe(Probe[Result]):
 
     ``matrix`` is one of ``hessian``, ``gauss_newton``, ``fisher``, ``empirical_fisher``
     (:data:`sharpness.curvature.MATRICES`); ``cache`` is the memory for kept graphs in bytes, or ``auto``;
-    ``backend`` is ``auto``, ``exact`` or ``finite_difference``; ``seconds`` bounds the time of the solve.
+    ``backend`` is ``auto``, ``exact`` or ``finite_difference``; ``seconds`` bounds the time of the solve. ``draws`` is
+    the number of draws of the targets for ``fisher``; without it the matrix is exact where it can be
+    (:class:`sharpness.curvature.FisherOperator`).
     """
 
     matrix: str = "hessian"
@@ -33,11 +35,14 @@ class CurvatureProbe(Probe[Result]):
     backend: str = "auto"
     seconds: float | None = None
     seed: int = 0
+    draws: int | None = None
 
     def operator(self, loss: Loss, w: Tensor | None) -> CurvatureOperator:
         """Return the matrix at ``w`` as an operator; :class:`InputError` for knobs that do not go together."""
         self.check_seconds()
-        drawn = {"seed": self.seed} if self.matrix == "fisher" else {}  # only its targets are random
+        if self.draws is not None and self.matrix != "fisher":
+            raise InputError(f"expected no draws for {self.matrix}, got {self.draws}: only matrix='fisher' has them")
+        drawn = {"seed": self.seed, "draws": self.draws} if self.matrix == "fisher" else {}
         return curvature_operator(self.matrix, loss, w, cache=self.cache, backend=self.backend, **drawn)
 
     def check_seconds(self) -> None:
@@ -75,5 +80,7 @@ def first_of(pairs: Eigenpairs) -> dict[str, Any]:
 
 
 def curvature_details(operator: CurvatureOperator) -> dict[str, Any]:
-    """Return what every record of a curvature matrix says about its products."""
-    return {"matrix": operator.matrix, "hvp_error": operator.error, "kept_bytes": operator.kept_bytes}
+    """Return what every record of a curvature matrix says about it and its products."""
+    details = {"matrix": operator.matrix, "hvp_error": operator.error, "kept_bytes": operator.kept_bytes}
+    warnings = {"warnings": list(operator.warnings)} if operator.warnings else {}
+    return details | operator.facts | warnings
