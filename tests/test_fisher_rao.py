@@ -38,7 +38,7 @@ def test_the_fisher_matrix_is_exact_or_of_draws_whose_error_is_shown() -> None:
     assert exact.value == pytest.approx(truth, rel=1e-9) and exact.seed is None and exact.lower is None
     assert drawn.value == pytest.approx(float(w @ to_dense(FisherOperator(loss, seed=3, draws=20)) @ w), rel=1e-9)
     assert drawn.lower is not None and drawn.upper is not None and drawn.lower < truth < drawn.upper
-    assert drawn.seed == 3 and drawn.num_hvps == 20 and drawn.to_record().details["targets"] == "20 draws"
+    assert drawn.seed == 3 and drawn.num_hvps == 21 and drawn.to_record().details["targets"] == "20 draws"
 
 
 def test_without_biases_it_follows_from_the_outputs_alone() -> None:
