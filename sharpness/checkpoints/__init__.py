@@ -19,7 +19,16 @@ from sharpness.errors import InputError
 from sharpness.parsing import parse_object
 from sharpness.runs import sha256_file
 
-__all__ = ["Checkpoint", "MatchReport", "MismatchError", "Reading", "load_into", "read_checkpoint", "recognise"]
+__all__ = [
+    "Checkpoint",
+    "MatchReport",
+    "MismatchError",
+    "Reading",
+    "load_into",
+    "read_checkpoint",
+    "read_content",
+    "recognise",
+]
 
 PICKLES: dict[str, Callable[[Path], Pickled]] = {"torch": read_torch_zip, "torch legacy": read_torch_legacy}
 
@@ -54,18 +63,23 @@ def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Checkpoint:
 def _read(path: Path, names: set[str]) -> tuple[Any, tuple[Path, ...]]:
     """Return the content of a file, and the files that it lies in; the names of what stayed inert go into ``names``."""
     if recognise(path) == "sharded":
-        return read_shards(path, lambda shard: _read_one(shard, names))
-    return _read_one(path, names), (path,)
+        return read_shards(path, lambda shard: read_content(shard, names))
+    return read_content(path, names), (path,)
 
 
-def _read_one(path: Path, names: set[str]) -> Any:
+def read_content(path: Path, names: set[str] | None = None) -> Any:
+    """Return what one file holds, tensors and what is beside them; errors are those of :func:`read_checkpoint`.
+
+    The names of classes and functions that stayed inert go into ``names``.
+    """
     kind = recognise(path)
     if kind == "safetensors":
         return read_safetensors(path)
     if kind not in PICKLES:
         raise InputError(f"{path}: expected a file of tensors, got a checkpoint of the kind {kind!r}: give its files")
     pickled = PICKLES[kind](path)
-    names.update(pickled.names)
+    if names is not None:
+        names.update(pickled.names)
     return pickled.content
 
 

@@ -22,6 +22,8 @@ WEIGHTS_FILES = (
     "pytorch_model.bin.index.json",
 )
 """The weights that a Hugging Face folder may hold, in the order in which its own library looks."""
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+"""The weights of an adapter in a folder of PEFT."""
 SAVE_AGAIN = "save model.state_dict() as safetensors"
 ONNX_CURE = "give the checkpoint that it was exported from, as the export may have merged and renamed its weights"
 ONNX_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}

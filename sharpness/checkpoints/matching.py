@@ -23,10 +23,11 @@ class MatchReport:
     """The fate of every tensor of a reading and of a model.
 
     ``reading`` is the place in the file, ``prefix`` what was taken off each name, ``wrappers`` the names of wrappers
-    taken out of them. ``ema`` says that these are weights averaged over the training. ``used`` and ``missing`` are
-    names in the model, ``unexpected`` names in the file, ``wrong_shape`` the model's name with the shapes in file and
-    model. ``dtypes`` counts the types in the file, ``casts`` those that are not the model's, as ``float16 to float32``.
-    ``inert`` are classes and functions that the file names, of which nothing was imported or called.
+    taken out of them. ``ema`` says that these are weights averaged over the training. ``used`` (in the order of the
+    file) and ``missing`` are names in the model, ``unexpected`` names in the file, ``wrong_shape`` the model's name
+    with the shapes in file and model. ``dtypes`` counts the types in the file, ``casts`` those that are not the
+    model's, as ``float16 to float32``. ``inert`` are classes and functions that the file names, of which nothing was
+    imported or called.
     """
 
     path: str
@@ -84,7 +85,7 @@ def match(path: Path, view: View, target: Target) -> MatchReport:
         ema=view.ema or view.average,
         prefix=view.prefix,
         wrappers=view.pieces,
-        used=tuple(own for own in target.tensors if own in given and own not in bad),
+        used=tuple(own for own in given if own not in bad),
         missing=target.missing(given),
         unexpected=view.others,
         wrong_shape=wrong,

@@ -80,7 +80,7 @@ def records_table(records: Sequence[ProbeRecord], title: str) -> Table:
         converged = {True: "yes", False: "no", None: ""}[record.converged]
         table.add_row(
             record.probe,
-            record.quantity,
+            quantity_text(record),
             value_text(record),
             interval_text(record),
             converged,
@@ -118,6 +118,12 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{each[-1]} ({i})" for i, each in enumerate(parts)]
+
+
+def quantity_text(record: ProbeRecord) -> str:
+    """Return the name of what was measured, and where the preconditioner came from that is part of its definition."""
+    source = record.details.get("preconditioner_source")
+    return f"{record.quantity} (P {source})" if source else record.quantity
 
 
 def value_text(record: ProbeRecord) -> str:

@@ -23,6 +23,7 @@ from sharpness.machine.progress import Progress
 from sharpness.measure.recorded import find_record, is_whole, wanted_record
 from sharpness.measure.subject import Companions, Subject, details_of, identity_of
 from sharpness.probes import PROBES
+from sharpness.probes.preconditioned_sharpness import Preconditioner
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder
 from sharpness.runs import folder as run_folder
@@ -83,6 +84,7 @@ def measure(
         points=subject.points_for(name),
         losses=subject.split_losses() if subject.split_losses is not None and _takes(probe, "test_loss") else None,
         trained=subject.trained() if subject.trained is not None and _takes(probe, "trained") else None,
+        preconditioner=_preconditioner(probe, subject),
     )
     wanted = wanted_record(name, probe, identity_of(subject, companions))
     if (known := find_record(folder.records(), wanted)) is not None:
@@ -142,6 +144,8 @@ def _call(
     options: dict[str, Any] = {} if losses is None else {"test_loss": losses.test}
     if companions.trained is not None:
         options["trained"] = companions.trained
+    if companions.preconditioner is not None:
+        options["preconditioner"] = companions.preconditioner
     if _takes(probe, "names"):
         options["names"] = (subject.name, *(point.name for point in companions.points))
     if _takes(probe, "part"):
@@ -158,6 +162,13 @@ def _call(
     weights = [subject.loss.weights, *(point.weights for point in companions.points)]
     record = probe(loss, *weights, **options, progress=progress).to_record(subject.checkpoint_sha256)
     return replace(record, details={**record.details, **details_of(subject, companions)})
+
+
+def _preconditioner(probe: Any, subject: Subject) -> Preconditioner | None:
+    """Return the optimiser's own P for a probe that takes one, unless it is told to take another."""
+    if subject.preconditioner is None or not _takes(probe, "preconditioner") or probe.source is not None:
+        return None
+    return subject.preconditioner()
 
 
 def _takes(probe: Any, option: str) -> bool:

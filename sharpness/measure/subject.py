@@ -11,6 +11,7 @@ from torch import Tensor
 from sharpness.landscapes import LANDSCAPES
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
+from sharpness.probes.preconditioned_sharpness import Preconditioner
 from sharpness.results import ProbeInfo, facts_of
 from sharpness.vectors import sha256_of
 
@@ -49,8 +50,8 @@ class SplitLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A checkpoint with its loss; ``start``, ``points``, ``split_losses`` and ``trained`` load what some probes need
-    beside it.
+    """A checkpoint with its loss; ``start``, ``points``, ``split_losses``, ``trained`` and ``preconditioner`` load
+    what some probes need beside it.
 
     ``details`` go into every record. ``identity`` are plain values that a record must agree with to be of this loss,
     beside what is compared of every loss (:func:`sharpness.results.facts_of`) and the weights themselves.
@@ -65,6 +66,7 @@ class Subject:
     points: Sequence[Callable[[], Point]] = ()
     split_losses: Callable[[], SplitLosses] | None = None
     trained: Callable[[], Loss] | None = None  # the loss whose gradient gives the direction of some probes
+    preconditioner: Callable[[], Preconditioner] | None = None  # that of the optimiser that made the checkpoint
 
     def missing_point(self, name: str) -> str | None:
         """Return what the probe of this name needs and is not here, or ``None``."""
@@ -90,6 +92,7 @@ class Companions:
     points: Sequence[Point] = ()
     losses: SplitLosses | None = None
     trained: Loss | None = None
+    preconditioner: Preconditioner | None = None
 
 
 def subject_sha256(subject: Subject) -> str:
@@ -107,6 +110,8 @@ def identity_of(subject: Subject, companions: Companions) -> dict[str, Any]:
         own["test_data_sha256"] = losses.test.data_sha256()
     if trained is not None:
         own["trained_on_sha256"] = trained.data_sha256()
+    if companions.preconditioner is not None and (diagonal := companions.preconditioner.diagonal) is not None:
+        own["preconditioner_sha256"] = sha256_of([diagonal])
     loss = subject.loss if losses is None else losses.loss
     return {"checkpoint_sha256": subject.checkpoint_sha256, **facts_of(loss), "identity": own}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sharpness.loss import Loss
 from sharpness.loss.criteria import Criterion, load_loss
 from sharpness.loss.eval_mode import batch_norms
 from sharpness.measure.guards import Checked, check_before_probing, describe
+from sharpness.measure.preconditioner import preconditioner_at
 from sharpness.measure.request import Request
 from sharpness.measure.subject import Subject
 from sharpness.measure.weight_decay import weight_decay_of
@@ -93,7 +95,10 @@ def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> 
         "criterion": loss_name,
         "loss_at_checkpoint": f"{checked.evaluation.loss:.6g}",
     }
-    subject = Subject(loss=loss, checkpoint_sha256=checkpoint.sha256, details=details, identity=identity)
+    own_p = partial(preconditioner_at, path, loss, report) if run is None else None
+    subject = Subject(
+        loss=loss, checkpoint_sha256=checkpoint.sha256, details=details, identity=identity, preconditioner=own_p
+    )
     return UserCheckpoint(path, run, model, data, loss_name, report, checked, subject)
 
 

@@ -19,6 +19,8 @@ from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details, first_of
 from sharpness.results import MERGED, ProbeResult
 
+GRADIENTS = "from gradients at these weights"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreconditionedResult(ProbeResult):
@@ -26,14 +28,27 @@ class PreconditionedResult(ProbeResult):
 
     pairs: Eigenpairs = field(repr=False, metadata=MERGED)
     edge_learning_rate: float | None
-    preconditioner: str
+    preconditioner_source: str
     operator_details: Mapping[str, Any] = field(repr=False, metadata=MERGED)
 
     def __str__(self) -> str:
         at = "" if self.lower is None else f" in [{self.lower:.5g}, {self.upper:.5g}]"
         edge = "" if self.edge_learning_rate is None else f", edge of stability at lr {self.edge_learning_rate:.3g}"
         flag = "" if self.converged else ", NOT converged"
-        return f"{self.value:.5g}{at}{edge}, P {self.preconditioner}, {self.num_hvps} HVPs, {self.seconds:.1f} s{flag}"
+        cost = f"{self.num_hvps} HVPs, {self.seconds:.1f} s"
+        return f"{self.value:.5g}{at}{edge}, P {self.preconditioner_source}, {cost}{flag}"
+
+
+@dataclass(frozen=True, eq=False)
+class Preconditioner:
+    """The diagonal of P, shape (n,), where it is from, and the beta1 of the Adam that it belongs to.
+
+    Without a diagonal P is to come from gradients, and ``source`` says why.
+    """
+
+    diagonal: Tensor | None
+    source: str
+    beta1: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +57,12 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
 
     Cohen et al. 2022 (arXiv 2207.14484): under Adam with a learning rate eta it settles at ``(2 + 2 beta1) / ((1 -
     beta1) eta)``, which is ``38 / eta`` for beta1 = 0.9; ``edge_learning_rate`` in the details is the eta at which the
-    measured value is at that edge. Adam's own P is :func:`adam_preconditioner` of its state. Without one P is
-    ``sqrt(v) + eps`` with v the mean squared gradient of ``num_batches`` random batches of ``batch_size`` (the loss's
-    largest batch by default): what Adam's v would be on average, had it stayed at these weights; it depends on the
-    batch size.
+    measured value is at that edge. Adam's own P is :func:`adam_preconditioner` of its state; on the command line it is
+    read from the checkpoint (``torch.save`` of model and optimiser, Lightning, the Trainer's ``optimizer.pt``), with
+    the state's beta1, unless ``source="gradients"``. Without a state P is ``sqrt(v) + eps`` with v the mean squared
+    gradient of ``num_batches`` random batches of ``batch_size`` (the loss's largest batch by default): what Adam's v
+    would be on average, had it stayed at these weights; it depends on the batch size. ``preconditioner_source`` says
+    which it was.
 
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
     >>> loss = Loss(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss, [batch], dtype=torch.float64)
@@ -55,6 +72,7 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
 
     name = "preconditioned_sharpness"
 
+    source: str | None = None
     beta1: float = 0.9
     eps: float = 1e-8
     batch_size: int | None = None
@@ -68,16 +86,20 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
         loss: Loss,
         w: Tensor,
         *,
-        preconditioner: Tensor | None = None,
+        preconditioner: Tensor | Preconditioner | None = None,
         progress: Progress | None = None,
     ) -> PreconditionedResult:
-        """Measure at ``w``; ``preconditioner`` is the diagonal of P, shape (n,).
+        """Measure at ``w``; ``preconditioner`` is P, or its diagonal of shape (n,).
 
         Raises :class:`InputError` for bad knobs and a P that is not positive or of another shape.
         """
         self._check()
-        given = preconditioner is not None
-        p = loss.point(preconditioner) if preconditioner is not None else self._from_gradients(loss, w)
+        if isinstance(preconditioner, Tensor):
+            preconditioner = Preconditioner(preconditioner, "given")
+        elif preconditioner is None or self.source == "gradients":
+            preconditioner = Preconditioner(None, GRADIENTS)
+        diagonal, beta1 = preconditioner.diagonal, preconditioner.beta1
+        p = self._from_gradients(loss, w) if diagonal is None else loss.point(diagonal)
         operator = Preconditioned(self.operator(loss, w), checked(p, w))
         pairs = extreme_eigenpairs(
             operator,
@@ -95,15 +117,17 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
         return PreconditionedResult(
             quantity=self.quantity("preconditioned_sharpness"),
             **first_of(pairs),
-            num_gradients=0 if given else self.num_batches,
+            num_gradients=self.num_batches if diagonal is None else 0,
             seed=self.seed,
             hvp_backend=operator.operator.backend,
-            edge_learning_rate=adam_edge(self.beta1) / value if value > 0 else None,
-            preconditioner="given" if given else "from gradients at these weights",
+            edge_learning_rate=adam_edge(self.beta1 if beta1 is None else beta1) / value if value > 0 else None,
+            preconditioner_source=preconditioner.source,
             operator_details=curvature_details(operator.operator),
         )
 
     def _check(self) -> None:
+        if self.source not in (None, "gradients"):
+            raise InputError(f"expected source 'gradients' or none, got {self.source!r}: none reads the checkpoint's")
         if not 0 <= self.beta1 < 1:
             raise InputError(f"expected beta1 from 0 to below 1, got {self.beta1}: Adam's default is 0.9")
         if not self.eps > 0:
