@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from typing import Any
 import pandas as pd
 
 from sharpness.errors import InputError
-from sharpness.files import read_jsonl
+from sharpness.files import iterate_jsonl, read_jsonl
+from sharpness.parsing import MAX_TOML, parse_toml, read_bounded, read_object, shown_value
 from sharpness.plots.frames import records, rows_where
 from sharpness.plots.save import rendered_with
+from sharpness.records import ProbeRecord
 
 Place = tuple[Mapping[str, Any], Path]
 """The labels of a run and the folder it is expected in."""
@@ -105,9 +106,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        config = parse_toml(read_bounded(path, "a config", MAX_TOML).decode())
+    except InputError:
+        raise
+    except ValueError as error:
         raise InputError(f"expected TOML in {path}, got an error: {error}") from error
+    return {name: table for name, table in config.items() if isinstance(table, dict)}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -115,18 +119,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.exists():
         return {}
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"expected JSON in {path}, got an error: {error}") from error
-    if manifest.get("schema", 0) > MANIFEST_SCHEMA:
-        raise InputError(f"{path}: expected schema {MANIFEST_SCHEMA}, got {manifest['schema']}: update the package")
+    manifest = read_object(path, "a manifest")
+    schema = manifest.get("schema", 0)
+    if type(schema) is not int or schema > MANIFEST_SCHEMA:
+        raise InputError(f"{path}: expected schema {MANIFEST_SCHEMA}, got {shown_value(schema)}: update the package")
+    for name in ("files", "final", "average"):
+        if not isinstance(manifest.get(name) or {}, dict):
+            raise InputError(f"{path}: expected an object as {name}, got {shown_value(manifest[name])}: train again")
     return manifest
 
 
-def read_probes(folder: Path) -> list[dict[str, Any]]:
-    """Return all probe records of a run as they were written; a damaged line is :class:`InputError`."""
-    return read_jsonl(folder / "probes.jsonl")
+def read_probes(folder: Path) -> Iterator[ProbeRecord]:
+    """Yield all probe records of a run, one by one; :class:`InputError` that names the line for what is none."""
+    for line in iterate_jsonl(folder / "probes.jsonl"):
+        try:
+            yield ProbeRecord.from_dict(line.row)
+        except InputError as error:
+            raise line.naming(error) from error
 
 
 def status_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -146,7 +155,8 @@ def final_checkpoint(files: Mapping[str, str]) -> str | None:
     >>> final_checkpoint({"checkpoint-9.safetensors": "a", "checkpoint-10.safetensors": "b", "train.jsonl": "c"})
     'b'
     """
-    steps = {int(m[1]): digest for name, digest in files.items() if (m := re.match(r"checkpoint-(\d+)\.safe", name))}
+    pattern = r"checkpoint-(\d{1,18})\.safe"
+    steps = {int(m[1]): digest for name, digest in files.items() if (m := re.match(pattern, name))}
     return steps[max(steps)] if steps else None
 
 
@@ -156,7 +166,7 @@ def _run_row(labels: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     status, reason = status_of(folder, manifest)
     row: dict[str, Any] = {"run_id": manifest.get("run_id", folder.name), "status": status, "reason": reason}
     row |= _settings(folder) | {key: manifest.get(key) for key in (*OUTCOME, *FACTS)}
-    row["checkpoint_sha256"] = final_checkpoint(manifest.get("files", {}))
+    row["checkpoint_sha256"] = final_checkpoint(manifest.get("files") or {})
     final, average = (manifest.get(key) or {} for key in ("final", "average"))
     row |= {key: final.get(key) for key in FINAL} | {f"average_{key}": average.get(key) for key in FINAL}
     clash = row.keys() & labels.keys() - {name for keys in SETTINGS.values() for name in keys} - {"model"}
@@ -178,13 +188,13 @@ def _probe_rows(folder: Path, checkpoint: str | None) -> list[dict[str, Any]]:
     """Return the records of the final weights, the last one of each probe, quantity, knobs, examples and other end."""
     kept: dict[str, dict[str, Any]] = {}
     for record in read_probes(folder):
-        if record.get("checkpoint_sha256") not in (None, checkpoint):
+        if record.checkpoint_sha256 not in (None, checkpoint):
             continue
-        measured = [record["details"].get(name) for name in ("subset", "other_checkpoint_sha256")]
-        key = json.dumps([record["probe"], record["quantity"], record["knobs"], *measured])
-        row = {name: record.get(name) for name in ("probe", "quantity", *PROBE_FIELDS, "knobs", "details")}
-        reasons = record.get("reasons") or {}
-        kept[key] = row | {"reason": "; ".join(f"{name}: {why}" for name, why in reasons.items()) or None}
+        measured = [record.details.get(name) for name in ("subset", "other_checkpoint_sha256")]
+        key = json.dumps([record.probe, record.quantity, record.knobs, *measured])
+        row = {name: getattr(record, name) for name in ("probe", "quantity", *PROBE_FIELDS, "knobs", "details")}
+        reasons = "; ".join(f"{name}: {why}" for name, why in record.reasons.items())
+        kept[key] = row | {"reason": reasons or None}
     return list(kept.values())
 
 

@@ -78,9 +78,9 @@ def load_networks(
 
 def _load(folder: Path, knobs: Mapping[str, Mapping[str, Any]], num_examples: int | None) -> Network:
     manifest, training = _manifest(folder), read_config(folder).get("training", {})
-    checkpoint = final_checkpoint(manifest["files"])
+    checkpoint = final_checkpoint(manifest.get("files") or {})
     kept: dict[str, ProbeRecord] = {}
-    for record in map(ProbeRecord.from_dict, read_probes(folder)):
+    for record in read_probes(folder):
         asked = dict(record.knobs) == dict(knobs.get(record.probe, {})) and record.probe in knobs
         if asked and record.checkpoint_sha256 == checkpoint and record.details.get("subset") == num_examples:
             kept[record.probe] = record

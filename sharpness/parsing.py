@@ -31,8 +31,17 @@ def read_bounded(path: Path, what: str, most: int = MAX_BYTES) -> bytes:
     with open(path, "rb") as stream:
         content = stream.read(most + 1)
     if len(content) > most:
-        raise InputError(f"expected {what} of at most {most} bytes in {path}, got more: name another file")
+        raise InputError(f"{path}: expected {what} of at most {most} bytes, got more: name another file")
     return content
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Return the one JSON object of a small file; :class:`InputError` that names it for anything else."""
+    content = read_bounded(path, what)
+    try:
+        return parse_object(content, what)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sharpness.errors import InputError
+from sharpness.parsing import shown_value
 
 SCHEMA = 1
 
@@ -71,20 +74,85 @@ class ProbeRecord:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> ProbeRecord:
-        """Rebuild a record from a line of ``probes.jsonl``; a newer schema is refused with :class:`InputError`."""
-        if row.get("schema", 0) > SCHEMA:
+        """Rebuild a record from a line of ``probes.jsonl``; :class:`InputError` for a newer schema or another type.
+
+        >>> ProbeRecord.from_dict({"probe": "p", "quantity": "q", "value": "x"})
+        Traceback (most recent call last):
+        sharpness.errors.InputError: expected a number or null as value, got 'x': remove that line
+        """
+        schema = row.get("schema", 0)
+        if type(schema) is not int or schema > SCHEMA:
             raise InputError(
-                f"expected a record of schema {SCHEMA} or older, got {row['schema']}: update the package to read it"
+                f"expected a record of schema {SCHEMA} or older, got {shown_value(schema)}: update the package to read "
+                "it, or remove that line"
             )
-        names = {f.name for f in fields(cls)}
         if missing := {"probe", "quantity", "value"} - row.keys():
             raise InputError(
                 f"expected a probe record, got a line without {', '.join(sorted(missing))}: remove that line"
             )
-        known = {key: value for key, value in row.items() if key in names}
+        kinds = _kinds()
+        known = {key: value for key, value in row.items() if key in kinds}
+        for name, value in known.items():
+            if not kinds[name].fits(value):
+                raise InputError(f"expected {kinds[name].words} as {name}, got {shown_value(value)}: remove that line")
         if known.get("batch_sizes") is not None:
             known["batch_sizes"] = tuple(known["batch_sizes"])
         return cls(**known)
+
+
+def deciding_knobs(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs that decide a number: not how long it may take, nor what is left out.
+
+    >>> deciding_knobs({"k": 1, "seconds": 60.0, "parameters": None})
+    {'k': 1}
+    """
+    return {name: value for name, value in knobs.items() if name != "seconds" and value is not None}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The types that a field of a record may have in JSON, those of what it holds, and the words for them."""
+
+    types: frozenset[type]
+    inner: frozenset[type]
+    words: str
+
+    def fits(self, value: Any) -> bool:
+        """Say whether a value may stand in the field: of these types, and a number that is one of 64 bits."""
+        kind = type(value)
+        if kind not in self.types:
+            return False
+        if kind is int:
+            return abs(value) < 2**63
+        if kind is float:
+            return math.isfinite(value)
+        if not self.inner or value is None or kind is str:
+            return True
+        return all(type(each) in self.inner for each in (value.values() if kind is dict else value))
+
+
+WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+
+
+@functools.cache
+def _kinds() -> dict[str, Kind]:
+    """Return what each field of a record may hold, as its annotation says."""
+    return {name: _kind_of(hint) for name, hint in get_type_hints(ProbeRecord).items()}
+
+
+def _kind_of(hint: Any) -> Kind:
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    null = " or null" if NoneType in options else ""
+    (option,) = (option for option in options if option is not NoneType)
+    inner = frozenset[type]()
+    if get_origin(option) is Mapping:
+        types, words = {dict}, "an object"
+        inner = frozenset({str}) if get_args(option)[1] is str else inner
+    elif get_origin(option) is tuple:
+        types, words, inner = {list, tuple}, "a list of whole numbers", frozenset({int})
+    else:
+        types, words = {option, int} if option is float else {option}, WORDS[option]
+    return Kind(frozenset(types | ({NoneType} if null else set())), inner, words + null)
 
 
 def _finite(value: Any, path: str, reasons: dict[str, str]) -> Any:

@@ -6,13 +6,11 @@ import contextlib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sharpness.errors import InputError, RunError, unknown_name
+from sharpness.errors import InputError, RunError, is_panic, place_of, reason_of, unknown_name
 from sharpness.machine.memory import is_out_of_memory
 from sharpness.spec import IMPORTABLE
 
@@ -63,10 +61,7 @@ def users_own(text: str, expected: str = "code that runs", cure: str = "mend it 
         yield
     except (InputError, RunError):
         raise
-    except Exception as error:
-        if is_out_of_memory(error):
+    except BaseException as error:
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:240]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        raise InputError(f"{text}: expected {expected}, got {reason} ({place}): {cure}") from error
+        raise InputError(f"{text}: expected {expected}, got {reason_of(error)} ({place_of(error)}): {cure}") from error

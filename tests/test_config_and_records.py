@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sharpness import files
 from sharpness.config import RunConfig, TrainingConfig, differences, from_toml, to_toml
 from sharpness.errors import InputError
 from sharpness.files import append_jsonl, read_jsonl, write_atomically
+from sharpness.measure.recorded import find_record
 from sharpness.records import ProbeRecord
+from sharpness.runs import RecordFolder
 from sharpness.training import check_config
+
+WANTED: dict[str, Any] = {"probe": "p", "knobs": {"k": 1, "rtol": 0.1}, "checkpoint_sha256": None}
 
 
 def written(folder: Path, text: str) -> Path:
@@ -59,12 +66,27 @@ def test_the_run_id_depends_on_every_field() -> None:
         ("[training]\nepochs = true", r"expected int, got True"),
         ("training = 3", r"expected a table"),
         ("[training", r"expected TOML"),
+        ("[data]\nname = " + "[" * 3000 + "]" * 3000, r"nested too deeply"),
+        ("[data]\nname = " + "[" * 200 + "]" * 200, r"nested too deeply"),
+        ("[data]\nname = " + "{a=" * 1500 + "1" + "}" * 1500, r"nested too deeply"),
+        ("a." * 200 + "a = 1", r"nested too deeply"),
+        ("[training]\nepochs = " + "9" * 5000, r"expected TOML"),
+        ("[training]\nepochs = 0x" + "f" * 5000, r"expected int, got an int too long to print"),
+        ("[training]\nseed = 9223372036854775808", r"expected int, got 9223372036854775808"),
+        ("[training]\nweight_decay = nan", r"expected float, got nan"),
+        ("[training]\nweight_decay = -inf", r"expected float, got -inf"),
+        ("a = 1 #" + "#" * (1 << 16), r"at most 65536 bytes"),
     ],
 )
 def test_a_wrong_toml_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         from_toml(written(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_without_an_end_is_refused() -> None:
+    with pytest.raises(InputError, match="/dev/zero: expected a config of at most"):
+        from_toml(Path("/dev/zero"))
 
 
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
@@ -130,6 +152,83 @@ def test_records_hold_no_nan(tmp_path: Path) -> None:
     assert not (tmp_path / "rows.jsonl").exists()
     with pytest.raises(InputError, match="schema"):
         ProbeRecord.from_dict(row | {"schema": 99})
+
+
+RECORD = ProbeRecord(probe="p", quantity="q", value=1.0, batch_sizes=(3, 1), reasons={"lower": "none"}).to_dict()
+ODD: dict[str, Any] = {
+    "schema": ["x", None, True, 2, 10**30],
+    "probe": [None, 3, ["p"]],
+    "value": ["x", True, [1.0], {}, 10**400, float("inf")],
+    "converged": [1, "yes"],
+    "num_hvps": [1.0, None, False, 2**63],
+    "knobs": [None, [], "k"],
+    "batch_sizes": [3, "3", [1.0], [True], {"3": 1}],
+    "versions": [{"torch": 2}, [], None],
+    "reasons": [{"value": None}, "none"],
+    "details": [None, 1],
+    "seconds": ["x", [[]]],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_record_of_odd_types_is_refused_with_its_line(name: str, tmp_path: Path) -> None:
+    path, folder = tmp_path / "probes.jsonl", RecordFolder(tmp_path)
+    for odd in ODD[name]:
+        path.write_text(json.dumps(RECORD) + "\n" + json.dumps({**RECORD, name: odd}) + "\n")
+        for read in (folder.records, folder.index.refresh):
+            with pytest.raises(InputError, match=r"probes.jsonl:2: expected") as caught:
+                read()
+            assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+
+
+def test_every_field_of_a_record_may_be_read_back() -> None:
+    assert ProbeRecord.from_dict(RECORD).to_dict() == RECORD
+    assert ProbeRecord.from_dict({"probe": "p", "quantity": "q", "value": 1}).value == 1
+    assert ProbeRecord.from_dict(RECORD | {"of another version": [1]}).value == 1
+
+
+def test_lines_without_an_end_and_nested_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl"
+    for text in (
+        '{"a":' * 3000 + "1" + "}" * 3000,
+        '{"a": ' + "[" * 101 + "]" * 101 + "}",
+        '{"a": NaN}',
+        "[1]",
+        "1" * 5000,
+    ):
+        path.write_text(text + "\n")
+        with pytest.raises(InputError, match=r"rows.jsonl:1: expected one JSON object"):
+            read_jsonl(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    monkeypatch.setattr(files, "MAX_LINE", 1 << 16)
+    with pytest.raises(InputError, match="lines of at most 65536 bytes"):
+        read_jsonl(path)
+
+
+def test_an_index_finds_what_a_walk_through_all_records_finds(tmp_path: Path) -> None:
+    folder, others = RecordFolder(tmp_path), RecordFolder(tmp_path)
+    assert find_record(folder, WANTED) is None
+    for number in range(20):
+        knobs = {"k": number % 3, "seconds": float(number), "rtol": [0.1, 1.0][number % 2]}
+        cut = {"stopped_by": "seconds" if number % 5 == 0 else "k"}
+        sha = "ab"[number % 2] * 64
+        writer = (folder, others)[number % 2]  # what another process appends is found too
+        record = replace(ProbeRecord.from_dict(RECORD), knobs=knobs, details=cut, value=float(number))
+        writer.append_record(replace(record, data_sha256=sha))
+        for k, rtol, sha in itertools.product(range(3), (0.1, 1), ("a" * 64, "b" * 64)):
+            wanted = WANTED | {"knobs": {"k": k, "rtol": rtol}, "data_sha256": sha}
+            fits = [
+                record
+                for record in folder.records()
+                if record.knobs["k"] == k
+                and record.knobs["rtol"] == rtol
+                and record.data_sha256 == sha
+                and record.details["stopped_by"] == "k"
+            ]
+            assert find_record(folder, wanted) == (fits[-1] if fits else None)
+    (tmp_path / "probes.jsonl").write_text("")
+    assert find_record(folder, WANTED) is None and not folder.records()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

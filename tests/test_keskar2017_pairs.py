@@ -216,7 +216,7 @@ def test_a_line_to_other_weights_neither_counts_nor_replaces_the_one_to_lb(tmp_p
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     labels, folder = make_run(tmp_path, "SB", 0)
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match="expected JSON"):
+    with pytest.raises(InputError, match=r"manifest.json: expected a manifest in JSON"):
         results([(labels, folder)])
 
 

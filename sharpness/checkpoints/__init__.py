@@ -16,7 +16,7 @@ from sharpness.checkpoints.safetensors_files import read_safetensors
 from sharpness.checkpoints.shards import file_beside, read_shards
 from sharpness.checkpoints.wording import naming
 from sharpness.errors import InputError
-from sharpness.parsing import parse_object
+from sharpness.parsing import read_object
 from sharpness.runs import sha256_file
 
 __all__ = [
@@ -95,8 +95,7 @@ def _check_manifest(file: Path) -> None:
     manifest = file.parent / "manifest.json"
     if not ((file.parent / "config.toml").is_file() and manifest.is_file()):
         return
-    with naming(manifest):
-        files = parse_object(manifest.read_bytes(), "a manifest").get("files")
+    files = read_object(manifest, "a manifest").get("files")
     recorded = files.get(file.name) if isinstance(files, dict) else None
     if recorded is not None and recorded != sha256_file(file):
         raise InputError(

@@ -14,12 +14,11 @@ from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Compare
 from sharpness.cli.output import comparison_table, distinct_names, make_console, print_json, say
 from sharpness.cli.probe import (
-    check_out_folder,
+    checked_folder,
     deadline_of,
     draw,
     measure_all,
     names_of,
-    open_out,
     options_of,
     show_checkpoint,
 )
@@ -36,7 +35,7 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
     """Measure both checkpoints and the line, and show the numbers side by side."""
     deadline = deadline_of(command.seconds)
     console, device = make_console(command.json), choose_device(command.device)
-    check_out_folder(command.out)
+    folder = checked_folder(command.out)
     asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
     named = set(asked) if command.probes is not None else set(knobs)
     first = with_trained(command, with_start(command, load_user_checkpoint(command, command.first, device)))
@@ -53,7 +52,7 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
     _check_alike(first, second)
     subjects = (with_far_end(command, first, second, titles[1]), second.subject)
     probes = applicable(asked, subjects[0], named=named)
-    folder = open_out(command.out)
+    folder.path.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[ProbeRecord]] = {title: [] for title in titles}
     try:
         for name, probe in probes.items():  # one after the other on both, so that time that is short ends in whole rows

@@ -12,7 +12,7 @@ from sharpness.cli.compare import report_table, show_table
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Landscape
 from sharpness.cli.output import distinct_names, make_console, print_json, records_table, say, show_progress, warn
-from sharpness.cli.probe import check_out_folder, deadline_of, draw, open_out, options_of, show_checkpoint
+from sharpness.cli.probe import checked_folder, deadline_of, draw, options_of, show_checkpoint
 from sharpness.errors import InputError, unknown_name
 from sharpness.landscapes import LANDSCAPES
 from sharpness.machine.environment import choose_device
@@ -33,7 +33,7 @@ def run_landscape(command: Landscape, knobs: Knobs) -> None:
         raise unknown_name("landscape", command.name, LANDSCAPES)
     _check_count(command.name, len(command.checkpoints))
     _check_html(command)
-    check_out_folder(command.out)
+    folder = checked_folder(command.out)
     landscape = apply_knobs({command.name: LANDSCAPES[command.name].probe()}, knobs)[command.name]
     names = distinct_names(command.checkpoints)
     checkpoint = load_user_checkpoint(command, command.checkpoints[0], device)
@@ -43,7 +43,7 @@ def run_landscape(command: Landscape, knobs: Knobs) -> None:
     except MismatchError as error:
         show_table(report_table(error.report))
         raise
-    folder = open_out(command.out)
+    folder.path.mkdir(parents=True, exist_ok=True)
     with show_progress(console, command.name, "points") as progress:
         outcome = measure(command.name, landscape, subject, folder, deadline=deadline, progress=progress, part=part)
     if outcome.record is None:

@@ -31,13 +31,13 @@ def run_probe(command: Probe, knobs: Knobs) -> None:
     deadline = deadline_of(command.seconds)
     console, device = make_console(command.json), choose_device(command.device)
     check_out(command)
-    check_out_folder(command.out)
+    folder = checked_folder(command.out or command.checkpoint)
     asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
     named = set(asked) if command.probes is not None else set(knobs)
     checkpoint = with_trained(command, with_start(command, load_user_checkpoint(command, command.checkpoint, device)))
     show_checkpoint(console, checkpoint)
     probes = applicable(asked, checkpoint.subject, named=named)
-    folder = open_out(command.out or checkpoint.path)
+    folder.path.mkdir(parents=True, exist_ok=True)
     records: list[ProbeRecord] = []
     try:
         measure_all(console, checkpoint.subject, probes, folder, deadline, named=named, found=records.append)
@@ -77,20 +77,17 @@ def check_out(command: Probe) -> None:
         )
 
 
-def check_out_folder(out: Path | None) -> None:
-    """Raise :class:`InputError` before any work where the folder for the results cannot be one, or is damaged."""
-    if out is None:
-        return
+def checked_folder(out: Path) -> RecordFolder:
+    """Return the folder for the results, its records read and checked; nothing is made yet.
+
+    Raises :class:`InputError` where it cannot be a folder to write to, or holds lines that are no records.
+    """
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"expected a folder to write to for the results, got {place} for {out}: choose another --out")
-    RecordFolder(out).records()
-
-
-def open_out(out: Path) -> RecordFolder:
-    """Return the folder for the records, made if it is not there."""
-    out.mkdir(parents=True, exist_ok=True)
-    return RecordFolder(out)
+    folder = RecordFolder(out)
+    folder.index.refresh()
+    return folder
 
 
 def show_checkpoint(console: Console, checkpoint: UserCheckpoint) -> None:

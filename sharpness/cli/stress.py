@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ from rich.table import Table
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Stress
 from sharpness.cli.output import interval_text, make_console, say, value_text, warn
-from sharpness.cli.probe import check_out_folder, deadline_of, names_of, options_of, show_checkpoint
+from sharpness.cli.probe import checked_folder, deadline_of, names_of, options_of, show_checkpoint
 from sharpness.errors import InputError, unknown_name
-from sharpness.files import append_jsonl, read_jsonl
+from sharpness.files import append_jsonl, iterate_jsonl
 from sharpness.machine.environment import choose_device
 from sharpness.measure.runner import applicable, probes_named
 from sharpness.measure.stress import stress_test, usable_rescalings
 from sharpness.measure.subject import subject_sha256
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
+from sharpness.parsing import shown_value
 from sharpness.records import ProbeRecord
 from sharpness.results import facts_of
 from sharpness.symmetries.rescaling import Rescaling
@@ -34,7 +35,7 @@ def run_stress(command: Stress, knobs: Knobs) -> None:
     """Measure before and after, append a row per probe to ``stress.jsonl``, print the table and draw the figure."""
     deadline = deadline_of(command.seconds)
     console, device = make_console(command.json), choose_device(command.device)
-    check_out_folder(command.out)
+    checked_folder(command.out)
     asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
     named = set(asked) if command.probes is not None else set(knobs)
     if command.trained_on is not None:
@@ -96,7 +97,7 @@ def _row(name: str, probe: Any, checkpoint: UserCheckpoint, rescaling: Rescaling
         "identity": dict(subject.identity) | {"weights": subject_sha256(subject)},
     }
     key["facts"]["batch_sizes"] = list(key["facts"]["batch_sizes"])
-    for row in read_jsonl(path):
+    for row in rows_of(path):
         if row["key"] == key:
             return row
     (result,) = stress_test(subject.loss, {name: probe}, command.alpha, rescaling=rescaling)
@@ -107,6 +108,23 @@ def _row(name: str, probe: Any, checkpoint: UserCheckpoint, rescaling: Rescaling
     command.out.mkdir(parents=True, exist_ok=True)
     append_jsonl(path, row)
     return row
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """Yield the rows of a ``stress.jsonl``; :class:`InputError` that names the line for what is none."""
+    for line in iterate_jsonl(path):
+        row, moved = line.row, line.row.get("moved")
+        if not isinstance(row.get("kind"), str) or moved not in (True, False, None):
+            raise line.naming("expected a kind, and true, false or null as moved, got others: remove that line")
+        for name in ("key", "before", "after"):
+            if not isinstance(row.get(name), dict):
+                raise line.naming(f"expected an object as {name}, got {shown_value(row.get(name))}: remove that line")
+        for name in ("before", "after"):
+            try:
+                ProbeRecord.from_dict(row[name])
+            except InputError as error:
+                raise line.naming(error) from error
+        yield row
 
 
 def _print_rows(rows: list[Row]) -> None:

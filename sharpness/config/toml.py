@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import tomli_w
 
 from sharpness.config.fields import RunConfig, TrainingConfig
 from sharpness.errors import InputError, unknown_name
+from sharpness.parsing import LONGEST, MAX_TOML, parse_toml, read_bounded, shown_value
 
 T = TypeVar("T")
 RETIRED: Mapping[type, Mapping[str, Any]] = {TrainingConfig: {"vectorised": False}}
@@ -32,10 +33,12 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
 def from_toml(path: Path) -> RunConfig:
     """Read a run config, refusing with :class:`InputError` a missing file, bad TOML, an unknown key or a wrong type."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = parse_toml(read_bounded(path, "a config", MAX_TOML).decode())
     except FileNotFoundError:
         raise InputError(f"expected a config file at {path}, found none: give the path of a .toml file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise InputError(f"expected TOML in {path}, got an error: {error}") from error
     return from_dict(RunConfig, table, str(path))
 
@@ -57,7 +60,7 @@ def from_dict(kind: type[T], table: Mapping[str, Any], where: str) -> T:
         if key in retired and value is retired[key]:
             continue
         if key not in known:
-            raise InputError(f"{where}: {unknown_name('key', key, known)}")
+            raise InputError(f"{where}: {unknown_name('key', key[:LONGEST], known)}")
         values[key] = _checked(hints[key], value, f"{where}: {key}")
     return kind(**values)
 
@@ -67,24 +70,33 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise InputError(
-                f"{where}: expected a table, got {value!r}: write [{where.rsplit(': ')[-1]}] and its keys below"
+                f"{where}: expected a table, got {shown_value(value)}: write [{where.rsplit(': ')[-1]}] and its keys "
+                "below"
             )
         return from_dict(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is typing.Literal:
         if value not in (choices := typing.get_args(hint)):
-            raise InputError(f"{where}: {unknown_name('value', str(value), map(str, choices))}")
+            name = value if isinstance(value, str) else shown_value(value)
+            raise InputError(f"{where}: {unknown_name('value', name[:LONGEST], map(str, choices))}")
         return value
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_checked(typing.get_args(hint)[0], item, where) for item in value)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in options and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         return float(value)
-    if type(value) in options:
+    if type(value) in options and not _beyond(value):
         return value
     if typing.get_origin(hint) is tuple:
         options = (list,)
     names = " or ".join(option.__name__ for option in options if option is not type(None))
-    raise InputError(f"{where}: expected {names}, got {value!r} ({type(value).__name__})")
+    raise InputError(f"{where}: expected {names}, got {shown_value(value)} ({type(value).__name__})")
+
+
+def _beyond(value: Any) -> bool:
+    """Say whether a number is none that a field can mean: infinite, not a number, or of more than 64 bits."""
+    if type(value) is int:
+        return abs(value) >= 2**63
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:

@@ -66,7 +66,7 @@ def scaling_of(spec: Spec, default_scale: float) -> Scaling | None:
 def channels_of(spec: Spec) -> int | None:
     """Return the option ``channels``, 1 or 3, ``None`` where it is left out."""
     channels = spec.options.get("channels")
-    if channels is not None and channels not in (1, 3):
+    if channels is not None and (type(channels) is not int or channels not in (1, 3)):
         raise InputError(f"{spec.text}: expected 1 (grey) or 3 (colour) channels, got {channels!r}: write channels=3")
     return channels
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from sharpness.data.batches import IGNORED, split
 from sharpness.data.options import file_of, whole_number
 from sharpness.data.user_data import DataRequest, Loaded, require_memory
-from sharpness.errors import InputError
+from sharpness.errors import InputError, reason_of
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.extras import extra, offline
+from sharpness.machine.panics import contained_panics
 from sharpness.spec import Spec
 
 OPTIONS = ("tokenizer", "length", "mask")
@@ -103,7 +104,8 @@ def _tokenizer(spec: Spec, request: DataRequest) -> Any:
         transformers = extra("transformers", "hf")
         try:
             kind = transformers.AutoTokenizer
-            tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            with contained_panics():
+                tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # which of transformers' classes reads the files, and so the error, is up to them
             problem = " ".join(str(error).split())[:200]
             raise InputError(
@@ -126,4 +128,11 @@ def _tokenised(tokenizer: Any, path: Path) -> list[int]:
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a text longer than the model takes at once, which is cut afterwards
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        try:
+            with contained_panics():
+                return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        except Exception as error:  # the tokenizer's files say what it does with a text
+            raise InputError(
+                f"{path}: expected a text that the tokenizer takes, got {reason_of(error)}: name another with "
+                ",tokenizer=DIR"
+            ) from error

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from sharpness.errors import says_out_of_memory
+
 CACHE_SHARE = 0.5  # of the free memory that kept graphs may take: the rest is for vectors and for one batch's own graph
 
 
@@ -35,10 +37,7 @@ def cache_budget(cache: int | str, device: torch.device) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory ran out, on the CPU (whose allocator has no type of its own) or a GPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    phrases = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
+    return isinstance(error, torch.OutOfMemoryError) or says_out_of_memory(error)
 
 
 def release(device: torch.device) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from sharpness.probes import PROBES
-from sharpness.records import ProbeRecord
-from sharpness.runs import RunFolder
+from sharpness.records import ProbeRecord, deciding_knobs
+from sharpness.runs import RecordFolder, RunFolder
 
 
 def missing_probes(
@@ -19,7 +19,7 @@ def missing_probes(
 
     No data are read for that, so a study that is done already says so at once.
     """
-    records, weights = run.records(), run.final_sha256()
+    weights = run.final_sha256()
     far_end = None if other is None else other.final_sha256()
 
     def facts(name: str) -> dict[str, Any]:
@@ -30,38 +30,37 @@ def missing_probes(
     return {
         name: probe
         for name, probe in probes.items()
-        if find_record(records, wanted_record(name, probe, facts(name))) is None
+        if find_record(run, wanted_record(name, probe, facts(name))) is None
     }
 
 
 def wanted_record(name: str, probe: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is known of a record before it is measured, by the names of its fields and of its details."""
-    return _plain({"probe": name, "knobs": _deciding(asdict(probe)), **facts})
+    return _plain({"probe": name, "knobs": deciding_knobs(asdict(probe)), **facts})
 
 
-def find_record(records: Sequence[ProbeRecord], wanted: Mapping[str, Any]) -> ProbeRecord | None:
-    """Return the last whole record that agrees with all that is known of the wanted one.
+def find_record(folder: RecordFolder, wanted: Mapping[str, Any]) -> ProbeRecord | None:
+    """Return the last whole record of a folder that agrees with all that is known of the wanted one.
 
     A record that time cut short is not whole. Of the knobs those count that decide the number. Whoever has loaded data
-    and network knows more of the record, and finds at most what is found without them.
+    and network knows more of the record, and finds at most what is found without them. Raises :class:`InputError` that
+    names the line for what is no record.
     """
-    return next((record for record in reversed(records) if is_whole(record) and _agrees(record, wanted)), None)
+    hashes = [value for name, value in wanted.items() if name.endswith("sha256") and value is not None]
+    found = folder.index.candidates(wanted["probe"], wanted["knobs"], wanted["checkpoint_sha256"], hashes)
+    return next((record for record in found if is_whole(record) and _agrees(record, wanted)), None)
 
 
 def is_whole(record: ProbeRecord) -> bool:
     """Say whether the solve, and the solve of each layer, came to its own end."""
-    parts = [record.details, *record.details.get("layers", ())]
-    return all(part.get("stopped_by") != "seconds" for part in parts)
+    layers = record.details.get("layers")
+    parts = [record.details, *(layers if isinstance(layers, list | tuple) else ())]
+    return all(part.get("stopped_by") != "seconds" for part in parts if isinstance(part, Mapping))
 
 
 def _agrees(record: ProbeRecord, wanted: Mapping[str, Any]) -> bool:
-    facts = {**record.details, **vars(record), "knobs": _deciding(record.knobs)}
+    facts = {**record.details, **vars(record), "knobs": deciding_knobs(record.knobs)}
     return all(_plain(facts.get(name)) == value for name, value in wanted.items())
-
-
-def _deciding(knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the knobs that decide the number: not how long it may take, nor what is left out."""
-    return {name: value for name, value in knobs.items() if name != "seconds" and value is not None}
 
 
 def _plain(thing: Any) -> Any:

@@ -87,7 +87,7 @@ def measure(
         preconditioner=_preconditioner(probe, subject),
     )
     wanted = wanted_record(name, probe, identity_of(subject, companions))
-    if (known := find_record(folder.records(), wanted)) is not None:
+    if (known := find_record(folder, wanted)) is not None:
         return Outcome(name, "there already", known)
     if deadline is not None and time.perf_counter() >= deadline:
         return Outcome(name, "out of time", reason="it was not begun")
@@ -102,7 +102,7 @@ def measure(
             return Outcome(name, "waiting", reason=str(error))
         record = replace(record, details={**record.details, "identity": wanted["identity"]})
         with folder.lock():
-            if (known := find_record(folder.records(), wanted)) is not None:
+            if (known := find_record(folder, wanted)) is not None:
                 return Outcome(name, "there already", known)
             folder.append_record(record)
         if is_whole(record):

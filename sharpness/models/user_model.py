@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from sharpness.config import ModelConfig
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.extras import extra, offline
 from sharpness.models import MODELS, NORMS, build_model
+from sharpness.parsing import read_object
 from sharpness.spec import Spec, parse_spec
 from sharpness.users_code import import_object, users_own
 
@@ -72,7 +72,7 @@ def _built_in(spec: Spec, input_shape: tuple[int, ...] | None, num_classes: int 
         raise unknown_name("model", spec.name, [*MODELS, *kinds, "package.module:factory"])
     options = spec.checked(("norm", "num_classes"))
     classes = options.get("num_classes", num_classes)
-    if input_shape is None or not isinstance(classes, int):
+    if input_shape is None or type(classes) is not int:
         raise InputError(f"{spec.text}: expected data of inputs with class numbers for this network: change --data")
     norm = options.get("norm", MODELS[spec.name].norms[0])
     norm = "none" if norm is None else norm  # a spec's option none is None, and here the name of a norm
@@ -100,11 +100,8 @@ def _from_hugging_face(spec: Spec) -> nn.Module:
     folder, options = Path(spec.name), spec.checked(("architecture",))
     if not (folder / "config.json").is_file():
         raise InputError(f"{spec.text}: expected a folder with a config.json, found none: give one of save_pretrained")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        names = config.get("architectures") or []
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{folder / 'config.json'}: expected a JSON object, got an error: {error}") from error
+    names = read_object(folder / "config.json", "a config").get("architectures")
+    names = names if isinstance(names, list) else []
     name = options.get("architecture", names[0] if names else None)
     if not isinstance(name, str):
         raise InputError(
@@ -123,8 +120,8 @@ def _from_hugging_face(spec: Spec) -> nn.Module:
                 "are never loaded; build it in a function of yours and give package.module:function"
             )
         create: Any = kind  # a class to pyright, an unknown one
-        settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        return _called(spec, lambda: create(settings))
+        read = transformers.AutoConfig.from_pretrained
+        return _called(spec, lambda: create(read(folder, trust_remote_code=False, local_files_only=True)))
 
 
 def _from_factory(spec: Spec) -> nn.Module:

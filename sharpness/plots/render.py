@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sharpness.errors import InputError
+from sharpness.errors import InputError, place_of, reason_of
 from sharpness.plots.kinds import kinds_of, save_kind
 from sharpness.plots.networks import Network, Rendered, check_networks, far_end, with_record
 from sharpness.plots.save import record_facts, remove_figure, rendered_with
@@ -23,15 +24,31 @@ def render(networks: Sequence[Network], out: Path, provenance: Mapping[str, Any]
     files, refusals = [], []
     for probe in probes:
         for name, kind in kinds_of(probe).items():
-            table = kind.table(networks)
+            with _telling_odd_details(probe):
+                table = kind.table(networks)
             if name == probe:
                 refusals += _refusals(networks, probe, set(table["network"]))
             if table.empty:
                 remove_figure(out, name)
                 refusals.append(f"{name} was not drawn: no network has a value to draw.")
                 continue
-            files += save_kind(kind, table, networks, out, name, _origin(networks, probe, provenance))
+            with _telling_odd_details(probe):
+                files += save_kind(kind, table, networks, out, name, _origin(networks, probe, provenance))
     return Rendered(files, refusals)
+
+
+@contextlib.contextmanager
+def _telling_odd_details(probe: str) -> Iterator[None]:
+    """Turn what comes up where a record's details are not those of its probe into one line: files can be edited."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(
+            f"expected the details of a record of {probe}, got others: {reason_of(error)} ({place_of(error)}): remove "
+            "its line from probes.jsonl and measure it again"
+        ) from error
 
 
 def _refusals(networks: Sequence[Network], probe: str, drawn: set[str]) -> list[str]:

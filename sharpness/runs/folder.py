@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,8 +23,10 @@ from torch import Tensor
 
 from sharpness.config import RunConfig, differences, from_dict, from_toml, to_toml
 from sharpness.errors import InputError, RunError
-from sharpness.files import append_jsonl, read_jsonl, read_sealed, write_atomically
+from sharpness.files import append_jsonl, iterate_jsonl, read_jsonl, read_sealed, write_atomically
+from sharpness.parsing import parse_json, read_bounded
 from sharpness.records import ProbeRecord
+from sharpness.runs.record_index import RecordIndex, record_of
 
 LOCK_SECONDS = 1.0
 """A killed command's child processes take up to a second to notice and let go of a run."""
@@ -35,9 +37,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RecordFolder:
-    """A folder with a ``probes.jsonl``, one :class:`ProbeRecord` per line."""
+    """A folder with a ``probes.jsonl``, one :class:`ProbeRecord` per line; ``index`` finds them again."""
 
     path: Path
+    index: RecordIndex = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Begin with an empty index."""
+        object.__setattr__(self, "index", RecordIndex(self.path / "probes.jsonl"))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -64,18 +71,18 @@ class RecordFolder:
 
     def _holder(self) -> str:
         try:
-            facts = json.loads((self.path / HOLDER).read_text())
-            return f"{facts['pid']} on {facts['host']}, since {facts['since']}"
+            facts = parse_json(read_bounded(self.path / HOLDER, "a note"))
+            return f"{facts['pid']} on {facts['host']}, since {facts['since']}"[:200]
         except (OSError, ValueError, KeyError, TypeError):
             return "which left no name"
 
     def records(self) -> list[ProbeRecord]:
-        """Return the records of ``probes.jsonl``."""
-        return [ProbeRecord.from_dict(row) for row in read_jsonl(self.path / "probes.jsonl")]
+        """Return the records of ``probes.jsonl``; :class:`InputError` that names the line for what is none."""
+        return [record_of(line) for line in iterate_jsonl(self.index.path)]
 
     def append_record(self, record: ProbeRecord) -> None:
         """Append one record to ``probes.jsonl``."""
-        append_jsonl(self.path / "probes.jsonl", record.to_dict())
+        append_jsonl(self.index.path, record.to_dict())
 
 
 @dataclass(frozen=True)
@@ -126,14 +133,15 @@ class RunFolder(RecordFolder):
         if not path.exists():
             return None
         try:
-            manifest = json.loads(path.read_text())
-            return (
-                manifest
-                if {"status", "step", "files"} <= manifest.keys()
-                else self._damaged_manifest("keys are missing")
-            )
-        except (ValueError, AttributeError) as error:
+            manifest = parse_json(read_bounded(path, "a manifest"))
+        except (InputError, ValueError) as error:
             return self._damaged_manifest(str(error))
+        match manifest:
+            case {"status": str(), "step": int(), "files": dict(files)} if all(
+                isinstance(digest, str) for digest in files.values()
+            ):
+                return manifest
+        return self._damaged_manifest("keys are missing, or what stands there is of another kind")
 
     def _damaged_manifest(self, reason: str) -> NoReturn:
         path = self.path / "manifest.json"
