@@ -20,6 +20,7 @@ from sharpness.linalg.certificates import Polynomials, coupled_bounds, refutes_i
 from sharpness.linalg.krylov import Krylov, lanczos_steps
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.locking import End
+from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.machine.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm, random_unit_vector
@@ -173,6 +174,29 @@ def test_restarted_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert 0 < misses <= excused <= int(stats.binom.ppf(0.999, 1000, 0.05)) <= 73
 
 
+@pytest.mark.parametrize(
+    ("count", "confidence"), [(20, 0.5), pytest.param(1000, 0.95, marks=pytest.mark.slow)], ids=["fast", "1,000"]
+)
+@pytest.mark.parametrize("kept", [True, False], ids=["with a basis", "three vectors"])
+def test_ends_without_a_bound_are_rarer_than_unlucky_starts(count: int, confidence: float, kept: bool) -> None:
+    # Random operators, each from one seed. A miss is an interval that misses after any product, also of a run that was
+    # refuted later; those start afresh, so that hardly an end has no bound when the products are used up.
+    solve: Any = extreme_eigenpairs if kept else largest_eigenvalue
+    misses = afresh = open_ends = wrong = 0
+    random = np.random.default_rng(0)
+    for seed in range(count):
+        values, which = random_spectrum(random), "top" if seed % 2 else "bottom"
+        truth = float(values.max() if which == "top" else values.min())
+        pairs = solve(diagonal_operator(values), which=which, confidence=confidence, seed=seed, rtol=1e-6)
+        outer = [row[3 if which == "top" else 2] for row in pairs.history]  # the Ritz value is the other bound
+        beyond = [bound is not None and (bound < truth if which == "top" else bound > truth) for bound in outer]
+        misses, wrong = misses + any(beyond), wrong + beyond[-1]
+        afresh, open_ends = afresh + (pairs.num_starts > 1), open_ends + (outer[-1] is None)
+    allowed = int(stats.binom.ppf(0.999, count, 1 - confidence))
+    assert wrong <= misses <= allowed and afresh > 0.2 * allowed
+    assert open_ends <= count / 1000
+
+
 @dataclass
 class Starts:
     """The starts of the runs of one search, and the locked vectors beside which each was drawn."""
@@ -262,6 +286,37 @@ def test_a_start_that_proves_false_is_noticed() -> None:
         end.tighten(krylov.polynomials(), 3002, 0.01, np.zeros(0), 0, 0.0, 1e-12)
         bounds.append(float(end.bounds[0]))
     assert min(bounds) < 3.1 and bounds[-1] == math.inf and end.void
+
+
+@pytest.mark.parametrize("which", ["top", "bottom", "both", "magnitude"])
+@pytest.mark.parametrize("num_unlucky", [1, 2])
+def test_a_refuted_start_is_followed_by_another_with_its_own_share_of_the_error(
+    monkeypatch: pytest.MonkeyPatch, which: Any, num_unlucky: int
+) -> None:
+    values, starts = torch.cat([spectrum("even", 400), torch.tensor([3.0, 6.0], dtype=torch.float64)]), list[int]()
+    values = -values if which == "bottom" else values
+    levels = set[float]()
+
+    def draw(operator: SymmetricOperator, seed: int, basis: Sequence[Tensor]) -> Tensor:
+        start = random_direction(operator, seed, basis)
+        starts.append(seed)
+        if len(starts) <= num_unlucky:
+            start[-1] = 1e-9
+        return start
+
+    def bound(polynomials: Polynomials, size: int, level: float) -> float:
+        levels.add(level)
+        return upper_bound(polynomials, size, level)
+
+    monkeypatch.setattr("sharpness.linalg.locking.random_direction", draw)
+    monkeypatch.setattr("sharpness.linalg.locking.upper_bound", bound)
+    pairs = extreme_eigenpairs(diagonal_operator(values), which=which, rtol=1e-9, num_products=200, seed=1)
+    assert pairs.lowers is not None and pairs.uppers is not None
+    assert pairs.converged or which == "both"  # the other end is 0: no interval is narrow relative to it
+    assert float(pairs.lowers[0]) <= (-6.0 if which == "bottom" else 6.0) <= float(pairs.uppers[0])
+    assert pairs.num_starts == len(set(starts)) == num_unlucky + 1
+    ends = 2 if which in ("both", "magnitude") else 1
+    assert sorted(levels, reverse=True) == pytest.approx([0.009 * 0.1**i / ends for i in range(num_unlucky + 1)])
 
 
 def test_only_unlucky_starts_refute_themselves() -> None:

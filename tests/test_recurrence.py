@@ -80,19 +80,30 @@ def test_it_covers_the_truth_as_often_as_it_says() -> None:
     assert 10 <= misses <= int(stats.binom.ppf(0.999, 200, 0.2))
 
 
-def test_a_start_that_is_refuted_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_unlucky", [1, 2])
+def test_a_start_that_is_refuted_proves_nothing_and_another_does(
+    monkeypatch: pytest.MonkeyPatch, num_unlucky: int
+) -> None:
     # Hardly any of the top eigenvector: the bound closes at 3 while the 6 is not seen; then it is, and there is none.
+    starts = list[Tensor]()
+
     def draw(operator: Any, seed: int, basis: Any) -> Tensor:
-        start = random_direction(operator, seed, basis)
-        start[-1] = 1e-9
-        return start
+        starts.append(random_direction(operator, seed, basis))
+        if len(starts) <= num_unlucky:
+            starts[-1][-1] = 1e-9
+        return starts[-1].clone()
 
     monkeypatch.setattr("sharpness.linalg.recurrence.random_direction", draw)
     values = torch.cat([spectrum("even", 400), torch.tensor([3.0, 6.0], dtype=torch.float64)])
-    found = largest_eigenvalue(diagonal_operator(values), rtol=1e-9, num_products=30)
-    assert found.eigenvalues.tolist() == pytest.approx([6.0]) and not found.converged
-    assert found.lowers is not None and found.uppers is None and "refuted" in found.reasons["uppers"]
-    assert found.history[-1][3] is None and found.history[3][3] is not None
+    found = largest_eigenvalue(diagonal_operator(values), rtol=1e-9, num_products=80)
+    assert found.eigenvalues.tolist() == pytest.approx([6.0]) and found.lowers is not None
+    assert found.history[3][3] is not None  # before it was refuted
+    assert found.num_starts == len(starts) == len({tuple(start.tolist()) for start in starts})
+    assert found.converged and found.num_starts == num_unlucky + 1
+    assert found.uppers is not None and 6.0 <= float(found.uppers[0]) <= 6.0 + 1e-8
+    starts.clear()
+    short = largest_eigenvalue(diagonal_operator(values), rtol=1e-9, num_products=15)  # not enough for another start
+    assert short.num_starts == 1 and short.uppers is None and "refuted" in short.reasons["uppers"]
 
 
 def test_three_vectors_are_alive() -> None:

@@ -118,6 +118,17 @@ def upper_bound(polynomials: Polynomials, size: int, level: float) -> float:
     return theta + math.exp(root + 1e-9)  # beyond the root: a bound errs upwards
 
 
+def share_of_attempt(number: int) -> float:
+    """Return the share of the error probability of attempt ``number`` (1, 2, ...): they sum to 1.
+
+    The next attempt is made only where the one before refuted its start, so nearly all of it is for the first.
+
+    >>> round(share_of_attempt(1), 12), round(share_of_attempt(2), 12)
+    (0.9, 0.09)
+    """
+    return 0.9 * 0.1 ** (number - 1)
+
+
 def refutes_its_start(polynomials: Polynomials, size: int, level: float, slack: float) -> bool:
     """Return whether a process has shown that its own start was one of the share ``level`` under which its bounds fail.
 

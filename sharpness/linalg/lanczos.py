@@ -72,6 +72,8 @@ def extreme_eigenpairs(
             break
         if knobs.verifies and search.settled(pairs) and search.improves(pairs):
             search.lock(pairs)
+        elif search.spent(pairs) and num_products - search.num_products >= search.num_products - search.began:
+            search.start_afresh()  # as many products as the spent run took: with fewer it would end knowing less
     if stopped_by != "certainty" and best is search.locked and search.improves(pairs):
         best = pairs
     return _result(search, best, stopped_by, num_products, history)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from sharpness.linalg.basis import random_direction, rotate
-from sharpness.linalg.certificates import Polynomials, coupled_bounds, refutes_its_start, upper_bound
+from sharpness.linalg.certificates import (
+    Polynomials,
+    coupled_bounds,
+    refutes_its_start,
+    share_of_attempt,
+    upper_bound,
+)
 from sharpness.linalg.eigenpairs import Selection, StopOn, Which, select
 from sharpness.linalg.krylov import Krylov
 from sharpness.machine.environment import derived_seed
@@ -63,7 +69,8 @@ class End:
 
     Each is the least of all that were proven. They hold together unless a start was an unlucky one. Where a Ritz value
     is beyond a bound that is what happened, and all bounds are forgotten (:meth:`refute`, after every product, proven
-    or not). That cannot cost coverage, for they were wrong. A run that refutes its own start proves nothing further.
+    or not). That cannot cost coverage, for they were wrong. A run that refutes its own start proves nothing further,
+    nor does one whose bound is below a Ritz value of an earlier run.
     """
 
     def __init__(self, count: int) -> None:
@@ -71,6 +78,7 @@ class End:
         self.beside = math.inf  # of the largest eigenvalue of C, by the present run
         self.void = False  # whether the present run has refuted its start
         self.refuted = False  # whether any were ever forgotten
+        self.seen = -math.inf  # the largest Ritz value of all runs: the largest eigenvalue of A is not below it
 
     def begin(self) -> None:
         """Forget the present run, but not what it proved."""
@@ -78,6 +86,7 @@ class End:
 
     def refute(self, values: np.ndarray, slack: float) -> None:
         """Forget all bounds if one of the largest Ritz ``values`` of A, descending, is beyond its own by ``slack``."""
+        self.seen = max([self.seen, *values[:1].tolist()])
         if np.any(values > self.bounds[: len(values)] + slack):
             self._forget()
 
@@ -96,14 +105,16 @@ class End:
         slack: float,
     ) -> None:
         """Take the present bound of C, and what it means beside locked ``values``, ``num_top`` of them of this end."""
-        if polynomials.largest_root > self.beside + slack or refutes_its_start(polynomials, size, level, slack):
-            self._forget()
-            self.void = True
-        if self.void:
-            return
-        self.beside = min(self.beside, upper_bound(polynomials, size, level))
-        new = coupled_bounds(values, num_top, self.beside, coupling, len(self.bounds))
-        self.bounds = np.minimum(self.bounds, new)
+        if not self.void:
+            self.void = polynomials.largest_root > self.beside + slack
+            self.void |= refutes_its_start(polynomials, size, level, slack)
+            self.beside = min(self.beside, upper_bound(polynomials, size, level))
+            new = coupled_bounds(values, num_top, self.beside, coupling, len(self.bounds))
+            self.void |= self.seen > new[0] + slack
+            if self.void:
+                self._forget()
+            else:
+                self.bounds = np.minimum(self.bounds, new)
 
 
 class Search:
@@ -114,7 +125,9 @@ class Search:
     being independent of V), and with that every eigenvalue (:func:`coupled_bounds`). If it finds an eigenvalue beyond
     those locked, the best of both are locked in their place and one more run looks beside them: each run can add
     another copy of a multiple eigenvalue. Run i has the share ``2^-i`` (i = 1, 2, ...) of ``1 - confidence``, halved
-    where both ends are bounded; one eigenvalue per end needs no second run, and the first has the whole.
+    where both ends are bounded. One eigenvalue per end needs a second run only where the first refutes its start, which
+    happens with its share of ``1 - confidence`` at most: then a run starts afresh, and run i has its :func:`share_of_attempt`. All
+    shares together are 1, so bounds of all runs hold together, however many there were.
     """
 
     def __init__(self, operator: SymmetricOperator, knobs: Knobs, start: Tensor | None) -> None:
@@ -133,6 +146,7 @@ class Search:
             start = random_direction(self.operator, stream, self.vectors)
             self.num_starts += 1
         self.num_runs += 1
+        self.began = self.num_products
         self.top.begin()
         self.bottom.begin()
         seed = derived_seed(self.knobs.seed, "lanczos", "run", self.num_runs)
@@ -194,7 +208,8 @@ class Search:
     def _tighten(self) -> None:
         """Bound the ends of C by this run, and by that the eigenvalues of A."""
         knobs, size, polynomials = self.knobs, self.operator.size - len(self.vectors), self.run.polynomials()
-        level = (1 - knobs.confidence) / knobs.num_ends * (0.5**self.num_runs if knobs.verifies else 1.0)
+        share = 0.5**self.num_runs if knobs.verifies else share_of_attempt(self.num_runs)
+        level = (1 - knobs.confidence) / knobs.num_ends * share
         values = self.locked.values if self.locked else np.zeros(0)
         top, bottom = (self.locked.selection.num_top, self.locked.selection.num_bottom) if self.locked else (0, 0)
         slack = self.slack
@@ -246,6 +261,19 @@ class Search:
     def lock(self, pairs: RitzPairs) -> None:
         """Lock these pairs and begin a run beside them."""
         self.gather(pairs)
+        self.run = self._begin()
+
+    def spent(self, pairs: RitzPairs) -> bool:
+        """Return whether an end has no bound, the present run will prove none, and it finds nothing to lock either."""
+        if not self.knobs.random or self.exact or (self.knobs.verifies and self.improves(pairs)):
+            return False
+        ends = {"top": [self.top], "bottom": [self.bottom]}.get(self.knobs.which, [self.top, self.bottom])
+        return any(math.isinf(end.bounds[0]) and (end.void or not self.run.proven) for end in ends)
+
+    def start_afresh(self) -> None:
+        """Let go of the present basis and begin a run from a new random start beside the same locked vectors."""
+        self.past_defect = self.defect
+        self.run.release()
         self.run = self._begin()
 
     def finish(self, pairs: RitzPairs) -> Tensor:

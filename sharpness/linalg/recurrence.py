@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sharpness.errors import unknown_name
 from sharpness.linalg.basis import Products, orthogonalise, random_direction
-from sharpness.linalg.certificates import Polynomials, upper_bound
+from sharpness.linalg.certificates import Polynomials, share_of_attempt, upper_bound
 from sharpness.linalg.eigenpairs import Eigenpairs, History, check_knobs, finite
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
@@ -89,7 +89,8 @@ def largest_eigenvalue(
 
     It stops when the interval is narrower than ``rtol |lambda|``, and where the Krylov space is invariant up to
     rounding (``stopped_by="exhausted"`` if the interval is wider then). A Ritz value beyond a bound refutes the start:
-    nothing is proven on that side (``None``). Raises :class:`InputError` for bad knobs and
+    it begins again from another one while the products allow (:func:`sharpness.linalg.certificates.share_of_attempt`),
+    else nothing is proven on that side (``None``). Raises :class:`InputError` for bad knobs and
     :class:`RunError` for products that are not finite.
 
     >>> from sharpness.operators import FunctionOperator
@@ -102,34 +103,56 @@ def largest_eigenvalue(
     if which not in ("top", "bottom"):
         raise unknown_name("end of a spectrum", which, ("top", "bottom"))
     check_knobs(operator.size, which, 1, rtol, confidence, num_products, seconds)
-    start = random_direction(operator, derived_seed(seed, "lanczos", "start", 0), [])
-    run, beyond, sign = _Recurrence(Products(operator), start), math.inf, 1.0 if which == "top" else -1.0
-    del start
     history: History = []
-    refuted = False
+    attempt, seen, sign = _Attempt(operator, which, confidence, seed, 1), -math.inf, 1.0 if which == "top" else -1.0
     while True:
-        run.step()
-        made, polynomials = len(run.alphas), run.polynomials()
-        polynomials = polynomials if which == "top" else polynomials.mirrored()
-        slack = (8 + made) * torch.finfo(operator.dtype).eps * run.scale + operator.error
-        # A Ritz value beyond a bound says that the start was one of the unlucky, with which no bound holds.
-        refuted = refuted or polynomials.largest_root > beyond + slack
-        beyond = math.inf if refuted else min(beyond, upper_bound(polynomials, operator.size, 1 - confidence))
-        value, width = polynomials.largest_root, beyond - polynomials.largest_root + 2 * slack
+        own, slack = attempt.step(seen)
+        seen = value = max(seen, own)
+        width = attempt.beyond - value + 2 * slack
         lower, upper = sorted((sign * (value - slack), sign * (value - slack + width)))
+        made = len(history) + 1
         history.append((made, sign * value, finite(lower), finite(upper)))
         if progress is not None:
             progress(made, num_products)
         late = seconds is not None and time.perf_counter() - began >= seconds
-        checks = {"certainty": width <= rtol * abs(value), "exhausted": run.invariant}
+        again = attempt.refuted and num_products - made >= len(attempt.run.alphas) and not late
+        checks = {"certainty": width <= rtol * abs(value), "exhausted": attempt.run.invariant and not again}
         checks |= {"num_products": made >= num_products, "seconds": late}
         if any(checks.values()):
             stopped_by = next(name for name, stops in checks.items() if stops)
-            return _eigenpair(which, run, history, confidence, stopped_by, slack)
+            return _eigenpair(which, attempt, history, confidence, stopped_by, slack)
+        if again:
+            attempt = _Attempt(operator, which, confidence, seed, attempt.number + 1)
+
+
+class _Attempt:
+    """A recurrence from a random start of its own, and the least bound that it proved with its share of the error."""
+
+    def __init__(self, operator: SymmetricOperator, which: str, confidence: float, seed: int, number: int) -> None:
+        start = random_direction(operator, derived_seed(seed, "lanczos", "start", number - 1), [])
+        self.run, self.which, self.number = _Recurrence(Products(operator), start), which, number
+        self.operator, self.level = operator, (1 - confidence) * share_of_attempt(number)
+        self.beyond, self.refuted = math.inf, False
+
+    def step(self, seen: float) -> tuple[float, float]:
+        """Make a product; return the outermost Ritz value, seen from its end, and the slack of rounding.
+
+        ``seen`` is that of earlier attempts: it, or one of this attempt, beyond a bound says that the start was one of
+        the unlucky, with which no bound holds.
+        """
+        self.run.step()
+        polynomials = self.run.polynomials()
+        polynomials = polynomials if self.which == "top" else polynomials.mirrored()
+        value = polynomials.largest_root
+        slack = (8 + len(self.run.alphas)) * torch.finfo(self.operator.dtype).eps * self.run.scale + self.operator.error
+        bound = upper_bound(polynomials, self.operator.size, self.level)
+        self.refuted |= value > self.beyond + slack or seen > min(self.beyond, bound) + slack
+        self.beyond = math.inf if self.refuted else min(self.beyond, bound)
+        return value, slack
 
 
 def _eigenpair(
-    which: str, run: _Recurrence, history: History, confidence: float, stopped_by: str, slack: float
+    which: str, attempt: _Attempt, history: History, confidence: float, stopped_by: str, slack: float
 ) -> Eigenpairs:
     made, value, lower, upper = history[-1]
     reasons = {
@@ -153,13 +176,13 @@ def _eigenpair(
         lowers=None if lower is None else torch.tensor([lower], dtype=torch.float64),
         uppers=None if upper is None else torch.tensor([upper], dtype=torch.float64),
         eigenvectors=None,
-        residuals=torch.tensor([run.residual(which == "top") + slack], dtype=torch.float64),
+        residuals=torch.tensor([attempt.run.residual(which == "top") + slack], dtype=torch.float64),
         confidence=confidence,
         converged=stopped_by == "certainty",
         stopped_by=stopped_by,
         num_products=made,
         num_restarts=0,
-        num_starts=1,
+        num_starts=attempt.number,
         defect=None,
         history=history,
         reasons=reasons,
