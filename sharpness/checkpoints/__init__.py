@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sharpness.checkpoints.formats import recognise, weights_file
+from sharpness.checkpoints.formats import adapter_file, recognise, weights_file
 from sharpness.checkpoints.loading import Checkpoint, load_into
 from sharpness.checkpoints.matching import MatchReport, MismatchError
 from sharpness.checkpoints.pickles import Pickled, read_torch_legacy, read_torch_zip
 from sharpness.checkpoints.readings import Reading, find_readings
 from sharpness.checkpoints.safetensors_files import read_safetensors
 from sharpness.checkpoints.shards import file_beside, read_shards
+from sharpness.checkpoints.views import plain_name
 from sharpness.checkpoints.wording import naming
 from sharpness.errors import InputError
 from sharpness.parsing import read_object
@@ -51,12 +53,17 @@ def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Checkpoint:
     if kind == "hugging face folder":
         with naming(path):
             file = file_beside(path, weights_file(path) or "")
+    elif kind == "adapter folder":
+        with naming(path):
+            file = file_beside(path, adapter_file(path) or "")
     if file.is_file():
         _check_manifest(file)
     names = set[str]()
     content, files = _read(file, names)
     with naming(path):
         readings = find_readings(content)
+    if kind == "adapter folder":  # other programs leave the adapter's name in
+        readings = tuple(replace(r, tensors={plain_name(n): t for n, t in r.tensors.items()}) for r in readings)
     return Checkpoint(path, kind, _sha256(files), readings, tuple(sorted(names.difference(allow))))
 
 

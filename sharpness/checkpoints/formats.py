@@ -22,6 +22,7 @@ WEIGHTS_FILES = (
     "pytorch_model.bin.index.json",
 )
 """The weights that a Hugging Face folder may hold, in the order in which its own library looks."""
+ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 """The weights of an adapter in a folder of PEFT."""
 SAVE_AGAIN = "save model.state_dict() as safetensors"
@@ -47,9 +48,9 @@ EXPECTED = "expected a checkpoint (safetensors, torch.save, a Hugging Face folde
 def recognise(path: Path) -> str:
     """Return which kind of checkpoint lies at a path.
 
-    One of ``run folder``, ``hugging face folder``, ``safetensors``, ``sharded`` (a JSON index of several files),
-    ``torch`` (a zip archive of ``torch.save``) and ``torch legacy`` (the same before torch 1.6). Raises
-    :class:`InputError` saying what anything else is and how to come from there to a checkpoint.
+    One of ``run folder``, ``adapter folder`` (of PEFT), ``hugging face folder``, ``safetensors``, ``sharded`` (a JSON
+    index of several files), ``torch`` (a zip archive of ``torch.save``) and ``torch legacy`` (the same before torch
+    1.6). Raises :class:`InputError` saying what anything else is and how to come from there to a checkpoint.
     """
     with about(path, "a checkpoint"):
         if path.is_dir():
@@ -64,6 +65,11 @@ def weights_file(folder: Path) -> str | None:
     return next((name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
 
 
+def adapter_file(folder: Path) -> str | None:
+    """Return the name of the file of weights that an adapter folder holds."""
+    return next((name for name in ADAPTER_FILES if (folder / name).is_file()), None)
+
+
 def _refuse(found: str, cure: str) -> NoReturn:
     raise InputError(f"{EXPECTED}, got {found}: {cure}")
 
@@ -71,6 +77,8 @@ def _refuse(found: str, cure: str) -> NoReturn:
 def _recognise_folder(path: Path) -> str:
     if (path / "config.toml").is_file():
         return "run folder"
+    if (path / ADAPTER_CONFIG).is_file() and adapter_file(path) is not None:
+        return "adapter folder"
     weights = weights_file(path)
     if weights is not None and (path / "config.json").is_file():
         return "hugging face folder"

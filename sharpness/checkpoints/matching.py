@@ -27,7 +27,7 @@ class MatchReport:
     file) and ``missing`` are names in the model, ``unexpected`` names in the file, ``wrong_shape`` the model's name
     with the shapes in file and model. ``dtypes`` counts the types in the file, ``casts`` those that are not the
     model's, as ``float16 to float32``. ``inert`` are classes and functions that the file names, of which nothing was
-    imported or called.
+    imported or called; ``frozen`` counts what the file of an adapter leaves out.
     """
 
     path: str
@@ -41,7 +41,9 @@ class MatchReport:
     wrong_shape: tuple[tuple[str, Shape, Shape], ...]
     dtypes: Mapping[str, int]
     casts: Mapping[str, int]
+    frozen: int = 0
     inert: tuple[str, ...] = ()
+    frozen: int = 0
 
     @property
     def fits(self) -> bool:
@@ -59,6 +61,7 @@ class MatchReport:
         taken += [f"{count} cast from {cast}" for cast, count in self.casts.items()]
         taken += [f"missing: {shown(self.missing)}" if self.missing else ""]
         taken += [f"not used: {shown(self.unexpected)}" if self.unexpected else ""]
+        taken += [f"an adapter, beside {self.frozen} frozen tensors that stay as they are" if self.frozen else ""]
         taken += [f"kept inert, neither imported nor called: {shown(self.inert)}" if self.inert else ""]
         notes = ", ".join(note for note in taken if note)
         return f"{self.path}: {len(self.used)} tensors used" + (f" ({notes})" if notes else "")
@@ -91,6 +94,7 @@ def match(path: Path, view: View, target: Target) -> MatchReport:
         wrong_shape=wrong,
         dtypes=dict(sorted(dtypes.items())),
         casts=dict(sorted(casts.items())),
+        frozen=len(target.frozen) if target.is_adapters(given) else 0,
     )
 
 

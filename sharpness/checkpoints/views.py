@@ -15,6 +15,8 @@ MAX_PREFIX = 8
 """Names of modules that a prefix may consist of: some wrappers around some attributes."""
 INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Parts that ``torch.compile``, FSDP and activation checkpointing put between the names of a model's own modules."""
+ADAPTER_NAME = re.compile(r"(?<=\.lora_[AB])\.\w+(?=\.weight$)|(?<=\.lora_embedding_[AB])\.\w+$|\.modules_to_save\.\w+")
+"""What PEFT leaves out of names in its files: the name of the adapter, such as ``default``."""
 WRAPPERS = (frozenset[str](), INNER, INNER | {"module"})
 """Parts to leave out of names, the least first: ``module`` is DataParallel's, and many models' own name for a part."""
 
@@ -24,13 +26,15 @@ class Target:
     """The tensors that a model takes, and which names in a file may be missing or be too many for it.
 
     ``twins`` holds, for a tensor that has several names, all of them; ``spellings`` how names in files may stand for
-    names in the model; ``computed`` the names of buffers that models no longer save.
+    names in the model; ``computed`` the names of buffers that models no longer save; ``frozen``, of a network with a
+    LoRA adapter, all names but those of what was trained, which the adapter's own file leaves out.
     """
 
     tensors: Mapping[str, Tensor]
     twins: Mapping[str, frozenset[str]]
     spellings: tuple[Mapping[str, str], ...]
     computed: frozenset[str]
+    frozen: frozenset[str]
     ignored: re.Pattern[str] | None
 
     @classmethod
@@ -45,25 +49,38 @@ class Target:
         base = getattr(model, "base_model_prefix", "")
         same = {name: name for name in tensors}
         short = {name.removeprefix(f"{base}."): name for name in tensors} if base else same
+        plain = {plain_name(name): name for name in tensors}
         computed = {name for name, _ in model.named_buffers()} - tensors.keys()
+        trainable = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+        lora = any(".lora_" in f".{name}" for name in trainable)
         patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
         return cls(
             tensors,
             twins,
-            (same,) if short.keys() == same.keys() else (same, short),
+            tuple(spelling for spelling in (same, short, plain) if spelling is same or spelling.keys() != same.keys()),
             frozenset(computed | {name.removeprefix(f"{base}.") for name in computed}),
+            frozenset(tensors.keys() - trainable) if lora else frozenset(),
             re.compile("|".join(f"(?:{pattern})" for pattern in sorted(patterns))) if patterns else None,
         )
 
     def missing(self, given: Collection[str]) -> tuple[str, ...]:
-        """Return the names that a file with the given ones leaves out, but for batch counts and tied tensors."""
+        """Return the names that a file with the given ones leaves out, but for batch counts and tied tensors.
+
+        A file of an adapter leaves out all that is frozen.
+        """
+        frozen = self.frozen if self.is_adapters(given) else frozenset[str]()
         return tuple(
             name
             for name in self.tensors
             if name not in given
+            and name not in frozen
             and not name.endswith("num_batches_tracked")
             and self.twins.get(name, frozenset()).isdisjoint(given)
         )
+
+    def is_adapters(self, given: Collection[str]) -> bool:
+        """Return whether names are those of an adapter alone: some, and none of a frozen parameter."""
+        return bool(self.frozen) and bool(given) and self.frozen.isdisjoint(given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +107,15 @@ class View:
     def ema(self) -> bool:
         """Whether the file calls these an average of weights."""
         return self.reading.ema or says_ema(self.prefix)
+
+
+def plain_name(name: str) -> str:
+    """Return the name that PEFT gives a tensor in its files: without the name of the adapter.
+
+    >>> plain_name("base_model.model.fc.lora_A.default.weight")
+    'base_model.model.fc.lora_A.weight'
+    """
+    return ADAPTER_NAME.sub("", name)
 
 
 def views_of(reading: Reading, target: Target) -> list[View]:

@@ -35,7 +35,7 @@ class Probe(ProbeRequest):
     """
 
     checkpoint: tyro.conf.Positional[Path]
-    """A run folder, a .safetensors or torch file, an index of shards, or a Hugging Face folder."""
+    """A run folder, a .safetensors or torch file, an index of shards, or a folder of Hugging Face or PEFT."""
     out: Annotated[Path | None, Arg(metavar="DIR")] = None
     """Folder for records and figures, made if it is not there; by default the run folder itself."""
 

@@ -20,6 +20,7 @@ from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.criteria import Criterion, load_loss
 from sharpness.loss.eval_mode import batch_norms
+from sharpness.measure.adapter_folder import base_of, with_adapter
 from sharpness.measure.guards import Checked, check_before_probing, describe
 from sharpness.measure.preconditioner import preconditioner_at
 from sharpness.measure.request import Request
@@ -70,6 +71,8 @@ def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> 
     checkpoint = read_checkpoint(weights_file(path, run), request.allow_global)
     data = _data(request, path, run)
     model = _model(request, path, run, data)
+    if checkpoint.kind == "adapter folder":
+        model = with_adapter(request, path, model, checkpoint)
     report = load_into(model.model, checkpoint, key=request.key, ema=request.ema, strict=request.strict)
     network = model.model.to(device)
     batches = named_inputs(network, data.batches)
@@ -150,6 +153,8 @@ def _tokenizer(request: Request, path: Path) -> Path | None:
     """Return the folder of a Hugging Face model, where its tokenizer usually lies too."""
     if request.model is not None and request.model.startswith("hf:"):
         return Path(request.model.removeprefix("hf:").partition(",")[0])
+    if path.is_dir() and recognise(path) == "adapter folder" and not (path / "tokenizer_config.json").is_file():
+        path = base_of(request, path)
     return path if path.is_dir() else None
 
 
@@ -159,7 +164,8 @@ def _model(request: Request, path: Path, run: RunFolder | None, data: UserData) 
         config = run.config().model
         text = f"{config.name},norm={config.norm}"
     if text is None and path.is_dir():
-        text = f"hf:{path}"
+        base = base_of(request, path) if recognise(path) == "adapter folder" else path
+        text = f"hf:{base}" if base.is_dir() else None
     if text is None:
         raise InputError(
             f"expected --model SPEC for the weights in {path}, got none: `sharpness models` shows the kinds"
