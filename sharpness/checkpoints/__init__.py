@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.checkpoints.formats import adapter_file, recognise, weights_file
-from sharpness.checkpoints.loading import Checkpoint, load_into
+from sharpness.checkpoints.loading import Checkpoint, check_fit, load_into
 from sharpness.checkpoints.matching import MatchReport, MismatchError
 from sharpness.checkpoints.pickles import Pickled, read_torch_legacy, read_torch_zip
 from sharpness.checkpoints.readings import Reading, find_readings
@@ -26,6 +26,7 @@ __all__ = [
     "MatchReport",
     "MismatchError",
     "Reading",
+    "check_fit",
     "load_into",
     "read_checkpoint",
     "read_content",

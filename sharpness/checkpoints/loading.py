@@ -57,15 +57,7 @@ def load_into(
     """
     with naming(checkpoint.path):
         target = Target.of(model)
-        matched = [
-            (view, match(checkpoint.path, view, target))
-            for reading in checkpoint.readings
-            for view in views_of(reading, target)
-        ]
-        view, report = _choose(_named(matched, key), ema, strict)
-        report = replace(report, inert=checkpoint.inert)
-        refuse_differences(report, strict)
-        refuse_other_kinds(view, target)
+        view, report = _matched(target, checkpoint, key, ema, strict)
         given = {own: view.reading.tensors[name] for own, name in view.names.items()}
         refuse_non_finite("weights", _non_finite(given.items(), target), "the training diverged: take an earlier file")
         for name, tensor in given.items():
@@ -79,6 +71,33 @@ def load_into(
         for name, tensor in given.items():
             target.tensors[name].copy_(tensor)
     return report
+
+
+def check_fit(
+    model: nn.Module, checkpoint: Checkpoint, *, key: str | None = None, ema: bool = False, strict: bool = True
+) -> None:
+    """Raise what :func:`load_into` does for names, shapes and kinds, which a model on the meta device has too.
+
+    >>> reading = Reading("", {"weight": torch.ones(1, 2)})
+    >>> check_fit(nn.Linear(3, 1, False, device="meta"), Checkpoint(Path("a.pt"), "torch", "", (reading,)))
+    Traceback (most recent call last):
+    sharpness.checkpoints.matching.MismatchError: a.pt: expected tensors of the model's shapes in the file...
+    """
+    with naming(checkpoint.path):
+        _matched(Target.of(model), checkpoint, key, ema, strict)
+
+
+def _matched(target: Target, checkpoint: Checkpoint, key: str | None, ema: bool, strict: bool) -> Matched:
+    """Return the view of a checkpoint that fits; :class:`InputError` without just one and for other shapes or kinds."""
+    matched = [
+        (view, match(checkpoint.path, view, target))
+        for reading in checkpoint.readings
+        for view in views_of(reading, target)
+    ]
+    view, report = _choose(_named(matched, key), ema, strict)
+    refuse_differences(report, strict)
+    refuse_other_kinds(view, target)
+    return view, replace(report, inert=checkpoint.inert)
 
 
 def _named(matched: list[Matched], key: str | None) -> list[Matched]:

@@ -44,7 +44,7 @@ class Target:
         places = defaultdict[tuple[int, ...], set[str]](set)
         for name, tensor in tensors.items():
             if tensor.numel():
-                places[tensor.data_ptr(), *tensor.shape, *tensor.stride()].add(name)
+                places[_address(tensor), *tensor.shape, *tensor.stride()].add(name)
         twins = {name: frozenset(names) for names in places.values() if len(names) > 1 for name in names}
         base = getattr(model, "base_model_prefix", "")
         same = {name: name for name in tensors}
@@ -116,6 +116,13 @@ def plain_name(name: str) -> str:
     'base_model.model.fc.lora_A.weight'
     """
     return ADAPTER_NAME.sub("", name)
+
+
+def _address(tensor: Tensor) -> int:
+    """Return where the entries of a tensor are, or, where it has none, what stands for the place."""
+    if tensor.device.type == "meta":
+        return tensor.untyped_storage()._cdata + tensor.storage_offset()
+    return tensor.data_ptr()
 
 
 def views_of(reading: Reading, target: Target) -> list[View]:

@@ -30,7 +30,7 @@ def load_npz(spec: Spec, request: DataRequest) -> Loaded:
     path = file_of(spec)
     names = array_names(path)
     chosen = [choose(spec, "inputs", names, INPUT_NAMES), choose(spec, "targets", names, TARGET_NAMES)]
-    inputs, targets = read_arrays(path, chosen)
+    inputs, targets = read_arrays(path, chosen, widened=chosen[1:])
     if inputs.ndim == 0 or inputs.shape[:1] != targets.shape[:1]:
         raise InputError(
             f"{spec.text}: expected one row of inputs and one of targets for each example, got the shapes "

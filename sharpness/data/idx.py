@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data.dataset import Split, check_labels
+from sharpness.data.user_data import require_memory
 from sharpness.errors import InputError
 
 MAX_BYTES = 2**28
@@ -76,6 +77,7 @@ def _read_stream(stream: BinaryIO | gzip.GzipFile, path: Path, num_dimensions: i
     total = 4 + 4 * num_dimensions + count
     if size is not None and size != total:
         raise InputError(f"{path}: expected {total} bytes for {shape}, got {size}: {AGAIN}")
+    require_memory(str(path), 2 * count)
     payload = stream.read(count)
     # Reading on past the payload is also what makes gzip compare its checksum.
     surplus = stream.read(1)

@@ -45,7 +45,8 @@ def decode_images(
     height, width = (size, size) if size else _common_size(pictures, [shape for shape, _ in headers])
     all_grey = all(mode in GREY_MODES for _, mode in headers)
     depth = channels or (1 if all_grey else 3)
-    require_memory(where, len(pictures) * depth * height * width)
+    largest = max((_bytes_at_size(shape, size) for shape, _ in headers), default=0) if size else 0
+    require_memory(where, len(pictures) * depth * height * width + largest)
     images = torch.empty(len(pictures), depth, height, width, dtype=torch.uint8)
     for row, picture in zip(images, pictures, strict=True):
         row.copy_(_pixels(picture, size, depth))
@@ -64,6 +65,15 @@ def _header(picture: Picture) -> tuple[tuple[int, int], str]:
     if mode not in (*GREY_MODES, *COLOUR_MODES):
         raise InputError(f"{picture.name}: expected at most 8 bits a channel, got mode {mode}: convert it to 8 bits")
     return (height, width), mode
+
+
+def _bytes_at_size(shape: tuple[int, int], size: int) -> int:
+    """Return the bytes of an image whose shorter side has that length, in up to four channels, before it is cut.
+
+    >>> _bytes_at_size((1, 50_000), 224)
+    10035200000
+    """
+    return 4 * size * (size * max(shape) // min(shape))
 
 
 def _common_size(pictures: Sequence[Picture], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

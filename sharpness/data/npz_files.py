@@ -10,7 +10,7 @@ import contextlib
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,11 +33,12 @@ def array_names(path: Path) -> list[str]:
     return names
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray[Any, Any]]:
+def read_arrays(path: Path, names: Sequence[str], widened: Collection[str] = ()) -> list[np.ndarray[Any, Any]]:
     """Return arrays of an ``.npz`` file by name, in the byte order of this machine.
 
-    Raises :class:`InputError` for a name that is not there, an array of Python objects, a header that does not fit its
-    entry, more bytes than half of the free memory, and damage.
+    Those ``widened`` will be turned into int64, and so will whole numbers other than bytes. Raises :class:`InputError`
+    for a name that is not there, an array of Python objects, a header that does not fit its entry, more bytes than half
+    of the free memory, and damage.
     """
     known = array_names(path)
     for name in names:
@@ -45,14 +46,14 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray[Any, Any]]:
             raise InputError(f"{path}: {unknown_name('array', name, known)}")
     with _readable(path), open(path, "rb") as stream:
         with zipfile.ZipFile(stream) as archive:
-            require_memory(str(path), sum(_checked_bytes(archive, path, name) for name in names))
+            require_memory(str(path), sum(_checked_bytes(archive, path, name, name in widened) for name in names))
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as arrays:
             return [_native(arrays[name]) for name in names]
 
 
-def _checked_bytes(archive: zipfile.ZipFile, path: Path, name: str) -> int:
-    """Return the bytes of one entry, after a look at its header, which must say the same."""
+def _checked_bytes(archive: zipfile.ZipFile, path: Path, name: str, widened: bool) -> int:
+    """Return the bytes that one array will take, after a look at its header, which must say the same as the entry."""
     entry = archive.getinfo(name + SUFFIX)
     with archive.open(entry) as stream:
         shape, dtype = _header(stream, path, name)
@@ -68,7 +69,10 @@ def _checked_bytes(archive: zipfile.ZipFile, path: Path, name: str) -> int:
             f"{path}: expected {expected} bytes for {name} of shape {shape} and {dtype}, got {entry.file_size}: "
             "write the file again with np.savez"
         )
-    return entry.file_size
+    copied = 0 if dtype.isnative else entry.file_size
+    if dtype.kind in "iub" and (widened or dtype != np.uint8):
+        copied += 8 * math.prod(shape)
+    return entry.file_size + copied
 
 
 def _header(stream: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

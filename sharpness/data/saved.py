@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sharpness.data.options import channels_of, folder_of, whole_number
 from sharpness.data.user_data import DataRequest, Loaded, count_classes, require_memory
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.extras import extra, offline
+from sharpness.parsing import parse_object, read_bounded, shown_value
 from sharpness.spec import Spec
 
 COLUMN_OPTIONS = ("split", "inputs", "targets")
@@ -28,6 +30,8 @@ IMAGE_OPTIONS = (*NUMBER_OPTIONS, "size", "channels")
 OPTIONS = (*IMAGE_OPTIONS, "pad")
 INPUT_COLUMNS = (*INPUT_NAMES, "image", "img", "pixel_values")
 TARGET_COLUMNS = (*TARGET_NAMES, "label")
+BYTES_PER_ROW = 100  # of a row's number and of the objects around its entries
+FORMATS = (None, "python", "numpy", "torch", "arrow", "pandas")  # that a table was last looked at with
 SEQUENCES = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -38,12 +42,45 @@ def load_saved(spec: Spec, request: DataRequest) -> Loaded:
     that hold no numbers.
     """
     folder = str(folder_of(spec).resolve())
+    _check_states(Path(folder))
     with offline(), _readable(spec):
         datasets = extra("datasets", "hf")
         table = _split(spec, datasets.load_from_disk(folder), datasets.DatasetDict).with_format(None)
         if "input_ids" in table.column_names and spec.options.get("inputs", "input_ids") == "input_ids":
             return _tokens(spec, request, table)
         return _pairs(spec, request, table, datasets.Image)
+
+
+def _check_states(folder: Path) -> None:
+    """Raise :class:`InputError` where the files that say what a folder holds lead out of it or set more than that."""
+    listing, tables = folder / "dataset_dict.json", [folder]
+    if listing.is_file():
+        names = _json(listing).get("splits")
+        tables = [folder / _inside(listing, name) for name in (names if isinstance(names, list) else [])]
+    for state in (table / "state.json" for table in tables if (table / "state.json").is_file()):
+        content = _json(state)
+        files = content.get("_data_files")
+        for file in files if isinstance(files, list) else []:
+            _inside(state, file.get("filename") if isinstance(file, dict) else file)
+        kind, options = content.get("_format_type"), content.get("_format_kwargs")
+        if kind not in FORMATS or options:
+            raise InputError(
+                f"{state}: expected a table without a format of its own, got {shown_value(kind)} with "
+                f"{shown_value(options)}: save it again after with_format(None)"
+            )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return parse_object(read_bounded(path, "a dataset's state"), "a dataset's state")
+    except InputError as error:
+        raise InputError(f"{path}: expected a dataset that save_to_disk wrote, but {error}") from error
+
+
+def _inside(path: Path, name: Any) -> str:
+    if not isinstance(name, str) or name in ("", ".", "..") or not name.isprintable() or "/" in name or "\\" in name:
+        raise InputError(f"{path}: expected names in the same folder, got {shown_value(name)}: write the dataset again")
+    return name
 
 
 def _split(spec: Spec, saved: Any, several: type) -> Any:
@@ -138,6 +175,8 @@ def _ragged(spec: Spec, table: Any, column: str, rows: Sequence[int]) -> list[np
     feature = table.features[column]
     if _dtype(spec, column, feature).kind not in "iub":
         raise InputError(f"{spec.text}: expected whole numbers in {column}, got {feature}: tokenise the texts first")
+    stored = table.data.column(column).nbytes * 8 // _dtype(spec, column, feature).itemsize
+    require_memory(spec.text, (stored // len(table) + BYTES_PER_ROW) * len(rows))
     found = [np.asarray(row) for row in _formatted(table, column, np.dtype(np.int64), rows)]
     if any(row.ndim != 1 for row in found):
         raise InputError(f"{spec.text}: expected one sequence in each row of {column}, got another shape: flatten it")
@@ -147,7 +186,7 @@ def _ragged(spec: Spec, table: Any, column: str, rows: Sequence[int]) -> list[np
 def _stacked(spec: Spec, table: Any, column: str, rows: Sequence[int]) -> np.ndarray[Any, Any]:
     """Return a column of numbers, or of arrays of one shape, as one array of its own type."""
     dtype = _dtype(spec, column, table.features[column])
-    require_memory(spec.text, table.data.column(column).nbytes * len(rows) // len(table))
+    require_memory(spec.text, (table.data.column(column).nbytes // len(table) + BYTES_PER_ROW) * len(rows))
     array = np.asarray(_formatted(table, column, dtype, rows))
     if array.dtype == object:
         raise InputError(f"{spec.text}: expected rows of one shape in {column}, got several: bring them to one first")

@@ -15,8 +15,9 @@ from sharpness.data.batches import Batch, batch_length, named_tensors
 from sharpness.data.dataset import Batches, Examples
 from sharpness.data.factories import load_from_factory
 from sharpness.data.scaling import BYTES
-from sharpness.data.user_data import DataRequest, Loaded, UserData
+from sharpness.data.user_data import DataRequest, Loaded, UserData, require_memory
 from sharpness.errors import InputError, unknown_name
+from sharpness.machine.memory import bounded_memory, is_out_of_memory
 from sharpness.spec import Spec, parse_spec
 
 SPLITS = ("train", "test")
@@ -82,10 +83,26 @@ def load_data(
     >>> data.notes
     ('250 of 10000 examples drawn with seed 0', 'bytes divided by 255')
     """
+    request = DataRequest(text, batch_size, examples, seed, data_dir, tokenizer)
+    if parse_spec(text, SOURCES).importable:  # what a user's own function takes is up to the user
+        return _load(text, request)
+    try:
+        with bounded_memory():
+            return _load(text, request)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{text}: expected data that the free memory holds, got more: take fewer or smaller examples, or a larger "
+            "machine"
+        ) from None
+
+
+def _load(text: str, request: DataRequest) -> UserData:
+    batch_size, data_dir = request.batch_size, request.data_dir
     if batch_size < 1:
         raise InputError(f"expected a batch size of at least 1, got {batch_size}: give one such as 100")
     spec = parse_spec(text, SOURCES)
-    request = DataRequest(text, batch_size, examples, seed, data_dir, tokenizer)
     if spec.kind is None and not spec.importable:
         return _user_data(request, _load_built_in(spec, request))
     if data_dir is not None:
@@ -151,6 +168,7 @@ def _cut(request: DataRequest, loaded: Loaded) -> Sequence[Batch]:
     if not isinstance(data, Examples):
         return data
     dtype = torch.promote_types(data.inputs.dtype, torch.float32)
+    require_memory(request.spec, min(request.batch_size, len(data)) * data.inputs[0].numel() * dtype.itemsize)
     try:
         return Batches(data, request.batch_size, dtype, loaded.scaling)
     except InputError as error:

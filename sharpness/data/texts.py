@@ -16,10 +16,13 @@ from sharpness.errors import InputError, reason_of
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.extras import extra, offline
 from sharpness.machine.panics import contained_panics
+from sharpness.parsing import read_object, shown_value
 from sharpness.spec import Spec
 
 OPTIONS = ("tokenizer", "length", "mask")
 LENGTH = 128
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+ELSEWHERE = ("_file", "_files", "_path", "_dir", "_kwargs", "_options")  # ends of the names of settings that lead there
 MASKED, OTHER = 0.8, 0.1  # of the chosen tokens; the rest stays as it is (Devlin et al. 2019, section 3.1)
 BYTES_PER_CHARACTER = 200  # about 600 a token, measured: a tokenizer keeps pieces and offsets beside the numbers
 
@@ -100,6 +103,7 @@ def _tokenizer(spec: Spec, request: DataRequest) -> Any:
         raise InputError(f"{spec.text}: expected the folder of a tokenizer, got none: add ,tokenizer=DIR")
     if not folder.is_dir():
         raise InputError(f"{folder}: expected the folder of a tokenizer, got no folder: correct ,tokenizer=DIR")
+    _check_tokenizer(folder)
     with offline():
         transformers = extra("transformers", "hf")
         try:
@@ -115,6 +119,16 @@ def _tokenizer(spec: Spec, request: DataRequest) -> Any:
     if len(tokenizer) < 2:  # some kinds are made without files, and know no token then
         raise InputError(f"{folder}: expected the files of a tokenizer, got none: name its folder with ,tokenizer=DIR")
     return tokenizer
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Raise :class:`InputError` where a tokenizer's settings name files elsewhere or hand options to other code."""
+    for file in (folder / name for name in SETTINGS if (folder / name).is_file()):
+        for name, value in read_object(file, "a tokenizer's settings").items():
+            if value and name.endswith(ELSEWHERE):
+                raise InputError(
+                    f"{file}: expected settings of the tokenizer alone, got {name}={shown_value(value)}: remove it"
+                )
 
 
 def _tokenised(tokenizer: Any, path: Path) -> list[int]:

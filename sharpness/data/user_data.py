@@ -17,6 +17,7 @@ from sharpness.errors import InputError
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.memory import free_memory
 
+BYTES_PER_ROW = 24  # of the numbers of all examples, their order drawn at random, and the part taken
 DATA_SHARE = 0.5  # of the free memory that data may take: the rest is for drawing from them and for what is measured
 
 
@@ -58,6 +59,7 @@ class DataRequest:
         """
         if total == 0:
             raise InputError(f"{self.spec}: expected at least one example, got none: give data that hold some")
+        require_memory(self.spec, BYTES_PER_ROW * total)
         if self.examples is None:
             return torch.arange(total)
         if not 1 <= self.examples <= total:

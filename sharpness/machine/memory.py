@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -30,6 +33,24 @@ def free_memory(device: torch.device) -> int:
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+@contextlib.contextmanager
+def bounded_memory() -> Iterator[None]:
+    """Let whatever takes more than the free memory fail with an error inside, instead of the system ending the process.
+
+    Nothing is bounded where the system does not tell how much this process has, and mapped files do not count.
+    """
+    used, (soft, hard) = _data_size(), resource.getrlimit(resource.RLIMIT_DATA)
+    if used is None:
+        yield
+        return
+    most = used + free_memory(torch.device("cpu"))
+    resource.setrlimit(resource.RLIMIT_DATA, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 def cache_budget(cache: int | str, device: torch.device) -> int:
     """Return the bytes that kept graphs may take: ``cache`` itself, or for ``auto`` half of what is free now."""
     return int(CACHE_SHARE * free_memory(device)) if cache == "auto" else int(cache)
@@ -54,6 +75,15 @@ def _meminfo() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _data_size() -> int | None:
+    """Return the bytes of private memory that this process has asked for, used or not, as Linux tells them."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")), None)
 
 
 def _control_groups() -> list[int | None]:

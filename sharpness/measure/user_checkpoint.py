@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sharpness.checkpoints import MatchReport, load_into, read_checkpoint
+from sharpness.checkpoints import MatchReport, check_fit, load_into, read_checkpoint
 from sharpness.checkpoints.formats import recognise
 from sharpness.data.batches import Batch
 from sharpness.data.sources import load_data
@@ -70,10 +70,13 @@ def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> 
     run = RunFolder.open(path) if recognise(path) == "run folder" else None
     checkpoint = read_checkpoint(weights_file(path, run), request.allow_global)
     data = _data(request, path, run)
-    model = _model(request, path, run, data)
-    if checkpoint.kind == "adapter folder":
+    choice: dict[str, Any] = {"key": request.key, "ema": request.ema, "strict": request.strict}
+    adapter = checkpoint.kind == "adapter folder"
+    fits = None if adapter else partial(check_fit, checkpoint=checkpoint, **choice)
+    model = _model(request, path, run, data, fits)
+    if adapter:
         model = with_adapter(request, path, model, checkpoint)
-    report = load_into(model.model, checkpoint, key=request.key, ema=request.ema, strict=request.strict)
+    report = load_into(model.model, checkpoint, **choice)
     network = model.model.to(device)
     batches = named_inputs(network, data.batches)
     loss_name, criterion = load_loss(request.loss, batches[0])
@@ -158,7 +161,10 @@ def _tokenizer(request: Request, path: Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _model(request: Request, path: Path, run: RunFolder | None, data: UserData) -> UserModel:
+def _model(
+    request: Request, path: Path, run: RunFolder | None, data: UserData, fits: Callable[[nn.Module], None] | None
+) -> UserModel:
+    """Return the network of the request or the folder; its shapes are held against the file before it is built."""
     text = request.model
     if text is None and run is not None:
         config = run.config().model
@@ -170,7 +176,7 @@ def _model(request: Request, path: Path, run: RunFolder | None, data: UserData) 
         raise InputError(
             f"expected --model SPEC for the weights in {path}, got none: `sharpness models` shows the kinds"
         )
-    return load_model(text, data.input_shape, data.num_classes)
+    return load_model(text, data.input_shape, data.num_classes, fits=fits)
 
 
 def named_inputs(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +14,10 @@ from torch import nn
 
 from sharpness.config import ModelConfig
 from sharpness.errors import InputError, unknown_name
-from sharpness.machine.extras import extra, offline
 from sharpness.models import MODELS, NORMS, build_model
-from sharpness.parsing import read_object
+from sharpness.models.hugging_face import hugging_face_model
+from sharpness.models.libraries import timm_model, torchvision_model
+from sharpness.models.sizing import build_within_memory
 from sharpness.spec import Spec, parse_spec
 from sharpness.users_code import import_object, users_own
 
@@ -41,29 +41,42 @@ class UserModel:
 
 
 def load_model(
-    text: str, input_shape: tuple[int, ...] | None = None, num_classes: int | None = None, seed: int = 0
+    text: str,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+    fits: Callable[[nn.Module], None] | None = None,
 ) -> UserModel:
     """Return the network of a spec in evaluation mode, with weights drawn from ``seed`` that a checkpoint replaces.
 
     Built-in networks take input shape and number of classes from the data unless the spec says them; those of a library
     have the library's own defaults (1000 classes). The global random state is left as it was. Nothing is downloaded.
-    Raises :class:`InputError` for unknown names and options and for missing libraries, with the command that installs
-    them.
+    ``fits`` gets the network without its entries, before memory is taken for them, and raises where it does not fit;
+    not that of a user's own function, which is called once. Raises :class:`InputError` for unknown names and options,
+    for missing libraries with the command that installs them, and for more than the free memory.
 
     >>> load_model("f1,norm=running", (1, 28, 28), 10).facts
     {'model': 'f1,norm=running', 'class': 'torch.nn.modules.container.Sequential'}
     """
     spec = parse_spec(text, MODEL_SOURCES)
+    create = _creator(spec, input_shape, num_classes, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if spec.kind is not None:
-            model = MODEL_SOURCES[spec.kind].create(spec)
-        elif spec.importable:
-            model = _from_factory(spec)
-        else:
-            model = _built_in(spec, input_shape, num_classes, seed)
+        with _quietly(spec):
+            model = build_within_memory(spec.text, create, fits, twice=not spec.importable)
     kind = type(model)
     return UserModel(text, model.eval(), {"model": text, "class": f"{kind.__module__}.{kind.__qualname__}"})
+
+
+def _creator(
+    spec: Spec, input_shape: tuple[int, ...] | None, num_classes: int | None, seed: int
+) -> Callable[[], nn.Module]:
+    """Return the function that builds the network of a spec."""
+    if spec.kind is not None:
+        return partial(MODEL_SOURCES[spec.kind].create, spec)
+    if spec.importable:
+        return partial(_from_factory, spec)
+    return partial(_built_in, spec, input_shape, num_classes, seed)
 
 
 def _built_in(spec: Spec, input_shape: tuple[int, ...] | None, num_classes: int | None, seed: int) -> nn.Module:
@@ -81,78 +94,31 @@ def _built_in(spec: Spec, input_shape: tuple[int, ...] | None, num_classes: int 
     return build_model(ModelConfig(spec.name, norm), input_shape, classes, seed)
 
 
-def _from_timm(spec: Spec) -> nn.Module:
-    timm = extra("timm", "timm")
-    if spec.name not in timm.list_models():
-        raise unknown_name("model of timm", spec.name, _close(spec.name, timm.list_models()))
-    return _called(spec, lambda: timm.create_model(spec.name, pretrained=False, **spec.options))
-
-
-def _from_torchvision(spec: Spec) -> nn.Module:
-    models = extra("torchvision.models", "torchvision")
-    if spec.name not in models.list_models():
-        raise unknown_name("model of torchvision", spec.name, _close(spec.name, models.list_models()))
-    return _called(spec, lambda: models.get_model(spec.name, weights=None, **spec.options))
-
-
-def _from_hugging_face(spec: Spec) -> nn.Module:
-    """Build the class that the folder's config names, which must be one of transformers' own: no code is loaded."""
-    folder, options = Path(spec.name), spec.checked(("architecture",))
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{spec.text}: expected a folder with a config.json, found none: give one of save_pretrained")
-    names = read_object(folder / "config.json", "a config").get("architectures")
-    names = names if isinstance(names, list) else []
-    name = options.get("architecture", names[0] if names else None)
-    if not isinstance(name, str):
-        raise InputError(
-            f"{spec.text}: expected an architecture in config.json, got none: add ,architecture=BertForMaskedLM"
-        )
-    with offline():
-        transformers = extra("transformers", "hf")
-        try:
-            kind: Any = getattr(transformers, name, None)
-        except (ImportError, RuntimeError) as error:  # a library that this network needs is missing or broken
-            text = " ".join(str(error.__cause__ or error).split())[:160]
-            raise InputError(f"{spec.text}: expected transformers to load {name}, got an error: {text}") from error
-        if not (inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel)):
-            raise InputError(
-                f"{spec.text}: expected an architecture of transformers, got {name!r}: models with code of their own "
-                "are never loaded; build it in a function of yours and give package.module:function"
-            )
-        create: Any = kind  # a class to pyright, an unknown one
-        read = transformers.AutoConfig.from_pretrained
-        return _called(spec, lambda: create(read(folder, trust_remote_code=False, local_files_only=True)))
-
-
 def _from_factory(spec: Spec) -> nn.Module:
     factory = import_object(spec.name, "a model")
-    model = factory if isinstance(factory, nn.Module) else _called(spec, lambda: factory(**spec.options))
+    model = factory if isinstance(factory, nn.Module) else factory(**spec.options)
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec.text}: expected a torch.nn.Module, got {type(model).__name__}: return the network")
     return model
 
 
-def _called(spec: Spec, create: Callable[[], nn.Module]) -> nn.Module:
-    """Return what a library or the user's function makes of the options; what it says against them is bad input."""
+@contextlib.contextmanager
+def _quietly(spec: Spec) -> Iterator[None]:
+    """Take what a library or the user's function says against the options as bad input."""
     own = users_own(spec.text, "options that build this network", "check the name and its options")
     with own, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries about their own names and initial weights
-        return create()
-
-
-def _close(name: str, names: list[str]) -> list[str]:
-    """Return the names that are most like it: libraries have hundreds."""
-    return get_close_matches(name, names, n=8, cutoff=0.5) or names[:8]
+        yield
 
 
 MODEL_SOURCES: dict[str, ModelSource] = {
-    "timm": ModelSource("timm:NAME", "a network of timm, as in timm:resnet18,num_classes=10,in_chans=1", _from_timm),
+    "timm": ModelSource("timm:NAME", "a network of timm, as in timm:resnet18,num_classes=10,in_chans=1", timm_model),
     "torchvision": ModelSource(
-        "torchvision:NAME", "a network of torchvision, as in torchvision:resnet18,num_classes=10", _from_torchvision
+        "torchvision:NAME", "a network of torchvision, as in torchvision:resnet18,num_classes=10", torchvision_model
     ),
     "hf": ModelSource(
         "hf:FOLDER",
         "what save_pretrained of Hugging Face's transformers wrote; class and sizes from its config.json",
-        _from_hugging_face,
+        hugging_face_model,
     ),
 }
