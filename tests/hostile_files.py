@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.storage import _load_from_bytes
 
 from tests.hostile_makers import (
+    Calls,
     Maker,
     altered,
     copied_again,
@@ -75,12 +78,15 @@ LIVE: dict[str, Live] = {
     "a legacy file": Live(live("os.system", _use_new_zipfile_serialization=False), "posix.system"),
     "a later protocol": Live(live("os.system", pickle_protocol=4), "posix.system"),
     "named safetensors": Live(live("os.system", "model.safetensors"), "posix.system"),
+    "a plain pickle": Live(live_plain_pickle, "posix.system"),
     "a hugging face folder": Live(live_hugging_face, "posix.system"),
 }
 
 HOSTILE: dict[str, Hostile] = {
     "payload in a shard": Hostile(live_shard, "named tensors only"),
-    "plain pickle": Hostile(live_plain_pickle, "plain pickle"),
+    "plain pickle without tensors": Hostile(write(pickle.dumps({"epoch": 3})), "epoch"),
+    "plain pickle with a hole": Hostile(write(pickle.dumps(Calls(_load_from_bytes, b"no file"))), "cannot be read"),
+    "plain pickle cut off": Hostile(write(pickle.dumps({"w": torch.ones(9)})[:-40]), "cannot be read"),
     "live payload and no tensors": Hostile(pickled(b"cposix\nsystem\n" + text("true") + b"\x85R"), "Inert"),
     "module inside itself": Hostile(pickled(endless_module()), "at most"),
     "torchscript": Hostile(torchscript, "TorchScript"),

@@ -96,7 +96,8 @@ def live(payload: str, name: str = "model.pt", **options: Any) -> Maker:
 
 
 def live_plain_pickle(folder: Path, marker: Path) -> Path:
-    (folder / "model.pt").write_bytes(pickle.dumps({"w": PAYLOADS["os.system"](marker)}))
+    content = {"state_dict": state(), "more": PAYLOADS["os.system"](marker)}
+    (folder / "model.pt").write_bytes(pickle.dumps(content))
     return folder / "model.pt"
 
 

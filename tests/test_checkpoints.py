@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import warnings
 import zipfile
 from argparse import Namespace
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,6 +191,16 @@ def test_tensors_are_read_out_of_pickles_with_classes_of_other_code(
     assert "kept inert, neither imported nor called: " in str(report)
     expected = read_checkpoint(tmp_path / "model.ckpt", report.inert)
     assert expected.inert == () and "inert" not in str(load_into(model, expected))
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_what_pickle_itself_wrote_is_read_too(protocol: int, tmp_path: Path) -> None:
+    for content in (dict(S), {"best": Box(trained())}, OrderedDict(S), {"weights": cast(S, torch.float64)}):
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol))
+        model, checkpoint = network(), read_checkpoint(tmp_path / "model.pkl")
+        assert load_into(model, checkpoint).fits and holds(model, S) and checkpoint.kind == "pickle"
+    torch.save(S, tmp_path / "model.pt", _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+    assert read_checkpoint(tmp_path / "model.pt").kind == "torch legacy"
 
 
 def test_types_and_signs_of_pickled_tensors_are_kept(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sharpness.checkpoints.formats import adapter_file, recognise, weights_file
 from sharpness.checkpoints.loading import Checkpoint, check_fit, load_into
 from sharpness.checkpoints.matching import MatchReport, MismatchError
-from sharpness.checkpoints.pickles import Pickled, read_torch_legacy, read_torch_zip
+from sharpness.checkpoints.pickles import Pickled, read_pickle, read_torch_legacy, read_torch_zip
 from sharpness.checkpoints.readings import Reading, find_readings
 from sharpness.checkpoints.safetensors_files import read_safetensors
 from sharpness.checkpoints.shards import file_beside, read_shards
@@ -33,7 +33,11 @@ __all__ = [
     "recognise",
 ]
 
-PICKLES: dict[str, Callable[[Path], Pickled]] = {"torch": read_torch_zip, "torch legacy": read_torch_legacy}
+PICKLES: dict[str, Callable[[Path], Pickled]] = {
+    "torch": read_torch_zip,
+    "torch legacy": read_torch_legacy,
+    "pickle": read_pickle,
+}
 
 
 def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Checkpoint:

@@ -11,8 +11,8 @@ from sharpness.checkpoints.zips import open_zip
 from sharpness.errors import InputError
 
 HEAD = 4096
-LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""The first bytes of ``torch.save`` before torch 1.6: its magic number as a pickle of its own."""
+LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""The first pickle of ``torch.save`` before torch 1.6, its magic number, without the bytes of the protocol."""
 MAX_INDEX = 64 << 20
 """Bytes of a JSON index, where the largest networks have some MiB."""
 WEIGHTS_FILES = (
@@ -49,8 +49,9 @@ def recognise(path: Path) -> str:
     """Return which kind of checkpoint lies at a path.
 
     One of ``run folder``, ``adapter folder`` (of PEFT), ``hugging face folder``, ``safetensors``, ``sharded`` (a JSON
-    index of several files), ``torch`` (a zip archive of ``torch.save``) and ``torch legacy`` (the same before torch
-    1.6). Raises :class:`InputError` saying what anything else is and how to come from there to a checkpoint.
+    index of several files), ``torch`` (a zip archive of ``torch.save``), ``torch legacy`` (the same before torch 1.6)
+    and ``pickle`` (of Python's ``pickle.dump``). Raises :class:`InputError` saying what anything else is and how to
+    come from there to a checkpoint.
     """
     with about(path, "a checkpoint"):
         if path.is_dir():
@@ -103,7 +104,7 @@ def _recognise_file(path: Path) -> str:
         _refuse("an empty file", "fetch or save it again")
     if head.startswith(b"PK\x03\x04"):
         return _recognise_zip(path)
-    if head.startswith(LEGACY):
+    if LEGACY in head[:64] and head[0] == 0x80:
         return "torch legacy"
     if head[8:9] == b"{" and not _is_text(head[:8]):
         return _recognise_safetensors(head, size)
@@ -111,7 +112,7 @@ def _recognise_file(path: Path) -> str:
         if head[offset:].startswith(magic):
             _refuse(found, cure)
     if head[0] == 0x80 and head[1:2] <= b"\x05":
-        _refuse("a plain pickle, which could run code", f"{SAVE_AGAIN} or with torch.save")
+        return "pickle"
     if _is_onnx(head):
         _refuse("an ONNX file, a program with its weights folded in", ONNX_CURE)
     if head.lstrip().startswith(b"{") and size <= MAX_INDEX and b'"weight_map"' in path.read_bytes():

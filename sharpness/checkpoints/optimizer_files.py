@@ -30,7 +30,7 @@ def find_states(path: Path) -> FoundStates:
     they lie in a file beside: other files beside others may belong to other weights. Raises what reading raises.
     """
     kind, found = recognise(path), FoundStates((), path, "it has no state of an optimiser")
-    if kind in ("torch", "torch legacy"):
+    if kind in ("torch", "torch legacy", "pickle"):
         found = _states_in(path)
     if not found.states and (path.is_dir() or path.name in (*WEIGHTS_FILES, *ADAPTER_FILES)):
         folder = path if path.is_dir() else path.parent

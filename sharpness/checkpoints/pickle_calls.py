@@ -37,6 +37,8 @@ NO_WEIGHTS = {
     "torch._utils._rebuild_nested_tensor": "a nested tensor",
     "torch._utils._rebuild_wrapper_subclass": "a tensor around other tensors",
 }
+FROM_BYTES = "torch.storage._load_from_bytes"
+"""The call with which ``pickle.dump`` writes a storage: its argument is a file of ``torch.save`` before torch 1.6."""
 CONSTANTS = frozenset(
     {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.device", "torch.serialization._get_layout"}
     | {"builtins.complex"}
@@ -50,9 +52,8 @@ def is_plain(name: str) -> bool:
     >>> is_plain("torch.float16"), is_plain("collections.OrderedDict"), is_plain("torch.hub.load")
     (True, True, False)
     """
-    return (
-        name in CALLS or name in NO_WEIGHTS or name in CONSTANTS or name in STORAGES or _dtype(Name(name)) is not None
-    )
+    listed = name in CALLS or name in NO_WEIGHTS or name in CONSTANTS or name in STORAGES or name == FROM_BYTES
+    return listed or _dtype(Name(name)) is not None
 
 
 def call(function: Name | Inert, arguments: Group) -> Any:

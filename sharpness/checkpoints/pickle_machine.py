@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import torch
 
-from sharpness.checkpoints.pickle_calls import call, copied, dtype_of, is_plain, view_of
+from sharpness.checkpoints.pickle_calls import FROM_BYTES, call, copied, dtype_of, is_plain, view_of
 from sharpness.checkpoints.pickle_values import Group, Inert, Name, Stored, refuse, weight_of
 from sharpness.errors import InputError
 
@@ -28,18 +28,22 @@ PROTOCOLS = range(2, 6)
 StorageReader = Callable[[str, int, torch.dtype], torch.UntypedStorage | None]
 """Returns the bytes of a storage by its key, the number of its entries and their type; ``None`` to count them only."""
 
+BytesReader = Callable[["Machine", bytes], Stored]
+
 
 class Machine:
     """The state of the reading of one or more pickles of a file.
 
-    ``names`` are the classes and functions referred to that not every checkpoint has, ``storages`` those read so far.
+    ``read_bytes`` returns the storage that bytes inside the pickle hold; without it there may be none. ``names`` are
+    the classes and functions referred to that not every checkpoint has, ``storages`` those read so far.
     """
 
-    def __init__(self, read_storage: StorageReader) -> None:
+    def __init__(self, read_storage: StorageReader, read_bytes: BytesReader | None = None, work: int = 0) -> None:
         self.read_storage = read_storage
+        self.read_bytes = read_bytes
         self.names: set[str] = set()
         self.storages: dict[str, Stored] = {}
-        self.work = 0
+        self.work = work
 
     def run(self, stream: IO[bytes]) -> Any:
         """Follow one pickle to its end and return what it makes."""
@@ -156,7 +160,12 @@ class Machine:
         if not isinstance(function, Name | Inert) or not isinstance(arguments, Group):
             refuse("a call of something that is no function")
         self.spend(copied(arguments))
-        self.stack.append(call(function, arguments))
+        if isinstance(function, Name) and function.full == FROM_BYTES:
+            if self.read_bytes is None or len(arguments) != 1 or not isinstance(arguments[0], bytes):
+                refuse("a storage in bytes where none can be")
+            self.stack.append(self.read_bytes(self, arguments[0]))
+        else:
+            self.stack.append(call(function, arguments))
 
     def make(self, kind: Any, arguments: Any, named: Any = None) -> None:
         """Push a stand-in for the object that a class would make of its arguments."""

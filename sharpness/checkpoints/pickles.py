@@ -1,4 +1,4 @@
-"""Files of ``torch.save``: their pickles read without running anything, the tensors left in the mapped file."""
+"""Files of ``torch.save`` and ``pickle.dump``, read without running anything; tensors stay in the mapped file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 import torch
 
 from sharpness.checkpoints.pickle_machine import Machine
+from sharpness.checkpoints.pickle_values import Stored, refuse
 from sharpness.checkpoints.wording import about, shown
 from sharpness.checkpoints.zips import Entry, check_entries, open_zip
 from sharpness.errors import InputError
@@ -91,18 +92,50 @@ def read_torch_legacy(path: Path) -> Pickled:
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
     ):
-        # The places of the storages stand behind the object, so it is read twice: they are only counted first.
-        counting, places = Machine(lambda *_: None), dict[str, int]()
-        *_, keys = [counting.run(cast(IO[bytes], view)) for _ in range(LEGACY_PICKLES)]
-        end = view.tell()
-        for key in keys:
-            stored = counting.storages[key]
-            places[key] = end + LENGTH
-            end += LENGTH + stored.numel * stored.dtype.itemsize
-        if end > len(view) or places.keys() != counting.storages.keys():
-            raise InputError(f"expected {end} bytes, got {len(view)}: truncated, so fetch or save it again")
-        mapped = torch.UntypedStorage.from_file(str(path), False, len(view))
-        machine = Machine(lambda key, numel, dtype: _part(mapped, places[key], numel * dtype.itemsize))
-        view.seek(0)
-        *_, content = [machine.run(cast(IO[bytes], view)) for _ in range(LEGACY_PICKLES - 1)]
-        return Pickled(content, frozenset(machine.names))
+        return _read_legacy(cast(IO[bytes], view), torch.UntypedStorage.from_file(str(path), False, len(view)))
+
+
+def read_pickle(path: Path) -> Pickled:
+    """Return what ``pickle.dump`` wrote, where every storage is bytes in the older format of ``torch.save``.
+
+    The errors are those of :func:`read_torch_zip`.
+    """
+    with about(path, "a pickle"):
+        if (size := path.stat().st_size) > MAX_PICKLE:
+            raise InputError(
+                f"expected a pickle of at most {MAX_PICKLE >> 20} MiB, got one of {size >> 20}: save the state dict "
+                "with torch.save or as safetensors"
+            )
+        found = dict[int, tuple[bytes, Stored]]()  # the bytes too, so that no others get their number
+
+        def read_bytes(machine: Machine, content: bytes) -> Stored:
+            if id(content) not in found:
+                copied = torch.frombuffer(bytearray(content), dtype=torch.uint8).untyped_storage()
+                stored = _read_legacy(io.BytesIO(content), copied, machine).content
+                if not isinstance(stored, Stored):
+                    refuse("bytes that hold no storage")
+                found[id(content)] = content, stored
+            return found[id(content)][1]
+
+        machine = Machine(lambda *_: refuse("a storage outside the pickle"), read_bytes)
+        return Pickled(machine.run(io.BytesIO(path.read_bytes())), frozenset(machine.names))
+
+
+def _read_legacy(stream: IO[bytes], mapped: Any, outer: Machine | None = None) -> Pickled:
+    """Return what lies in a stream, with the storages behind its pickles as parts of the same bytes as one storage."""
+    # The places of the storages stand behind the object, so it is read twice: they are only counted first.
+    counting, places = Machine(lambda *_: None, work=outer.work if outer else 0), dict[str, int]()
+    *_, keys = [counting.run(stream) for _ in range(LEGACY_PICKLES)]
+    if outer is not None:
+        outer.work = counting.work
+    end = stream.tell()
+    for key in keys:
+        stored = counting.storages[key]
+        places[key] = end + LENGTH
+        end += LENGTH + stored.numel * stored.dtype.itemsize
+    if end > mapped.nbytes() or places.keys() != counting.storages.keys():
+        raise InputError(f"expected {end} bytes, got {mapped.nbytes()}: truncated, so fetch or save it again")
+    machine = Machine(lambda key, numel, dtype: _part(mapped, places[key], numel * dtype.itemsize))
+    stream.seek(0)
+    *_, content = [machine.run(stream) for _ in range(LEGACY_PICKLES - 1)]
+    return Pickled(content, frozenset(machine.names))

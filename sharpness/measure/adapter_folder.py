@@ -45,7 +45,7 @@ def _load_base(
     request: Request, base: Path, folder: Path, model: nn.Module, checkpoint: Checkpoint, config: LoraConfig
 ) -> str:
     """Load the base's weights and add the adapter; return the hash of the base's file."""
-    if recognise(base) not in ("hugging face folder", "safetensors", "torch", "torch legacy", "sharded"):
+    if recognise(base) not in ("hugging face folder", "safetensors", "torch", "torch legacy", "pickle", "sharded"):
         raise InputError(f"{base}: expected the weights of a base, got a checkpoint of the kind {recognise(base)!r}")
     weights, tensors = read_checkpoint(base, request.allow_global), supplied(checkpoint)
     report = load_into(model, weights, strict=False)
