@@ -77,7 +77,7 @@ LEADING: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a table nobody knows": (BERT | {"loader": {"path": "EVIL"}}, "'loader'"),
     "layers without end": (BERT | {"num_hidden_layers": 10**9}, "at most 10000"),
-    "labels without end": (BERT | {"num_labels": 10**9}, "'num_labels'"),
+    "labels without end": (BERT | {"num_labels": 10**9}, "at most 1000000"),
     "words without end": (BERT | {"vocab_size": 1 << 32}, "half of the free memory"),
     "code of its own": (BERT | {"architectures": ["EvilModel"]}, "never loaded"),
     "a name that is a list": (BERT | {"architectures": [["a"]]}, "add ,architecture="),

@@ -116,8 +116,9 @@ def _checked(name: str, value: Any, where: str) -> Any:
     if not is_plain(value):
         _refuse(where, name, "a word that is no path and no address")
     if isinstance(value, int):
-        most = MAX_REPEATS if any(word in name for word in REPEATED) else MAX_NUMBER
-        if abs(value) > (MAX_LENGTH if name == "num_labels" else most):
+        repeated = any(word in name for word in REPEATED)
+        most = MAX_LENGTH if name == "num_labels" else MAX_REPEATS if repeated else MAX_NUMBER
+        if abs(value) > most:
             _refuse(where, name, f"a size of at most {most}")
     return value
 
