@@ -230,6 +230,104 @@ def test_every_point_of_the_ascent_is_horizontal_and_in_the_ball(metric: str, mo
     assert max(lengths) <= 0.2 * (1 + 1e-12) and lengths[0] == 0.0 and lengths[21] == pytest.approx(0.2)
 
 
+class Rotary(nn.Module):
+    """An attention block of a decoder of transformers, with four queries for two keys, and its rotary embeddings."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__()
+        from importlib import import_module
+
+        import transformers
+
+        sizes = {"hidden_size": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4} | options
+        config = getattr(transformers, f"{name}Config")(**sizes, num_hidden_layers=1, vocab_size=9)
+        config._attn_implementation = "eager"
+        module = import_module(f"transformers.models.{name.lower()}.modeling_{name.lower()}")
+        self.attention = getattr(module, f"{name}Attention")(config, 0)
+        self.turns = getattr(module, f"{name}RotaryEmbedding")(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turns = self.turns(x, torch.arange(x.shape[1]).expand(len(x), -1))
+        return self.attention(x, position_embeddings=turns, attention_mask=None)[0]
+
+
+ROTARY: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, int, int]]]] = {
+    # a pair for each frequency of each key's head; (pairs, n, m): two queries or outputs stand in one factor
+    "Llama": (lambda: Rotary("Llama"), [(4, 16, 8), (2, 8, 16)]),
+    "Qwen2, biases": (lambda: Rotary("Qwen2"), [(4, 18, 9), (2, 9, 16)]),
+    "Qwen3, normalised": (lambda: Rotary("Qwen3"), [(2, 8, 16)]),
+    "Mistral, one key for all": (lambda: Rotary("Mistral", num_key_value_heads=1), [(2, 32, 8), (1, 8, 32)]),
+}
+
+
+def moved_in_groups(loss: Loss, heads: int) -> Tensor:
+    """Return weights of the same function: each key's head turned and stretched by frequency, each value's mixed."""
+    generator, w = torch.Generator().manual_seed(1), loss.weights.clone()
+    parts = {name.rpartition("attention.")[2]: piece for name, piece in loss.layout.unflatten(w).items()}
+    groups = len(parts["q_proj.weight"]) // len(parts["k_proj.weight"])
+    for head in range(heads):
+        keys, queries = slice(4 * head, 4 * head + 4), slice(4 * head * groups, 4 * (head + 1) * groups)
+        a = torch.eye(4, dtype=torch.float64) + 0.4 * torch.randn(4, 4, generator=generator, dtype=torch.float64)
+        b = torch.zeros(4, 4, dtype=torch.float64)
+        for i in (0, 1):  # rotations and stretches of the plane of entries i and i + 2
+            x, y = (0.5 + torch.rand(2, generator=generator, dtype=torch.float64)).tolist()
+            b[i, i], b[i + 2, i + 2], b[i, i + 2], b[i + 2, i] = x, x, -y, y
+        if "q_norm.weight" not in parts:
+            for kind in ("weight", "bias"):
+                if f"k_proj.{kind}" in parts:
+                    k, q = parts[f"k_proj.{kind}"], parts[f"q_proj.{kind}"]
+                    k[keys] = b @ k[keys]
+                    own = q[queries].unflatten(0, (groups, 4))
+                    q[queries] = torch.einsum("ij,gj...->gi...", torch.linalg.inv(b).T, own).flatten(0, 1)
+        for kind in ("weight", "bias"):
+            if f"v_proj.{kind}" in parts:
+                parts[f"v_proj.{kind}"][keys] = a @ parts[f"v_proj.{kind}"][keys]
+        output = parts["o_proj.weight"]
+        output[:, queries] = (output[:, queries].unflatten(1, (groups, 4)) @ torch.linalg.inv(a)).flatten(1)
+    return w
+
+
+@pytest.mark.parametrize("name", ROTARY)
+def test_queries_that_share_a_key_move_with_it_and_turned_ones_by_frequency(name: str) -> None:
+    block, shapes = ROTARY[name]
+    loss = loss_of(block)
+    assert [(len(p.first), p.first.shape[1], p.second.shape[1]) for p in find_pairs(loss)] == shapes
+    w = moved_in_groups(loss, shapes[-1][0])
+    assert float((w - loss.weights).norm()) > 1 and loss.value(w) == pytest.approx(loss.value(loss.weights), rel=1e-10)
+    for metric in METRICS:
+        probe = GeodesicSharpness(rho=0.1, metric=metric, steps=4)
+        here, there = probe(loss), probe(loss, w)
+        assert here.value > 0 and there.value == pytest.approx(here.value, rel=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_complex_pairs_have_the_published_formulas_with_adjoints(metric: str) -> None:
+    places = torch.arange(3, 3 + 2 * 9 * 2)
+    pair = Pair("pair", places[:20].view(2, 5, 1, 2), places[20:].view(2, 4, 1, 2))
+    generator = torch.Generator().manual_seed(3)
+    w, u = torch.randn(2, 39, generator=generator, dtype=torch.float64)
+    geodesics = Geodesics(w, [pair], metric)
+    jacobian = torch.autograd.functional.jacobian(geodesics.point, torch.zeros_like(u))
+    assert isinstance(jacobian, Tensor)
+    (g, h), (a, b), (flat, flat_h) = (pair.of(v) for v in (w, jacobian @ u, jacobian @ geodesics.horizontal(u)))
+    g2, h2 = (v.abs().square().sum((1, 2), keepdim=True) for v in (g, h))
+    weights = (1 / g2, 1 / h2) if metric == "inv" else (h2, g2)
+    lengths = sum((weight * v.abs() ** 2).sum() for weight, v in zip(weights, (a, b), strict=True))
+    assert float(lengths) == pytest.approx(float(u[3:] @ u[3:]), rel=1e-10)
+    for factor in (1.0, 1j):  # stretches and turns: (z g, -conj(z) h) are the directions of the symmetry
+        inner = (weights[0] * (flat.conj() * (factor * g)).real).sum((1, 2)) - (
+            weights[1] * (flat_h.conj() * (complex(factor).conjugate() * h)).real
+        ).sum((1, 2))
+        assert bool((inner.abs() < 1e-10).all())
+    # The geodesic keeps to the level of u: at g z, h / conj(z) the same u leads to the same product g h^H.
+    z = torch.tensor([0.7 + 0.9j, -1.2 + 0.1j], dtype=torch.complex128).view(2, 1, 1)
+    other = w.clone()
+    other[pair.places] = torch.cat([torch.view_as_real(v).reshape(-1) for v in (g * z, h / z.conj())])
+    ends = [pair.of(Geodesics(v, [pair], metric).point(u)) for v in (w, other)]
+    products = [first @ second.mH for first, second in ends]
+    torch.testing.assert_close(products[0], products[1])
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("target", [0.3, 2.0])
 def test_scalar_attention_has_the_closed_form_of_its_geodesics(metric: str, target: float) -> None:
@@ -385,6 +483,8 @@ def tied() -> nn.Module:
 def test_blocks_without_the_symmetry_are_refused() -> None:
     with pytest.raises(InputError, match="got another one for block query-key: the block uses more"):
         GeodesicSharpness()(loss_of(Turned))
+    with pytest.raises(InputError, match="got another one for block.attention query-key"):
+        GeodesicSharpness()(loss_of(lambda: Rotary("Cohere")))  # turns the entries 2 i and 2 i + 1 together
     with pytest.raises(InputError, match="weights of their own, got shared ones"):
         GeodesicSharpness()(loss_of(tied))
     loss = loss_of(timm_block)

@@ -49,7 +49,9 @@ class GeodesicSharpness(Probe[GeodesicResult]):
     is the same there too, which the adaptive sharpness is not. xi is orthogonal to the directions of this symmetry, its
     length is measured by ``metric``: ``inv``, Tr[(G^T G)^-1 a^T a + (H^T H)^-1 b^T b], or ``mix``, Tr[(H^T H) a^T a +
     (G^T G) b^T b], added over the heads, and ``|xi / |w||_2`` of all other weights. Geodesics are those to second
-    order. S are parts of at most ``m`` consecutive examples of a batch, ``None`` is all the data at once (theirs:
+    order. Where several queries share a key and a value (Llama, Qwen), G or H is that of the key's or value's head and
+    the other one that of all that share it; where rotary embeddings turn queries and keys, A is one complex number for
+    each frequency of a key's head, because only those commute with the turns. S are parts of at most ``m`` consecutive examples of a batch, ``None`` is all the data at once (theirs:
     batches of 128 or 256).
 
     The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) from w itself and from ``num_starts -
@@ -88,7 +90,7 @@ class GeodesicSharpness(Probe[GeodesicResult]):
         pairs = find_pairs(loss)
         base = check_finite(loss.value(w), "at the weights", "check the data and the weights")
         geodesics = Geodesics(w, pairs, self.metric)
-        check_symmetric(loss, w, base, pairs, self.seed)
+        checks = check_symmetric(loss, w, base, pairs, self.seed)
 
         def objective_of(part: Loss) -> Objective:
             def value_and_grad(point: Tensor) -> tuple[float, Tensor]:
@@ -108,7 +110,7 @@ class GeodesicSharpness(Probe[GeodesicResult]):
         )
         return GeodesicResult(
             **found,
-            num_forwards=2,
+            num_forwards=1 + checks,
             seed=self.seed,
             pairs={pair.name: len(pair.first) for pair in pairs},
             condition=geodesics.condition,

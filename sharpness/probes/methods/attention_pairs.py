@@ -14,6 +14,9 @@ from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.models import transformer
 
+QUERY_KEY = "query-key"
+NEGLIGIBLE = 0.01
+"""A share of the change of the loss by something that is no symmetry, beside which a change is none."""
 Places = Callable[[Tensor], Tensor]
 """Gives for a parameter the places of its entries in the flat vector, in its shape; -1 where the loss holds it."""
 
@@ -22,7 +25,9 @@ Places = Callable[[Tensor], Tensor]
 class Pair:
     """Factors G and H of each head of one block, which the network uses only as ``G H^T``.
 
-    ``first`` (heads, n, h) and ``second`` (heads, m, h) are the places of their entries in the flat vector.
+    ``first`` (heads, n, h) and ``second`` (heads, m, h) are the places of their entries in the flat vector. Where
+    queries and keys are turned by their places in the sequence (rotary embeddings), the product that is used is that of
+    complex columns, ``G H^H``, one for each frequency, and both have a last dimension of 2: real and imaginary part.
     """
 
     name: str
@@ -33,6 +38,18 @@ class Pair:
     def places(self) -> Tensor:
         """All places of the pair, ``first`` before ``second``."""
         return torch.cat([self.first.reshape(-1), self.second.reshape(-1)])
+
+    def of(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a flat vector has at the two factors, (heads, n, h) and (heads, m, h), real or complex."""
+        first, second = vector[self.first], vector[self.second]
+        if self.first.ndim == 3:
+            return first, second
+        return torch.view_as_complex(first), torch.view_as_complex(second)
+
+
+def entries(factor: Tensor) -> Tensor:
+    """Return the entries of a factor in the order of its places."""
+    return (torch.view_as_real(factor.resolve_conj()) if factor.is_complex() else factor).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -55,22 +72,42 @@ class _Projection:
 
 @dataclass(frozen=True)
 class _Block:
-    """The projections of one attention block; False where something between two of them sees more than the product."""
+    """The projections of one attention block; False where something between two of them sees more than the product.
 
-    heads: int
+    ``groups`` queries share each key and value: their factors stand one below the other, because what a key's or
+    value's head is multiplied by has to be undone in all of them. ``turned`` says that queries and keys go through
+    rotary embeddings, which turn the entries i and i + h/2 of each head as one complex number.
+    """
+
+    heads: int  # of keys and values
     inner: list[_Projection]  # of queries, keys, values
     output: _Projection
     queries_meet_keys: bool = True
     values_meet_output: bool = True
+    groups: int = 1
+    turned: bool = False
 
     def pairs(self, name: str) -> Iterator[Pair]:
         """Yield its pairs, heads first."""
-        query, key, value = (projection.heads(self.heads) for projection in self.inner)
+        query, key, value = (
+            p.heads(n) for p, n in zip(self.inner, (self.heads * self.groups, *2 * [self.heads]), strict=True)
+        )
         if self.queries_meet_keys:
-            yield Pair(f"{name} query-key", query, key)
+            factors = self._grouped(query), key
+            first, second = (_by_frequency(factor) for factor in factors) if self.turned else factors
+            yield Pair(f"{name} {QUERY_KEY}", first, second)
         if self.values_meet_output:
-            output = self.output.weight.unflatten(1, (self.heads, -1)).transpose(0, 1)
-            yield Pair(f"{name} value-output", value, output)
+            output = self.output.weight.unflatten(1, (self.heads * self.groups, -1)).transpose(0, 1)
+            yield Pair(f"{name} value-output", value, self._grouped(output))
+
+    def _grouped(self, factor: Tensor) -> Tensor:
+        """Return the factors of queries or outputs, (heads * groups, m, h), as those of the keys' heads."""
+        return factor.unflatten(0, (self.heads, self.groups)).flatten(1, 2)
+
+
+def _by_frequency(factor: Tensor) -> Tensor:
+    """Return the places of each complex column, (heads * h/2, n, 1, 2), of factors (heads, n, h)."""
+    return factor.unflatten(2, (2, -1)).permute(0, 3, 1, 2).flatten(0, 1).unsqueeze(2).contiguous()
 
 
 def _projection(layer: Any, at: Places) -> _Projection:
@@ -125,6 +162,24 @@ def _of_timm(module: Any, at: Places) -> _Block | None:
     )
 
 
+def _of_llama(module: Any, at: Places) -> _Block | None:
+    if not (_has_layers(module, "q_proj", "k_proj", "v_proj", "o_proj") and hasattr(module, "head_dim")):
+        return None
+    inner = [_projection(getattr(module, f"{name}_proj"), at) for name in "qkv"]
+    output, (queries, keys, values) = _projection(module.o_proj, at), (len(p.weight) for p in inner)
+    if queries % keys or keys != values or keys % module.head_dim or output.weight.shape[1] != queries:
+        return None  # as where the queries' layer makes a gate too
+    plain = [getattr(module, name, None) is None for name in ("q_norm", "k_norm")]
+    return _Block(
+        keys // module.head_dim,
+        inner,
+        output,
+        queries_meet_keys=all(plain),
+        groups=queries // keys,
+        turned=True,
+    )
+
+
 def _of_ours(module: Any, at: Places) -> _Block | None:
     if not isinstance(module, transformer.Block):
         return None
@@ -142,6 +197,7 @@ PATTERNS: dict[str, Callable[[nn.Module, Places], _Block | None]] = {
     "GPT-2's c_attn and c_proj": _of_gpt2,
     "BERT's self.query, self.key, self.value and output.dense": _of_bert,
     "timm's qkv and proj": _of_timm,
+    "Llama's and Qwen's q_proj, k_proj, v_proj and o_proj": _of_llama,
     "char_transformer": _of_ours,
 }
 """The attention blocks that are known by their type or by the names of their layers."""
@@ -152,7 +208,8 @@ def find_pairs(loss: Loss) -> list[Pair]:
 
     A bias of queries, keys or values is one more row of its factor, because the product holds it too. Blocks that the
     loss holds fixed are left out, and so is the query-key pair where each is normalised in between, and the
-    value-output pair where the heads' outputs are normalised or gated.
+    value-output pair where the heads' outputs are normalised or gated. Queries that share a key are one factor with it;
+    after rotary embeddings each frequency of a key's head is a pair of its own.
 
     Raises :class:`InputError` where there is no such block (``PATTERNS``) or none in the flat vector, where a part of a
     pair is held fixed, and where two pairs share weights.
@@ -218,27 +275,47 @@ def transformed(x: Tensor, pairs: Iterable[Pair], seed: int) -> Tensor:
     moved = x.clone()
     for number, pair in enumerate(pairs):
         generator = torch.Generator().manual_seed(derived_seed(seed, "transformed", number))
-        heads, _, h = pair.first.shape
-        normal = torch.randn(2, heads, h, h, generator=generator, dtype=torch.float64)
-        (left, right), sizes = torch.linalg.qr(normal)[0], torch.linspace(0.5, 2, h, dtype=torch.float64)
-        change, inverse = ((left * scale @ right.mT).to(x) for scale in (sizes, 1 / sizes))
-        moved[pair.first], moved[pair.second] = x[pair.first] @ change, x[pair.second] @ inverse
+        g, h = pair.of(x)
+        width, exact = g.shape[-1], torch.complex128 if g.is_complex() else torch.float64
+        normal = torch.randn(2, len(g), width, width, generator=generator, dtype=exact)
+        (left, right), sizes = torch.linalg.qr(normal)[0], torch.linspace(0.5, 2, width, dtype=torch.float64)
+        change, inverse = ((left * scale @ right.mH).to(g) for scale in (sizes, 1 / sizes))
+        moved[pair.places] = torch.cat([entries(g @ change), entries(h @ inverse)])
     return moved
 
 
-def check_symmetric(loss: Loss, x: Tensor, base: float, pairs: list[Pair], seed: int) -> None:
-    """Raise :class:`InputError` unless the loss at x, ``base``, stays where G and H become G A and H A^-T: one pass.
+def check_symmetric(loss: Loss, x: Tensor, base: float, pairs: list[Pair], seed: int) -> int:
+    """Raise :class:`InputError` unless the loss at x, ``base``, stays where G and H become G A and H A^-T.
 
-    It finds blocks that look like known ones and do more, such as to turn queries and keys by their places.
+    Return the number of passes over the data that this took, two where all stays to rounding.
+
+    It finds blocks that look like known ones and do more, such as to turn queries and keys by their places in another
+    way. A change counts that is beyond rounding and not small beside that of G A alone, which is no symmetry.
     """
-    allowed = torch.finfo(x.dtype).eps ** 0.5 * abs(base) + 100 * torch.finfo(x.dtype).eps
+    values = list[float]()
+    rounding = 20 * torch.finfo(torch.float32).eps * abs(base) + 100 * torch.finfo(x.dtype).eps
+
+    def change(some: list[Pair], half: bool = False) -> float:
+        moved = transformed(x, some, seed)
+        for pair in some if half else ():
+            moved[pair.second] = x[pair.second]
+        values.append(loss.value(moved))
+        return abs(values[-1] - base)
 
     def changed(some: list[Pair]) -> bool:
-        return abs(loss.value(transformed(x, some, seed)) - base) > allowed
+        together = change(some)
+        return together > rounding and not together <= NEGLIGIBLE * change(some, half=True)
 
-    if changed(pairs):
+    if any(changed(kind) for kind in _by_kind(pairs)):
         wrong = next((pair.name for pair in pairs if changed([pair])), "all of them together")
         raise InputError(
             f"expected a loss that stays for G A and H A^-T, got another one for {wrong}: "
             "the block uses more than the product G H^T, hold it fixed"
         )
+    return len(values)
+
+
+def _by_kind(pairs: list[Pair]) -> list[list[Pair]]:
+    """Return the pairs of queries and keys, and the others: a change of the one is small beside one of the other."""
+    kinds = ([p for p in pairs if p.name.endswith(QUERY_KEY)], [p for p in pairs if not p.name.endswith(QUERY_KEY)])
+    return [kind for kind in kinds if kind]

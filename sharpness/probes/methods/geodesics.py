@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
-from sharpness.probes.methods.attention_pairs import Pair
+from sharpness.probes.methods.attention_pairs import Pair, entries
 
 Factors = tuple[Tensor, Tensor]
 
@@ -30,19 +30,19 @@ class Metric:
 
 def _vertical_inv(a: Tensor, b: Tensor, g: Tensor, h: Tensor, s: Tensor) -> Tensor:
     # S^2 Y + Y S^2 = S H^T b - a^T G S is solved entry by entry, for S is diagonal; Lambda = Y^T.
-    return -((s.mT * (h.mT @ b) - (a.mT @ g) * s) / (s.mT**2 + s**2)).mT
+    return -((s.mT * (h.mH @ b) - (a.mH @ g) * s) / (s.mT**2 + s**2)).mH
 
 
 def _vertical_mix(a: Tensor, b: Tensor, g: Tensor, h: Tensor, s: Tensor) -> Tensor:
-    return ((g.mT @ a) / s.mT - (b.mT @ h) / s) / 2
+    return ((g.mH @ a) / s.mT - (b.mH @ h) / s) / 2
 
 
 def _christoffel_inv(a: Tensor, b: Tensor, g: Tensor, h: Tensor, s: Tensor) -> Tensor:
-    return (g / s) @ (a.mT @ a) - (a / s) @ (a.mT @ g + g.mT @ a)
+    return (g / s) @ (a.mH @ a) - (a / s) @ (a.mH @ g + g.mH @ a)
 
 
 def _christoffel_mix(a: Tensor, b: Tensor, g: Tensor, h: Tensor, s: Tensor) -> Tensor:
-    return (a @ (b.mT @ h + h.mT @ b) - g @ (b.mT @ b)) / s
+    return (a @ (b.mH @ h + h.mH @ b) - g @ (b.mH @ b)) / s
 
 
 METRICS: dict[str, Metric] = {
@@ -77,8 +77,9 @@ def balanced(g: Tensor, h: Tensor, name: str) -> Balanced:
     >>> one.first.norm().item(), one.second.norm().item(), one.singular.item()
     (2.0, 2.0, 4.0)
     """
-    (q1, r1), (q2, r2) = (torch.linalg.qr(factor.double().cpu()) for factor in (g, h))
-    u, s, vh = torch.linalg.svd(r1 @ r2.mT, full_matrices=False)
+    exact = torch.complex128 if g.is_complex() else torch.float64
+    (q1, r1), (q2, r2) = (torch.linalg.qr(factor.cpu().to(exact)) for factor in (g, h))
+    u, s, vh = torch.linalg.svd(r1 @ r2.mH, full_matrices=False)
     width, eps = g.shape[-1], torch.finfo(g.dtype).eps
     if s.shape[-1] < width or not bool((s[:, -1] > eps * s[:, 0]).all()):
         ranks = (s > eps * s[:, :1]).sum(1)
@@ -86,10 +87,10 @@ def balanced(g: Tensor, h: Tensor, name: str) -> Balanced:
             f"expected G H^T of rank {width} in each head of {name}, got {int(ranks.min())}: "
             "hold this block fixed by selecting other parameters"
         )
-    left, right = q1 @ u, q2 @ vh.mT
-    signs = left.gather(1, left.abs().argmax(1, keepdim=True)).sign()
+    left, right = q1 @ u, q2 @ vh.mH
+    signs = left.gather(1, left.abs().argmax(1, keepdim=True)).sgn().conj()
     root = s.sqrt().unsqueeze(1)
-    backs = (signs * u / root).mT @ r1, (signs * vh.mT / root).mT @ r2
+    backs = (signs * u / root).mH @ r1, (signs * vh.mH / root).mH @ r2
     return Balanced(signs * left * root, signs * right * root, s.unsqueeze(1), backs)
 
 
@@ -98,15 +99,16 @@ class Geodesics:
 
     The second-order geodesics of da Silva et al. 2025 (arXiv 2505.05409). In the pairs u are coordinates in an
     orthonormal basis of ``metric`` at the balanced factors of each head, so that the same u gives the same function at
-    G, H and at G A, H A^-T; elsewhere ``xi = |w| u`` and Gamma = 0, the adaptive recipe. ``condition`` is the largest
-    ratio of singular values of a G H^T. Raises :class:`InputError` for another metric than ``inv`` and ``mix``.
+    G, H and at G A, H A^-T; elsewhere ``xi = |w| u`` and Gamma = 0, the adaptive recipe. Of complex factors transposes
+    are adjoints throughout. ``condition`` is the largest ratio of singular values of a G H^T. Raises
+    :class:`InputError` for another metric than ``inv`` and ``mix``.
     """
 
     def __init__(self, w: Tensor, pairs: Sequence[Pair], metric: str) -> None:
         if metric not in METRICS:
             raise unknown_name("metric", metric, METRICS)
         self.w, self.pairs, self.metric = w, pairs, METRICS[metric]
-        self.at = [balanced(w[pair.first], w[pair.second], pair.name) for pair in pairs]
+        self.at = [balanced(*pair.of(w), pair.name) for pair in pairs]
         self.condition = max(float((at.singular.amax(2) / at.singular.amin(2)).max()) for at in self.at)
         self.at = [_like(at, w) for at in self.at]
         self.places = torch.cat([pair.places for pair in pairs])
@@ -118,7 +120,7 @@ class Geodesics:
             g, h, s = at.first, at.second, at.singular
             steps.append((a - self.metric.christoffel(a, b, g, h, s) / 2) @ at.backs[0])
             steps.append((b - self.metric.christoffel(b, a, h, g, s) / 2) @ at.backs[1])
-        step = (self.w.abs() * u).index_copy(0, self.places, torch.cat([part.reshape(-1) for part in steps]))
+        step = (self.w.abs() * u).index_copy(0, self.places, torch.cat([entries(part) for part in steps]))
         return self.w + step
 
     def horizontal(self, u: Tensor) -> Tensor:
@@ -127,8 +129,8 @@ class Geodesics:
         for (a, b), at in zip(self._tangents(u), self.at, strict=True):
             g, h, s = at.first, at.second, at.singular
             vertical, unit = self.metric.vertical(a, b, g, h, s), self.metric.unit(s)
-            kept += [(a - g @ vertical) / unit, (b + h @ vertical.mT) / unit]
-        return u.index_copy(0, self.places, torch.cat([part.reshape(-1) for part in kept]))
+            kept += [(a - g @ vertical) / unit, (b + h @ vertical.mH) / unit]
+        return u.index_copy(0, self.places, torch.cat([entries(part) for part in kept]))
 
     def pulled_back(self, u: Tensor, value_and_grad: Callable[[Tensor], tuple[float, Tensor]]) -> tuple[float, Tensor]:
         """Return a function's value at the point of u and the horizontal part of its gradient in u."""
@@ -142,9 +144,12 @@ class Geodesics:
     def _tangents(self, u: Tensor) -> list[Factors]:
         """Return the steps (a, b) of u at the balanced factors of each pair."""
         units = [self.metric.unit(at.singular) for at in self.at]
-        return [(u[pair.first] * unit, u[pair.second] * unit) for pair, unit in zip(self.pairs, units, strict=True)]
+        pieces = [pair.of(u) for pair in self.pairs]
+        return [(first * unit, second * unit) for (first, second), unit in zip(pieces, units, strict=True)]
 
 
 def _like(at: Balanced, w: Tensor) -> Balanced:
     """Return balanced factors in the precision and on the device of the weights."""
-    return Balanced(at.first.to(w), at.second.to(w), at.singular.to(w), (at.backs[0].to(w), at.backs[1].to(w)))
+    dtype = w.dtype.to_complex() if at.first.is_complex() else w.dtype
+    first, second, *backs = (part.to(w.device, dtype) for part in (at.first, at.second, *at.backs))
+    return Balanced(first, second, at.singular.to(w), (backs[0], backs[1]))
