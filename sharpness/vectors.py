@@ -42,10 +42,7 @@ class Layout:
         named = dict(model.named_parameters())
         trainable = {name: p for name, p in named.items() if p.requires_grad}
         if not trainable:
-            raise InputError(
-                f"expected a model with trainable parameters, got none{_other_dtypes(model)}: "
-                "set requires_grad on those to measure"
-            )
+            raise InputError(f"expected a model with trainable parameters, got none{_cure(model)}")
         if parameters is not None:
             chosen: set[str] = set()
             for pattern in parameters:
@@ -94,11 +91,22 @@ class Layout:
         return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
 
 
-def _other_dtypes(model: nn.Module) -> str:
-    """Say which integer or quantised tensors a model holds instead of trainable ones."""
-    tensors = [*model.parameters(), *model.buffers()]
-    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if not t.is_floating_point()})
-    return f" (its tensors are {', '.join(dtypes)}: integer and quantised weights have no derivatives)" * bool(dtypes)
+def _cure(model: nn.Module) -> str:
+    """Say what can be done for a model without trainable parameters; integer and quantised weights never have any.
+
+    Integers that count, such as those of BatchNorm, are no weights.
+    """
+    tensors = [*model.parameters(), *(t for t in model.buffers() if t.ndim)]
+    whole = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if not _has_derivatives(t)})
+    if whole:
+        return f", its weights are {', '.join(whole)}: measure the network as it was before it was quantised"
+    if not any(True for _ in model.parameters()):
+        return " and no others either: measure a network that has some"
+    return ": set requires_grad on those to measure"
+
+
+def _has_derivatives(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
 
 
 def is_finite(t: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from sharpness.checkpoints import MatchReport, MismatchError
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Compare
-from sharpness.cli.output import comparison_table, distinct_names, make_console, print_json, say
+from sharpness.cli.output import comparison_table, distinct_names, make_console, print_json, say, warn_of
 from sharpness.cli.probe import (
     checked_folder,
     deadline_of,
@@ -61,10 +61,12 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
                     shared: dict[str, Any] = {"named": named, "found": found[title].append, "where": f", {title}"}
                     measure_all(console, subject, {name: probe}, folder, deadline, **shared)
     finally:
-        _show(console, command, found, titles)
+        _show(console, command, found, titles, [*first.checked.warnings, *second.checked.warnings])
 
 
-def _show(console: Console, command: Compare, found: dict[str, list[ProbeRecord]], titles: list[str]) -> None:
+def _show(
+    console: Console, command: Compare, found: dict[str, list[ProbeRecord]], titles: list[str], known: list[str]
+) -> None:
     """Print the numbers side by side and draw the figures of what was measured."""
     records = [record for side in found.values() for record in side]
     if command.json:
@@ -73,6 +75,7 @@ def _show(console: Console, command: Compare, found: dict[str, list[ProbeRecord]
         first, second = ({record.probe: record for record in found[title]} for title in titles)
         pairs = [(first.get(name), second.get(name)) for name in PROBES if name in first or name in second]
         console.print(comparison_table(pairs, (titles[0], titles[1])))
+        warn_of(records, known)
         facts = {"checkpoints": [str(command.first), str(command.second)], **options_of(command)}
         draw(console, found, command.out, facts)
 

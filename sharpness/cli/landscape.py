@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,16 @@ from sharpness.checkpoints import MismatchError
 from sharpness.cli.compare import report_table, show_table
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Landscape
-from sharpness.cli.output import distinct_names, make_console, print_json, records_table, say, show_progress, warn
+from sharpness.cli.output import (
+    distinct_names,
+    make_console,
+    print_json,
+    records_table,
+    say,
+    show_progress,
+    warn,
+    warn_of,
+)
 from sharpness.cli.probe import checked_folder, deadline_of, draw, options_of, show_checkpoint
 from sharpness.errors import InputError, unknown_name
 from sharpness.landscapes import LANDSCAPES
@@ -52,7 +62,7 @@ def run_landscape(command: Landscape, knobs: Knobs) -> None:
         return
     if outcome.status == "there already":
         say(console, f"{command.name}: in probes.jsonl already")
-    _show(console, command, names[0], outcome.record)
+    _show(console, command, names[0], outcome.record, checkpoint.checked.warnings)
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -88,10 +98,11 @@ def _check_html(command: Landscape) -> None:
     require_library()
 
 
-def _show(console: Console, command: Landscape, name: str, record: ProbeRecord) -> None:
+def _show(console: Console, command: Landscape, name: str, record: ProbeRecord, known: Sequence[str]) -> None:
     if command.json:
         print_json([record])
     console.print(records_table([record], str(command.out)))
+    warn_of([record], known)
     facts = {"checkpoints": [str(path) for path in command.checkpoints], **options_of(command)}
     draw(console, {name: [record]}, command.out, facts)
     if command.html:

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from sharpness.cli.rows import rows_of, warnings_of
 from sharpness.records import ProbeRecord
 
 
@@ -72,23 +73,20 @@ def show_progress(console: Console, title: str, unit: str) -> Iterator[Callable[
 
 
 def records_table(records: Sequence[ProbeRecord], title: str) -> Table:
-    """Return a table of records with their intervals and costs."""
+    """Return a table of records, a row for each number, with intervals or errors and costs."""
     table = Table(title=title, title_justify="left")
     for name in ("probe", "quantity", "value", "interval", "converged", "examples", "HVPs", "gradients", "seconds"):
         table.add_column(name, justify="left" if name in ("probe", "quantity") else "right", overflow="fold")
     for record in records:
-        converged = {True: "yes", False: "no", None: ""}[record.converged]
-        table.add_row(
-            record.probe,
-            quantity_text(record),
-            value_text(record),
-            interval_text(record),
-            converged,
+        costs = [
             str(record.num_examples),
             str(record.num_hvps),
             str(record.num_gradients),
             f"{record.seconds or 0:.1f}",
-        )
+        ]
+        for i, row in enumerate(rows_of(record)):
+            texts = (row.quantity, row.value, row.interval, row.converged)
+            table.add_row("" if i else record.probe, *texts, *([] if i else costs))
     return table
 
 
@@ -98,12 +96,20 @@ def comparison_table(pairs: Sequence[tuple[ProbeRecord | None, ProbeRecord | Non
     table.add_column("quantity")
     for title in (*titles, "ratio"):
         table.add_column(title, justify="right")
-    for first, second in pairs:
-        one = first or second
-        assert one is not None
-        cells = ["" if r is None else f"{value_text(r)} {interval_text(r)}".strip() for r in (first, second)]
-        table.add_row(one.quantity, *cells, _ratio(first, second))
+    for pair in pairs:
+        sides = [{} if record is None else {row.quantity: row for row in rows_of(record)} for record in pair]
+        for name in dict.fromkeys([*sides[0], *sides[1]]):
+            rows = [side.get(name) for side in sides]
+            cells = ["" if row is None else f"{row.value} {row.interval}".strip() for row in rows]
+            table.add_row(name, *cells, _ratio(*(None if row is None else row.number for row in rows)))
     return table
+
+
+def warn_of(records: Sequence[ProbeRecord], known: Sequence[str] = ()) -> None:
+    """Print the warnings of records, each once, but not those that are ``known`` already."""
+    for text in dict.fromkeys(text for record in records for text in warnings_of(record)):
+        if text not in known:
+            warn(text)
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -120,26 +126,5 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return [f"{each[-1]} ({i})" for i, each in enumerate(parts)]
 
 
-def quantity_text(record: ProbeRecord) -> str:
-    """Return the name of what was measured, and where the preconditioner came from that is part of its definition."""
-    source = record.details.get("preconditioner_source")
-    return f"{record.quantity} (P {source})" if source else record.quantity
-
-
-def value_text(record: ProbeRecord) -> str:
-    """Return the value with five digits, or that there is none and why."""
-    if record.value is None:
-        return f"null ({record.reasons.get('value', 'no reason recorded')})"
-    return f"{record.value:.5g}"
-
-
-def interval_text(record: ProbeRecord) -> str:
-    """Return the bounds that are known, in brackets."""
-    bounds = ["" if bound is None else f"{bound:.5g}" for bound in (record.lower, record.upper)]
-    return f"[{bounds[0]}, {bounds[1]}]" if any(bounds) else ""
-
-
-def _ratio(first: ProbeRecord | None, second: ProbeRecord | None) -> str:
-    if first is None or second is None or not first.value or second.value is None:
-        return ""
-    return f"{second.value / first.value:.3g}"
+def _ratio(first: float | None, second: float | None) -> str:
+    return "" if not first or second is None else f"{second / first:.3g}"

@@ -13,7 +13,7 @@ from rich.console import Console
 from sharpness.checkpoints import recognise
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Probe
-from sharpness.cli.output import make_console, print_json, records_table, say, show_progress, warn
+from sharpness.cli.output import make_console, print_json, records_table, say, show_progress, warn, warn_of
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import choose_device
 from sharpness.measure.points import with_start, with_trained
@@ -46,6 +46,7 @@ def run_probe(command: Probe, knobs: Knobs) -> None:
             print_json(records)
         if records:
             console.print(records_table(records, str(folder.path)))
+            warn_of(records, known=checkpoint.checked.warnings)
             label = checkpoint.path.name or str(checkpoint.path)
             figures = command.out or folder.path / "figures"
             draw(console, {label: records}, figures, {"checkpoint": str(checkpoint.path), **options_of(command)})

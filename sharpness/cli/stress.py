@@ -14,8 +14,9 @@ from rich.table import Table
 
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Stress
-from sharpness.cli.output import interval_text, make_console, say, value_text, warn
+from sharpness.cli.output import make_console, say, warn
 from sharpness.cli.probe import checked_folder, deadline_of, names_of, options_of, show_checkpoint
+from sharpness.cli.rows import interval_text, value_text
 from sharpness.errors import InputError, unknown_name
 from sharpness.files import append_jsonl, iterate_jsonl
 from sharpness.machine.environment import choose_device

@@ -20,6 +20,7 @@ from sharpness.operators import SymmetricOperator
 
 KERNEL_WIDTH = 0.1  # standard deviation of the Gaussian kernel in s: 10 % of lambda where |lambda| >> lambda_0
 NUM_RESAMPLES = 1000
+MISMATCH = 1e-2  # beyond which the quadratures are not of one symmetric matrix; float32 makes some 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,8 @@ class SpectralDensity:
     effective_rank: float | None  # (sum |lambda|)^2 / sum lambda^2; None for a zero operator
     linear_threshold: float  # lambda_0 = mean |lambda|, the scale around zero of the coordinate s
     moment_error: float  # largest mismatch of quadrature moments and measured v^T A v, ||A v||^2, relative to ||A v||
+    defect: float  # largest || Q^T A Q - T || over the largest node, the operator's own error taken off
+    converged: bool  # all steps were made, and moments and defect agree to MISMATCH
     reasons: list[str]
 
     @property
@@ -210,6 +213,10 @@ def _summary(
     reasons = [f"time was up after {len(rules)} of {starts} starts and {made} products"] if cut else []
     if len(rules) == 1:
         reasons.append("no band around the curve: one start shows no spread")
+    defect, moment_error = max(rule.defect for rule in rules), max(rule.moment_error for rule in rules)
+    if wrong := max(defect, moment_error) > MISMATCH:
+        what = f"defect {defect:.2g}, moments off by {moment_error:.2g}"
+        reasons.append(f"the products are not those of one symmetric matrix: {what}")
     if not square:
         reasons.append("no effective rank: every product was zero")
     return SpectralDensity(
@@ -230,7 +237,9 @@ def _summary(
         num_negative_bracket=(size * float(low), size * float(high)),
         effective_rank=total**2 / square if square else None,
         linear_threshold=total / size if total else 1.0,
-        moment_error=max(rule.moment_error for rule in rules),
+        moment_error=moment_error,
+        defect=defect,
+        converged=not (cut or wrong),
         reasons=reasons,
     )
 

@@ -126,8 +126,8 @@ class Search:
     those locked, the best of both are locked in their place and one more run looks beside them: each run can add
     another copy of a multiple eigenvalue. Run i has the share ``2^-i`` (i = 1, 2, ...) of ``1 - confidence``, halved
     where both ends are bounded. One eigenvalue per end needs a second run only where the first refutes its start, which
-    happens with its share of ``1 - confidence`` at most: then a run starts afresh, and run i has its :func:`share_of_attempt`. All
-    shares together are 1, so bounds of all runs hold together, however many there were.
+    happens with its share of ``1 - confidence`` at most: then a run starts afresh, and run i has its
+    :func:`share_of_attempt`. All shares together are 1, so bounds of all runs hold together, however many there were.
     """
 
     def __init__(self, operator: SymmetricOperator, knobs: Knobs, start: Tensor | None) -> None:

@@ -29,6 +29,7 @@ class Quadrature:
     below: float  # weight of the nodes below 0
     bracket: tuple[float, float]  # bounds of the distribution's mass below 0
     moment_error: float  # mismatch with the measured v^T A v and ||A v||^2, relative to ||A v|| and its square
+    defect: float  # || Q^T A Q - T ||, as far as measured, relative to the largest node: 0 for a symmetric product
     complete: bool  # False where it was stopped before the steps asked for
 
 
@@ -64,14 +65,15 @@ def lanczos_quadrature(
     steps = min(steps, operator.size)
     process = _full(watched, v) if reorthogonalise else _three_term(watched, v)
     # The range comes first: to ask the process for one step too many would cost a product.
-    T: tuple[list[float], list[float]] = [], []
+    T: tuple[list[float], list[float], float] = [], [], 0.0
     for made, T in zip(range(1, steps + 1), process, strict=False):
         stopped = stop()
         if T[1][-1] == 0 or (stopped and made >= 2):
             break
-    alphas, couplings = T
+    alphas, couplings, defect = T
     nodes, weights = _rule(alphas, couplings[:-1])
-    smallest = max(ZERO, 10 * torch.finfo(operator.dtype).eps) * float(np.abs(nodes).max()) + operator.error
+    largest = float(np.abs(nodes).max())
+    smallest = max(ZERO, 10 * torch.finfo(operator.dtype).eps) * largest + operator.error
     low, high = mass_below_zero(alphas, couplings, smallest)
     return Quadrature(
         nodes=nodes,
@@ -79,6 +81,7 @@ def lanczos_quadrature(
         below=float(np.clip(weights[nodes < -smallest].sum(), low, high)),
         bracket=(low, high),
         moment_error=_moment_error(nodes, weights, measured[0], measured[1]),
+        defect=max(defect - operator.error, 0.0) / largest if largest else 0.0,
         complete=len(alphas) == steps or couplings[-1] == 0,
     )
 
@@ -131,26 +134,31 @@ def _moment_error(nodes: np.ndarray, weights: np.ndarray, quadratic: float, leng
     return float(max(first, second))
 
 
-def _full(operator: SymmetricOperator, v: Tensor) -> Iterator[tuple[list[float], list[float]]]:
-    """Yield the growing T of the fully reorthogonalised process."""
+def _full(operator: SymmetricOperator, v: Tensor) -> Iterator[tuple[list[float], list[float], float]]:
+    """Yield the growing T of the fully reorthogonalised process, with its defect."""
     for krylov in lanczos_steps(operator, v):
-        yield krylov.alphas, krylov.couplings
+        yield krylov.alphas, krylov.couplings, krylov.defect
 
 
-def _three_term(operator: SymmetricOperator, v: Tensor) -> Iterator[tuple[list[float], list[float]]]:
-    """Yield the growing T of the plain recurrence, which keeps three vectors and loses orthogonality."""
-    alphas, couplings, q = list[float](), list[float](), v
+def _three_term(operator: SymmetricOperator, v: Tensor) -> Iterator[tuple[list[float], list[float], float]]:
+    """Yield the growing T of the plain recurrence, which keeps three vectors and loses orthogonality.
+
+    Its defect is that of the entries ``<q_{j-1}, A q_j> = beta_{j-1}`` alone.
+    """
+    alphas, couplings, defect, q = list[float](), list[float](), 0.0, v
     previous, breakdown = torch.zeros_like(v), 10 * torch.finfo(operator.dtype).eps
     while True:
         product = operator.matvec(q)
         alpha = _dot(q, product)
+        if couplings:
+            defect = math.hypot(defect, _dot(previous, product) - couplings[-1])
         residual = product - alpha * q - (couplings[-1] if couplings else 0.0) * previous
         beta = norm(residual)
         if not math.isfinite(beta):
             raise RunError(f"expected finite products, got {beta} at product {len(alphas) + 1}: check weights and data")
         alphas.append(alpha)
         couplings.append(beta if beta > breakdown * max(map(abs, [*alphas, *couplings])) else 0.0)
-        yield alphas, couplings
+        yield alphas, couplings, defect
         previous, q = q, residual / beta
 
 

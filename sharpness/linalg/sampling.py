@@ -55,6 +55,7 @@ class SignSamples:
         self.quadratic, self.squares = np.zeros(0), np.zeros(0)
         self.most = sys.maxsize  # the number of samples above which there is nothing to sample
         self.unit = math.sqrt(self.operator.size)  # how far errors of Frobenius norm 1 in A can move the estimate
+        self.asymmetry = self.scale = 0.0  # Frobenius norms of the blocks V^T A V seen, and of their asymmetric parts
         self._seed, self._generators = seed, dict[str, torch.Generator]()
 
     @property
@@ -67,16 +68,31 @@ class SignSamples:
         for start in range(0, count, BLOCK):
             v = self.draw("signs", min(BLOCK, count - start))
             product = self.products(v)
+            self._compare(_double(v.T @ product))
             self.quadratic = np.append(self.quadratic, _dots(v, product))
             self.squares = np.append(self.squares, _dots(product, product))
+
+    def _compare(self, block: np.ndarray) -> None:
+        """Note how far a block V^T A V is from symmetric: no product of one symmetric matrix makes it so."""
+        self.scale = math.hypot(self.scale, float(np.linalg.norm(block)))
+        self.asymmetry = math.hypot(self.asymmetry, float(np.linalg.norm(block - block.T)) / 2)
+
+    def is_symmetric(self, rtol: float) -> bool:
+        """Return whether the products were those of one symmetric matrix, to ``rtol`` and the operator's own error."""
+        return self.asymmetry <= rtol * self.scale + self.operator.size * self.operator.error * math.sqrt(self.count)
 
     def estimate(self) -> tuple[float, float]:
         """Return the estimate and its standard error."""
         return mean_and_error(self.quadratic)
 
     def exact(self) -> tuple[float, float]:
-        """Return the trace and the squared Frobenius norm by n products with unit vectors."""
+        """Return the trace and the squared Frobenius norm by n products with unit vectors.
+
+        With signs v the same products give ``A v`` by the columns and ``A^T v`` by the rows, which are compared.
+        """
         trace = square = 0.0
+        v = self.draw("check", 1)[:, 0]
+        by_columns, by_rows = torch.zeros_like(v), torch.zeros_like(v)
         for i in range(0, self.operator.size, BLOCK):
             rows = range(i, min(i + BLOCK, self.operator.size))
             units = torch.zeros(len(rows), self.operator.size, dtype=self.operator.dtype, device=self.operator.device)
@@ -84,6 +100,9 @@ class SignSamples:
             product = self.products(units.T)
             trace += float(_dots(units.T, product).sum())
             square += norm(product) ** 2
+            by_columns += product @ v[i : i + len(rows)]
+            by_rows[i : i + len(rows)] = v @ product
+        self.scale, self.asymmetry = math.sqrt(square), norm(by_columns - by_rows) / 2
         return trace, square
 
     def draw(self, stream: str, count: int) -> Tensor:
@@ -93,7 +112,7 @@ class SignSamples:
             self._generators[stream] = torch.Generator().manual_seed(derived_seed(self._seed, "trace", stream))
         n, generator, rows = self.operator.size, self._generators[stream], []
         for _ in range(count):
-            if stream == "signs":
+            if stream != "sphere":
                 v = torch.randint(2, (n,), generator=generator).mul_(2).sub_(1).double()
             else:
                 v = torch.randn(n, generator=generator, dtype=torch.float64)
@@ -147,6 +166,7 @@ class Sketch(SignSamples):
         self.Q = torch.cat([self.Q, Q[:, old:]], dim=1)
         Z = self.products(self.Q[:, old:])
         new = _double(self.Q.T @ Z)
+        self._compare(new[old:])
         self.H = np.block([[self.H, new[:old]], [new[:old].T, (new[old:] + new[old:].T) / 2]])
         self.squares = np.append(self.squares, _dots(Y, Y))
         return Z

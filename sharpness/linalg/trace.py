@@ -45,7 +45,7 @@ class Estimate:
     num_products: int
     method: str
     looks: list[tuple[int, float, float]]  # (products, estimate, half width)
-    exact: bool  # from n products with unit vectors: no sampling error
+    exact: bool  # from n products with unit vectors, which agree with each other: no sampling error
     reasons: list[str]  # why it is not converged; empty where it is
 
     def details(self) -> dict[str, Any]:
@@ -83,7 +83,8 @@ def estimate_trace(
     range of a sketch A S exactly and samples the rest (Meyer, Musco, Musco and Woodruff 2021, Algorithm 1), and
     ``"xtrace"`` uses each vector for both, leaving it out of the sketch in turn (Epperly, Tropp and Webber 2024,
     section 2.2). It looks at the interval at sizes fixed beforehand, so that stopping by what they show costs no
-    coverage; half widths are Student's t times the standard error. ``docs/numbers.md`` says how well the intervals were
+    coverage; half widths are Student's t times the standard error. It is neither exact nor converged where the products
+    are not symmetric to ``rtol``, whatever the interval. ``docs/numbers.md`` says how well the intervals were
     seen to hold.
 
     Memory: as many vectors as products for XTrace, two thirds of that for Hutch++, twice this while the basis grows;
@@ -140,13 +141,17 @@ def _estimate(
         level = (1 - confidence) / 2 ** (len(looks) + 1)
         value, error, half, square, square_error = _exact(sampler) if exact else _sampled(sampler, target, level)
         looks.append((sampler.products.made, value, half))
-        converged = half <= rtol * abs(value) or (exact and not sampler.operator.error)
+        symmetric = sampler.is_symmetric(rtol)
+        converged = symmetric and (half <= rtol * abs(value) or (exact and not sampler.operator.error))
         if converged or exact or last:
             break
         target, last = _next_look(sampler, seconds, time.perf_counter() - started)
         if target <= sampler.count:
             break
     reason = f"the half width {half:.3g} is above rtol |value| = {rtol * abs(value):.3g}"
+    if not symmetric:
+        share = sampler.asymmetry / sampler.scale
+        reason = f"the products are not those of one symmetric matrix: of blocks V^T A V {share:.0%} is asymmetric"
     return {
         "value": value,
         "standard_error": error,
@@ -158,7 +163,7 @@ def _estimate(
         "num_products": sampler.products.made,
         "method": method,
         "looks": looks,
-        "exact": exact,
+        "exact": exact and symmetric,
         "reasons": [] if converged else [reason],
         "squared_frobenius": square,
         "squared_frobenius_standard_error": square_error,

@@ -152,7 +152,7 @@ def _check_weights_of_parts(loss: Loss, batch: Batch) -> None:
     if abs(whole - parts) > 1e-3 * (1 + abs(whole)):
         raise InputError(
             f"expected a loss that is the mean over its labels, got {whole:.6g} for a batch and {parts:.6g} for its "
-            "halves put together: return a mean, name an ignored class as the option ignore_index, or measure one batch"
+            "halves put together: return a mean over examples, or name an ignored class as the option ignore_index"
         )
 
 

@@ -146,6 +146,8 @@ def _call(
         options["trained"] = companions.trained
     if companions.preconditioner is not None:
         options["preconditioner"] = companions.preconditioner
+    if subject.sampled and _takes(probe, "sampled"):
+        options["sampled"] = True
     if _takes(probe, "names"):
         options["names"] = (subject.name, *(point.name for point in companions.points))
     if _takes(probe, "part"):
@@ -161,7 +163,10 @@ def _call(
         progress = _until(deadline, progress)
     weights = [subject.loss.weights, *(point.weights for point in companions.points)]
     record = probe(loss, *weights, **options, progress=progress).to_record(subject.checkpoint_sha256)
-    return replace(record, details={**record.details, **details_of(subject, companions)})
+    details = {**record.details, **details_of(subject, companions)}
+    if warnings := [*record.details.get("warnings", ()), *subject.details.get("warnings", ())]:
+        details["warnings"] = warnings
+    return replace(record, details=details)
 
 
 def _preconditioner(probe: Any, subject: Subject) -> Preconditioner | None:

@@ -65,6 +65,7 @@ class Subject:
     start: Callable[[], Point] | None = None
     points: Sequence[Callable[[], Point]] = ()
     split_losses: Callable[[], SplitLosses] | None = None
+    sampled: bool = False  # whether the examples are a random choice of more
     trained: Callable[[], Loss] | None = None  # the loss whose gradient gives the direction of some probes
     preconditioner: Callable[[], Preconditioner] | None = None  # that of the optimiser that made the checkpoint
 

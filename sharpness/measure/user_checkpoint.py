@@ -103,7 +103,12 @@ def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> 
     }
     own_p = partial(preconditioner_at, path, loss, report) if run is None else None
     subject = Subject(
-        loss=loss, checkpoint_sha256=checkpoint.sha256, details=details, identity=identity, preconditioner=own_p
+        loss=loss,
+        checkpoint_sha256=checkpoint.sha256,
+        details=details,
+        identity=identity,
+        sampled=request.examples is not None and loss.num_examples < data.facts["examples_total"],
+        preconditioner=own_p,
     )
     return UserCheckpoint(path, run, model, data, loss_name, report, checked, subject)
 

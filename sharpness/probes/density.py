@@ -68,11 +68,12 @@ class SpectralDensity(CurvatureProbe[DensityResult]):
         return DensityResult(
             quantity=self.quantity("spectral_density_trace"),
             value=result.trace,
-            converged=result.stopped_by == "steps",
+            converged=result.converged,
             num_hvps=result.num_products,
             seed=self.seed,
             hvp_backend=operator.backend,
-            reasons={
+            reasons=({} if result.converged else {"converged": "; ".join(result.reasons)})
+            | {
                 "lower": "see details: standard errors, and a bracket for the negative eigenvalues",
                 "upper": "see details: standard errors, and a bracket for the negative eigenvalues",
                 "residual": "a quadrature has none: see moment_error in details",

@@ -185,10 +185,7 @@ class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
         first = no_spread(loss) or self._first(pairs)
         if isinstance(first, str):
             return {"reasons": {**shared["reasons"], "sampling": first}}
-        matrix: dict[str, Any] = {"matrix": self.matrix, "cache": self.cache, "backend": self.backend}
-        if self.matrix == "fisher":
-            matrix |= {"seed": self.seed, "draws": self.draws}
-        spread = over_examples(loss, w, matrix, *first, **self._spread_options(CONFIDENCE))
+        spread = over_examples(loss, w, self.matrix_options(), *first, **self._spread_options(CONFIDENCE))
         return {"num_hvps": shared["num_hvps"] + spread.num_hvps, "sampling": asdict(spread)}
 
     def _spread_options(self, confidence: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.probes.methods.random_parts import forms_of_draws, half_width
+from sharpness.probes.methods.random_parts import forms_of_draws, half_width, no_spread, trace_over_examples
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
 from sharpness.results import MERGED, ProbeResult
 
@@ -61,9 +61,18 @@ class Trace(CurvatureProbe[TraceResult]):
     num_hvps: int = 320
 
     def measure(
-        self, loss: Loss, w: Tensor, *, resume: Path | None = None, progress: Progress | None = None
+        self,
+        loss: Loss,
+        w: Tensor,
+        *,
+        sampled: bool = False,
+        resume: Path | None = None,
+        progress: Progress | None = None,
     ) -> TraceResult:
-        """Measure at ``w``; raises what the solver raises."""
+        """Measure at ``w``; raises what the solver raises.
+
+        ``sampled`` says that the examples are a random sample: the result then has an interval over their choice.
+        """
         operator = self.operator(loss, w)
         drawn = isinstance(operator, FisherOperator) and operator.draws is not None
         confidence = (1 + self.confidence) / 2 if drawn else self.confidence  # half of the error is for the draws
@@ -96,6 +105,8 @@ class Trace(CurvatureProbe[TraceResult]):
         }
         if drawn:
             shared |= self._over_draws(operator, estimate)
+        if sampled:
+            shared |= self._over_examples(loss, w, shared)
         shared["reasons"] = {"residual": "an estimate of a sum has none", **shared["reasons"]}
         return TraceResult(
             quantity=self.quantity("trace"),
@@ -106,10 +117,21 @@ class Trace(CurvatureProbe[TraceResult]):
             operator_details={**curvature_details(operator), "num_products_that_fit": ceiling},
         )
 
+    def _vectors(self, operator: CurvatureOperator, name: str) -> list[Tensor]:
+        return [unit_signs(operator, derived_seed(self.seed, "trace", name, i)) for i in range(NUM_VECTORS)]
+
+    def _over_examples(self, loss: Loss, w: Tensor, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the interval over the choice of examples, or why there is none."""
+        if why := no_spread(loss):
+            return {"reasons": {**shared["reasons"], "sampling": why}}
+        vectors, half = self._vectors(self.operator(loss, w), "examples"), shared["upper"] - shared["value"]
+        options = self.matrix_options()
+        found = trace_over_examples(loss, w, options, shared["value"], half, vectors=vectors, seed=self.seed)
+        return {"sampling": found, "num_hvps": shared["num_hvps"] + found["num_hvps"]}
+
     def _over_draws(self, operator: CurvatureOperator, estimate: TraceEstimate) -> dict[str, Any]:
         """Return the fields with the error of the draws in the interval: that of ``v^T F_d v`` with the same v."""
-        vectors = [unit_signs(operator, derived_seed(self.seed, "trace", "draws", i)) for i in range(NUM_VECTORS)]
-        forms = operator.size * forms_of_draws(operator, vectors)
+        forms = operator.size * forms_of_draws(operator, self._vectors(operator, "draws"))
         if len(forms) < 2:
             return {"warnings": ("one draw of the targets: its error is in no interval",)}
         more = half_width(forms, (1 + self.confidence) / 2)

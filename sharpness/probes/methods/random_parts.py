@@ -168,6 +168,25 @@ def over_examples(
     )
 
 
+def trace_over_examples(
+    loss: Loss, w: Tensor, options: dict[str, Any], value: float, half: float, *, vectors: Sequence[Tensor], seed: int
+) -> dict[str, Any]:
+    """Return the interval of a trace over the distribution that the examples were drawn from.
+
+    The trace is a mean over examples, so ``value`` has no bias; t times the standard error of ``n v^T A_b v`` over random
+    parts b, v unit vectors, is added to ``half``, that of its own interval.
+    """
+    batches = Minibatches(loss).parts(NUM_PARTS, seed, "choice of examples")
+    counts = np.array([float(loss.data.count(batch)) for batch in batches])
+    parts = [curvature_operator(loss=loss.over([batch]), w=w, **options) for batch in batches]
+    forms = np.array([np.mean([_form(part, v) for v in vectors]) for part in parts]) * len(w)
+    weights = counts / counts.mean()
+    error = _error(weights * (forms - weights @ forms / weights.sum()), 1)
+    wide = half + float(stdtrit(NUM_PARTS - 1, (1 + CONFIDENCE) / 2)) * error
+    interval = {"lower": value - wide, "upper": value + wide, "confidence": CONFIDENCE}
+    return interval | {"standard_error": error, "num_parts": NUM_PARTS, "num_hvps": NUM_PARTS * len(vectors)}
+
+
 def no_spread(loss: Loss) -> str:
     """Return why there is no interval over the choice of the examples of a loss, or nothing."""
     if not loss.data.divisible:

@@ -42,8 +42,12 @@ class CurvatureProbe(Probe[Result]):
         self.check_seconds()
         if self.draws is not None and self.matrix != "fisher":
             raise InputError(f"expected no draws for {self.matrix}, got {self.draws}: only matrix='fisher' has them")
+        return curvature_operator(loss=loss, w=w, **self.matrix_options())
+
+    def matrix_options(self) -> dict[str, Any]:
+        """Return the knobs that say which matrix it is, as :func:`sharpness.curvature.curvature_operator` takes them."""
         drawn = {"seed": self.seed, "draws": self.draws} if self.matrix == "fisher" else {}
-        return curvature_operator(self.matrix, loss, w, cache=self.cache, backend=self.backend, **drawn)
+        return {"matrix": self.matrix, "cache": self.cache, "backend": self.backend, **drawn}
 
     def check_seconds(self) -> None:
         """Raise :class:`InputError` for a bound in seconds that cannot be kept."""
