@@ -94,9 +94,9 @@ class Layout:
 def _cure(model: nn.Module) -> str:
     """Say what can be done for a model without trainable parameters; integer and quantised weights never have any.
 
-    Integers that count, such as those of BatchNorm, are no weights.
+    Buffers of int64 count or number things, as those of BatchNorm and of embeddings do, and are no weights.
     """
-    tensors = [*model.parameters(), *(t for t in model.buffers() if t.ndim)]
+    tensors = [*model.parameters(), *(t for t in model.buffers() if t.dtype not in (torch.int64, torch.bool))]
     whole = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if not _has_derivatives(t)})
     if whole:
         return f", its weights are {', '.join(whole)}: measure the network as it was before it was quantised"

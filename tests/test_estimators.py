@@ -481,3 +481,23 @@ def test_densities_depend_on_the_seed_alone_and_report_progress() -> None:
 def test_an_estimate_prints_what_it_is() -> None:
     exact: Estimate = estimate_trace(Matrix(torch.eye(5, dtype=torch.float64)))
     assert str(exact) == "5, exact, xtrace, 5 products"
+
+
+@pytest.mark.parametrize("fault", ["asymmetric", "random"])
+@pytest.mark.parametrize("n", [12, 400])
+def test_products_of_no_symmetric_matrix_are_neither_exact_nor_converged(fault: str, n: int) -> None:
+    matrix = matrix_with_eigenvalues(spectrum("fast", n), 0)
+    generator = torch.Generator().manual_seed(0)
+    skew = torch.randn(n, n, dtype=torch.float64, generator=generator) / n**0.5
+
+    def product(v: Tensor) -> Tensor:
+        noise = torch.randn(n, dtype=torch.float64, generator=generator) * v.norm() / n**0.5
+        return matrix @ v + 0.3 * ((skew - skew.T) @ v if fault == "asymmetric" else noise)
+
+    operator = FunctionOperator(product, n, torch.float64)
+    for method in METHODS:
+        result = estimate_trace(operator, method, rtol=0.1)
+        assert not result.converged and not result.exact and "symmetric" in result.reasons[0]
+    for reorthogonalise in (True, False):
+        density = spectral_density(operator, steps=10, starts=2, reorthogonalise=reorthogonalise)
+        assert not density.converged and any("symmetric" in reason for reason in density.reasons)

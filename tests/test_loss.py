@@ -254,6 +254,12 @@ def test_a_generator_is_refused_at_its_second_pass() -> None:
         loss.value(loss.weights)
 
 
+def quantised() -> nn.Module:
+    model = nn.Linear(2, 2)
+    model.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)
+    return model.requires_grad_(False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -262,7 +268,10 @@ def test_a_generator_is_refused_at_its_second_pass() -> None:
         ((mlp(), nn.CrossEntropyLoss(reduction="none"), []), {}, "reduction='none'"),
         ((mlp(), F.cross_entropy, []), {"norm": "frosen"}, "frozen"),
         ((with_norm(False), F.cross_entropy, []), {}, "norm='batch'"),
-        ((nn.Sequential(nn.ReLU()), F.cross_entropy, []), {}, "trainable parameters"),
+        ((nn.Sequential(nn.ReLU()), F.cross_entropy, []), {}, "trainable parameters.*measure a network that has"),
+        ((nn.Linear(2, 2).requires_grad_(False), F.cross_entropy, []), {}, "trainable parameters.*set requires_grad"),
+        ((nn.BatchNorm1d(2).requires_grad_(False), F.mse_loss, []), {}, "trainable parameters.*set requires_grad"),
+        ((quantised(), F.mse_loss, []), {}, "weights are int8: measure the network as it was before"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(

@@ -25,6 +25,9 @@ BLOCK = 16  # columns multiplied at a time: bounds the memory of a block and the
 PAIRED = math.sqrt(2)
 
 
+ROUNDING = 1e-3  # the asymmetry that rounding may make: some 1e-5 was seen in float32
+
+
 class Products:
     """Products with blocks of columns, counted, checked to be finite and reported."""
 
@@ -79,7 +82,9 @@ class SignSamples:
 
     def is_symmetric(self, rtol: float) -> bool:
         """Return whether the products were those of one symmetric matrix, to ``rtol`` and the operator's own error."""
-        return self.asymmetry <= rtol * self.scale + self.operator.size * self.operator.error * math.sqrt(self.count)
+        return self.asymmetry <= max(
+            rtol, ROUNDING
+        ) * self.scale + self.operator.size * self.operator.error * math.sqrt(self.count)
 
     def estimate(self) -> tuple[float, float]:
         """Return the estimate and its standard error."""

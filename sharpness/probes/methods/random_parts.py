@@ -173,7 +173,7 @@ def trace_over_examples(
 ) -> dict[str, Any]:
     """Return the interval of a trace over the distribution that the examples were drawn from.
 
-    The trace is a mean over examples, so ``value`` has no bias; t times the standard error of ``n v^T A_b v`` over random
+    The trace is a mean over examples, so ``value`` has no bias; t standard errors of ``n v^T A_b v`` over random
     parts b, v unit vectors, is added to ``half``, that of its own interval.
     """
     batches = Minibatches(loss).parts(NUM_PARTS, seed, "choice of examples")

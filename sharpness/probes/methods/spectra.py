@@ -45,7 +45,7 @@ class CurvatureProbe(Probe[Result]):
         return curvature_operator(loss=loss, w=w, **self.matrix_options())
 
     def matrix_options(self) -> dict[str, Any]:
-        """Return the knobs that say which matrix it is, as :func:`sharpness.curvature.curvature_operator` takes them."""
+        """Return the knobs of the matrix, as :func:`sharpness.curvature.curvature_operator` takes them."""
         drawn = {"seed": self.seed, "draws": self.draws} if self.matrix == "fisher" else {}
         return {"matrix": self.matrix, "cache": self.cache, "backend": self.backend, **drawn}
 
