@@ -218,7 +218,9 @@ class Probe(Generic[Result]):
         number = loss.num_examples
         if not self.looks_at_data or number >= FEW_EXAMPLES:
             return ()
-        return (f"{few(number)}: over others of the same kind, means differ by {number**-0.5:.0%} of their spread",)
+        return (
+            f"{few(number)}: over others of the same kind a mean differs by about {number**-0.5:.0%} of its spread",
+        )
 
     def measure(self, loss: Loss, w: Tensor, *args: Any, **kwargs: Any) -> Result:
         """Return the result at ``w``, without what the frame adds."""

@@ -125,7 +125,7 @@ def test_where_there_is_no_interval_over_examples_the_record_says_why(
 
 
 def test_few_examples_are_warned_of_and_many_are_not() -> None:
-    few, many = linear(drawn(0, 128)), linear(drawn(0, 500, size=2))
+    few, many = linear(drawn(0, 128)), linear(drawn(0, 3000, size=2))
     (warning,) = TopEigenvalues()(few).to_record().details["warnings"]
     assert "128 examples are few" in warning
     for probe in (TopEigenvalues(), Trace()):

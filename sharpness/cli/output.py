@@ -75,7 +75,18 @@ def show_progress(console: Console, title: str, unit: str) -> Iterator[Callable[
 def records_table(records: Sequence[ProbeRecord], title: str) -> Table:
     """Return a table of records, a row for each number, with intervals or errors and costs."""
     table = Table(title=title, title_justify="left")
-    for name in ("probe", "quantity", "value", "interval", "converged", "examples", "HVPs", "gradients", "seconds"):
+    for name in (
+        "probe",
+        "quantity",
+        "value",
+        "interval",
+        "at",
+        "converged",
+        "examples",
+        "HVPs",
+        "gradients",
+        "seconds",
+    ):
         table.add_column(name, justify="left" if name in ("probe", "quantity") else "right", overflow="fold")
     for record in records:
         costs = [
@@ -85,7 +96,7 @@ def records_table(records: Sequence[ProbeRecord], title: str) -> Table:
             f"{record.seconds or 0:.1f}",
         ]
         for i, row in enumerate(rows_of(record)):
-            texts = (row.quantity, row.value, row.interval, row.converged)
+            texts = (row.quantity, row.value, row.interval, row.confidence, row.converged)
             table.add_row("" if i else record.probe, *texts, *([] if i else costs))
     return table
 

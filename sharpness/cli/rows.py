@@ -18,6 +18,7 @@ class Row:
     quantity: str
     value: str
     interval: str
+    confidence: str
     converged: str
     number: float | None  # the value itself
 
@@ -41,17 +42,16 @@ def value_text(record: ProbeRecord) -> str:
 
 
 def interval_text(record: ProbeRecord) -> str:
-    """Return the interval with its confidence, or the standard error, or that the value is exact, or nothing.
+    """Return the interval, the standard error, and whether the value is exact, as far as they are known.
 
-    >>> interval_text(ProbeRecord(probe="trace", quantity="trace", value=9.0, lower=8.0, upper=10.0, confidence=0.95))
-    '[8, 10] at 95 %'
+    >>> interval_text(ProbeRecord(probe="trace", quantity="trace", value=9.0, lower=8.0, upper=10.0))
+    '[8, 10]'
     """
-    sure = "" if record.confidence is None else f" at {100 * record.confidence:g} %"
     error = next((record.details[name] for name in ERRORS if record.details.get(name)), None)
-    shown = [f"{bracket}{sure}"] if (bracket := _bracket(record.lower, record.upper)) else []
+    shown = [bracket] if (bracket := _bracket(record.lower, record.upper)) else []
     shown += [] if error is None else [f"± {error:.2g}"]
     exact = record.details.get("exact") is True or (not shown and "exact" in record.reasons.get("lower", ""))
-    return ", ".join(["exact", *shown] if exact else shown)
+    return " ".join(["exact", *shown] if exact else shown)
 
 
 def quantity_text(record: ProbeRecord) -> str:
@@ -73,7 +73,12 @@ def _bracket(lower: Any, upper: Any) -> str:
 
 def _of_value(record: ProbeRecord) -> Row:
     interval = interval_text(record)
-    return Row(quantity_text(record), value_text(record), interval, _converged(record, interval), record.value)
+    sure = _percent(record.confidence) if "[" in interval else ""
+    return Row(quantity_text(record), value_text(record), interval, sure, _converged(record, interval), record.value)
+
+
+def _percent(confidence: float | None) -> str:
+    return "" if confidence is None else f"{100 * confidence:.4g} %"
 
 
 def _converged(record: ProbeRecord, interval: str) -> str:
@@ -101,19 +106,21 @@ def _of_solve(solve: Mapping[str, Any], name: str, record: ProbeRecord, *, alone
     if not alone:
         lowers[0], uppers[0] = record.lower, record.upper  # these have more in them where targets were drawn
     number_top = (len(values) + 1) // 2 if "both" in name else len(values)
-    sure = "" if record.confidence is None else f" at {100 * record.confidence:g} %"
+    allowed = record.knobs.get("rtol") or 0.0
     for i, (value, lower, upper) in enumerate(zip(values, lowers, uppers, strict=True)):
         end = name.replace("both", "top" if i < number_top else "bottom")
         rank = (i if i < number_top else i - number_top) + 1
         many = number_top > 1 or (len(values) > 1 and "both" not in name)
         bracket = _bracket(lower, upper)
-        shown = f"{bracket}{sure}" if bracket else ""
-        residual = _small_residual(solve, i) if "?" in bracket or not bracket else ""
-        converged = "no" if not solve.get("converged", record.converged) else residual or ("yes" if shown else "")
-        yield Row(f"{end} {rank}" if many else end, f"{value:.5g}", shown, converged, value)
+        whole = lower is not None and upper is not None
+        narrow = whole and upper - lower <= allowed * abs(value)
+        done = narrow or solve.get("converged", record.converged)
+        converged = "no" if not done else "yes" if whole else _residual(solve, i)
+        sure = _percent(record.confidence) if bracket else ""
+        yield Row(f"{end} {rank}" if many else end, f"{value:.5g}", bracket, sure, converged, value)
 
 
-def _small_residual(solve: Mapping[str, Any], i: int) -> str:
+def _residual(solve: Mapping[str, Any], i: int) -> str:
     """Return the residual that the solve stopped on where it proved no interval."""
     residuals = solve.get("residuals")
     return f"residual {residuals[i]:.1g}" if residuals else ""
@@ -123,5 +130,4 @@ def _of_sampling(record: ProbeRecord) -> Iterator[Row]:
     sampling = record.sampling
     if sampling:
         bracket = _bracket(sampling.get("lower"), sampling.get("upper"))
-        sure = f"{bracket} at {100 * sampling['confidence']:g} %"
-        yield Row("  over the choice of examples", "", sure, "", None)
+        yield Row("  over the choice of examples", "", bracket, _percent(sampling.get("confidence")), "", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ from sharpness.machine.progress import Progress
 from sharpness.operators import SymmetricOperator
 from sharpness.probes.methods.random_parts import CONFIDENCE, FEWEST_DRAWS, no_spread, over_draws, over_examples
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details, first_of
-from sharpness.results import MERGED, ProbeResult
+from sharpness.results import MERGED, ProbeResult, few
 
 MOST_SHOWN = 4
+MOST_ERROR = 0.05  # by the choice of examples that goes without a warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,25 @@ class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
             seed=self.seed,
             hvp_backend=operator.backend,
             operator_details=curvature_details(operator),
+        )
+
+    def of_few_examples(self, loss: Loss, result: EigenvaluesResult) -> tuple[str, ...]:
+        """Return what to say where another choice of examples would move the largest eigenvalue by 5 % or more.
+
+        For means of N independent matrices with the effective rank ``r = tr A / lambda`` the relative error is of the
+        order ``sqrt(r / N) + r / N`` (Koltchinskii and Lounici 2017). The first product from a random start v has given
+        ``v^T A v``, of mean ``tr A / n``.
+        """
+        pairs, number = result.pairs, loss.num_examples
+        if self.which != "top" or pairs.confidence is None or not result.value or result.value <= 0:
+            return super().of_few_examples(loss, result)
+        rank = max(loss.layout.size * pairs.history[0][1] / result.value, 1.0)
+        error = math.sqrt(rank / number) + rank / number
+        if error < MOST_ERROR:
+            return ()
+        return (
+            f"{few(number)} for an effective rank of about {rank:.1g}: over others of the same kind the largest "
+            f"eigenvalue differs by about {min(error, 1):.0%}, and with few it is too large on average",
         )
 
     def _solve(
