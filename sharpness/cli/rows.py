@@ -112,10 +112,10 @@ def _of_solve(solve: Mapping[str, Any], name: str, record: ProbeRecord, *, alone
         rank = (i if i < number_top else i - number_top) + 1
         many = number_top > 1 or (len(values) > 1 and "both" not in name)
         bracket = _bracket(lower, upper)
-        whole = lower is not None and upper is not None
-        narrow = whole and upper - lower <= allowed * abs(value)
+        width = None if lower is None or upper is None else upper - lower
+        narrow = width is not None and width <= allowed * abs(value)
         done = narrow or solve.get("converged", record.converged)
-        converged = "no" if not done else "yes" if whole else _residual(solve, i)
+        converged = "no" if not done else "yes" if width is not None else _residual(solve, i)
         sure = _percent(record.confidence) if bracket else ""
         yield Row(f"{end} {rank}" if many else end, f"{value:.5g}", bracket, sure, converged, value)
 
