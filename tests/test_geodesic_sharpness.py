@@ -483,7 +483,7 @@ def tied() -> nn.Module:
 def test_blocks_without_the_symmetry_are_refused() -> None:
     with pytest.raises(InputError, match="got another one for block query-key: the block uses more"):
         GeodesicSharpness()(loss_of(Turned))
-    with pytest.raises(InputError, match="got another one for block.attention query-key"):
+    with pytest.raises(InputError, match=r"got another one for block\.attention query-key"):
         GeodesicSharpness()(loss_of(lambda: Rotary("Cohere")))  # turns the entries 2 i and 2 i + 1 together
     with pytest.raises(InputError, match="weights of their own, got shared ones"):
         GeodesicSharpness()(loss_of(tied))

@@ -51,8 +51,8 @@ class GeodesicSharpness(Probe[GeodesicResult]):
     (G^T G) b^T b], added over the heads, and ``|xi / |w||_2`` of all other weights. Geodesics are those to second
     order. Where several queries share a key and a value (Llama, Qwen), G or H is that of the key's or value's head and
     the other one that of all that share it; where rotary embeddings turn queries and keys, A is one complex number for
-    each frequency of a key's head, because only those commute with the turns. S are parts of at most ``m`` consecutive examples of a batch, ``None`` is all the data at once (theirs:
-    batches of 128 or 256).
+    each frequency of a key's head, because only those commute with the turns. S are parts of at most ``m``
+    consecutive examples of a batch, ``None`` is all the data at once (theirs: batches of 128 or 256).
 
     The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) from w itself and from ``num_starts -
     1`` random horizontal xi of length rho; it is a lower bound. Deviations: biases of queries, keys and values belong
