@@ -52,6 +52,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     unknown probe 'eigenvalue': expected one of eigenvalues, distance, keskar
     """
     known = sorted(known)
+    if not known:
+        return InputError(f"unknown {kind} {name!r}: expected none, for there are none")
     closest = get_close_matches(name, known, n=len(known), cutoff=0.4)
     ordered = closest + [other for other in known if other not in closest]
     return InputError(f"unknown {kind} {name!r}: expected one of {', '.join(ordered)}")

@@ -62,71 +62,68 @@ def _complete_length(descriptor: int) -> int:
     return 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
-    """A complete line of a JSON Lines file: which file, its number from 1, where it begins and ends, and its row."""
+    """A complete line of a JSON Lines file: which file, its number from 1, the byte where it begins, its content."""
 
     path: Path
     number: int
     start: int
-    end: int
-    row: dict[str, Any]
+    content: bytes
+
+    @property
+    def end(self) -> int:
+        """The byte where the next line begins."""
+        return self.start + len(self.content)
+
+    def row(self) -> dict[str, Any]:
+        """Return the JSON object of the line; :class:`InputError` that names the line for anything else."""
+        try:
+            row = parse_json(self.content)
+            if isinstance(row, dict):
+                return row
+            reason = "not an object"
+        except ValueError as error:
+            reason = str(error)
+        shown = self.content[:40].rstrip()
+        raise self.naming(f"expected one JSON object per line, got {shown!r}: remove that line ({reason})")
 
     def naming(self, error: object) -> InputError:
         """Return the error for a line that is none of those that belong there."""
         return InputError(f"{self.path}:{self.number}: {error}")
 
 
-def iterate_jsonl(path: Path, start: int = 0, number: int = 1) -> Iterator[Line]:
-    """Yield the complete lines of a JSON Lines file one by one, from a line that begins at the byte ``start`` on.
+def iterate_lines(path: Path, start: int = 0, number: int = 1) -> Iterator[Line]:
+    """Yield the complete lines of a file one by one, from a line that begins at the byte ``start`` on.
 
-    A partial last line is ignored. Raises :class:`InputError` naming the file and line when a complete line is no JSON
-    object, or longer than any that is written here.
+    A partial last line is ignored, and a file that is not there has none. Raises :class:`InputError` for a line longer
+    than any that is written here.
     """
-    for number, line in enumerate(_complete_lines(path, start), number):  # noqa: B020
-        yield Line(path, number, start, start + len(line), _row_of(line, path, number))
-        start += len(line)
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON Lines file; the rest is as for :func:`iterate_jsonl`."""
-    return [line.row for line in iterate_jsonl(path)]
-
-
-def intact_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield those rows of a JSON Lines file that are as :func:`sealed_row` made them, whatever stands between them."""
-    for number, line in enumerate(_complete_lines(path), 1):
-        with contextlib.suppress(InputError):
-            row = _row_of(line, path, number)
-            if is_sealed(row):
-                yield row
-
-
-def _complete_lines(path: Path, start: int = 0) -> Iterator[bytes]:
-    """Yield the complete lines of a file from a byte on, none if there is no file."""
     if not path.exists():
         return
     with open(path, "rb") as stream:
         stream.seek(start)
-        while (line := stream.readline(MAX_LINE)).endswith(b"\n"):
-            yield line
-        if len(line) == MAX_LINE:
-            place = stream.tell() - MAX_LINE
-            raise InputError(f"{path}: expected lines of at most {MAX_LINE} bytes, got a longer one at byte {place}")
+        while (content := stream.readline(MAX_LINE)).endswith(b"\n"):
+            yield Line(path, number, start, content)
+            start, number = start + len(content), number + 1
+        if len(content) == MAX_LINE:
+            raise InputError(f"{path}:{number}: expected lines of at most {MAX_LINE} bytes, got more: remove that line")
 
 
-def _row_of(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """Return the JSON object of a line, or raise the error that names it."""
-    try:
-        row = parse_json(line)
-        if isinstance(row, dict):
-            return row
-        reason = "not an object"
-    except ValueError as error:
-        reason = str(error)
-    raise InputError(
-        f"{path}:{number}: expected one JSON object per line, got {line[:40].rstrip()!r}: remove that line ({reason})"
-    )
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON Lines file; a partial last line is ignored.
+
+    Raises :class:`InputError` naming the file and line when a complete line is no JSON object.
+    """
+    return [line.row() for line in iterate_lines(path)]
+
+
+def intact_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield those rows of a JSON Lines file that are as :func:`sealed_row` made them, whatever stands between them."""
+    for line in iterate_lines(path):
+        with contextlib.suppress(InputError):
+            if is_sealed(row := line.row()):
+                yield row
 
 
 def sealed_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,24 +80,33 @@ class ProbeRecord:
         Traceback (most recent call last):
         sharpness.errors.InputError: expected a number or null as value, got 'x': remove that line
         """
-        schema = row.get("schema", 0)
-        if type(schema) is not int or schema > SCHEMA:
-            raise InputError(
-                f"expected a record of schema {SCHEMA} or older, got {shown_value(schema)}: update the package to read "
-                "it, or remove that line"
-            )
-        if missing := {"probe", "quantity", "value"} - row.keys():
-            raise InputError(
-                f"expected a probe record, got a line without {', '.join(sorted(missing))}: remove that line"
-            )
-        kinds = _kinds()
-        known = {key: value for key, value in row.items() if key in kinds}
-        for name, value in known.items():
-            if not kinds[name].fits(value):
-                raise InputError(f"expected {kinds[name].words} as {name}, got {shown_value(value)}: remove that line")
+        known = checked_fields(row)
         if known.get("batch_sizes") is not None:
             known["batch_sizes"] = tuple(known["batch_sizes"])
         return cls(**known)
+
+
+def checked_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record in a line of ``probes.jsonl``, each of the type it has there.
+
+    Raises :class:`InputError` for a newer schema, a field that is missing and one of another type.
+    """
+    schema = row.get("schema", 0)
+    if type(schema) is not int or schema > SCHEMA:
+        raise InputError(
+            f"expected a record of schema {SCHEMA} or older, got {shown_value(schema)}: update the package to read it, "
+            "or remove that line"
+        )
+    if missing := {"probe", "quantity", "value"} - row.keys():
+        raise InputError(f"expected a probe record, got a line without {', '.join(sorted(missing))}: remove that line")
+    kinds, known = _kinds(), dict[str, Any]()
+    for name, value in row.items():
+        if (kind := kinds.get(name)) is None:
+            continue
+        if not (type(value) in kind.types if type(value) in PLAIN and not kind.inner else kind.fits(value)):
+            raise InputError(f"expected {kind.words} as {name}, got {shown_value(value)}: remove that line")
+        known[name] = value
+    return known
 
 
 def deciding_knobs(knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,6 +140,8 @@ class Kind:
         return all(type(each) in self.inner for each in (value.values() if kind is dict else value))
 
 
+PLAIN = frozenset({str, bool, NoneType, dict})
+"""The types of values that need no further look where what they hold is of any kind."""
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 
 

@@ -327,3 +327,10 @@ def test_the_probe_benchmark_prints_its_four_times() -> None:
     result = run_python("scripts/benchmarks/probe.py", "--repeats", "1", "--gibibytes", "0.01")
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 6 and "–" not in result.stdout
+
+
+@pytest.mark.slow
+def test_the_records_benchmark_prints_its_two_lines() -> None:
+    result = run_python("scripts/benchmarks/records.py", "--repeats", "1", "--records", "50")
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 4 and "–" not in result.stdout

@@ -18,7 +18,7 @@ from sharpness.cli.output import make_console, say, warn
 from sharpness.cli.probe import checked_folder, deadline_of, names_of, options_of, show_checkpoint
 from sharpness.cli.rows import interval_text, value_text
 from sharpness.errors import InputError, unknown_name
-from sharpness.files import append_jsonl, iterate_jsonl
+from sharpness.files import append_jsonl, iterate_lines
 from sharpness.machine.environment import choose_device
 from sharpness.measure.runner import applicable, probes_named
 from sharpness.measure.stress import stress_test, usable_rescalings
@@ -113,8 +113,9 @@ def _row(name: str, probe: Any, checkpoint: UserCheckpoint, rescaling: Rescaling
 
 def rows_of(path: Path) -> Iterator[Row]:
     """Yield the rows of a ``stress.jsonl``; :class:`InputError` that names the line for what is none."""
-    for line in iterate_jsonl(path):
-        row, moved = line.row, line.row.get("moved")
+    for line in iterate_lines(path):
+        row = line.row()
+        moved = row.get("moved")
         if not isinstance(row.get("kind"), str) or moved not in (True, False, None):
             raise line.naming("expected a kind, and true, false or null as moved, got others: remove that line")
         for name in ("key", "before", "after"):

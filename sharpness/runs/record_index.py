@@ -7,17 +7,16 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sharpness.errors import InputError
-from sharpness.files import Line, iterate_jsonl
-from sharpness.parsing import parse_json
+from sharpness.files import Line, iterate_lines
 from sharpness.records import ProbeRecord, deciding_knobs
+from sharpness.stored_records import glance, read_record
 
 
 class RecordIndex:
     """The places of the records of a file by probe, knobs and weights; records themselves are not kept.
 
-    Every line is read and checked once. Lines that are appended afterwards, by whatever process, are read when the next
-    record is asked for.
+    Every line is read and checked once, but for the details of its probe. Lines that are appended afterwards, by
+    whatever process, are read when the next record is asked for.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,11 +35,11 @@ class RecordIndex:
         places = self._places.get(_key(probe, knobs, checkpoint), [])
         wanted = [text.encode() for text in texts]
         with open(self.path if places else os.devnull, "rb") as stream:
-            for start, end in reversed(places):
+            for number, start, end in reversed(places):
                 stream.seek(start)
-                line = stream.read(end - start)
-                if all(text in line for text in wanted):
-                    yield ProbeRecord.from_dict(parse_json(line))
+                line = Line(self.path, number, start, stream.read(end - start))
+                if all(text in line.content for text in wanted):
+                    yield read_record(line)
 
     def refresh(self) -> None:
         """Read and check the lines that were not read yet, all of them where the file is another one."""
@@ -49,23 +48,15 @@ class RecordIndex:
             if found.st_ino != self._file or found.st_size < self._end:
                 self._forget()
                 self._file = found.st_ino
-        for line in iterate_jsonl(self.path, self._end, self._number):
-            record = record_of(line)
-            key = _key(record.probe, record.knobs, record.checkpoint_sha256)
-            self._places.setdefault(key, []).append((line.start, line.end))
+        for line in iterate_lines(self.path, self._end, self._number):
+            row = glance(line)
+            key = _key(row["probe"], row.get("knobs", {}), row.get("checkpoint_sha256"))
+            self._places.setdefault(key, []).append((line.number, line.start, line.end))
             self._end, self._number = line.end, line.number + 1
 
     def _forget(self) -> None:
-        self._places: dict[int, list[tuple[int, int]]] = {}
+        self._places: dict[int, list[tuple[int, int, int]]] = {}
         self._file, self._end, self._number = None, 0, 1
-
-
-def record_of(line: Line) -> ProbeRecord:
-    """Return the record of a line; :class:`InputError` that names the line for what is none."""
-    try:
-        return ProbeRecord.from_dict(line.row)
-    except InputError as error:
-        raise line.naming(error) from error
 
 
 def _key(probe: str, knobs: Mapping[str, Any], checkpoint: str | None) -> int:
@@ -74,6 +65,8 @@ def _key(probe: str, knobs: Mapping[str, Any], checkpoint: str | None) -> int:
 
 
 def _frozen(thing: Any) -> Any:
-    if isinstance(thing, Mapping):
-        return frozenset((name, _frozen(value)) for name, value in thing.items())
+    if isinstance(thing, dict):
+        return frozenset(
+            (name, _frozen(value) if type(value) in (dict, list) else value) for name, value in thing.items()
+        )
     return tuple(map(_frozen, thing)) if isinstance(thing, list | tuple) else thing
