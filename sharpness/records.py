@@ -55,6 +55,7 @@ class ProbeRecord:
     hvp_backend: str | None = None
     parameters: Mapping[str, Any] | None = None
     data_sha256: str | None = None
+    self_check: Mapping[str, str] = field(default_factory=dict)
     checkpoint_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     sampling: Mapping[str, Any] | None = None

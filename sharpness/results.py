@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.curvature.product_check import MISSING, NOT_SYMMETRIC, WRONG
 from sharpness.loss import Loss
+from sharpness.loss.slope import NO_DERIVATIVE, UNREACHED
 from sharpness.machine.environment import peak_memory, versions
 from sharpness.machine.progress import Progress
 from sharpness.records import ProbeRecord
@@ -32,6 +34,7 @@ class Evidence:
     weight_decay: float
     parameters: Mapping[str, Any]
     data_sha256: str
+    self_check: Mapping[str, str]
     versions: Mapping[str, str]
 
     @classmethod
@@ -42,6 +45,7 @@ class Evidence:
             device=str(loss.device),
             threads=torch.get_num_threads(),
             peak_memory=peak_memory(loss.device),
+            self_check=loss.self_check(),
             versions=versions(),
             **facts_of(loss),
         )
@@ -146,6 +150,31 @@ class ProbeResult:
         )
 
 
+Result = TypeVar("Result", bound=ProbeResult)
+
+
+def with_self_check(result: Result, checks: Mapping[str, str]) -> Result:
+    """Return a result with what the self-check of its loss says against it.
+
+    It says why products are differences, warns of a gradient that is no derivative, and takes back the bounds of a
+    matrix that is not symmetric, for which they prove nothing.
+    """
+    reasons, warnings = dict(result.reasons), list[str]()
+    products = [(matrix, said) for matrix, said in checks.items() if matrix.endswith("products")]
+    wrong = [f"{matrix} {said}" for matrix, said in products if WRONG in said or MISSING in said]
+    if wrong and result.hvp_backend == "finite_difference":
+        reasons["hvp_backend"] = "; ".join(wrong)
+    if NO_DERIVATIVE in (slope := checks.get("slope", "")) or UNREACHED in slope:
+        warnings.append(f"the gradient {slope}")
+    skewed = [f"{matrix} {said}" for matrix, said in products if NOT_SYMMETRIC in said]
+    if skewed and result.num_hvps:
+        warnings += skewed
+        for name in ("lower", "upper", "confidence"):
+            reasons[name] = "; ".join(skewed)
+        result = replace(result, lower=None, upper=None, confidence=None)
+    return replace(result, reasons=reasons, warnings=(*result.warnings, *warnings))
+
+
 def plain(value: Any) -> Any:
     """Return a value as dicts, lists, numbers and strings; what has ``details()`` is those.
 
@@ -175,9 +204,6 @@ def few(number: int) -> str:
     return f"{number} example{'s are' if number != 1 else ' is'} few"
 
 
-Result = TypeVar("Result", bound=ProbeResult)
-
-
 @dataclass(frozen=True)
 class Probe(Generic[Result]):
     """The frame of a probe, a frozen dataclass of knobs: subclasses have a ``name`` and the method ``measure``.
@@ -200,14 +226,16 @@ class Probe(Generic[Result]):
         started = time.perf_counter()
         points = self.points(loss, loss.weights if w is None else w, *others)
         result = self.measure(loss, *points, progress=progress, **options)
-        return replace(
+        evidence = Evidence.collect(loss, started)
+        result = replace(
             result,
             probe=self.name,
             quantity=result.quantity or self.name,
             knobs=asdict(self),
             warnings=(*result.warnings, *self.of_few_examples(loss, result)),
-            evidence=Evidence.collect(loss, started),
+            evidence=evidence,
         )
+        return with_self_check(result, evidence.self_check)
 
     def points(self, loss: Loss, *points: Tensor) -> tuple[Tensor, ...]:
         """Return the points in the precision and on the device of the loss."""

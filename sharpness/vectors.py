@@ -20,7 +20,8 @@ PIECE = 1 << 20
 class Layout:
     """The places of the trainable parameters in the flat vector ``w``: names and shapes as of ``named_parameters``.
 
-    A tensor that several modules share (tied weights) is one entry, as ``named_parameters`` lists it once.
+    A tensor that several modules share (tied weights) is one entry, as ``named_parameters`` lists it once. Complex
+    ones (``complex_names``) are pairs of reals, in a last dimension of 2.
 
     >>> layout = Layout.of(nn.Linear(3, 2))
     >>> layout.names, layout.size
@@ -29,12 +30,14 @@ class Layout:
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
+    complex_names: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: nn.Module, parameters: Sequence[str] | None = None) -> Layout:
         """Return the layout of the parameters with ``requires_grad`` whose names match one of the glob patterns.
 
-        Without patterns it is all of them. Raises :class:`InputError` where none is left or one is no real number.
+        Without patterns it is all of them. Raises :class:`InputError` where none is left or one is no number with
+        derivatives.
 
         >>> Layout.of(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), ["*.weight"]).names
         ('0.weight', '1.weight')
@@ -55,9 +58,10 @@ class Layout:
                 chosen.update(matching)
             trainable = {name: p for name, p in trainable.items() if name in chosen}
         for name, p in trainable.items():
-            if not p.is_floating_point():
+            if not p.is_floating_point() and not p.is_complex():
                 raise InputError(f"expected real weights, got {name} of {p.dtype}: no derivatives exist there")
-        return cls(tuple(trainable), tuple(p.shape for p in trainable.values()))
+        shapes = tuple(as_reals(p).shape for p in trainable.values())
+        return cls(tuple(trainable), shapes, frozenset(name for name, p in trainable.items() if p.is_complex()))
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Return the parameter names of each module that owns some, in order.
@@ -89,6 +93,16 @@ class Layout:
             )
         pieces = torch.split(w, self.numels)
         return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
+
+    def as_parameters(self, pieces: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Return the pieces of a flat vector by name as a network takes them: pairs of reals as complex numbers.
+
+        >>> Layout(("a",), (torch.Size([1, 2]),), frozenset("a")).as_parameters([torch.tensor([[1.0, 2.0]])])["a"]
+        tensor([1.+2.j])
+        """
+        named = zip(self.names, pieces, strict=True)
+        # Not as a view, which would need an even place in memory.
+        return {n: torch.complex(p[..., 0], p[..., 1]) if n in self.complex_names else p for n, p in named}
 
 
 def _cure(model: nn.Module) -> str:
@@ -141,14 +155,21 @@ def flatten(model: nn.Module, layout: Layout | None = None) -> Tensor:
     """
     layout = layout or Layout.of(model)
     parameters = dict(model.named_parameters())
-    return torch.cat([parameters[name].detach().reshape(-1) for name in layout.names])
+    return torch.cat([as_reals(parameters[name]).reshape(-1) for name in layout.names])
+
+
+def as_reals(tensor: Tensor) -> Tensor:
+    """Return a detached tensor, a complex one as pairs of reals."""
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def assign(model: nn.Module, w: Tensor) -> None:
     """Copy a flat vector into the model's trainable parameters, in place (dtype and device of the model are kept)."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, value in Layout.of(model).unflatten(w).items():
+        layout = Layout.of(model)
+        for name, value in layout.as_parameters(layout.unflatten(w).values()).items():
             parameters[name].copy_(value)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sharpness.data.batches import example_digests
+from sharpness.data.digests import example_digests
 from sharpness.data.sources import load_data
 from sharpness.data.user_data import UserData
 from sharpness.errors import InputError

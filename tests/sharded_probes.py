@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from sharpness.errors import InputError, RunError
 from sharpness.landscapes import LANDSCAPES
 from sharpness.loss import Loss
-from sharpness.loss.determinism import check_deterministic
 from sharpness.measure.subject import MEASURABLE
 from sharpness.probes import TopEigenvalues, Trace
 
@@ -64,7 +63,6 @@ def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any
         if name == "layers":  # cross-entropy has eigenvalues at 0, where rounding decides when a solve ends
             targets = [(x, F.one_hot(y, 3).to(x)) for x, y in batches]
             loss = Loss(model, F.mse_loss, targets, dtype=torch.float64)
-        check_deterministic(loss)
         small = {"num_points": 4} if name in LANDSCAPES else SMALL.get(name, {})
         others = [(1.1 + i) * loss.weights + 0.1 * (i + 1) for i in range(len(info.points) - 1)]
         others += [2 * others[0] + 0.2] if "trajectory" in info.points else []

@@ -91,7 +91,10 @@ def test_ends_are_the_checkpoints_to_the_bit() -> None:
             seen.append(w)
             return super().evaluate(w)
 
-    Barrier(num_points=3, match=False)(Recording(train.model, F.cross_entropy, train.batches, dtype=w.dtype), w, other)
+    recording = Recording(train.model, F.cross_entropy, train.batches, dtype=w.dtype)
+    recording.self_check()
+    seen.clear()
+    Barrier(num_points=3, match=False)(recording, w, other)
     assert torch.equal(seen[0], w) and torch.equal(seen[2], other) and len(seen) == 3
 
 
@@ -135,7 +138,7 @@ def test_a_barrier_by_hand() -> None:
 def test_a_record_has_both_lines_and_reasons_for_what_is_missing() -> None:
     train, _, w, other = build("vgg")
     details = (row := Barrier(num_points=3)(train, w, other).to_record().to_dict())["details"]
-    assert set(details) == {"plain", "matched", "matching", "matched_barrier"}
+    assert set(details) == {"plain", "matched", "matching", "matched_barrier", "warnings"}  # of few examples
     for line in (details["plain"], details["matched"]):
         assert set(line) == {"alphas", *LISTS, "barrier", "test_barrier", "length"}
         assert line["alphas"] == [0.0, 0.5, 1.0] and line["test_loss"] is None and line["test_barrier"] is None

@@ -17,9 +17,9 @@ from sharpness.curvature import MATRICES, FisherOperator, HessianOperator, curva
 from sharpness.curvature.likelihoods import sampled_targets
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
-from sharpness.loss.determinism import check_deterministic
 from sharpness.loss.graphs import MissingDerivativeError
 from sharpness.machine.memory import cache_budget, free_memory
+from sharpness.measure.guards import check_weights
 from sharpness.operators import FunctionOperator, matmat, scaled, shifted, to_dense
 from tests.cases import CASES, Case, Recurrent, mlp, with_norm
 from tests.oracles import dense_empirical_fisher, dense_gauss_newton, dense_hessian, merged
@@ -118,7 +118,7 @@ def test_the_fisher_matrix_is_exact_where_there_is_a_closed_form_or_there_are_fe
 
 def test_more_classes_than_are_summed_over_are_drawn() -> None:
     x, y = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 100, -100])
-    loss = Loss(nn.Linear(2, 101), lambda z, y: F.cross_entropy(z, y), [(x, y)], count=lambda batch: 2.0)
+    loss = Loss(nn.Linear(2, 101), lambda z, y: F.cross_entropy(z, y), [(x, y)])
     fisher = FisherOperator(loss)
     assert fisher.draws == 16
     fisher.matvec(loss.weights)
@@ -160,7 +160,8 @@ def test_drawn_classes_follow_the_predicted_probabilities() -> None:
     ],
 )
 def test_the_fisher_matrix_is_of_likelihoods_only(criterion: Any, message: str) -> None:
-    loss, _, _ = build(replace(CASES["mlp"], criterion=criterion))
+    model, batches = CASES["mlp"].build()
+    loss = Loss(model, criterion, batches[:1], dtype=torch.float64)
     with pytest.raises(InputError, match=message):
         FisherOperator(loss).matvec(loss.weights)
 
@@ -424,9 +425,9 @@ def test_a_batch_that_defines_the_loss_is_not_halved() -> None:
 
 
 def test_other_runtime_errors_are_not_taken_for_lack_of_memory() -> None:
-    loss, _, _ = build(
-        replace(CASES["mlp"], criterion=Hungry(0, lambda: RuntimeError("something else"))), count=weighted_count
-    )
+    hungry = Hungry(9, lambda: RuntimeError("something else"))
+    loss, _, _ = build(replace(CASES["mlp"], criterion=hungry), count=weighted_count)
+    hungry.limit = 0
     with pytest.raises(RuntimeError, match="something else"):
         loss.value(loss.weights)
     assert loss.data.micro_batch_size == 5
@@ -490,7 +491,7 @@ def test_weights_losses_and_gradients_that_are_not_finite_are_refused(value: flo
         HessianOperator(spiky).matvec(loss.weights)
     spoil(model, value)
     with pytest.raises(InputError, match=r"finite weights, got NaN or infinity in 0\.weight"):
-        check_deterministic(Loss(model, F.cross_entropy, batches))
+        check_weights(Loss(model, F.cross_entropy, batches))
 
 
 def test_differences_of_gradients_that_are_not_finite_are_refused() -> None:
@@ -507,8 +508,8 @@ def test_matrices_of_outputs_refuse_a_loss_that_is_not_finite() -> None:
     for matrix in ("gauss_newton", "empirical_fisher"):  # the Monte-Carlo Fisher draws its own targets
         with pytest.raises(InputError, match="finite loss"):
             curvature_operator(matrix, bad).matvec(bad.weights)
-    constant = Loss(loss.model, lambda z, y: torch.tensor(1.0), [(x.float(), y.float()) for x, y in batches])
-    assert not curvature_operator("gauss_newton", constant).matvec(constant.weights).any()
+    linear = Loss(loss.model, lambda z, y: z.mean(), [(x.float(), y.float()) for x, y in batches])
+    assert not curvature_operator("gauss_newton", linear).matvec(linear.weights).any()
     soft = Loss(CASES["mlp"].build()[0], F.cross_entropy, [(torch.randn(3, 4), torch.ones(3, 3) / 3)])
     with pytest.raises(InputError, match="class indices"):
         FisherOperator(soft).matvec(soft.weights)
@@ -532,7 +533,7 @@ def test_sparse_gradients_are_products_too() -> None:
 def test_masks_may_hold_infinity() -> None:
     model, batches = CASES["mlp"].build()
     model.register_buffer("mask", torch.full((3, 3), float("-inf")))
-    check_deterministic(Loss(model, F.cross_entropy, batches, dtype=torch.float64))
+    check_weights(Loss(model, F.cross_entropy, batches, dtype=torch.float64))
 
 
 def test_blocks_by_differences_know_their_error() -> None:
@@ -547,7 +548,7 @@ def test_integer_weights_are_refused() -> None:
     model = nn.Linear(4, 3)
     model.weight = nn.Parameter(torch.ones(3, 4, dtype=torch.int8), requires_grad=False)
     model.bias.requires_grad_(False)
-    with pytest.raises(InputError, match="int8: integer and quantised"):
+    with pytest.raises(InputError, match="int8: measure the network as it was before"):
         Loss(model, F.cross_entropy, [])
 
 

@@ -70,6 +70,10 @@ def mapping(labels: str = "classes") -> dict[str, Tensor]:
 
 
 def loader() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*pair()), batch_size=4)
+
+
+def shuffled() -> DataLoader[Any]:
     return DataLoader(TensorDataset(*pair()), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(1))
 
 
@@ -222,15 +226,16 @@ def test_a_missing_package_says_what_installs_it(
 # --- a user's own function -------------------------------------------------------------------------------------------
 
 
-def test_a_dataset_is_read_once_and_only_where_drawn() -> None:
-    data = load(f"{HERE}:items", examples=5)
+def test_a_dataset_that_changes_is_refused_or_read_once_and_only_where_drawn() -> None:
+    refused(f"{HERE}:items", "switch off shuffling, augmentation", "--freeze")
+    data = load(f"{HERE}:items", examples=5, freeze=True)
     rows = drawn_rows(11, 5, derived_seed(0, "examples")).tolist()
     assert rows == ITEMS.read
     first, second = ([x for x, _ in data.batches] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.cat(first).floor()[:, 0].tolist() == rows
     assert [len(x) for x in first] == [3, 2] and isinstance(data.batches[0], tuple)
-    assert "items read once and kept" in data.notes and data.input_shape == (2,)
+    assert "items read once and kept, as asked" in data.notes and data.input_shape == (2,)
 
 
 def test_what_is_known_of_a_function_s_data() -> None:
@@ -238,9 +243,10 @@ def test_what_is_known_of_a_function_s_data() -> None:
     assert (tensors.num_classes, tensors.input_shape, tensors.notes) == (3, (4,), ())
     assert (classes.num_classes, classes.input_shape) == (4, None)
     assert load(f"{HERE}:mapping,labels=tokens").num_classes is None
-    batches, regression = load(f"{HERE}:loader"), load(f"{HERE}:nested")
+    refused(f"{HERE}:shuffled", "the loader shuffles")
+    batches, regression = load(f"{HERE}:shuffled", freeze=True), load(f"{HERE}:nested")
     assert (batches.num_classes, batches.input_shape) == (3, (4,))
-    assert batches.notes == ("3 batches of the factory's own, read once and kept",)
+    assert batches.notes == ("3 batches of the factory's own, read and kept",)
     assert (regression.num_classes, regression.input_shape) == (None, None)
 
 
@@ -249,12 +255,12 @@ def test_what_is_known_of_a_function_s_data() -> None:
     [
         ("stream", "return a DataLoader of it"),
         ("number", "expected a dataset, a loader, batches or tensors, got int"),
-        ("text", "expected batches that are pairs (inputs, targets) or dicts of tensors, got str"),
+        ("text", "dicts of tensors, lists of dicts or batches of graphs, got str"),
         ("lengths", "got the shapes (11, 4) and (5,)"),
         ("empty", "expected at least one example"),
         ("not finite", "got 44 NaN or infinite ones in the inputs"),
         ("negative", "got the number -1"),
-        ("single", "or dicts of tensors, got Tensor"),
+        ("single", "batches of graphs, got list"),
         ("no batches", "expected at least one example"),
         ("empty batch", "expected batches of at least one example"),
         ("no tensors", "expected a batch with a tensor of examples"),

@@ -17,11 +17,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sharpness.data.batches import averaged_count
 from sharpness.errors import InputError
 from sharpness.files import read_jsonl
 from sharpness.loss import Loss
-from sharpness.loss.criteria import shifted_count
+from sharpness.loss.counts import averaged_count, shifted_labels
 from sharpness.measure.request import ProbeRequest, Request
 from sharpness.measure.user_checkpoint import load_user_checkpoint
 from sharpness.models.user_model import load_model
@@ -119,7 +118,7 @@ def test_all_probes_leave_the_network_as_it_was(small: list[str], tmp_path: Path
         ({"model": "torchvision:resnet1"}, ["torchvision", "resnet18"]),
         ({"model": "hf:nowhere"}, ["config.json"]),
         ({"loss": "crossentropy"}, ["unknown loss", "cross_entropy"]),
-        ({"loss": "model"}, ["dicts"]),
+        ({"loss": "model"}, ["returns its loss", "criterion"]),
         ({"loss": "mse"}, ["shape of the outputs", "(4,)", "cross_entropy"]),
         ({"parameters": "9.*"}, ["9.*"]),
         ({"examples": 100}, ["100"]),
@@ -337,7 +336,7 @@ def test_a_causal_language_model_is_asked_whether_it_shifts_its_labels() -> None
     batches = [{"input_ids": piece, "labels": piece} for piece in ragged]
     model = seeded(lambda: GPT2LMHeadModel(gpt2_config(20))).double()
     loss = Loss(model, None, batches, dtype=torch.float64)
-    assert loss.data.count is shifted_count
+    assert loss.data.count is shifted_labels
     total, number = 0.0, 0
     with torch.no_grad():
         for piece in ragged:
@@ -353,9 +352,7 @@ def test_a_causal_language_model_is_asked_whether_it_shifts_its_labels() -> None
     assert getattr(Loss(own, None, pieces, dtype=torch.float64).data.count, "func", None) is averaged_count
 
 
-def test_a_loss_that_is_no_mean_over_labels_is_refused(tmp_path: Path) -> None:
-    from sharpness.measure.guards import check_before_probing
-
+def test_a_loss_that_averages_over_sequences_is_weighted_by_them() -> None:
     class PerSequence(nn.Module):
         """Averages over sequences, so that long and short ones count alike."""
 
@@ -372,8 +369,9 @@ def test_a_loss_that_is_no_mean_over_labels_is_refused(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = PerSequence()
-    with pytest.raises(InputError, match="mean over its labels"):
-        check_before_probing(lambda: Loss(model, None, [batch]))
+    loss = Loss(model, None, [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(2)])
+    assert loss.value(loss.weights) == pytest.approx(float(model(**batch).loss.detach()), rel=1e-6)
+    assert "a mean over examples" in Loss(model, None, [batch]).checks["mean"]
 
 
 def test_help_starts_without_torch() -> None:

@@ -126,7 +126,7 @@ def test_an_ignored_class_is_left_out_of_the_mean_in_uneven_batches(tmp_path: Pa
 
 def test_a_sum_counts_as_one_only_where_it_says_so(tmp_path: Path) -> None:
     options = classifier(tmp_path, "tests.given_cases:mlp", seeded(mlp), 1, 8).arguments
-    with pytest.raises(InputError, match="mean over its labels"):
+    with pytest.raises(InputError, match="averages, got one that adds up"):
         load_user_checkpoint(as_request(options, loss="tests.test_given_options:summed")[0], Path(options[0]), CPU)
     sums, path = as_request(options, loss=f"{CROSS_ENTROPY},reduction=sum")
     means = load_user_checkpoint(as_request(options)[0], path, CPU).checked.evaluation

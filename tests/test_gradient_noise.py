@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpness.errors import InputError, RunError
+from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.per_example import UnitGradients
 from sharpness.noise_scale import sgd_noise_scale
@@ -309,5 +309,5 @@ def test_losses_without_a_noise_scale_are_refused() -> None:
         GradientNoise()(Loss(nn.Linear(3, 1), nn.MSELoss(reduction="sum"), [(x, x[:, :1])]))
     with pytest.raises(InputError, match="at least 2 examples"):
         GradientNoise()(Loss(nn.Linear(3, 1), nn.MSELoss(), [(x[:1], x[:1, :1])]))
-    with pytest.raises(RunError, match="mean over its examples"):  # examples that see each other
+    with pytest.raises(InputError, match="at least 2 batches"):  # examples that see each other: a loss of whole batches
         GradientNoise()(Loss(nn.Linear(3, 1), lambda o, t: ((o - o.mean() - t) ** 2).mean(), [(x, x[:, :1])]))

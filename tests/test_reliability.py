@@ -208,8 +208,9 @@ def test_any_fault_while_the_state_is_saved_leaves_the_old_or_the_new(
         assert not list(run.path.glob(".*.tmp"))
         if not hit:
             break
-    # Write, fsync, two replaces, fsync of the folder: after the last replace it is the new one.
-    assert found == [7, 7, 7, 7, 8, 8]
+    # Two writes, of the state and of its hash, fsync, two replaces, fsync of the folder: after the last replace it is
+    # the new one.
+    assert found == [7, 7, 7, 7, 7, 8, 8]
 
 
 def test_what_a_file_holds_is_on_the_disk_before_its_name_is(
@@ -222,7 +223,7 @@ def test_what_a_file_holds_is_on_the_disk_before_its_name_is(
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *given, real=real, name=name: (calls.append(name), real(*given))[1])
     run.save_resume_state(state)
-    assert calls == ["write", "fsync", "replace", "replace", "fsync"]  # the last one is that of the folder
+    assert calls == ["write", "write", "fsync", "replace", "replace", "fsync"]  # the last one is that of the folder
 
 
 def faults_in_a_whole_run(tmp_path: Path, whole: dict[str, Any], numbers: Iterator[int], for_ever: bool) -> int:

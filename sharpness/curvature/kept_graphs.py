@@ -10,14 +10,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from sharpness.curvature.product_check import MISSING, WRONG, check_products
 from sharpness.data.batches import batch_length, named_tensors
 from sharpness.errors import InputError, RunError, unknown_name
 from sharpness.loss import Loss
 from sharpness.loss.graphs import GraphSize, MissingDerivativeError, Product, add_pieces, needing_second_derivatives
 from sharpness.loss.shares import MicroBatch
+from sharpness.loss.slope import PART_OF_A_CHECK
 from sharpness.machine.distributed import sum_over_ranks, sums_over_ranks
 from sharpness.machine.memory import cache_budget, release
-from sharpness.vectors import norm, refuse_non_finite
+from sharpness.vectors import is_finite, norm, refuse_non_finite
 
 T = TypeVar("T")
 BACKENDS = ("auto", "exact", "finite_difference")
@@ -85,10 +87,34 @@ class CurvatureOperator:
         rows = self.loss.point(columns.T).contiguous()
         if self._budget < 0:
             self._budget = cache_budget(self._cache, self.device)
+        if self.backend != "finite_difference":
+            self.check()
         total = None if self.backend == "finite_difference" else self._exact(rows)
         if total is None:
             total = torch.stack([self._finite_difference(v) for v in rows])
         return total.add_(rows, alpha=self._ridge).T if self._ridge else total.T
+
+    def check(self) -> None:
+        """Go over to finite differences where autograd's products are wrong; refuse it where they were asked for."""
+        if self.loss.checks.get("slope") == PART_OF_A_CHECK:
+            return
+        said = check_products(self)
+        if WRONG not in said and (MISSING not in said or self.backend == "exact"):
+            return  # by autograd alone a missing derivative says so itself
+        if self.backend == "exact":
+            raise InputError(
+                f"expected products of second derivatives for backend='exact', but they {said}: "
+                "use backend='finite_difference'"
+            )
+        self.backend = "finite_difference"
+
+    def alike(self, loss: Loss, w: Tensor) -> CurvatureOperator:
+        """Return the same matrix of another loss, by autograd alone and keeping nothing."""
+        return type(self)(loss, w, cache=0, backend="exact")
+
+    def quotient(self, v: Tensor, step: float) -> Tensor:
+        """Return the difference quotient of the product with ``v`` for one step; see the class."""
+        return self._quotient(v, step)
 
     def _exact(self, rows: Tensor) -> Tensor | None:
         """Return the products by autograd, or ``None`` where a process found that there are none."""
@@ -104,10 +130,17 @@ class CurvatureOperator:
     def _attempt(self, rows: Tensor) -> Tensor | None:
         """Return this process's products, or ``None`` where autograd cannot make them and that is not yet known."""
         try:
-            return self._pass(rows)
-        except MissingDerivativeError:
+            total = self._pass(rows)
+            if not is_finite(total) and is_finite(rows):
+                raise MissingDerivativeError(
+                    "expected finite second derivatives where the gradient is finite, got NaN or infinity, as of a "
+                    "norm or a root at 0: use finite differences (backend='finite_difference')"
+                )
+            return total
+        except MissingDerivativeError as error:
             if self.backend == "exact":
                 raise
+            self.loss.checks[f"{self.matrix} products"] = f"{MISSING}: {error}"
             return None
 
     def _pass(self, rows: Tensor) -> Tensor:
@@ -145,8 +178,16 @@ class CurvatureOperator:
     def _build(self, micro: MicroBatch) -> Graph:
         """Return the graph of one micro-batch; its loss and gradient are refused where they are not finite."""
         size = GraphSize([*self._leaves, *self.loss.fixed_tensors(), *(t for _, t in named_tensors(micro.batch))])
-        with torch.enable_grad(), size.watching():
-            product = self.loss.at(self._leaves, partial(self._graph, micro))
+        graph = partial(self._graph, micro)
+        with torch.enable_grad():
+            try:
+                with size.watching():
+                    product = self.loss.at(self._leaves, graph)
+            except RuntimeError as error:
+                if "saved tensor hooks" not in str(error):
+                    raise
+                # torch.func inside the network takes no hooks: the graph's size stays unknown, so it is not kept.
+                return Graph(self.loss.at(self._leaves, graph), self._budget + 1)
         return Graph(product, size.num_bytes)
 
     def _graph(self, micro: MicroBatch, model: nn.Module) -> Product:

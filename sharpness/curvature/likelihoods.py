@@ -11,8 +11,8 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from sharpness.curvature.output_space import Criterion, OutputProduct, criterion_hessian, gradient_moments, mean_of
-from sharpness.data.batches import ignored_label
 from sharpness.errors import InputError
+from sharpness.loss.counts import ignored_label
 from sharpness.machine.environment import derived_seed
 
 MOST_CLASSES = 100  # that are summed over: K classes take K gradients of K numbers for each example

@@ -99,9 +99,7 @@ class GaussNewtonOperator(CurvatureOperator):
             )
 
     def _outputs(self, micro: MicroBatch, model: nn.Module) -> Tensor:
-        outputs = self.loss.forward(model, micro.batch)
-        if not isinstance(outputs, Tensor):
-            raise InputError(f"expected a network that returns one tensor, got {type(outputs).__name__}: wrap it")
+        outputs = self.loss.tensor_of(self.loss.forward(model, micro.batch))
         refuse_non_finite("outputs", [("a batch", outputs.detach())], "check the data and the weights")
         return outputs
 
@@ -176,9 +174,8 @@ class GaussNewtonOperator(CurvatureOperator):
 
         with loss.measuring():
             for micro in loss.data.micro_batches():
-                with torch.no_grad():
-                    f_ahead, f_behind = (loss.at(p, partial(self._outputs, micro)) for p in (ahead, behind))
                 with torch.enable_grad():
+                    f_ahead, f_behind = (loss.at(p, partial(self._outputs, micro)).detach() for p in (ahead, behind))
                     loss.at(leaves, partial(backward, micro, (f_ahead - f_behind) / (2 * step)))
         return total
 
@@ -228,7 +225,7 @@ class FisherOperator(GaussNewtonOperator):
             self.draws = USUAL_DRAWS
 
     def _num_outputs(self) -> int:
-        with torch.no_grad(), self.loss.measuring():
+        with torch.enable_grad(), self.loss.measuring():
             micro = next(iter(self.loss.data.micro_batches()))
             return self.loss.at(self._leaves, partial(self._outputs, micro))[0].numel()
 
@@ -237,6 +234,11 @@ class FisherOperator(GaussNewtonOperator):
         return FisherOperator(
             self.loss, self.w, seed=self.seed, draws=count, first_draw=first, cache=self._cache, backend=self.backend
         )
+
+    def alike(self, loss: Loss, w: Tensor) -> FisherOperator:
+        """Return the same matrix of another loss, with the draws of this one, by autograd alone and keeping nothing."""
+        draws: dict[str, Any] = {"seed": self.seed, "draws": self.draws, "first_draw": self.first_draw}
+        return FisherOperator(loss, w, **draws, cache=0, backend="exact")
 
     def output_product(self, outputs: Tensor, micro: MicroBatch) -> OutputProduct:
         """Return the second moment of the gradients by the outputs."""

@@ -1,17 +1,14 @@
-"""Batches, pairs (inputs, targets) or dicts of tensors: the count that a mean loss averages over, and their hash."""
+"""Batches of any form: pairs, several inputs, dicts, lists of examples, graphs; their length, parts and casts."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sharpness.errors import InputError
 
@@ -21,15 +18,41 @@ IGNORED = -100
 
 
 def batch_length(batch: Batch) -> int:
-    """Return the number of examples of a batch, the length of its first tensor, however nested.
+    """Return the number of examples: graphs of a graph batch, entries of a list of examples, of the targets, of inputs.
 
     >>> batch_length(((torch.zeros(5, 2), torch.zeros(5, 3)), torch.zeros(5)))
     5
+    >>> batch_length(([torch.zeros(3, 8, 8), torch.zeros(3, 6, 6)], [{"boxes": torch.zeros(1, 4)}, {}]))
+    2
     """
+    if isinstance(graphs := getattr(batch, "num_graphs", None), int):
+        return graphs
+    if is_example_list(batch):
+        return len(batch)
+    targets = targets_of(batch)
+    if is_example_list(targets) or (isinstance(targets, Tensor) and targets.ndim):
+        return len(targets)
     for _, tensor in named_tensors(batch):
         if tensor.ndim:
             return len(tensor)
     raise InputError(f"expected a batch with a tensor of examples, got {type(batch).__name__}: pass (inputs, targets)")
+
+
+def is_example_list(thing: Any) -> bool:
+    """Return whether this is a list with one mapping per example, as detectors take their boxes."""
+    return isinstance(thing, list | tuple) and len(thing) > 0 and all(isinstance(item, Mapping) for item in thing)
+
+
+def targets_of(batch: Batch) -> Any:
+    """Return the last entry of a pair or longer tuple, the ``labels`` of a dict, ``y`` or ``labels`` of a graph batch.
+
+    It is ``None`` where there are none.
+    """
+    if isinstance(batch, Mapping):
+        return batch.get("labels")
+    if isinstance(batch, list | tuple):
+        return batch[-1] if len(batch) > 1 and not is_example_list(batch) else None
+    return next((value for name in ("y", "labels") if (value := getattr(batch, name, None)) is not None), None)
 
 
 def named_tensors(thing: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -40,95 +63,49 @@ def named_tensors(thing: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
         items = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
         for key, item in items:
             yield from named_tensors(item, f"{name}/{key}")
+    else:
+        for key, item in attributes_of(thing).items():
+            yield from named_tensors(item, f"{name}.{key}")
 
 
-def targets_of(batch: Batch) -> Any:
-    """Return the second entry of a pair, or the ``labels`` of a dict (``None`` without them)."""
-    return batch.get("labels") if isinstance(batch, Mapping) else batch[1]
+def attributes_of(thing: Any) -> dict[str, Any]:
+    """Return the attributes of a dataclass or of a plain object that hold tensors, such as a batch of graphs; or none.
 
-
-def logits_of(output: Any) -> Tensor:
-    """Return a network's output tensor, or its ``logits`` where the output is a structure."""
-    return output if isinstance(output, Tensor) else output.logits
-
-
-def averaged_count(criterion: Any, batch: Batch) -> float:
-    """Return what the criterion divides by: the class targets not ignored, summed by class weight, or the examples.
-
-    ``ignore_index`` and ``weight`` are read from a ``CrossEntropyLoss``, an ``NLLLoss`` or a ``functools.partial``;
-    without a criterion labels of -100 are not counted. What it cannot see, such as an ``ignore_index`` inside a lambda,
-    the ``count`` of :class:`sharpness.loss.Loss` can say.
-
-    >>> averaged_count(torch.nn.CrossEntropyLoss(), (torch.zeros(2, 5, 3), torch.tensor([[1, -100, 0], [4, 4, -100]])))
-    4.0
+    >>> from types import SimpleNamespace
+    >>> attributes_of(SimpleNamespace(x=torch.zeros(1), name="a"))
+    {'x': tensor([0.])}
     """
-    targets = targets_of(batch)
-    if not isinstance(targets, Tensor) or targets.is_floating_point():
-        return float(batch_length(batch))
-    counted = targets[targets != ignored_label(criterion)]
-    weight = _keywords(criterion).get("weight")
-    return float(counted.numel() if weight is None else weight[counted.to(weight.device)].sum())
-
-
-def cast_criterion(criterion: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a criterion whose own tensors, such as class weights, have the device and dtype of the outputs."""
-    if isinstance(criterion, nn.Module):
-        return copy.deepcopy(criterion).to(device=device, dtype=dtype)
-    if isinstance(criterion, partial):
-        return partial(criterion.func, *criterion.args, **cast(criterion.keywords, device, dtype))
-    return criterion
-
-
-def reduction_of(criterion: Any) -> str:
-    """Return what a criterion says it does with its terms, from its attribute or a partial function's keyword.
-
-    >>> reduction_of(torch.nn.MSELoss(reduction="sum")), reduction_of(partial(torch.nn.functional.mse_loss))
-    ('sum', 'mean')
-    """
-    if isinstance(criterion, partial):
-        return criterion.keywords.get("reduction", "mean")
-    return getattr(criterion, "reduction", "mean")
-
-
-def correct_predictions(criterion: Any, output: Any, batch: Batch) -> tuple[int, int]:
-    """Return how many class predictions are right and how many there are; (0, 0) if this is no classifier."""
-    targets, logits = targets_of(batch), logits_of(output)
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != 1 or logits.ndim != 2:
-        return 0, 0
-    judged = targets != ignored_label(criterion)
-    return int((logits.argmax(1) == targets)[judged].sum()), int(judged.sum())
-
-
-def ignored_label(criterion: Any) -> int:
-    """Return the class number that a criterion leaves out of its mean.
-
-    >>> ignored_label(torch.nn.CrossEntropyLoss(ignore_index=255)), ignored_label(None)
-    (255, -100)
-    """
-    return _keywords(criterion).get("ignore_index", IGNORED)
-
-
-def _keywords(criterion: Any) -> Mapping[str, Any]:
-    """Return the keywords of a cross-entropy given as a module or as a partial function."""
-    if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss):
-        return {"ignore_index": criterion.ignore_index, "weight": criterion.weight}
-    known = isinstance(criterion, partial) and criterion.func in (F.cross_entropy, F.nll_loss)
-    return criterion.keywords if known else {}
+    if isinstance(thing, type | nn.Module | Tensor | Mapping | list | tuple):
+        return {}
+    if is_dataclass(thing):
+        found = {item.name: getattr(thing, item.name) for item in fields(thing)}
+    elif callable(to_dict := getattr(thing, "to_dict", None)):  # PyTorch Geometric keeps its attributes in a store
+        found = to_dict()
+    else:
+        found = getattr(thing, "__dict__", {})
+    if not isinstance(found, Mapping):
+        return {}
+    return {key: value for key, value in found.items() if next(iter(named_tensors(value)), None) is not None}
 
 
 def cast(thing: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Move a tensor, or every tensor of a batch, to a device, and floating ones to a dtype.
+    """Move every tensor of a batch to a device, floating ones to a dtype, complex ones to the complex one of its size.
 
     >>> cast((torch.zeros(2), torch.tensor([1, 0])), torch.device("cpu"), torch.float64)
     (tensor([0., 0.], dtype=torch.float64), tensor([1, 0]))
     """
-    if isinstance(thing, Tensor):
-        return thing.to(device, dtype) if thing.is_floating_point() else thing.to(device)
-    return rebuilt(thing, lambda item: cast(item, device, dtype))
+    if not isinstance(thing, Tensor):
+        return rebuilt(thing, lambda item: cast(item, device, dtype))
+    if thing.is_complex():
+        moved = thing.to(device, dtype.to_complex())
+    else:
+        moved = thing.to(device, dtype) if thing.is_floating_point() else thing.to(device)
+    # A leaf of its own, so that a backward pass leaves the .grad of the user's inputs alone.
+    return moved.detach().requires_grad_() if thing.requires_grad else moved
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
-    """Cut a batch into pieces of at most ``size`` examples, in order; what is not one tensor per example goes along.
+    """Cut a batch into pieces of at most ``size`` examples, in order; what is not one entry per example goes along.
 
     >>> [len(x) for x, _ in split((torch.zeros(5, 2), torch.zeros(5)), 2)]
     [2, 2, 1]
@@ -136,62 +113,86 @@ def split(batch: Batch, size: int) -> list[Batch]:
     length = batch_length(batch)
     if length <= size:
         return [batch]
-    return [_slice(batch, start, start + size, length) for start in range(0, length, size)]
+    return [_part(batch, slice(start, start + size), length) for start in range(0, length, size)]
 
 
-def _slice(thing: Any, start: int, stop: int, length: int) -> Any:
-    """Take examples ``start`` to ``stop`` of everything in a batch that has ``length`` of them."""
-    if isinstance(thing, Tensor):
-        return thing[start:stop] if thing.ndim and len(thing) == length else thing
-    return rebuilt(thing, lambda item: _slice(item, start, stop, length))
+def taken(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Return these examples of a batch, in this order.
+
+    >>> taken({"x": torch.arange(3), "labels": [{"a": 1}, {"a": 2}, {"a": 3}]}, [2, 0])
+    {'x': tensor([2, 0]), 'labels': [{'a': 3}, {'a': 1}]}
+    """
+    return _part(batch, list(rows), batch_length(batch))
+
+
+def _part(batch: Batch, rows: slice | list[int], length: int) -> Batch:
+    """Take examples of everything in a batch that has ``length`` of them: tensors by rows, lists by items."""
+    listed = is_example_list(targets_of(batch))
+
+    def part(thing: Any) -> Any:
+        if isinstance(thing, Tensor):
+            return thing[rows] if thing.ndim and len(thing) == length else thing
+        if isinstance(thing, list | tuple) and _has_an_item_per_example(thing, length, listed):
+            items = list(thing)[rows] if isinstance(rows, slice) else [thing[i] for i in rows]
+            return items if isinstance(thing, list) else tuple(items)
+        return rebuilt(thing, part)
+
+    return part(batch) if is_example_list(batch) else rebuilt(batch, part)
+
+
+def _has_an_item_per_example(things: Sequence[Any], length: int, listed: bool) -> bool:
+    """Return whether a list holds examples, and not inputs each of which has an entry per example."""
+    if len(things) != length or hasattr(things, "_fields"):
+        return False
+    return listed or not any(isinstance(item, Tensor) and item.ndim and len(item) == length for item in things)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Return batches end to end; what has no entry per example must be the same in all and goes along.
+
+    >>> joined([(torch.zeros(2, 1), torch.tensor([0, 1])), (torch.zeros(1, 1), torch.tensor([2]))])[1]
+    tensor([0, 1, 2])
+    """
+    return _joined(list(batches), [batch_length(batch) for batch in batches])
+
+
+def _joined(things: list[Any], lengths: list[int]) -> Any:
+    first = things[0]
+    if isinstance(first, Tensor):
+        if all(thing.ndim and len(thing) == length for thing, length in zip(things, lengths, strict=True)):
+            if len({(thing.shape[1:], thing.dtype) for thing in things}) > 1:
+                shapes = ", ".join(sorted({str(tuple(thing.shape[1:])) for thing in things}))
+                raise InputError(f"expected examples of one shape to draw batches from, got {shapes}: pad them alike")
+            return torch.cat(things)
+        if not all(torch.equal(first, thing) for thing in things):
+            raise InputError("expected tensors with an entry per example to draw batches from, got others that differ")
+        return first
+    if is_example_list(first):
+        return [item for thing in things for item in thing]
+    if isinstance(first, Mapping):
+        return {key: _joined([thing[key] for thing in things], lengths) for key in first}
+    if isinstance(first, list | tuple):
+        items = [_joined(list(parts), lengths) for parts in zip(*things, strict=True)]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    return first
 
 
 def rebuilt(thing: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a mapping, list or tuple (named ones too) with every item changed; anything else as it is."""
+    """Return a mapping, list or tuple (named ones too) with every item changed; anything else as it is.
+
+    Of an object that holds tensors it is a copy with those changed.
+    """
     if isinstance(thing, Mapping):
         return {key: change(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
         items = [change(item) for item in thing]
         return type(thing)(*items) if hasattr(thing, "_fields") else type(thing)(items)
-    return thing
-
-
-def data_sha256(batches: Iterable[Batch]) -> str:
-    """Return the SHA-256 over the digests of all examples in order, whatever the split into batches.
-
-    >>> x, y = torch.arange(6.0).view(3, 2), torch.tensor([0, 1, 0])
-    >>> data_sha256([(x, y)]) == data_sha256([(x[:2], y[:2]), (x[2:], y[2:])])
-    True
-    """
-    return sha256_of_digests([example_digests(batches)])
-
-
-def sha256_of_digests(shards: Iterable[bytes]) -> str:
-    """Return the SHA-256 of the data whose consecutive shards have these example digests."""
-    return hashlib.sha256(b"".join(shards)).hexdigest()
-
-
-def example_digests(batches: Iterable[Batch]) -> bytes:
-    """Return the SHA-256 of every example, one after the other: 32 bytes each.
-
-    One digest per example, so that processes that hold consecutive shards can put theirs together.
-    """
-    digests = bytearray()
-    for batch in batches:
-        tensors = [
-            (path.encode(), _rows(tensor)) for path, tensor in sorted(named_tensors(batch), key=operator.itemgetter(0))
-        ]
-        for i in range(batch_length(batch)):
-            hasher = hashlib.sha256()
-            for key, rows in tensors:
-                hasher.update(key)
-                hasher.update(rows[min(i, len(rows) - 1)])
-            digests += hasher.digest()
-    return bytes(digests)
-
-
-def _rows(tensor: Tensor) -> Any:
-    """Return the bytes of a tensor, one row per example (one row in all for a number)."""
-    tensor = tensor.detach().cpu().contiguous()
-    length = len(tensor) if tensor.ndim else 1
-    return tensor.reshape(length, tensor.numel() // max(length, 1)).view(torch.uint8).numpy()
+    changed = {name: change(value) for name, value in attributes_of(thing).items()}
+    if not changed:
+        return thing
+    if is_dataclass(thing) and not isinstance(thing, type):
+        return replace(thing, **changed)
+    other = copy.copy(thing)
+    for name, value in changed.items():
+        setattr(other, name, value)
+    return other

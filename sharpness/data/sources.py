@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,13 +69,14 @@ def load_data(
     seed: int = 0,
     data_dir: Path | None = None,
     tokenizer: Path | None = None,
+    freeze: bool = False,
 ) -> UserData:
     """Return the data of a spec in batches of ``batch_size``, or a subset of ``examples`` drawn with ``seed``.
 
     A subset keeps the order of the data. ``data_dir`` is where a built-in dataset is looked for first; ``tokenizer`` is
-    the folder used for ``text:`` where the spec names none. Raises :class:`InputError` for unknown names and options,
-    for files that are missing, damaged or hostile, for more examples than there are, and for numbers that are not
-    finite.
+    the folder used for ``text:`` where the spec names none. With ``freeze`` data that change are read once. Raises
+    :class:`InputError` for unknown names and options, for files that are missing, damaged or hostile, for more examples
+    than there are, and for numbers that are not finite.
 
     >>> data = load_data("fashion_mnist_10k", batch_size=100, examples=250)
     >>> [len(targets) for _, targets in data.batches], data.num_classes, data.input_shape
@@ -83,7 +84,7 @@ def load_data(
     >>> data.notes
     ('250 of 10000 examples drawn with seed 0', 'bytes divided by 255')
     """
-    request = DataRequest(text, batch_size, examples, seed, data_dir, tokenizer)
+    request = DataRequest(text, batch_size, examples, seed, data_dir, tokenizer, freeze)
     if parse_spec(text, SOURCES).importable:  # what a user's own function takes is up to the user
         return _load(text, request)
     try:
@@ -181,7 +182,7 @@ def _holds_bytes(loaded: Loaded) -> bool:
 
 def _input_shape(batch: Batch) -> tuple[int, ...] | None:
     """Return the shape of one example of a pair of tensors."""
-    pair_of_tensors = not isinstance(batch, Mapping) and isinstance(batch[0], Tensor)
+    pair_of_tensors = isinstance(batch, list | tuple) and isinstance(batch[0], Tensor)
     return tuple(batch[0].shape[1:]) if pair_of_tensors else None
 
 

@@ -48,6 +48,7 @@ class DataRequest:
     seed: int = 0
     data_dir: Path | None = None
     tokenizer: Path | None = None
+    freeze: bool = False
 
     def rows(self, total: int) -> Tensor:
         """Return the numbers of the examples to use out of ``total``, ascending; :class:`InputError` without enough.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpness.data.batches import IGNORED, Batch, targets_of
+from sharpness.data.batches import IGNORED, Batch, cast, targets_of
 from sharpness.errors import InputError, unknown_name
+from sharpness.loss.calls import tensor_in
+from sharpness.loss.counts import ignored_label
 from sharpness.spec import parse_spec
 from sharpness.users_code import import_object, users_own
 
@@ -44,17 +48,15 @@ def load_loss(text: str | None, batch: Batch) -> tuple[str, Criterion | None]:
         raise unknown_name("loss", spec.name, [*LOSSES, "package.module:function"])
     spec.checked(())
     criterion = LOSSES[spec.name][1]
-    if criterion is None and not isinstance(batch, Mapping):
-        raise InputError(f"expected batches that are dicts for --loss model, got pairs: use one of {', '.join(LOSSES)}")
     return spec.name, criterion
 
 
 def default_loss(batch: Batch) -> str:
     """Return the name of the loss that suits a batch."""
     targets = targets_of(batch)
-    if isinstance(batch, Mapping):
+    if isinstance(batch, Mapping) or not isinstance(targets, Tensor):
         return "model"
-    return "cross_entropy" if isinstance(targets, Tensor) and not targets.is_floating_point() else "mse"
+    return "mse" if targets.is_floating_point() or targets.is_complex() else "cross_entropy"
 
 
 def _bound(given: Any, text: str, options: Mapping[str, Any]) -> Criterion:
@@ -87,11 +89,32 @@ def first_label_counts(value: Callable[[Batch], float], batch: Batch) -> bool:
     return values[0] != values[1]
 
 
-def shifted_count(batch: Batch) -> float:
-    """Return the number of labels that count where each is predicted from those before it: the first has no place.
+def cast_criterion(criterion: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a criterion whose own tensors, such as class weights, have the device and dtype of the outputs."""
+    if isinstance(criterion, nn.Module):
+        return copy.deepcopy(criterion).to(device=device, dtype=dtype)
+    if isinstance(criterion, partial):
+        return partial(criterion.func, *criterion.args, **cast(criterion.keywords, device, dtype))
+    return criterion
 
-    >>> import torch
-    >>> shifted_count({"labels": torch.tensor([[5, 6, -100], [7, 8, 9]])})
-    3.0
+
+def correct_predictions(criterion: Any, output: Any, batch: Batch) -> tuple[int, int]:
+    """Return how many class predictions are right and how many there are; (0, 0) if this is no classifier."""
+    targets, logits = targets_of(batch), tensor_in(output)
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.is_complex() or targets.ndim != 1:
+        return 0, 0
+    if logits is None or logits.is_complex() or logits.ndim != 2 or len(logits) != len(targets) or logits.shape[1] < 2:
+        return 0, 0
+    judged = targets != ignored_label(criterion)
+    return int((logits.argmax(1) == targets)[judged].sum()), int(judged.sum())
+
+
+def is_of_torch(criterion: Any) -> bool:
+    """Return whether this is one of torch's own criteria, which take one tensor of outputs.
+
+    >>> is_of_torch(nn.MSELoss()), is_of_torch(partial(F.cross_entropy)), is_of_torch(lambda output, target: output)
+    (True, True, False)
     """
-    return float((targets_of(batch)[:, 1:] != IGNORED).sum())
+    kind = criterion.func if isinstance(criterion, partial) else criterion
+    home = getattr(kind if inspect.isroutine(kind) else type(kind), "__module__", None) or ""
+    return home.split(".")[0] == "torch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self, TypeVar
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sharpness.data.batches import Batch, batch_length, cast
+from sharpness.data.batches import Batch, batch_length, cast, named_tensors
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss import eval_mode as modes
+from sharpness.loss.calls import call
 from sharpness.machine.distributed import is_distributed, on_all_ranks, sum_over_ranks, sums_over_ranks
+from sharpness.machine.random_states import seed_everything
 from sharpness.vectors import Layout, flatten
 
 T = TypeVar("T")
@@ -49,6 +52,9 @@ class FlatNetwork:
 
     def __init__(self, model: nn.Module, selection: Sequence[str] | None, norm: str, dtype: torch.dtype) -> None:
         self.model, self.selection, self.norm, self.dtype = model, selection, norm, dtype
+        self.own_loss = False  # the network takes the targets and returns its loss
+        self.training = False  # its modules, but for BatchNorm and dropout, believe that they train
+        self.fixed_draw = False  # its random numbers are the same at every pass, one draw for each batch
         self._inside, self._norms = _Inside(model), modes.batch_norms(model)
         self._check_norm()
         self.layout = Layout.of(model, selection)
@@ -79,7 +85,8 @@ class FlatNetwork:
         other.layout = Layout.of(self.model, other.selection)
         if missing := set(other.layout.names) - set(self.layout.names):
             raise InputError(f"expected parameters of this loss, got {sorted(missing)[0]}, which it holds fixed")
-        other._fixed = self._fixed | {name: v for name, v in values.items() if name not in set(other.layout.names)}
+        held = self.layout.as_parameters(values.values())
+        other._fixed = self._fixed | {name: v for name, v in held.items() if name not in set(other.layout.names)}
         other.weights = torch.cat([values[name].reshape(-1) for name in other.layout.names])
         return other
 
@@ -89,7 +96,8 @@ class FlatNetwork:
 
     def measuring(self) -> AbstractContextManager[None]:
         """Return the context in which the network is evaluated: see :func:`sharpness.loss.eval_mode.measuring`."""
-        return modes.measuring(self.model, self.device, batch_statistics=self.norm == "batch")
+        statistics = self.norm == "batch"
+        return modes.measuring(self.model, self.device, batch_statistics=statistics, training=self.training)
 
     def fixed_tensors(self) -> Iterator[Tensor]:
         """Yield the parameters and buffers that are not part of ``w``."""
@@ -117,15 +125,19 @@ class FlatNetwork:
     ) -> T:
         """Return ``work(network)``, done while the network holds these parameters; call it while ``measuring``."""
         # Buffers are cloned for each pass because BatchNorm in training mode writes to the ones it is given.
-        state = dict(zip(self.layout.names, pieces, strict=True)) | self._fixed
+        state = self.layout.as_parameters(pieces) | self._fixed
         state |= {name: b.clone() for name, b in self._buffers.items()} if buffers is None else buffers
         return functional_call(self._inside, {f"model.{name}": value for name, value in state.items()}, (work,))
 
-    @staticmethod
-    def forward(model: nn.Module, batch: Batch) -> Any:
-        """Return a network's output on one batch; :class:`InputError` where it is too small for its own statistics."""
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
+        """Return a network's output on one batch, of any form that :func:`sharpness.loss.calls.call` knows.
+
+        Raises :class:`InputError` where the batch is too small for its own statistics.
+        """
+        if self.fixed_draw:
+            seed_everything(zlib.crc32(b"".join(_bytes_of(tensor) for _, tensor in named_tensors(batch))))
         try:
-            return model(**batch) if isinstance(batch, Mapping) else model(batch[0])
+            return call(model, batch, own_loss=self.own_loss)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -138,7 +150,7 @@ class FlatNetwork:
         """Return the buffers with running statistics recalibrated at ``w`` over all processes; ``None`` to keep all."""
         if self.norm != "recalibrate":
             return None
-        with torch.no_grad(), self.measuring():
+        with torch.enable_grad(), self.measuring():  # as for values: a forward pass may differentiate
             buffers, seen = on_all_ranks(lambda: self._recalibrated(self.pieces(self.point(w)), calibration))
         (everything,) = sums_over_ranks(seen, device=self.device)
         for name, buffer in buffers.items():
@@ -157,3 +169,7 @@ class FlatNetwork:
             with modes.averaging_statistics(self._norms, share=batch_length(batch) / seen):
                 self.at(pieces, lambda model, b=batch: self.forward(model, cast(b, self.device, self.dtype)), buffers)
         return buffers, seen
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().resolve_conj().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

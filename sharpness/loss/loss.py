@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -12,20 +11,11 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sharpness.data.batches import (
-    Batch,
-    averaged_count,
-    batch_length,
-    cast,
-    cast_criterion,
-    correct_predictions,
-    logits_of,
-    reduction_of,
-    split,
-    targets_of,
-)
+from sharpness.data.batches import Batch, batch_length, cast, split
 from sharpness.errors import InputError, unknown_name
-from sharpness.loss.criteria import first_label_counts, shifted_count
+from sharpness.loss.checked import CheckedLoss
+from sharpness.loss.counts import Count
+from sharpness.loss.criteria import correct_predictions
 from sharpness.loss.graphs import (
     Pieces,
     add_pieces,
@@ -33,9 +23,15 @@ from sharpness.loss.graphs import (
     needing_second_derivatives,
     refuse_hidden_derivatives,
 )
-from sharpness.loss.penalty import PenalisedNetwork
-from sharpness.loss.shares import MicroBatch, WeightedData
-from sharpness.machine.distributed import from_all_ranks, is_distributed, sum_over_ranks, sums_over_ranks
+from sharpness.loss.shares import MicroBatch
+from sharpness.loss.slope import UNREACHED, check_slope
+from sharpness.machine.distributed import (
+    from_all_ranks,
+    is_distributed,
+    sum_over_ranks,
+    sums_over_ranks,
+)
+from sharpness.vectors import as_reals
 
 T = TypeVar("T")
 
@@ -48,28 +44,31 @@ class Evaluation:
     accuracy: float | None
 
 
-class Loss(PenalisedNetwork):
+class Loss(CheckedLoss):
     """The mean loss L(w) over all the batches, as a function of the flat vector of trainable parameters.
 
     ``L(w) = sum_b c_b l_b(w) / sum_b c_b`` with ``l_b`` the criterion's mean over batch b and ``c_b`` the number of
     things it averaged over, so any split of the data gives the same number to rounding. ``criterion(output, target)``
     must return a mean, or with ``reduction="sum"`` a sum, and then L is the sum over all the data; ``None`` means that
-    batches are dicts and ``model(**batch).loss`` is the loss. With dicts a criterion gets the output's logits and the
-    batch's labels. ``batches`` is anything that yields the same batches in the same order each time. ``parameters``
-    are glob patterns of the names that w consists of (by default all trainable ones); the others stay as they are.
-    ``count(batch)`` is the number that the criterion's mean divides by where
-    :func:`sharpness.data.batches.averaged_count` cannot know it. ``weight_decay`` adds the L2 penalty ``(weight_decay /
-    2) |w|^2`` that the network was trained with: to values, gradients and products, once whatever the number of
-    processes. It is part of the Hessian and, as a multiple of the identity, of the Gauss-Newton matrix, not of the
-    Fisher matrices.
+    the model returns its own loss. Batches have any form that :func:`sharpness.loss.calls.call` knows, and are the same
+    in the same order at every pass; with ``freeze`` one pass, and one draw of the network's random numbers, is stored.
+    ``parameters`` are glob patterns of the names that w consists of (by default all trainable ones); the others stay.
+
+    What the mean divides by is tested on a few examples, or declared as ``count(batch)``; ``coupled`` declares a loss
+    of whole batches, which are never cut. ``training`` lets all modules but BatchNorm and dropout believe that they
+    train, for detectors that compute a loss only then. ``weight_decay`` adds the L2 penalty
+    ``(weight_decay / 2) |w|^2`` that the network was trained with: to values, gradients and products, once whatever the
+    number of processes. It is part of the Hessian and, as a multiple of the identity, of the Gauss-Newton matrix, not
+    of the Fisher matrices.
 
     ``norm`` is the behaviour of BatchNorm: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of
     each given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
     each point from ``calibration`` (by default the batches themselves), for values only.
 
-    The module is never changed. Memory, several processes and the counts of language models: ``docs/measure.md``.
-    Raises :class:`InputError` for an unknown ``norm``, a criterion that does not average, a model without the running
-    statistics that ``norm`` needs, weights that are no real numbers, and empty data.
+    The module is never changed. The self-check, memory and several processes: ``docs/measure.md``. Raises
+    :class:`InputError` for an unknown ``norm``, a criterion that does not average, a model without the running
+    statistics that ``norm`` needs, weights that are no numbers, empty data, and whatever the self-check refuses: data
+    that move, a network that draws random numbers, a mean that is another, outputs that do not fit the targets.
 
     >>> loss = Loss(nn.Linear(2, 3), nn.functional.cross_entropy, [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))])
     >>> loss.num_examples, loss.grad(loss.weights).shape
@@ -85,33 +84,27 @@ class Loss(PenalisedNetwork):
         parameters: str | Sequence[str] | None = None,
         norm: str = "frozen",
         calibration: Iterable[Batch] | None = None,
-        count: Callable[[Batch], float] | None = None,
+        count: Count | None = None,
+        coupled: bool = False,
+        freeze: bool = False,
+        training: bool = False,
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if (reduction := reduction_of(criterion)) not in ("mean", "sum"):
-            raise InputError(f"expected a criterion that averages, got reduction={reduction!r}: use reduction='mean'")
-        selection = (parameters,) if isinstance(parameters, str) else parameters
-        super().__init__(model, selection, norm, dtype, weight_decay)
-        self.batches, self.calibration = batches, batches if calibration is None else calibration
-        self.criterion = cast_criterion(criterion, self.device, dtype)
-        count = count or self._count()
-        self.data = WeightedData(
-            batches, count, self.device, dtype, divisible=norm != "batch", summed=reduction == "sum"
+        super().__init__(
+            model,
+            criterion,
+            batches,
+            selection=(parameters,) if isinstance(parameters, str) else parameters,
+            norm=norm,
+            dtype=dtype,
+            weight_decay=weight_decay,
+            count=count,
+            coupled=coupled,
+            freeze=freeze,
+            training=training,
         )
-
-    def _count(self) -> Callable[[Batch], float]:
-        """Return what the mean of one batch divides by, for a model's own loss as the model has it."""
-
-        def own_loss(batch: Batch) -> float:
-            with self._evaluating(self.weights, None) as forward:
-                batch = cast(batch, self.device, self.dtype)
-                return float(self.criterion_value(forward(batch), batch))
-
-        first = next(iter(self.batches), None) if self.criterion is None else None
-        if first is not None and not first_label_counts(own_loss, first):
-            return shifted_count
-        return partial(averaged_count, self.criterion)
+        self.calibration = self.batches if calibration is None else calibration
 
     @property
     def num_examples(self) -> int:
@@ -121,20 +114,6 @@ class Loss(PenalisedNetwork):
     def data_sha256(self) -> str:
         """Return the SHA-256 of the data in order, whatever the split into batches and consecutive shards."""
         return self.data.sha256()
-
-    def over(self, batches: Sequence[Batch]) -> Self:
-        """Return the same criterion of the same network over other batches, such as a random one of the same data.
-
-        >>> loss = Loss(nn.Linear(2, 1), nn.functional.mse_loss, [(torch.zeros(3, 2), torch.zeros(3, 1))])
-        >>> loss.over([(torch.ones(1, 2), torch.zeros(1, 1))]).num_examples
-        1
-        """
-        other = copy.copy(self)
-        other.batches, data = batches, self.data
-        other.data = WeightedData(
-            batches, data.count, self.device, self.dtype, divisible=data.divisible, summed=data.summed
-        )
-        return other
 
     def parts(self, size: int) -> Iterator[tuple[float, Self]]:
         """Yield the loss over each piece of at most ``size`` consecutive examples of a batch, with its share of L.
@@ -150,6 +129,11 @@ class Loss(PenalisedNetwork):
             raise InputError(f"expected parts of at least 1 example, got {size}: SAM takes its batch size")
         if is_distributed():
             raise InputError("expected one process for parts of the data, got several: start one without torchrun")
+        if not self.divisible and self.norm != "batch" and size < max(self.data.batch_sizes):
+            raise InputError(
+                f"expected parts that hold whole batches of up to {max(self.data.batch_sizes)}, got {size}: this is a "
+                "loss of whole batches"
+            )
         count, summed = self.data.count, self.data.summed
         total = 1.0 if summed else sum(count(piece) for batch in self.batches for piece in split(batch, size))
         for piece in (piece for batch in self.batches for piece in split(batch, size)):
@@ -158,9 +142,7 @@ class Loss(PenalisedNetwork):
                 part.batches = [piece]
                 if summed:  # their shares are 1 each, and the penalty counts once
                     part.weight_decay = self.weight_decay * batch_length(piece) / self.num_examples
-                part.data = WeightedData(
-                    part.batches, count, self.device, self.dtype, divisible=self.data.divisible, summed=summed
-                )
+                part.data = self.data.over(part.batches)
                 yield (1.0 if summed else counted / total), part
 
     def on_outputs(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -171,7 +153,7 @@ class Loss(PenalisedNetwork):
         if (criterion := self.criterion) is None:
             raise InputError("expected a criterion of outputs and targets, got the model's own loss: pass a criterion")
         other = copy.copy(self)
-        other.criterion = lambda output, target: criterion(change(logits_of(output)), target)
+        other.criterion = lambda output, target: criterion(change(self.tensor_of(output)), target)
         return other
 
     def tensors(self, w: Tensor) -> dict[str, Tensor]:
@@ -181,7 +163,7 @@ class Loss(PenalisedNetwork):
         >>> loss.tensors(torch.arange(3.0))["bias"]
         tensor([2.])
         """
-        return self.layout.unflatten(self.point(w)) | self._fixed | self._buffers
+        return self.layout.as_parameters(self.pieces(self.point(w))) | self._fixed | self._buffers
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         """Return the same loss with other values of these parameters and buffers; the module keeps its own.
@@ -198,9 +180,16 @@ class Loss(PenalisedNetwork):
                 raise unknown_name("tensor", name, values)
         values |= {name: cast(tensor, self.device, self.dtype) for name, tensor in tensors.items()}
         other = copy.copy(self)
-        other.weights = torch.cat([values[name].reshape(-1) for name in self.layout.names])
+        other.weights = torch.cat([as_reals(values[name]).reshape(-1) for name in self.layout.names])
         other._fixed = {name: values[name] for name in self._fixed}
         other._buffers = {name: values[name] for name in self._buffers}
+        other.checks, other.checked_products = dict(self.checks), {}
+        return other
+
+    def with_point(self, w: Tensor) -> Self:
+        """Return the same loss with other weights as its own."""
+        other = copy.copy(self)
+        other.weights = self.point(w)
         return other
 
     def with_norm(self, norm: str) -> Self:
@@ -210,12 +199,12 @@ class Loss(PenalisedNetwork):
         >>> round(loss.value(loss.weights), 2), round(loss.with_norm("batch").value(loss.weights), 2)
         (0.5, 1.0)
         """
-        other, data = copy.copy(self), self.data
-        other.norm = norm
+        other = copy.copy(self)
+        other.norm, other.checks, other.checked_products = norm, dict(self.checks), {}
         other._check_norm()
-        other.data = WeightedData(
-            self.batches, data.count, self.device, self.dtype, divisible=norm != "batch", summed=data.summed
-        )
+        other.divisible = norm != "batch" and (self.divisible or self.norm == "batch")
+        other.data = self.data.over(self.batches)
+        other.data.divisible = other.divisible
         return other
 
     def with_fixed_statistics(self, w: Tensor) -> Self:
@@ -236,10 +225,10 @@ class Loss(PenalisedNetwork):
 
     def _sums(self, w: Tensor, buffers: Mapping[str, Tensor] | None) -> tuple[float, int, int]:
         total, correct, judged = 0.0, 0, 0
-        with self._evaluating(w, buffers) as forward:
+        with self.evaluating(w, buffers) as forward:
             for micro in self.data.micro_batches():
                 output = forward(micro.batch)
-                total += micro.share * float(self.criterion_value(output, micro.batch))
+                total += micro.share * float(self.criterion_value(output, micro.batch).detach())
                 right, seen = correct_predictions(self.criterion, output, micro.batch)
                 correct, judged = correct + right, judged + seen
         return total, correct, judged
@@ -249,8 +238,8 @@ class Loss(PenalisedNetwork):
         buffers = self.buffers_at(w, self.calibration)
 
         def shard() -> list[Tensor]:
-            with self._evaluating(w, buffers) as forward:
-                return [logits_of(forward(micro.batch)) for micro in self.data.micro_batches()]
+            with self.evaluating(w, buffers) as forward:
+                return [self.tensor_of(forward(m.batch)).detach() for m in self.data.micro_batches()]
 
         parts = [part.to(self.device) for shards in from_all_ranks(self.data.within_memory(shard)) for part in shards]
         return torch.cat(parts)
@@ -311,25 +300,30 @@ class Loss(PenalisedNetwork):
                     add_pieces(self.pieces(total), pieces, micro.share)
         return total
 
+    def reaches(self, w: Tensor) -> bool:
+        """Return whether autograd sees the weights behind the loss of any batch."""
+
+        def connected(micro: MicroBatch, model: nn.Module) -> bool:
+            return self.criterion_value(self.forward(model, micro.batch), micro.batch).requires_grad
+
+        leaves = self.leaves(w)
+        with self.measuring(), torch.enable_grad():
+            return any(self.at(leaves, partial(connected, micro)) for micro in self.data.micro_batches())
+
     def check_differentiable(self) -> None:
-        """Raise :class:`InputError` where the norm mode defines values only."""
+        """Raise :class:`InputError` where the norm mode defines values only, or the loss does not reach the weights."""
         if self.norm == "recalibrate":
             raise InputError("norm='recalibrate' defines values only: use norm='frozen' or 'batch' for derivatives")
+        if "slope" not in self.checks:
+            self.checks["slope"] = check_slope(self)
+        if UNREACHED in self.checks["slope"]:
+            raise InputError(
+                f"expected a loss with derivatives by the weights, but it {self.checks['slope']}: look for no_grad, "
+                "detach, .item(), NumPy or set_grad_enabled(False) in the forward pass or the criterion"
+            )
 
-    @contextmanager
-    def _evaluating(self, w: Tensor, buffers: Mapping[str, Tensor] | None) -> Iterator[Callable[[Batch], Any]]:
-        """Hold the network ready at ``w`` without a graph, and give the function from a batch to its output."""
-        with torch.no_grad(), self.measuring():
-            pieces = self.pieces(self.point(w))
-            yield lambda batch: self.at(pieces, lambda model: self.forward(model, batch), buffers)
-
-    def criterion_value(self, output: Any, batch: Batch) -> Tensor:
-        """Return the mean loss of one batch as a graph; :class:`InputError` where the criterion gives no one number."""
-        if self.criterion is None:
-            value = output.loss
-        else:  # the outputs of models that take dicts are structures, whose logits a criterion is about
-            value = self.criterion(logits_of(output) if isinstance(batch, Mapping) else output, targets_of(batch))
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(f"expected the criterion to return one mean loss, got {got}: use a mean reduction")
-        return value.reshape(())
+    def self_check(self) -> dict[str, str]:
+        """Return what the checks of data, mean and derivatives found, each in a sentence, for a record."""
+        if self.norm != "recalibrate" and "slope" not in self.checks:
+            self.checks["slope"] = check_slope(self)
+        return dict(self.checks)

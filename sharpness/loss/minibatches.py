@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from sharpness.data.batches import Batch, batch_length
+from sharpness.data.batches import Batch, joined, taken
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.distributed import is_distributed
@@ -35,8 +32,13 @@ class Minibatches:
         self.size = max(loss.data.batch_sizes) if size is None else size
         if not 1 <= self.size <= self.total:
             raise InputError(f"expected a batch size from 1 to {self.total}, got {size}: there are no more examples")
+        if not loss.divisible and loss.norm != "batch" and self.size < self.total:
+            raise InputError(
+                "expected a loss whose batches can be made of any examples, got one of whole batches: this probe draws "
+                "batches at random, and there is none for such a loss"
+            )
         batches = list(loss.batches)
-        self._whole = _joined(batches, [batch_length(batch) for batch in batches])
+        self._whole = joined(batches)
 
     def rows(self, seed: int, name: str, index: int) -> Tensor:
         """Return the ``size`` different rows of random batch ``index``, ascending."""
@@ -45,42 +47,10 @@ class Minibatches:
 
     def draw(self, seed: int, name: str, index: int) -> Loss:
         """Return the loss over random batch ``index`` of a stream of its own."""
-        return self.loss.over([_taken(self._whole, self.rows(seed, name, index), self.total)])
+        return self.loss.over([taken(self._whole, self.rows(seed, name, index).tolist())])
 
     def parts(self, number: int, seed: int, name: str) -> list[Batch]:
         """Return all examples in ``number`` random parts without overlap, whose sizes differ by one at most."""
         generator = torch.Generator().manual_seed(derived_seed(seed, name))
         shares = torch.randperm(self.total, generator=generator).tensor_split(number)
-        return [_taken(self._whole, rows.sort().values, self.total) for rows in shares]
-
-
-def _joined(things: list[Any], lengths: list[int]) -> Any:
-    """Return batches end to end; what has no entry per example must be the same in all and goes along."""
-    first = things[0]
-    if isinstance(first, Tensor):
-        if all(thing.ndim and len(thing) == length for thing, length in zip(things, lengths, strict=True)):
-            if len({(thing.shape[1:], thing.dtype) for thing in things}) > 1:
-                shapes = ", ".join(sorted({str(tuple(thing.shape[1:])) for thing in things}))
-                raise InputError(f"expected examples of one shape to draw batches from, got {shapes}: pad them alike")
-            return torch.cat(things)
-        if not all(torch.equal(first, thing) for thing in things):
-            raise InputError("expected tensors with an entry per example to draw batches from, got others that differ")
-        return first
-    if isinstance(first, Mapping):
-        return {key: _joined([thing[key] for thing in things], lengths) for key in first}
-    if isinstance(first, list | tuple):
-        items = [_joined(list(parts), lengths) for parts in zip(*things, strict=True)]
-        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
-    return first
-
-
-def _taken(thing: Any, rows: Tensor, total: int) -> Any:
-    """Return these rows of everything in joined batches that has an entry per example."""
-    if isinstance(thing, Tensor):
-        return thing[rows.to(thing.device)] if thing.ndim and len(thing) == total else thing
-    if isinstance(thing, Mapping):
-        return {key: _taken(value, rows, total) for key, value in thing.items()}
-    if isinstance(thing, list | tuple):
-        items = [_taken(item, rows, total) for item in thing]
-        return type(thing)(*items) if hasattr(thing, "_fields") else type(thing)(items)
-    return thing
+        return [taken(self._whole, rows.sort().values.tolist()) for rows in shares]

@@ -27,7 +27,8 @@ class UnitGradients:
     A penalty of the loss is part of each of them, as it is part of every step of training.
 
     ``vmap`` takes the examples of a chunk together (``torch.func.vmap`` over ``grad``), ``loop`` one after the other,
-    ``batches`` takes the given batches as units, which is all there is where BatchNorm sees them (``norm='batch'``).
+    ``batches`` takes the given batches as units, which is all there is where BatchNorm sees them (``norm='batch'``)
+    or the loss is one of whole batches.
     ``auto`` is ``vmap``, and ``loop`` from the first chunk on that ``vmap`` cannot do; after the iteration ``method``
     says which it was and ``reason`` why. Examples that the criterion leaves out (ignored labels) are no units.
 
@@ -51,9 +52,13 @@ class UnitGradients:
         self.loss, self.w = loss, loss.point(w)
         self.chunk = _fitting(self.w) if isinstance(chunk, str) else chunk
         self.method, self.reason, self._falls_back = method, "as asked", method == "auto"
-        if method == "auto" and loss.norm == "batch":
+        if method == "auto" and not loss.divisible:
             self.method = "batches"
-            self.reason = "with norm='batch' an example has no gradient apart from its batch"
+            self.reason = (
+                "with norm='batch' an example has no gradient apart from its batch"
+                if loss.norm == "batch"
+                else "in a loss of whole batches an example has no gradient apart from its batch"
+            )
         elif method == "auto":
             self.method, self.reason = "vmap", "the network allows it"
         self._counts = [self._counts_of(batch) for batch in loss.batches]
@@ -78,10 +83,9 @@ class UnitGradients:
         if is_distributed():
             raise InputError("expected one process for gradients of single examples, got several: run it without them")
         loss.check_differentiable()
-        if loss.norm == "batch" and method in ("vmap", "loop"):
-            raise InputError(
-                f"expected method 'batches' with norm='batch', got {method!r}: no example has a gradient of its own"
-            )
+        if not loss.divisible and method in ("vmap", "loop"):
+            kind = "with norm='batch'" if loss.norm == "batch" else "for a loss of whole batches"
+            raise InputError(f"expected method 'batches' {kind}, got {method!r}: no example has a gradient of its own")
 
     @property
     def unit(self) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from sharpness.data.batches import Batch, batch_length, cast, example_digests, sha256_of_digests, split
+from sharpness.data.batches import Batch, batch_length, cast, rebuilt, split
+from sharpness.data.digests import example_digests, sha256_of_digests
 from sharpness.errors import InputError, RunError
 from sharpness.machine.distributed import from_all_ranks, is_distributed, on_all_ranks
 from sharpness.machine.memory import is_out_of_memory, release
@@ -30,7 +32,8 @@ class WeightedData:
     """This process's batches with their shares ``c_b / sum_b c_b``, the sum over all processes.
 
     ``divisible`` says that a batch may be cut without changing the loss, which it is where memory runs out. With
-    ``summed`` the criterion gives sums: every share and count is 1.
+    ``summed`` the criterion gives sums: every share and count is 1. ``copied`` batches are copies, for networks that
+    change their inputs in place. ``sizes`` and ``counts`` of the batches save a pass over the data.
 
     >>> batch = (torch.zeros(3, 2), torch.zeros(3))
     >>> data = WeightedData([batch, batch], batch_length, torch.device("cpu"), torch.float32, divisible=True)
@@ -48,15 +51,17 @@ class WeightedData:
         *,
         divisible: bool,
         summed: bool = False,
+        copied: bool = False,
+        sizes: Sequence[int] | None = None,
+        counts: Sequence[float] | None = None,
     ) -> None:
         self.batches, self.count, self.device, self.dtype = batches, count, device, dtype
-        self.divisible, self.summed = divisible, summed
-        self._sizes: list[int] = []
-        self._counts: list[float] = []
+        self.divisible, self.summed, self.copied = divisible, summed, copied
         self._sha256: str | None = None
-        for batch in batches:
-            self._sizes.append(batch_length(batch))
-            self._counts.append(float(count(batch)))
+        if sizes is None or counts is None:
+            found = [(batch_length(batch), float(count(batch))) for batch in batches]
+            sizes, counts = [size for size, _ in found], [counted for _, counted in found]
+        self._sizes, self._counts = list(sizes), list(counts)
         shards = from_all_ranks((self._sizes, sum(self._counts)))
         rank = torch.distributed.get_rank() if is_distributed() else 0
         self.batch_sizes = tuple(size for sizes, _ in shards for size in sizes)
@@ -82,13 +87,26 @@ class WeightedData:
                 count = self._counts[number - 1] if len(pieces) == 1 else float(self.count(piece))
                 if count > 0:  # the mean over nothing is not a number
                     share, count = (1.0, 1.0) if self.summed else (count / self._total, count)
-                    yield MicroBatch(cast(piece, self.device, self.dtype), share, count, first)
+                    ready = cast(piece, self.device, self.dtype)
+                    yield MicroBatch(copied(ready) if self.copied else ready, share, count, first)
                 first += batch_length(piece)
         else:
             if number == len(self._counts):
                 return
         raise InputError(
             f"expected the same {len(self._counts)} batches at every pass, got others: pass a list or shuffle=False"
+        )
+
+    def over(self, batches: Iterable[Batch]) -> WeightedData:
+        """Return other batches with the same count, cut and copied alike."""
+        return WeightedData(
+            batches,
+            self.count,
+            self.device,
+            self.dtype,
+            divisible=self.divisible,
+            summed=self.summed,
+            copied=self.copied,
         )
 
     def within_memory(self, work: Callable[[], T], give_up: Callable[[], bool] = lambda: False) -> T:
@@ -115,8 +133,8 @@ class WeightedData:
         release(self.device)
         if not self.divisible:
             raise RunError(
-                f"expected {size} examples at a time to fit in memory, they do not, and with norm='batch' a smaller "
-                "batch is another loss: give smaller batches (and say so), use norm='frozen', or more memory"
+                f"expected {size} examples at a time to fit in memory, they do not, and a part of a batch is another "
+                "loss here (norm='batch', or a loss of whole batches): give smaller batches and say so, or more memory"
             )
         if size == 1:
             raise RunError("expected one example at a time to fit in memory, it does not: use a larger device")
@@ -127,3 +145,10 @@ class WeightedData:
         if self._sha256 is None:  # the same batches at every pass, or micro_batches would have refused them
             self._sha256 = sha256_of_digests(from_all_ranks(example_digests(self.batches)))
         return self._sha256
+
+
+def copied(thing: Any) -> Any:
+    """Return a batch whose tensors are copies."""
+    if isinstance(thing, Tensor):
+        return thing.detach().clone().requires_grad_(thing.requires_grad)
+    return rebuilt(thing, copied)

@@ -7,7 +7,8 @@ of the algorithms by itself, and rounding must not make one of them stop before 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -19,9 +20,28 @@ from sharpness.errors import RunError
 T = TypeVar("T")
 
 
+_alone = False
+
+
+@contextmanager
+def locally() -> Iterator[None]:
+    """Compute as if this process were alone, for checks of its own shard that others need not join.
+
+    >>> with locally():
+    ...     is_distributed()
+    False
+    """
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def is_distributed() -> bool:
     """Say whether this process is one of several."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not _alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from sharpness.data.batches import Batch, batch_length, cast, ignored_label, logits_of, split, targets_of
+from sharpness.data.batches import Batch, cast, named_tensors, split, targets_of
 from sharpness.errors import InputError
 from sharpness.loss import Evaluation, Loss
-from sharpness.loss.determinism import check_deterministic
+from sharpness.loss.calls import tensor_in
+from sharpness.loss.counts import ignored_label
+from sharpness.loss.eval_mode import RUNNING_STATISTICS
 from sharpness.users_code import users_own
+from sharpness.vectors import refuse_non_finite
 
 T = TypeVar("T")
 LARGE_INPUT = 20.0
@@ -40,13 +41,8 @@ def check_before_probing(build: Callable[[], Loss]) -> tuple[Loss, Checked]:
     """
     loss = _fitting(build, "data that fit this network")
     first = cast(next(iter(loss.batches)), loss.device, loss.dtype)
-    _check_channels(loss.model, first)
-    _check_tokens(loss.model, first)
-    outputs = _fitting(lambda: _logits(loss, split(first, 2)[0]), "data that fit this network")
-    _check_labels(loss, outputs)
-    _check_squared_errors(loss, outputs, targets_of(first))
-    _fitting(lambda: check_deterministic(loss), "a loss that fits outputs and targets")
-    _fitting(lambda: _check_weights_of_parts(loss, first), "a loss that fits outputs and targets")
+    outputs = _fitting(lambda: _logits(loss, split(first, 2)[0] if loss.divisible else first), "data that fit it")
+    check_weights(loss)
     evaluation = _fitting(lambda: loss.evaluate(loss.weights), "a loss that fits outputs and targets")
     if not math.isfinite(evaluation.loss):
         raise InputError(
@@ -65,65 +61,15 @@ def _fitting(work: Callable[[], T], expected: str) -> T:
 
 def _logits(loss: Loss, batch: Batch) -> Tensor | None:
     """Return the outputs for a batch if they are logits, else ``None``."""
-    with torch.no_grad(), loss.measuring():
-        output = loss.at(loss.pieces(loss.weights), lambda model: loss.forward(model, batch))
-    return logits_of(output) if isinstance(output, Tensor) or hasattr(output, "logits") else None
+    with loss.evaluating(loss.weights) as forward:
+        return tensor_in(forward(batch))
 
 
-def _check_channels(model: nn.Module, batch: Batch) -> None:
-    """Compare images with the first convolution: the error of the convolution itself does not name the cure."""
-    if isinstance(batch, Mapping) or not isinstance(batch[0], Tensor) or batch[0].ndim != 4:
-        return
-    found = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
-    channels = batch[0].shape[1]
-    if found is not None and found[1].in_channels != channels:
-        raise InputError(
-            f"expected images of {found[1].in_channels} channels for {found[0]}, got {tuple(batch[0].shape[1:])}: "
-            "arrays are N x C x H x W, a folder of images takes channels=, and timm's models in_chans="
-        )
-
-
-def _check_tokens(model: nn.Module, batch: Batch) -> None:
-    """Refuse token numbers beyond the vocabulary: on a GPU they would abort the process without naming anything."""
-    tokens = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    table = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-    if hasattr(model, "get_input_embeddings"):
-        table = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
-    if isinstance(tokens, Tensor) and isinstance(table, nn.Embedding) and tokens.numel():
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= table.num_embeddings:
-            raise InputError(
-                f"expected token numbers from 0 to {table.num_embeddings - 1}, got {low} to {high}: use the tokenizer "
-                "that belongs to the model"
-            )
-
-
-def _check_labels(loss: Loss, outputs: Tensor | None) -> None:
-    if outputs is None or outputs.ndim < 2 or outputs.is_complex():
-        return
-    first = next(iter(loss.batches))
-    if loss.criterion is not None and isinstance(first, Mapping) and outputs.ndim == 3:
-        raise InputError("expected one label for each example, got one for each token: use --loss model")
-    classes = outputs.shape[-1] if isinstance(first, Mapping) else outputs.shape[1]
-    for labels in _class_labels(loss):
-        counted = labels[labels != ignored_label(loss.criterion)]
-        if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
-            raise InputError(
-                f"expected labels from 0 to {classes - 1} for {classes} outputs, got {int(counted.min())} to "
-                f"{int(counted.max())}: give the labels or the num_classes that belong to this model"
-            )
-
-
-def _check_squared_errors(loss: Loss, outputs: Tensor | None, targets: Any) -> None:
-    """Refuse outputs and targets of two shapes: torch would pair each with each, silently but for a warning."""
-    kind = getattr(loss.criterion, "func", loss.criterion)
-    if not (kind is F.mse_loss or isinstance(kind, nn.MSELoss)) or outputs is None or not isinstance(targets, Tensor):
-        return
-    if outputs.shape[1:] != targets.shape[1:]:
-        raise InputError(
-            f"expected targets of the shape of the outputs, {tuple(outputs.shape[1:])} for each example, got "
-            f"{tuple(targets.shape[1:])}: reshape them, or use --loss cross_entropy for class numbers"
-        )
+def check_weights(loss: Loss) -> None:
+    """Raise :class:`InputError` for NaN or infinite weights and running statistics; other buffers may hold them."""
+    statistics = [(n, b) for n, b in loss.model.named_buffers() if n.rpartition(".")[2] in RUNNING_STATISTICS]
+    named = [*loss.model.named_parameters(), *statistics]
+    refuse_non_finite("weights", named, "the training diverged or the file is damaged")
 
 
 def _class_labels(loss: Loss) -> Iterator[Tensor]:
@@ -134,34 +80,12 @@ def _class_labels(loss: Loss) -> Iterator[Tensor]:
             yield labels.cpu()
 
 
-def _check_weights_of_parts(loss: Loss, batch: Batch) -> None:
-    """Refuse a loss that is not the mean over what is counted: no split of the data would agree with it."""
-    if batch_length(batch) < 2 or loss.norm == "batch":
-        return
-    pieces = split(batch, math.ceil(batch_length(batch) / 2))
-    with torch.no_grad(), loss.measuring():
-        point = loss.pieces(loss.weights)
-
-        def value(piece: Batch) -> float:
-            return float(loss.at(point, lambda model: loss.criterion_value(loss.forward(model, piece), piece)))
-
-        whole, counts = value(batch), [loss.data.count(piece) for piece in pieces]
-        terms = [count * value(piece) for count, piece in zip(counts, pieces, strict=True) if count]
-        # A criterion that says of itself that it sums is taken as a sum.
-        parts = sum(value(piece) for piece in pieces) if loss.data.summed else sum(terms) / max(sum(counts), 1e-300)
-    if abs(whole - parts) > 1e-3 * (1 + abs(whole)):
-        raise InputError(
-            f"expected a loss that is the mean over its labels, got {whole:.6g} for a batch and {parts:.6g} for its "
-            "halves put together: return a mean over examples, or name an ignored class as the option ignore_index"
-        )
-
-
 def _odd_inputs(loss: Loss) -> str | None:
     """Return a warning with the statistics where floating inputs are far from those of any usual training."""
     count, total, squares, low, high = 0, 0.0, 0.0, math.inf, -math.inf
     for batch in loss.batches:
-        x = next(iter(batch.values()), None) if isinstance(batch, Mapping) else batch[0]
-        if not isinstance(x, Tensor) or not x.is_floating_point():
+        x = next((tensor for _, tensor in named_tensors(batch)), None)
+        if x is None or not x.is_floating_point() or not x.numel():
             return None
         x = x.double()
         count, total, squares = count + x.numel(), total + float(x.sum()), squares + float(x.square().sum())

@@ -109,7 +109,7 @@ def with_trained(request: ProbeRequest, checkpoint: UserCheckpoint) -> UserCheck
         seed=request.seed or 0,
         data_dir=request.data_dir,
     )
-    trained, _ = check_before_probing(lambda: ours.over(named_inputs(ours.model, data.batches)))
+    trained, _ = check_before_probing(lambda: ours.with_data(named_inputs(ours.model, data.batches)))
     return replace(checkpoint, subject=replace(checkpoint.subject, trained=lambda: trained))
 
 
@@ -134,9 +134,9 @@ def split_losses_of(request: Request, checkpoint: UserCheckpoint) -> SplitLosses
 
     def here(batches: Iterable[Batch]) -> Loss:
         if not moving:
-            return ours if batches is ours.batches else ours.over(list(batches))
+            return ours if batches is ours.batches else ours.with_data(batches)
         options: dict[str, Any] = {"norm": "recalibrate", "calibration": ours.batches, "dtype": ours.dtype}
-        options["weight_decay"] = ours.weight_decay
+        options |= {"weight_decay": ours.weight_decay, **ours.stated}
         return Loss(ours.model, ours.criterion, batches, parameters=ours.selection, **options)
 
     loss = here(ours.batches)

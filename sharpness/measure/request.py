@@ -23,6 +23,14 @@ class Request:
     needs none."""
     loss: Annotated[str | None, Arg(metavar="SPEC")] = None
     """cross_entropy, mse, model (the model's own) or package.module:function; by default what suits the data."""
+    count: Annotated[str | None, Arg(metavar="SPEC")] = None
+    """What the loss's mean over a batch divides by, where cutting a batch cannot tell: package.module:function."""
+    coupled: bool = False
+    """The loss is one of whole batches (contrastive, Dice): they are never cut, and are part of what is measured."""
+    freeze: bool = False
+    """Store one pass over data that change, and one draw of a network's random numbers, and measure those."""
+    training: bool = False
+    """The network computes its loss in training mode only, as detectors do; BatchNorm and dropout stay as stated."""
     weight_decay: Annotated[str | None, Arg(metavar="MU")] = None
     """Add the L2 penalty (MU/2) |w|^2 that was trained with; `config`: the one in a run folder's config."""
     examples: Annotated[int | None, Arg(metavar="N")] = None

@@ -11,8 +11,8 @@ from torch import nn
 
 from sharpness.data import Dataset
 from sharpness.errors import InputError
-from sharpness.loss.determinism import check_deterministic
 from sharpness.machine.progress import Progress
+from sharpness.measure.guards import check_weights
 from sharpness.measure.recorded import missing_probes
 from sharpness.measure.runner import measure
 from sharpness.measure.subject import Point, SplitLosses, Subject
@@ -56,7 +56,7 @@ def probe_run(
     if not probes:
         return []
     subject = subject_of_run(run, device=device, other=other, num_examples=num_examples, data_dir=data_dir)
-    check_deterministic(subject.loss)
+    check_weights(subject.loss)
     outcomes = [measure(name, probe, subject, run, progress=progress) for name, probe in probes.items()]
     return [outcome.record for outcome in outcomes if outcome.status == "measured" and outcome.record is not None]
 

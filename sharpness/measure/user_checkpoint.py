@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sharpness.checkpoints import MatchReport, check_fit, load_into, read_checkpoint
 from sharpness.checkpoints.formats import recognise
@@ -30,6 +30,7 @@ from sharpness.models.user_model import UserModel, load_model
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import check_subset, load_run_data, subset_batches
 from sharpness.spec import names_in
+from sharpness.users_code import import_object
 
 BATCH_SIZE = 100
 
@@ -101,6 +102,7 @@ def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> 
         "criterion": loss_name,
         "loss_at_checkpoint": f"{checked.evaluation.loss:.6g}",
     }
+    identity |= {name: True for name in ("coupled", "freeze", "training") if getattr(request, name)}
     own_p = partial(preconditioner_at, path, loss, report) if run is None else None
     subject = Subject(
         loss=loss,
@@ -135,6 +137,7 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> UserData:
             seed=request.seed or 0,
             data_dir=request.data_dir,
             tokenizer=_tokenizer(request, path),
+            freeze=request.freeze,
         )
     if run is None:
         raise InputError(f"expected --data SPEC to measure {path} on, got none: `sharpness datasets` shows the kinds")
@@ -187,7 +190,8 @@ def _model(
 def named_inputs(model: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
     """Return pairs as the dicts that Hugging Face's models take, for those models; anything else as it is."""
     name = getattr(model, "main_input_name", None)
-    if not isinstance(name, str) or isinstance(batches[0], Mapping):
+    pairs = isinstance(batches[0], list | tuple) and len(batches[0]) == 2 and isinstance(batches[0][0], Tensor)
+    if not isinstance(name, str) or not pairs:
         return batches
     return [{name: inputs, "labels": targets} for inputs, targets in batches]
 
@@ -201,7 +205,10 @@ def _loss_builder(
         norm = "batch" if any(module.running_mean is None for module in batch_norms(model)) else "frozen"
     parameters = None if request.parameters is None else names_in(request.parameters, "parameters")
     options: dict[str, Any] = {"parameters": parameters, "dtype": getattr(torch, request.dtype)}
-    options["weight_decay"] = weight_decay
+    options |= {"weight_decay": weight_decay, "training": request.training}
+    options |= {"coupled": request.coupled, "freeze": request.freeze}
+    if request.count is not None:
+        options["count"] = import_object(request.count, "a count of a batch")
 
     def build() -> Loss:
         loss = Loss(model, criterion, batches, norm=norm, **options)

@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 from sharpness.config import RunConfig
 from sharpness.data import Dataset, normalise
 from sharpness.errors import Terminated
-from sharpness.loss.eval_mode import tensor_float_32
 from sharpness.machine.distributed import is_distributed, num_ranks, on_all_ranks, rank, sums_over_ranks
 from sharpness.machine.environment import derived_seed, deterministic
+from sharpness.machine.precision import tensor_float_32
 from sharpness.machine.progress import Progress
 from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training import accumulation, proximal, sam, schedules

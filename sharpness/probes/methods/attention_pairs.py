@@ -215,7 +215,8 @@ def find_pairs(loss: Loss) -> list[Pair]:
     pair is held fixed, and where two pairs share weights.
 
     >>> model = nn.MultiheadAttention(4, 2)
-    >>> loss = Loss(model, nn.functional.mse_loss, [(torch.zeros(1, 4), torch.zeros(1, 4))])
+    >>> x = torch.ones(1, 4)
+    >>> loss = Loss(model, lambda output, target: output[0].square().mean(), [((x, x, x), x)])
     >>> [(pair.name, tuple(pair.first.shape), tuple(pair.second.shape)) for pair in find_pairs(loss)]
     [('model query-key', (2, 5, 2), (2, 5, 2)), ('model value-output', (2, 5, 2), (2, 4, 2))]
     """
@@ -266,7 +267,9 @@ def transformed(x: Tensor, pairs: Iterable[Pair], seed: int) -> Tensor:
     """Return weights with G A and H A^-T for each head, A random with singular values from 1/2 to 2.
 
     >>> model = nn.MultiheadAttention(4, 1)
-    >>> loss = Loss(model, nn.functional.mse_loss, [(torch.zeros(1, 4), torch.zeros(1, 4))], dtype=torch.float64)
+    >>> x = torch.ones(1, 4)
+    >>> square = lambda output, target: output[0].square().mean()
+    >>> loss = Loss(model, square, [((x, x, x), x)], dtype=torch.float64)
     >>> pair, x = find_pairs(loss)[0], loss.weights
     >>> y = transformed(x, [pair], seed=0)
     >>> torch.allclose(x[pair.first] @ x[pair.second].mT, y[pair.first] @ y[pair.second].mT), torch.equal(x, y)

@@ -1,0 +1,73 @@
+"""The precision of float32 products: full, or TF32 on CUDA, by torch's newer and legacy switches alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 products in float32 (``ieee``) on every backend, and put the user's choices back afterwards.
+
+    Set by the legacy switches where there are some: torch refuses to read those once the newer ones say something
+    else, and networks read them in their ``forward``, as ``torch.backends.cudnn.flags`` does.
+    """
+    with _choices_kept():
+        _set_tf32(False)
+        torch.set_float32_matmul_precision("highest")
+        for switch in (_backends().mkldnn.conv, _backends().mkldnn.rnn):
+            switch.fp32_precision = "ieee"
+        yield
+
+
+@contextlib.contextmanager
+def tensor_float_32(on: bool) -> Iterator[None]:
+    """Compute float32 products on CUDA in TF32 while the context lasts, if ``on``; else leave them as they are."""
+    if not on:
+        yield
+        return
+    with _choices_kept():
+        _set_tf32(True)
+        yield
+
+
+def _backends() -> Any:
+    return torch.backends  # pyright does not know the newer switches
+
+
+def _set_tf32(on: bool) -> None:
+    _backends().cuda.matmul.allow_tf32 = on
+    _backends().cudnn.allow_tf32 = on
+
+
+@contextlib.contextmanager
+def _choices_kept() -> Iterator[None]:
+    """Put every switch back to what it is now: the legacy ones first, because setting those sets the newer ones."""
+    backends = _backends()
+    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    switches += (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
+    before, legacy = [switch.fp32_precision for switch in switches], _legacy_choices()
+    try:
+        yield
+    finally:
+        for put_back in legacy:
+            put_back()
+        for switch, precision in zip(switches, before, strict=True):
+            if switch.fp32_precision != precision:
+                switch.fp32_precision = precision
+
+
+def _legacy_choices() -> list[Callable[[], None]]:
+    """Return what puts back each legacy switch that can be read; torch refuses where only newer ones were used."""
+    backends, found = _backends(), list[Callable[[], None]]()
+    for holder in (backends.cuda.matmul, backends.cudnn):
+        with contextlib.suppress(RuntimeError):
+            found.append(partial(setattr, holder, "allow_tf32", holder.allow_tf32))
+    with contextlib.suppress(RuntimeError):  # last: the others change it
+        found.append(partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()))
+    return found
