@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from scripts.benchmarks.tools import peer
 from sharpness.config import ModelConfig
 from sharpness.curvature import HessianOperator
-from sharpness.curvature.product_check import MISSING, NOT_SYMMETRIC, WRONG
+from sharpness.curvature.product_check import NOT_SYMMETRIC, WRONG
 from sharpness.data import Batches, load_dataset
 from sharpness.data.batches import Batch
 from sharpness.loss import Loss
@@ -29,8 +29,8 @@ SHAPES = {"f1": (1, 28, 28), "f1_narrow": (1, 28, 28), "f2": (1, 28, 28), "char_
 LEFT_OUT = ("c3", "c4", "fc_1024_1024_1024", "fc_2048_2048_2048", "vgg16", "wide_resnet16_4", "resnet44")
 """Copies of others with more classes, and networks whose like is in the table and that take minutes on two cores."""
 TIMM = ("resnet10t", "mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto", "regnetx_002", "mixer_s32_224")
-ALARMS = (NO_DERIVATIVE, UNREACHED, WRONG, NOT_SYMMETRIC, MISSING)
-REPEATS = 3
+ALARMS = (NO_DERIVATIVE, UNREACHED, WRONG, NOT_SYMMETRIC)  # a missing derivative is no false alarm
+REPEATS = 2
 
 
 def pairs(shape: tuple[int, ...], classes: int, number: int = 6) -> list[Batch]:
@@ -43,10 +43,11 @@ def pairs(shape: tuple[int, ...], classes: int, number: int = 6) -> list[Batch]:
 def built_in(name: str) -> Loss:
     """Return a network of ours at its initial weights."""
     shape = SHAPES.get(name, (3, 32, 32))
-    model = build_model(ModelConfig(name=name), shape, 10, 0)
+    norm: Any = MODELS[name].norms[0]
+    model = build_model(ModelConfig(name=name, norm=norm), shape, 10, 0)
     if name == "char_transformer":
         tokens = torch.randint(256, (6, 1, 1, 16), generator=torch.Generator().manual_seed(0))
-        x, y = tokens.float(), tokens[:, 0, 0]
+        x, y = tokens, tokens[:, 0, 0, -1] % 10
         return Loss(model, F.cross_entropy, [(x[:4], y[:4]), (x[4:], y[4:])])
     return loss_of(model, pairs(shape, 10))
 
@@ -59,7 +60,7 @@ def loss_of(model: nn.Module, batches: list[Batch]) -> Loss:
 
 def of_timm(name: str) -> Loss:
     """Return one of timm's small networks for ten classes."""
-    timm, _ = peer("timm")
+    timm = peer("timm")
     size = 224 if "224" in name else 96
     model = timm.create_model(name, num_classes=10)
     return Loss(model, F.cross_entropy, pairs((3, size, size), 10))
@@ -67,15 +68,16 @@ def of_timm(name: str) -> Loss:
 
 def of_hugging_face(kind: str) -> Loss:
     """Return a small model of Hugging Face's with its own loss over tokens, some of them ignored."""
-    transformers, _ = peer("transformers")
+    transformers = peer("transformers")
     sizes: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 32, "max_position_embeddings": 32}
+    grouped = sizes | {"num_key_value_heads": 1}
     makers: dict[str, Callable[[], nn.Module]] = {
         "GPT2LMHeadModel": lambda: transformers.GPT2LMHeadModel(
             transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)
         ),
-        "LlamaForCausalLM": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)),
-        "Qwen2ForCausalLM": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes)),
+        "LlamaForCausalLM": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**grouped)),
+        "Qwen2ForCausalLM": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**grouped)),
         "BertForMaskedLM": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**sizes)),
         "GPTNeoXForCausalLM": lambda: transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes)),
     }
@@ -133,7 +135,7 @@ def overhead() -> None:
     """Print what the check costs beside a certified solve over 10,000 images."""
     batches = list(Batches(load_dataset("fashion_mnist_10k").train, 1000))
     print("| network | self-check (s) | certified solve (s) | share |\n|---|---|---|---|")
-    for name in ("f1_narrow", "f1", "c1"):
+    for name in ("f1_narrow", "f1"):
         model = build_model(ModelConfig(name=name), (1, 28, 28), 10, 0)
 
         def check(model: nn.Module = model) -> None:

@@ -14,7 +14,7 @@ from sharpness.data.still import cannot_move
 from sharpness.loss.counts import SHIFTED, candidates, examples, reduction_of
 from sharpness.loss.criteria import cast_criterion, first_label_counts
 from sharpness.loss.criterion_network import CriterionNetwork
-from sharpness.loss.double import few
+from sharpness.loss.double import few, takes_parts
 from sharpness.loss.mean import DECLARED, verdict_on_mean
 from sharpness.loss.shares import WeightedData
 from sharpness.loss.still_data import scan
@@ -122,4 +122,4 @@ class CheckedLoss(CriterionNetwork):
 
     def few_examples(self, most: int) -> list[Batch]:
         """Return at most so many odd examples of this process's data, as one batch or none; a whole one if need be."""
-        return [few(batch, most) if self.divisible else batch for batch in self._odd[:1]]
+        return [few(batch, most) if takes_parts(self) else batch for batch in self._odd[:1]]

@@ -27,6 +27,11 @@ def precisions(loss: CheckedLoss) -> list[torch.dtype]:
     return [torch.float64, loss.dtype] if fits and loss.dtype != torch.float64 else [loss.dtype]
 
 
+def takes_parts(loss: CheckedLoss) -> bool:
+    """Return whether a part of a batch will do for a check: with batch statistics it is another loss, but as good."""
+    return loss.divisible or loss.norm == "batch"
+
+
 def few(batch: Batch, most: int) -> Batch:
     """Return at most so many examples of a batch, those with the least and the largest targets, in order.
 
@@ -58,12 +63,12 @@ def first_that_works(loss: CheckedLoss, test: Callable[[torch.dtype, int], T]) -
     """
     dtypes = precisions(loss)
     for dtype in dtypes:
-        for most in ROWS if loss.divisible else ROWS[:1]:
+        for most in ROWS if takes_parts(loss) else ROWS[:1]:
             try:
                 return test(dtype, most)
             except Exception as error:
                 short_of_memory = is_out_of_memory(error)
-                if dtype == dtypes[-1] and not (short_of_memory and loss.divisible and most != ROWS[-1]):
+                if dtype == dtypes[-1] and not (short_of_memory and takes_parts(loss) and most != ROWS[-1]):
                     raise
                 if not short_of_memory:
                     break  # another precision may do: a network may hold float32 tensors of its own making

@@ -41,6 +41,7 @@ class _Evidence:
     random: str | None
     broadcasts: str | None
     changes_inputs: bool
+    finite: bool
     example: Cut | None
     num_batches: int
 
@@ -84,6 +85,7 @@ def _together(found: Found, names: Sequence[str], num_batches: int) -> _Evidence
         "random": found.random,
         "broadcasts": found.broadcasts,
         "changes_inputs": found.changes_inputs,
+        "finite": found.finite,
         "example": next(iter([*found.network, *found.criterion]), None),
         "num_batches": num_batches,
     }
@@ -99,6 +101,7 @@ def _together(found: Found, names: Sequence[str], num_batches: int) -> _Evidence
         criterion=common("criterion"),
         adds_up=all(adding) if adding else None,
         changes_inputs=any(one["changes_inputs"] for one in every),
+        finite=all(one["finite"] for one in every),
         num_batches=sum(one["num_batches"] for one in every),
         **{
             key: next((one[key] for one in every if one[key] is not None), None)
@@ -155,10 +158,10 @@ def _one_batch_or_refused(evidence: _Evidence, usual: str) -> tuple[str, bool, s
 def _untested(evidence: _Evidence, scan: Scan, names: list[str], divisible: bool) -> tuple[str, bool, str]:
     """Accept what no cut could test where it makes no difference or was declared, else refuse."""
     usual = names[0]
-    why = "random numbers" if evidence.random else "no example to spare"
+    why = "random numbers" if evidence.random else "no example to spare" if evidence.finite else "no finite value"
     why = f"an error for a part of a batch ({evidence.cannot_cut})" if evidence.cannot_cut else why
     if usual == DECLARED:
         return usual, divisible and not evidence.cannot_cut, "a mean over the declared count, not tested"
-    if evidence.num_batches == 1 or scan.relative_counts_agree(names) or evidence.random:
+    if evidence.num_batches == 1 or scan.relative_counts_agree(names) or evidence.random or not evidence.finite:
         return usual, divisible and not evidence.cannot_cut, f"a mean over {usual}, not tested: {why}"
     raise InputError(f"expected a loss whose mean can be tested by cutting a batch, but there is {why}: {CURES}")

@@ -19,7 +19,7 @@ from sharpness.data.batches import Batch, batch_length, cast, named_tensors, tak
 from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import Count
 from sharpness.loss.criteria import is_of_torch
-from sharpness.loss.double import few, first_that_works
+from sharpness.loss.double import few, first_that_works, takes_parts
 from sharpness.loss.fit import check_inputs, check_targets
 from sharpness.loss.shares import copied
 from sharpness.machine.memory import is_out_of_memory
@@ -69,6 +69,7 @@ class Found:
     random: str | None = None  # what draws random numbers
     changes_inputs: bool = False
     broadcasts: str | None = None
+    finite: bool = True  # every value that was looked at
     outputs: Tensor | None = None  # of the last batch looked at
 
 
@@ -81,12 +82,12 @@ def examine(loss: CheckedLoss, odd: Sequence[Batch], candidates: Mapping[str, Co
     found = Found()
     for batch in odd:
         check_inputs(loss.model, batch)
-        if found.outputs is not None and is_of_torch(loss.criterion):
+        if found.outputs is not None and found.network + found.criterion and is_of_torch(loss.criterion):
             check_targets(loss.criterion, found.outputs, batch)
             continue
 
         def look(dtype: torch.dtype, most: int, batch: Batch = batch, found: Found = found) -> Found:
-            part = few(batch, most) if loss.divisible else batch
+            part = few(batch, most) if takes_parts(loss) else batch
             return _examined(loss.in_precision(dtype), part, candidates, found, cut)
 
         try:
@@ -111,7 +112,9 @@ def _examined(loss: CheckedLoss, batch: Batch, candidates: Mapping[str, Count], 
             changes_inputs=found.changes_inputs or versions != _versions(given),
             random=found.random or _random_draws(work, batch, output, whole),
         )
-        if not math.isfinite(whole) or found.random is not None or batch_length(batch) < 2:
+        if not math.isfinite(whole):
+            return replace(found, finite=False)
+        if found.random is not None or batch_length(batch) < 2:
             return found
         return _with_cuts(work, batch, whole, candidates, found, cut)
 

@@ -80,8 +80,7 @@ def _with_best(session: Session, at: Position, mean: float) -> Position:
 def log_measures(session: Session, at: Position, measure: Measure | None) -> Position:
     """Log one row of measurements at the present weights."""
     config, total = session.config, len(session.train)
-    split = session.train.first(min(config.measure.examples, total) or None)
-    loss = session.loss_over(split)
+    loss = session.loss_over(session.measured)
     epoch = at.epochs_done(total)
     if "noise_scale" in config.measure.names and config.training.accumulate == 1 and num_ranks() == 1:
         _measure_noise(session, loss, at)

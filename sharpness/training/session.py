@@ -48,6 +48,7 @@ class Session:
     measures: Measures
     average: Average
     sums: EpochSums = field(default_factory=EpochSums)
+    _losses: dict[int, tuple[Split, Loss]] = field(default_factory=dict, init=False, repr=False)
     _epoch: tuple[int, Tensor, Augmentation | None] | None = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -87,6 +88,11 @@ class Session:
         return list(self.model.parameters())
 
     @functools.cached_property
+    def measured(self) -> Split:
+        """The training examples that the measurements of the config are taken on."""
+        return self.train.first(min(self.config.measure.examples, len(self.train)) or None)
+
+    @functools.cached_property
     def total_epochs(self) -> float:
         """The most epochs that the budgets allow."""
         return schedules.total_epochs(self.config, len(self.train))
@@ -107,11 +113,16 @@ class Session:
     def loss_over(self, split: Split, model: nn.Module | None = None) -> Loss:
         """Return the loss of the present weights, or a ``model``'s, over a split: over this process's share of batches.
 
-        Processes share whole evaluation batches, so that batch statistics are those of one process.
+        Processes share whole evaluation batches, so that batch statistics are those of one process. The loss of a split
+        is made, and looked at, once.
         """
-        batches = evaluation_batches(self.config, split)
-        dtype = getattr(torch, self.config.training.dtype)
-        return network_loss(model or self.model, batches[rank() :: num_ranks()], dtype=dtype)
+        if id(split) not in self._losses:  # with the split, so that no other one gets its number
+            batches = evaluation_batches(self.config, split)[rank() :: num_ranks()]
+            dtype = getattr(torch, self.config.training.dtype)
+            self._losses[id(split)] = split, network_loss(self.model, batches, dtype=dtype)
+        model = model or self.model
+        values = dict(model.named_parameters()) | dict(model.named_buffers())
+        return self._losses[id(split)][1].with_tensors({name: value.detach() for name, value in values.items()})
 
     def evaluate(self, split: Split, model: nn.Module | None = None) -> Evaluation:
         """Return loss and accuracy over a split, in evaluation mode."""
