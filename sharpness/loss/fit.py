@@ -21,7 +21,7 @@ def check_inputs(model: nn.Module, batch: Batch) -> None:
 
 def check_targets(criterion: Any, output: Tensor | None, batch: Batch) -> None:
     """Refuse class numbers that there is no output for, and squared errors of two shapes."""
-    _check_labels(criterion, output, batch)
+    check_labels(criterion, output, batch)
     _check_squared_errors(criterion, output, targets_of(batch))
 
 
@@ -52,7 +52,8 @@ def _check_tokens(model: nn.Module, batch: Batch) -> None:
             )
 
 
-def _check_labels(criterion: Any, outputs: Tensor | None, batch: Batch) -> None:
+def check_labels(criterion: Any, outputs: Tensor | None, batch: Batch) -> None:
+    """Refuse class numbers that there is no output for; the outputs may be those of another batch."""
     labels = targets_of(batch)
     if outputs is None or outputs.ndim < 2 or outputs.is_complex() or not isinstance(labels, Tensor):
         return

@@ -20,7 +20,7 @@ from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import Count
 from sharpness.loss.criteria import is_of_torch
 from sharpness.loss.double import few, first_that_works, takes_parts
-from sharpness.loss.fit import check_inputs, check_targets
+from sharpness.loss.fit import check_inputs, check_labels, check_targets
 from sharpness.loss.shares import copied
 from sharpness.machine.memory import is_out_of_memory
 from sharpness.machine.random_states import seed_everything
@@ -83,7 +83,7 @@ def examine(loss: CheckedLoss, odd: Sequence[Batch], candidates: Mapping[str, Co
     for batch in odd:
         check_inputs(loss.model, batch)
         if found.outputs is not None and found.network + found.criterion and is_of_torch(loss.criterion):
-            check_targets(loss.criterion, found.outputs, batch)
+            check_labels(loss.criterion, found.outputs, batch)  # batches may be of several lengths
             continue
 
         def look(dtype: torch.dtype, most: int, batch: Batch = batch, found: Found = found) -> Found:
