@@ -77,7 +77,7 @@ def _look_through(found: Scan, candidates: Mapping[str, Count], hashing: bool = 
         counts = {name: float(count(batch)) for name, count in candidates.items()}
         for name, counted in counts.items():
             found.counts[name].append(counted)
-        scores = _scores(batch, list(counts.values())) if found.sizes[-1] else {}
+        scores = _scores(batch, list(counts.values())) | {"size": found.sizes[-1]} if found.sizes[-1] else {}
         if found.sizes[-1] == 1 and len(singles) < MOST_SINGLES:
             singles.append(batch)
         for what, score in scores.items():
@@ -85,6 +85,9 @@ def _look_through(found: Scan, candidates: Mapping[str, Count], hashing: bool = 
                 extremes[what] = (score, number, batch)
         if hashing:
             hashes.append(batch_sha256(batch))
+    largest = extremes.pop("size", (0, 0, None))
+    if largest[0] > 1 and all(batch_length(batch) == 1 for _, _, batch in extremes.values()):
+        extremes["size"] = largest  # one example alone cannot be cut
     odd = {number: batch for _, number, batch in extremes.values()}
     found.odd = _large_enough([*odd.values()], singles)
     return hashes
