@@ -71,6 +71,7 @@ class CurvatureOperator:
         self.w = loss.point(loss.weights if w is None else w)
         refuse_non_finite("weights", loss.layout.unflatten(self.w).items(), "measure at another point")
         self.size, self.dtype, self.device = self.w.numel(), self.w.dtype, self.w.device
+        self._is_checked = False
         self._ridge = loss.weight_decay if self.penalised else 0.0
         self._leaves = loss.leaves(self.w)
         self._cache, self._budget = cache, -1
@@ -96,9 +97,9 @@ class CurvatureOperator:
 
     def check(self) -> None:
         """Go over to finite differences where autograd's products are wrong; refuse it where they were asked for."""
-        if self.loss.checks.get("slope") == PART_OF_A_CHECK:
+        if self._is_checked or self.loss.checks.get("slope") == PART_OF_A_CHECK:
             return
-        said = check_products(self)
+        said, self._is_checked = check_products(self), True  # once: its key is a hash of all weights
         if WRONG not in said and (MISSING not in said or self.backend == "exact"):
             return  # by autograd alone a missing derivative says so itself
         if self.backend == "exact":

@@ -41,7 +41,7 @@ def _digests(batch: Batch) -> bytes:
         pieces = split(batch, 1)  # what belongs to an example is what a piece of it holds
         return b"".join(_digest_of_whole(piece) for piece in pieces)
     length, tensors = batch_length(batch), sorted(named_tensors(batch), key=operator.itemgetter(0))
-    rows = [(path.encode(), _rows(tensor)) for path, tensor in tensors]
+    rows = [(path.encode(), rows_of_bytes(tensor)) for path, tensor in tensors]
     # Numbers, and what has no entry per example, such as the edges of graphs, belong to all of them.
     rows = [(path, r if len(r) in (1, length) else [hashlib.sha256(r.reshape(-1)).digest()]) for path, r in rows]
     digests = bytearray()
@@ -67,12 +67,12 @@ def batch_sha256(batch: Batch) -> dict[str, str]:
     hashes = dict[str, str]()
     for path, tensor in named_tensors(batch):
         hasher = hashlib.sha256(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-        hasher.update(_rows(tensor).reshape(-1))
+        hasher.update(rows_of_bytes(tensor).reshape(-1))
         hashes[path] = hasher.hexdigest()
     return hashes
 
 
-def _rows(tensor: Tensor) -> Any:
+def rows_of_bytes(tensor: Tensor) -> Any:
     """Return the bytes of a tensor, one row per entry of its first dimension (one row in all for a number)."""
     tensor = tensor.detach()
     tensor = (tensor if tensor.layout == torch.strided else tensor.to_dense()).cpu().resolve_conj().contiguous()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sharpness.data.batches import Batch, batch_length, cast, named_tensors
+from sharpness.data.digests import rows_of_bytes
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss import eval_mode as modes
 from sharpness.loss.calls import call
@@ -135,7 +136,7 @@ class FlatNetwork:
         Raises :class:`InputError` where the batch is too small for its own statistics.
         """
         if self.fixed_draw:
-            seed_everything(zlib.crc32(b"".join(_bytes_of(tensor) for _, tensor in named_tensors(batch))))
+            seed_everything(zlib.crc32(b"".join(rows_of_bytes(tensor).tobytes() for _, tensor in named_tensors(batch))))
         try:
             return call(model, batch, own_loss=self.own_loss)
         except ValueError as error:
@@ -169,7 +170,3 @@ class FlatNetwork:
             with modes.averaging_statistics(self._norms, share=batch_length(batch) / seen):
                 self.at(pieces, lambda model, b=batch: self.forward(model, cast(b, self.device, self.dtype)), buffers)
         return buffers, seen
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().resolve_conj().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -314,11 +314,9 @@ class Loss(CheckedLoss):
         """Raise :class:`InputError` where the norm mode defines values only, or the loss does not reach the weights."""
         if self.norm == "recalibrate":
             raise InputError("norm='recalibrate' defines values only: use norm='frozen' or 'batch' for derivatives")
-        if "slope" not in self.checks:
-            self.checks["slope"] = check_slope(self)
-        if UNREACHED in self.checks["slope"]:
+        if UNREACHED in (slope := self.self_check()["slope"]):
             raise InputError(
-                f"expected a loss with derivatives by the weights, but it {self.checks['slope']}: look for no_grad, "
+                f"expected a loss with derivatives by the weights, but it {slope}: look for no_grad, "
                 "detach, .item(), NumPy or set_grad_enabled(False) in the forward pass or the criterion"
             )
 

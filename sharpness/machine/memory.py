@@ -68,22 +68,23 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _meminfo() -> int | None:
-    """Return what Linux calls available, in bytes."""
+def _proc_bytes(file: str, entry: str) -> int | None:
+    """Return an entry of one of Linux's tables of memory, in bytes; ``None`` elsewhere."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path(file).read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{entry}:")), None)
+
+
+def _meminfo() -> int | None:
+    """Return what Linux calls available, in bytes."""
+    return _proc_bytes("/proc/meminfo", "MemAvailable")
 
 
 def _data_size() -> int | None:
     """Return the bytes of private memory that this process has asked for, used or not, as Linux tells them."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")), None)
+    return _proc_bytes("/proc/self/status", "VmData")
 
 
 def _control_groups() -> list[int | None]:
