@@ -34,27 +34,35 @@ class Job:
 class Workers:
     """A pool of processes with one share of the CPU threads each; they end when this process does, however it ends.
 
-    Used as a context: left normally it waits for nothing, as every :meth:`run` has waited; left by an exception it
-    ends the running jobs, which continue from their run folders the next time.
+    A single worker is this process itself, which has the libraries loaded already. Used as a context: left normally
+    it waits for nothing, as every :meth:`run` has waited; left by an exception it ends the running jobs, which
+    continue from their run folders the next time.
     """
 
     def __init__(self, num_workers: int, device: str, console: Console) -> None:
         if num_workers < 1:
             raise InputError(f"expected at least 1 worker, got {num_workers}")
-        context = multiprocessing.get_context("spawn")
         self.device, self._console = device, console
-        self._reports = context.Queue()
-        threads = max(1, available_cores() // num_workers)
         # torch then puts large CPU tensors on huge pages: fewer page faults, so faster products.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        self._threads, self._pool = max(1, available_cores() // num_workers), None
+        if num_workers == 1:
+            return
+        context = multiprocessing.get_context("spawn")
+        self._reports = context.Queue()
         self._pool = ProcessPoolExecutor(
-            num_workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), threads, self._reports)
+            num_workers,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(os.getpid(), self._threads, self._reports),
         )
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is None:
+            return
         if kind is not None:
             for child in multiprocessing.active_children():
                 child.terminate()
@@ -65,6 +73,9 @@ class Workers:
 
         Raises :class:`RunError` when a worker process was killed, for instance for want of memory.
         """
+        if self._pool is None:
+            self._run_here(title, jobs)
+            return
         labels = {self._pool.submit(_call, job): job.label for job in jobs}
         with display(self._console, title, list(labels.values())) as show:
             waiting = set(labels)
@@ -74,6 +85,13 @@ class Workers:
                 for future in done:
                     _raise_failure(future)
                     show(labels[future], -1, 0)
+
+    def _run_here(self, title: str, jobs: Sequence[Job]) -> None:
+        _set_threads(self._threads)
+        with display(self._console, title, [job.label for job in jobs]) as show:
+            for job in jobs:
+                call(job, show)
+                show(job.label, -1, 0)
 
     def _show_reports(self, show: Show) -> None:
         while True:
@@ -105,6 +123,10 @@ def _start_worker(parent: int, threads: int, reports: Any) -> None:
     _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends its workers
     leave_with(parent)
+    _set_threads(threads)
+
+
+def _set_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
