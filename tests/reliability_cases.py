@@ -35,7 +35,7 @@ from sharpness.training import loop, train
 
 CPU = torch.device("cpu")
 CONFIG = RunConfig(
-    data=DataConfig(num_train=66, num_test=20, evaluation_batch_size=33, crop_padding=2, flip=True),
+    data=DataConfig(num_train=66, num_test=20, evaluation_batch_size=33, crop_padding=2, flip=True, label_noise=0.3),
     model=ModelConfig(name="small", norm="running"),
     training=TrainingConfig(optimizer="momentum", learning_rate=0.1, batch_size=16, epochs=3, weight_decay=1e-3),
     schedule=ScheduleConfig(kind="cosine"),

@@ -110,6 +110,9 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
         ("model", {"norm": "bacth"}, "expected one of batch"),
         ("data", {"name": "fashion"}, "expected one of fashion_mnist"),
         ("data", {"num_train": 50}, "at most the 50 training examples"),
+        ("data", {"label_noise": 1.01}, "label_noise from 0 to 1, got 1.01"),
+        ("data", {"label_noise": -0.1}, "label_noise from 0 to 1"),
+        ("data", {"label_noise": float("nan")}, "label_noise from 0 to 1"),
     ],
 )
 def test_a_config_that_cannot_be_trained_is_refused_before_any_work(

@@ -18,7 +18,7 @@ from sharpness.runs import RunFolder
 from tests.conftest import ROOT, run_python
 
 CONFIG = RunConfig(
-    data=DataConfig(num_train=130, num_test=50, evaluation_batch_size=20, crop_padding=2, flip=True),
+    data=DataConfig(num_train=130, num_test=50, evaluation_batch_size=20, crop_padding=2, flip=True, label_noise=0.3),
     model=ModelConfig(name="fc_128_128_128", norm="none"),
     training=TrainingConfig(optimizer="momentum", learning_rate=0.02, batch_size=33, epochs=2),
     average=AverageConfig(kind="ema", decay=0.5),

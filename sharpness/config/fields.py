@@ -20,6 +20,10 @@ class DataConfig:
     """Use the first so many test examples; all of them when left out."""
     num_validation: int = 0
     """Hold out the last so many of the training examples; a target error is that of these, else of the test set."""
+    label_noise: float = 0.0
+    """The probability with which the label of a training example is replaced by one drawn uniformly from all classes,
+    which may be the true one (Zhang et al. 2017); a function of training.seed, so that runs of one seed see the same
+    labels, whatever else differs. Held-out and test labels stay; training loss and accuracy are on the noisy ones."""
     evaluation_batch_size: int = 1000
     """Examples per forward pass of evaluations and probes; with batch-statistics norm part of what is measured."""
     crop_padding: int = 0

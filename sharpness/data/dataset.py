@@ -12,6 +12,7 @@ from typing import Self, overload
 import torch
 from torch import Tensor
 
+from sharpness.data.label_noise import with_random_labels
 from sharpness.data.scaling import BYTES, Scaling, normalise
 from sharpness.errors import InputError
 
@@ -86,7 +87,8 @@ class Dataset:
 
     ``sha256`` covers the bytes of train inputs, train targets, test inputs and test targets (int64, little-endian), in
     this order; ``source`` is ``embedded``, or ``data-dir``, ``cache``, ``system folder`` or ``download`` with its path.
-    ``held_out`` are examples taken from ``train`` to validate on.
+    ``held_out`` are examples taken from ``train`` to validate on, and ``label_noise`` are the share and the seed of
+    training labels that were replaced at random.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Dataset:
     sha256: str
     source: str
     held_out: Split | None = None
+    label_noise: tuple[float, int] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -111,22 +114,48 @@ class Dataset:
     def holding_out(self, n: int) -> Dataset:
         """Return the dataset with the last ``n`` training examples held out, unless they are so already.
 
-        ``sha256`` stays that of all. Raises :class:`InputError` where another number is held out or none is left.
+        ``sha256`` stays that of all. Raises :class:`InputError` where another number is held out or none is left, and
+        where the labels have noise: what is validated on keeps its own.
         """
         there = 0 if self.held_out is None else len(self.held_out)
         if there == n:
             return self
-        if there:
-            raise InputError(f"expected {n} held-out examples, got a dataset with {there}: give the whole one")
+        if there or self.label_noise is not None:
+            noise = "" if self.label_noise is None else " and label noise"
+            raise InputError(f"expected {n} held-out examples, got a dataset with {there}{noise}: give the whole one")
         return replace(self, train=self.train.first(len(self.train) - n), held_out=self.train.last(n))
 
+    def with_label_noise(self, share: float, seed: int) -> Dataset:
+        """Return the dataset with a share of its training labels replaced at random, unless they are so already.
 
-def hash_splits(train: Split, test: Split) -> str:
-    """Return the SHA-256 (hexadecimal) of the four arrays of two splits, as :class:`Dataset` defines it."""
+        Held-out and test labels stay; ``sha256`` becomes that of the new labels. :func:`with_random_labels` says which
+        are replaced. Raises :class:`InputError` where the labels have other noise.
+        """
+        noise = (share, seed) if share else None
+        if self.label_noise == noise:
+            return self
+        if self.label_noise is not None:
+            there = "{:g} of seed {}".format(*self.label_noise)
+            raise InputError(
+                f"expected a dataset without label noise for {share:g} of seed {seed}, got {there}: give the clean one"
+            )
+        targets = with_random_labels(self.train.targets, self.num_classes, share, seed)
+        train = replace(self.train, targets=targets)
+        sha256 = hash_splits(train, self.test, self.held_out)
+        return replace(self, train=train, sha256=sha256, label_noise=noise)
+
+
+def hash_splits(train: Split, test: Split, held_out: Split | None = None) -> str:
+    """Return the SHA-256 (hexadecimal) of the four arrays of two splits, as :class:`Dataset` defines it.
+
+    Held-out examples are hashed as the last ones of ``train``.
+    """
     digest = hashlib.sha256()
-    for split in (train, test):
-        digest.update(split.inputs.cpu().contiguous().numpy().data)
-        digest.update(split.targets.cpu().numpy().astype("<i8").data)
+    for pieces in ([train] if held_out is None else [train, held_out], [test]):
+        for split in pieces:
+            digest.update(split.inputs.cpu().contiguous().numpy().data)
+        for split in pieces:
+            digest.update(split.targets.cpu().numpy().astype("<i8").data)
     return digest.hexdigest()
 
 

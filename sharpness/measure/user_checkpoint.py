@@ -146,6 +146,8 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> UserData:
     config = replace(config, data=replace(config.data, evaluation_batch_size=batch_size_of(request, run)))
     dataset = load_run_data(config, request.data_dir)
     total, notes, facts = len(dataset.train), ["bytes divided by 255"], dict[str, Any]()
+    if config.data.label_noise:
+        notes.append(f"labels drawn at random with probability {config.data.label_noise:g}, as in training")
     if request.examples is not None:  # as one batch, as the studies measure subsets
         seed = run_seed(request, run)
         notes.append(f"{request.examples} of {total} drawn with seed {seed}, as one batch")

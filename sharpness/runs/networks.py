@@ -22,13 +22,23 @@ from sharpness.vectors import flatten, is_finite
 
 
 def load_run_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
-    """Return the dataset of a run, cut as its config says, held-out examples apart from those it is trained on.
+    """Return the dataset of a run as its config says: cut, held-out examples apart, training labels with their noise.
 
     Raises what :func:`sharpness.data.load_dataset` raises.
     """
     data = config.data
     dataset = load_dataset(data.name, data_dir=data_dir, num_train=data.num_train, num_test=data.num_test)
-    return dataset.holding_out(data.num_validation)
+    return as_configured(config, dataset)
+
+
+def as_configured(config: RunConfig, dataset: Dataset) -> Dataset:
+    """Return a loaded dataset with the held-out examples and the label noise of a config, unless it has them already.
+
+    The noise has a seed of its own, derived from ``training.seed``. Raises :class:`InputError` where the dataset has
+    those of another config.
+    """
+    dataset = dataset.holding_out(config.data.num_validation)
+    return dataset.with_label_noise(config.data.label_noise, derived_seed(config.training.seed, "label noise"))
 
 
 def load_network(run: RunFolder, checkpoint: str, dataset: Dataset, device: torch.device) -> nn.Module:

@@ -20,11 +20,13 @@ AT_LEAST_ONE: Bound = ("{} of at least 1", lambda value: value >= 1)
 AT_LEAST_ZERO: Bound = ("{} of at least 0", lambda value: value >= 0 and math.isfinite(value))
 POSITIVE: Bound = ("a positive {}", lambda value: value > 0 and math.isfinite(value))
 SHARE: Bound = ("{} from 0 to below 1", lambda value: 0 <= value < 1)
+PROBABILITY: Bound = ("{} from 0 to 1", lambda value: 0 <= value <= 1)
 SEED: Bound = ("a {} from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
 BOUNDS: Mapping[str, Bound] = {
     "data.num_train": AT_LEAST_ONE,
     "data.num_test": AT_LEAST_ONE,
     "data.num_validation": AT_LEAST_ZERO,
+    "data.label_noise": PROBABILITY,
     "data.evaluation_batch_size": AT_LEAST_ONE,
     "data.crop_padding": AT_LEAST_ZERO,
     "training.learning_rate": POSITIVE,

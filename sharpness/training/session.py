@@ -19,7 +19,7 @@ from sharpness.loss import Evaluation, Loss
 from sharpness.machine.distributed import from_all_ranks, is_distributed, num_ranks, on_all_ranks, rank
 from sharpness.models import build_model
 from sharpness.runs import RunFolder
-from sharpness.runs.networks import evaluation_batches, network_loss
+from sharpness.runs.networks import as_configured, evaluation_batches, network_loss
 from sharpness.training import schedules
 from sharpness.training.averages import Average
 from sharpness.training.checks import check_processes
@@ -54,7 +54,7 @@ class Session:
     @classmethod
     def open(cls, config: RunConfig, dataset: Dataset, run: RunFolder, device: torch.device) -> Session:
         """Return a run at its initial weights; :class:`InputError` where it cannot be on this machine."""
-        dataset = dataset.holding_out(config.data.num_validation)
+        dataset = as_configured(config, dataset)
         check_processes(config, len(dataset.train), device)
         training = config.training
         model = build_model(config.model, dataset.input_shape, dataset.num_classes, training.seed)
