@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.errors import InputError
@@ -81,7 +81,7 @@ class AverageCaseSharpness(Probe[AverageCaseResult]):
             if progress is not None:
                 progress(number + 1, self.num_pairs)
         value, error = mean_and_error(pairs)
-        half_width = float(stats.t.ppf((1 + self.confidence) / 2, self.num_pairs - 1)) * error
+        half_width = float(stdtrit(self.num_pairs - 1, (1 + self.confidence) / 2)) * error
         return AverageCaseResult(
             quantity="average_case_sharpness",
             value=value,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, remembering
@@ -112,7 +112,7 @@ class Diagonal(CurvatureProbe[DiagonalResult]):
     def _sampled(self, found: DiagonalEstimate) -> dict[str, Any]:
         """Return the sum with the interval of its samples."""
         value, error = mean_and_error(found.sums.sum(1))
-        half = float(stats.t.ppf((1 + self.confidence) / 2, len(found.sums) - 1)) * error
+        half = float(stdtrit(len(found.sums) - 1, (1 + self.confidence) / 2)) * error
         ends = {"value": value, "lower": value - half, "upper": value + half, "confidence": self.confidence}
         return ends | {"reasons": {"converged": "as many samples as were asked for, with their standard errors"}}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import OptimizeResult, minimize
+from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
@@ -104,7 +104,7 @@ class KeskarSharpness(Probe[KeskarResult]):
         evaluate = self._evaluation(box, len(epsilons), progress)
         value, gradient = evaluate(np.zeros(len(box.reach)))
         found = [self._search(evaluate, value, gradient, epsilon, box.reach.numpy()) for epsilon in epsilons]
-        first, result = found[0]
+        first, converged = found[0]
         return KeskarResult(
             quantity="keskar_sharpness" if self.subspace is None else "keskar_subspace_sharpness",
             value=first.phi,
@@ -113,7 +113,7 @@ class KeskarSharpness(Probe[KeskarResult]):
                 "upper": "the maximisation is inexact: what it found bounds the metric from below only",
                 "confidence": "the lower bound holds without a probability",
             },
-            converged=bool(result.success),
+            converged=converged,
             num_gradients=box.num_gradients,
             seed=self.seed,
             start=self.start,
@@ -146,20 +146,21 @@ class KeskarSharpness(Probe[KeskarResult]):
 
     def _search(
         self, evaluate: ArrayObjective, value: float, gradient: np.ndarray, epsilon: float, reach: np.ndarray
-    ) -> tuple[BoxSearch, OptimizeResult]:
-        """Run L-BFGS-B in the box of one epsilon."""
+    ) -> tuple[BoxSearch, bool]:
+        """Run L-BFGS-B in the box of one epsilon, and return what it found and whether it converged."""
         half_width = epsilon * reach
-        result = maximise(evaluate, self._first_point(gradient, half_width), half_width, self.num_iterations)
-        best = max(value, -float(result.fun))
+        start = self._first_point(gradient, half_width)
+        point, highest, facts = maximise(evaluate, start, half_width, self.num_iterations)
+        best = max(value, highest)
         found = BoxSearch(
             epsilon=epsilon,
             phi=phi(value, best),
             max_loss=best,
-            share_at_bound=float(np.mean(np.abs(result.x) >= half_width * (1 - 1e-9))),
-            num_iterations=int(result.nit),
-            message=str(result.message),
+            share_at_bound=float(np.mean(np.abs(point) >= half_width * (1 - 1e-9))),
+            num_iterations=int(facts["nit"]),
+            message=str(facts["task"]),
         )
-        return found, result
+        return found, facts["warnflag"] == 0
 
     def _first_point(self, gradient: np.ndarray, half_width: np.ndarray) -> np.ndarray:
         if self.start == "zero":
@@ -172,19 +173,24 @@ class KeskarSharpness(Probe[KeskarResult]):
 
 def maximise(
     evaluate: ArrayObjective, start: np.ndarray, half_width: np.ndarray, num_iterations: int
-) -> OptimizeResult:
-    """Run L-BFGS-B from ``start`` for the stated iterations; ``fun`` is minus the largest value."""
+) -> tuple[np.ndarray, float, dict[str, Any]]:
+    """Run L-BFGS-B from ``start`` for the stated iterations; return the last point, the value there, and SciPy's facts.
+
+    SciPy's ``minimize`` does the same, but goes through the bounds of a large network number by number once more.
+    """
 
     def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = evaluate(z)
         return -value, -gradient
 
-    return minimize(
+    point, lowest, facts = fmin_l_bfgs_b(
         negative,
         start,
-        jac=True,
-        method="L-BFGS-B",
         # A list of plain floats, which SciPy would make of a Bounds object one number at a time.
         bounds=list(zip((-half_width).tolist(), half_width.tolist(), strict=True)),
-        options={"maxiter": num_iterations, "maxfun": 20 * num_iterations, "ftol": 0.0, "gtol": 0.0},
+        maxiter=num_iterations,
+        maxfun=20 * num_iterations,
+        factr=0.0,
+        pgtol=0.0,
     )
+    return point, -float(lowest), facts
