@@ -15,7 +15,7 @@ from sharpness.data.cifar import CIFAR10, CIFAR100
 from sharpness.data.idx import encode_idx
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_run_data
-from sharpness.training import train
+from sharpness.training import check_config, train
 from tests.conftest import run_python
 
 
@@ -69,9 +69,9 @@ def left_to_do(name: str, folder: Path) -> list[str]:
 def first_steps(cells: Iterable[Any], folder: Path, steps: int = 1) -> list[dict[str, Any]]:
     """Make the first updates of a preset that is too large to run here, and return the runs' manifests.
 
-    One run of each network and optimiser is taken, the one of the smallest batch, with its own settings but for the
-    number of updates and of examples: as many as one batch. The data are random bytes in the exact files of the
-    dataset, read from a folder as a user's would be.
+    One run of each network and optimiser is taken, the one of the smallest batch, with its own settings, which are
+    checked, but for the number of updates and of examples: as many as one batch, of 32 at most. The data are random
+    bytes in the exact files of the dataset, read from a folder as a user's would be.
     """
     chosen: dict[tuple[str, str], Any] = {}
     for cell in sorted(cells, key=lambda each: each.config.training.batch_size):
@@ -80,10 +80,12 @@ def first_steps(cells: Iterable[Any], folder: Path, steps: int = 1) -> list[dict
             chosen.setdefault(key, cell.config)
     manifests = []
     for number, config in enumerate(chosen.values()):
-        size, held_out = config.training.batch_size, min(config.data.num_validation, 20)
-        data = replace(config.data, num_train=size + held_out, num_validation=held_out, num_test=20)
+        check_config(config)
+        size, held_out = min(config.training.batch_size, 32), min(config.data.num_validation, 8)
+        data = replace(config.data, num_train=size + held_out, num_validation=held_out, num_test=8)
         data = replace(data, evaluation_batch_size=min(size, config.data.evaluation_batch_size))
-        short = replace(config, data=data, budget=replace(config.budget, updates=steps))
+        training = replace(config.training, batch_size=size)
+        short = replace(config, data=data, training=training, budget=replace(config.budget, updates=steps))
         dataset = load_run_data(short, made_data(config.data.name, folder / "data"))
         run = RunFolder.create(folder / f"run-{number}", short)
         manifests.append(train(short, dataset, run, torch.device("cpu")))
@@ -103,7 +105,7 @@ def made_data(name: str, folder: Path) -> Path | None:
 
 def _write_idx(name: str, place: Path, rng: np.random.Generator) -> None:
     for part, count in (("train", 60_000), ("t10k", 10_000)):
-        images = torch.from_numpy(rng.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        images = torch.from_numpy(np.resize(rng.integers(0, 256, (100, 28, 28), dtype=np.uint8), (count, 28, 28)))
         labels = torch.from_numpy(np.resize(np.arange(10, dtype=np.uint8), count))
         (place / f"{part}-images-idx3-ubyte").write_bytes(encode_idx(images))
         (place / f"{part}-labels-idx1-ubyte").write_bytes(encode_idx(labels))
@@ -115,5 +117,5 @@ def _write_cifar(name: str, place: Path, rng: np.random.Generator) -> None:
         count = size // (layout.label_bytes + 3072)
         labels = np.stack([np.resize(np.arange(classes, dtype=np.uint8), count)] * layout.label_bytes, 1)
         labels[:, : layout.label_bytes - 1] = 0  # the coarse label
-        pixels = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
+        pixels = np.resize(rng.integers(0, 256, (100, 3072), dtype=np.uint8), (count, 3072))
         (place / file).write_bytes(np.concatenate([labels, pixels], 1).tobytes())
