@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import kendalltau
 
-from analysis.andriushchenko2023 import numbers as andriushchenko2023_taus
 from analysis.andriushchenko2023 import report as analysis
 from analysis.andriushchenko2023.numbers import (
     MEASURES,
@@ -22,11 +20,9 @@ from analysis.andriushchenko2023.numbers import (
     measured_runs,
     settings_of,
     tau_of,
-    weighted_taus,
 )
 from analysis.runs import Tables
-from analysis.statistics import granulated
-from analysis.statistics import intervals as statistics
+from analysis.statistics import granulated, rank_correlation
 from sharpness import Loss
 from sharpness.measure.subject import Point, Subject
 from sharpness.training import check_config
@@ -43,7 +39,7 @@ AWARE = [aware for aware, _ in analysis.PAIRS]
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer resamples than the figures have: what is planted here is clear-cut."""
-    for module in (statistics, granulated, andriushchenko2023_taus):
+    for module in (granulated, rank_correlation):
         monkeypatch.setattr(module, "NUM_RESAMPLES", 300)
 
 
@@ -90,17 +86,6 @@ def verdicts(kinds: dict[str, str]) -> dict[str, str]:
     found = analysis.findings(runs, all_taus(runs), analysis.describe(tables, SETTINGS))
     names = ("weak", "none strong", "falls with rate", "rather rate", "aware", "norms", "shifted")
     return {name: finding.verdict for name, finding in zip(names, found, strict=True)}
-
-
-def test_a_weighted_tau_is_that_of_the_resample() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(6, size=15).astype(float), rng.random(15)
-    x[3] = np.nan
-    weights = rng.multinomial(15, np.full(15, 1 / 15), size=20).astype(float)
-    for got, each in zip(weighted_taus(x, y, weights), weights, strict=True):
-        drawn = [i for i in np.repeat(np.arange(15), each.astype(int)) if i != 3]
-        assert got == pytest.approx(kendalltau(x[drawn], y[drawn])[0], abs=1e-12)
-    assert np.isnan(weighted_taus(np.ones(4), np.arange(4.0), np.ones((1, 4)))).all()
 
 
 def test_what_contrasts_share_cancels() -> None:

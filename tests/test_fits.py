@@ -142,6 +142,33 @@ def test_hyperbola_covers_planted_numbers(replicates: int) -> None:
     assert shares.min() >= 0.85, shares
 
 
+def of_seeds(rng: np.random.Generator, num: int) -> Floats:
+    """Return steps (seeds, batch sizes) of seeds that are slow or fast as wholes, at large batches more so."""
+    own = 0.3 * rng.standard_normal((num, 1)) * (1 + 0.5 * np.sign(BATCHES[:10] - 100))
+    return noisy(200 * (1 + 90 / BATCHES[:10]), rng, num, 0.03) * np.exp(own)
+
+
+def test_hyperbola_over_seeds_covers_where_a_seed_is_slow_at_every_batch_size() -> None:
+    covered = np.zeros((NUM_EXPERIMENTS, 2, 2))
+    for number in range(NUM_EXPERIMENTS):
+        steps = of_seeds(np.random.default_rng(number), 8)
+        for row, paired in enumerate((True, False)):
+            fit = hyperbola(BATCHES[:10], steps, paired=paired)
+            covered[number, row] = covers(fit.s_min, 200.0), covers(fit.e_min, 200.0 * 90)
+    of_pairs, of_runs = covered.mean(axis=0)
+    assert of_pairs.min() >= 0.9 and of_runs.min() < 0.75, (of_pairs, of_runs)
+
+
+def test_hyperbola_over_seeds_leaves_out_what_a_seed_did_not_reach() -> None:
+    steps = of_seeds(np.random.default_rng(0), 5)
+    whole, order = hyperbola(BATCHES[:10], steps, paired=True), np.random.default_rng(1).permutation(10)
+    assert hyperbola(BATCHES[order], steps[:, order], paired=True) == whole
+    steps[0, 4] = steps[3, 9] = np.nan
+    holed = hyperbola(BATCHES[:10], steps, paired=True)
+    assert holed.s_min.n == 48 and holed.s_min.lower is not None and holed.s_min.free == 4
+    assert hyperbola(BATCHES[:10], steps[:1], paired=True).s_min.reason == "an interval needs at least 2 seeds"
+
+
 def test_hyperbola_reads_replicates_with_gaps_and_one_long_column_alike() -> None:
     table = noisy(200 * (1 + 90 / BATCHES), np.random.default_rng(0), 3, 0.1)
     table[0, 4] = np.nan

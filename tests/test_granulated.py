@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from analysis.statistics.granulated import granulated_tau, psi_interval, tau_b
-from analysis.statistics.intervals import kendall_tau
+from analysis.statistics.rank_correlation import kendall_tau
 from sharpness.errors import InputError
 
 HYPERS = ("lr", "batch", "width")

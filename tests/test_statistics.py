@@ -1,14 +1,16 @@
-"""Differences, ratios and rank correlations agree with SciPy, cover at their rate, and say why there is none."""
+"""Differences, ratios and p values agree with SciPy, cover and control at their rate, and say why there is none."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics.intervals import kendall_tau, paired_difference, paired_ratio, summarise
+from analysis.statistics.intervals import Interval, p_value, paired_difference, paired_ratio, summarise
+from analysis.statistics.multiplicity import discovery_rates
 
 
 def test_difference_and_ratio_agree_with_scipy() -> None:
@@ -46,24 +48,44 @@ def test_unpaired_and_few_values_are_left_out_with_a_reason() -> None:
     assert summarise([1.0, 2.0, 4.0]).std == pytest.approx(np.std([1, 2, 4], ddof=1))
 
 
-def scipy_tau(x: np.ndarray, y: np.ndarray) -> float:
-    result: Any = stats.kendalltau(x, y)
-    return result.statistic
+@pytest.mark.parametrize("null", [-0.3, 0.0, 0.2, 1.5])
+def test_the_p_value_of_a_students_interval_is_that_of_the_t_test(null: float) -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.lognormal(size=(2, 6))
+    theirs: list[Any] = [stats.ttest_rel(b, a + null), stats.ttest_1samp(np.log(b / a), null)]
+    ours = [p_value(paired_difference(a, b), null), p_value(paired_ratio(a, b), float(np.exp(null)), log=True)]
+    assert ours == pytest.approx([each.pvalue for each in theirs], rel=1e-9)
 
 
-def test_kendall_agrees_with_scipy_with_ties_and_is_repeatable() -> None:
-    rng = np.random.default_rng(3)
-    x, y = rng.integers(0, 5, size=12), rng.integers(0, 4, size=12)
-    tau = kendall_tau(x, y)
-    assert tau.value == pytest.approx(scipy_tau(x, y))
-    assert tau == kendall_tau(x, y)
-    assert tau.n == 12
-    resamples = [scipy_tau(x[i], y[i]) for i in rng.integers(12, size=(1500, 12))]
-    assert [tau.lower, tau.upper] == pytest.approx(np.nanpercentile(resamples, [2.5, 97.5]), abs=0.06)
+def test_a_p_value_is_below_a_twentieth_just_where_the_interval_excludes_the_null() -> None:
+    skew = Interval(1.0, 0.9, 1.6, 9, free=8)
+    inside, outside = (p_value(skew, null) for null in (1.59, 1.61))
+    assert inside is not None and outside is not None and outside < 0.05 < inside
+    assert p_value(skew, 0.9) == pytest.approx(0.05) and p_value(skew, 1.0) == 1.0
+    certain = Interval(1.0, 1.0, 1.0, 4, free=3)
+    assert (p_value(certain, 1.0), p_value(certain, 0.5)) == (1.0, 0.0)
+    normal = Interval(1.0, 1 - 1.9599639845, 1 + 1.9599639845, 9, free=float("inf"))
+    assert p_value(normal, 0.0) == pytest.approx(2 * stats.norm.sf(1.0))
+    assert p_value(replace(skew, free=None), 0.0) is None and p_value(replace(skew, lower=None), 0.0) is None
 
 
-def test_kendall_says_why_it_is_not_given() -> None:
-    assert kendall_tau([1, 2], [1, 2]).reason == "needs at least 3 runs"
-    constant = kendall_tau([1, 1, 1], [1, 2, 3])
-    assert (constant.value, constant.reason, constant.n) == (None, "one series is constant", 3)
-    assert kendall_tau([1, 2, 3, float("nan")], [3, 2, 1, 0]).n == 3
+def test_false_discoveries_are_controlled_where_few_claims_are_true() -> None:
+    """Of 40 claims 10 are true, by 3 standard errors: of those that stand at 10 % no more than 10 % are false."""
+    rng, false, found, naive = np.random.default_rng(6), [], [], []
+    true = np.arange(40) < 10
+    for _ in range(300):
+        p = 2 * stats.norm.sf(np.abs(rng.normal(size=40) + 3 * true))
+        stands = np.array([q is not None and q <= 0.1 for q in discovery_rates([*p, None])[:-1]])
+        false.append(np.sum(stands & ~true) / max(1, np.sum(stands)))
+        naive.append(np.sum((p <= 0.1) & ~true) / max(1, np.sum(p <= 0.1)))
+        found.append(np.mean(stands[true]))
+    assert np.mean(false) < 0.1 < np.mean(naive)  # 0.1 * 30 / 40 is expected
+    assert np.mean(found) > 0.6
+
+
+def test_discovery_rates_are_those_of_the_definition() -> None:
+    p = np.random.default_rng(7).random(20)
+    ordered = np.sort(p)
+    for q, each in zip(discovery_rates(p.tolist()), p, strict=True):
+        assert q == pytest.approx(min(20 * ordered[j] / (j + 1) for j in range(20) if ordered[j] >= each))
+    assert discovery_rates([None]) == [None] and discovery_rates([]) == []

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from analysis.runs import Tables
 from analysis.statistics.granulated import granulated_tau
-from analysis.statistics.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, kendall_tau, summarise
+from analysis.statistics.intervals import Interval, summarise
+from analysis.statistics.rank_correlation import kendall_tau, resamples, weighted_taus
+from analysis.statistics.resampling import bounds, spread
 from sharpness.plots.frames import floats, records, rows_where
 
 FAMILIES = {
@@ -114,8 +116,9 @@ def all_taus(runs: pd.DataFrame) -> pd.DataFrame:
                 found = {"all": kendall_tau(floats(settings, measure), floats(settings, target))}
             shared = {"measure": measure, "family": family, "target": target}
             rows += [shared | {"over": over, **asdict(interval)} for over, interval in found.items()]
-    columns = ["measure", "family", "target", "over", "value", "lower", "upper", "n", "reason"]
-    return pd.DataFrame(rows, columns=pd.Index(columns)).astype(dict.fromkeys(("value", "lower", "upper"), float))
+    columns = ["measure", "family", "target", "over", "value", "lower", "upper", "n", "reason", "free"]
+    numbers = dict.fromkeys(("value", "lower", "upper", "free"), float)
+    return pd.DataFrame(rows, columns=pd.Index(columns)).astype(numbers)
 
 
 def tau_of(taus: pd.DataFrame, measure: str, target: str, over: str = "all") -> Interval:
@@ -123,30 +126,7 @@ def tau_of(taus: pd.DataFrame, measure: str, target: str, over: str = "all") -> 
     rows = records(rows_where(taus, measure=measure, target=target, over=over))
     if not rows:
         return Interval(None, None, None, 0, "no run reached the training loss")
-    return Interval(**{name: rows[0][name] for name in ("value", "lower", "upper", "n", "reason")})
-
-
-def draws_of(number: int, seed: int = 0) -> NDArray[np.float64]:
-    """Return how often each of ``number`` settings is in each bootstrap resample, shape (resamples, number)."""
-    shares = np.full(number, 1 / number)
-    return np.random.default_rng(seed).multinomial(number, shares, size=NUM_RESAMPLES).astype(float)
-
-
-def weighted_taus(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Kendall's tau-b of x and y with each point counted ``weights`` times, shape (resamples,).
-
-    sum_ij w_i w_j s_ij t_ij / sqrt(sum_ij w_i w_j |s_ij| sum_ij w_i w_j |t_ij|), s and t the signs of the differences:
-    the tau-b of a resample that has point i w_i times. Points with NaN do not count; NaN where a series is constant.
-
-    >>> weighted_taus(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]), np.ones((1, 3)))
-    array([0.33333333])
-    """
-    both = np.isfinite(x) & np.isfinite(y)
-    x, y, weights = x[both], y[both], weights[:, both]
-    s, t = (np.sign(each[:, None] - each[None, :]) for each in (x, y))
-    numerator, of_s, of_t = (np.sum((weights @ m) * weights, axis=1) for m in (s * t, np.abs(s), np.abs(t)))
-    untied = of_s * of_t
-    return np.divide(numerator, np.sqrt(untied), out=np.full(len(weights), np.nan), where=untied > 0)
+    return Interval(**{name: rows[0][name] for name in ("value", "lower", "upper", "n", "reason", "free")})
 
 
 def mean_contrast(
@@ -160,7 +140,7 @@ def mean_contrast(
     number = len(settings)
     if number < 3:
         return Interval(None, None, None, number, "needs at least 3 settings")
-    weights = np.vstack([np.ones(number), draws_of(number)])  # the first row is the settings themselves
+    weights = np.vstack([np.ones(number), resamples(number)])  # the first row is the settings themselves
 
     def tau(pair: tuple[str, str]) -> NDArray[np.float64]:
         values = weighted_taus(floats(settings, pair[0]), floats(settings, pair[1]), weights)
@@ -171,8 +151,7 @@ def mean_contrast(
     if not known:
         return Interval(None, None, None, number, "no measure has both correlations")
     means = np.mean(known, axis=0)
-    resamples = means[1:][np.isfinite(means[1:])]
-    tail = 100 * (1 - CONFIDENCE) / 2
-    lower, upper = np.percentile(resamples, [tail, 100 - tail])
     reason = f"{len(known)} of {len(contrasts)} pairs" if len(known) < len(contrasts) else None
-    return Interval(float(means[0]), float(lower), float(upper), number, reason)
+    value = float(means[0])
+    lower, upper = bounds(spread(value, means[1:], number))
+    return Interval(value, lower, upper, number, reason, free=number - 1)

@@ -69,11 +69,11 @@ def _limits_after_start(ax: Axes, epochs: NDArray[np.float64], values: NDArray[n
         ax.set_ylim(later.min() - margin, later.max() + margin)
 
 
-def gap_vs_sharpness(table: pd.DataFrame, taus: Mapping[str, Interval]) -> Figure:
+def gap_vs_sharpness(table: pd.DataFrame, taus: Mapping[str, Mapping[str, Interval]]) -> Figure:
     """Draw the generalisation gap against lambda_max (left, with its interval) and phi (right), one mark per run.
 
-    ``table`` is :func:`analysis.keskar2017.numbers.solutions` and ``taus`` holds Kendall's tau-b per quantity. Values
-    that are not positive have no place on the logarithmic axis.
+    ``table`` is :func:`analysis.keskar2017.numbers.solutions` and ``taus`` holds Kendall's tau-b per quantity, of
+    ``pairs`` and within each role. Values that are not positive have no place on the logarithmic axis.
     """
     labels = {
         "top_eigenvalue": r"Top Hessian eigenvalue $\lambda_{\max}$ (nats)",
@@ -92,7 +92,9 @@ def gap_vs_sharpness(table: pd.DataFrame, taus: Mapping[str, Interval]) -> Figur
         log_axis(ax.xaxis, np.concatenate([floats(shown, name) for name in columns]), padding=1.6)
         ax.margins(y=0.12)
         ax.set(xlabel=label, ylabel="Train $-$ test accuracy (pp)")
-        ax.set_title(rf"Kendall $\tau_b$ {correlation(taus[quantity])}".replace("-", "\N{MINUS SIGN}"))
+        within = "\n".join(f"{role} alone {correlation(taus[quantity][role])}" for role in ROLE)
+        title = rf"Kendall $\tau_b$ over pairs {correlation(taus[quantity]['pairs'])}" + f"\n{within}"
+        ax.set_title(title.replace("-", "\N{MINUS SIGN}"), fontsize=7)
     legend(figure, roles(table, lines=False))
     return figure
 

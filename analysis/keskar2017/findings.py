@@ -107,10 +107,10 @@ def of_batch_size(results: Results) -> Iterator[Finding]:
     rows, where = batch_rows(results), (results.networks[results.arms], "batch_size")
     found = accuracy_threshold(rows)
     fall, number, verdict = found.fall, "none seen", judge(found.fall, 0.0, 1)
-    if fall.value is not None:
+    if found.batch.value is not None:
         number = f"from {numbers.ratio(found.batch)} on, by {numbers.difference(fall)} pp per doubling"
     elif found.p is not None:  # the test was made, and no fall is resolved
-        verdict = ("not reproduced", fall.reason or "")
+        verdict = ("not reproduced", found.batch.reason or "")
     yield Finding("Test accuracy falls beyond a threshold of the batch size", *where, number, *verdict)
     slope = power_law_by(floats(rows, "batch_size"), floats(rows, "phi"), rows["seed"])
     yield _difference("Sharpness grows with the batch size: slope of log phi on log B", *where, slope, 1, "")

@@ -93,13 +93,19 @@ def results_of(tables: Tables, settings: Mapping[str, Any]) -> Results:
         runs=runs,
         tuned=tuned(runs),
         front=at_best,
-        fit=hyperbola(floats(at_best, "batch_size"), floats(at_best, "steps_to_result")),
+        fit=_fit(at_best),
         cooled=_cooled(rows_where(noise, arm="cooled"), tables.runs),
         sizes=typical(near_goal, ["seed", "arm", "case"]),
         tasks=typical(tasks, ["seed", "task"]),
         branches=branches,
         critical=_critical(branches, along, settings["tolerance"]),
     )
+
+
+def _fit(front: pd.DataFrame) -> Hyperbola:
+    """Return the hyperbola of the front, with intervals over the seeds, each of which has a run at every batch size."""
+    table = front.pivot_table(index="seed", columns="batch_size", values="steps_to_result")
+    return hyperbola(np.asarray(table.columns, dtype=float), table.to_numpy(dtype=float), paired=True)
 
 
 def _cooled(noise: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from analysis.report.numbers import ABSENT, difference, mean_and_std
 from analysis.report.report import Drawing, TextTable
 from analysis.report.verdicts import Finding, judge, judge_equivalent
-from analysis.statistics.intervals import Interval, kendall_tau, paired_difference, summarise
+from analysis.statistics.intervals import Interval, paired_difference, summarise
+from analysis.statistics.rank_correlation import kendall_tau
 from sharpness.plots.axes import asinh_axis, log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.style import ACCURACY_COLOR, FULL, LOSS_COLOR, Line, new_figure

@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from analysis.statistics.hyperbolas import hyperbolas
 from analysis.statistics.intervals import CONFIDENCE, NUM_RESAMPLES, Interval
 from analysis.statistics.piecewise import kinks, line
-from analysis.statistics.resampling import Curve, Floats, bounds, curve_of, log_interval, redraw, widening
+from analysis.statistics.resampling import Curve, Floats, bounds, curve_of, log_interval, redraw, redraw_seeds, spread
 from sharpness.errors import InputError
 
 NUM_CURVES = 2000
@@ -57,18 +57,18 @@ def power_law(x: ArrayLike, y: ArrayLike) -> Interval:
     if reason:
         return _none(len(a), reason)
     u, v = (np.log(each) - np.mean(np.log(each)) for each in (a, b))
-    spread = np.sum(u**2)
-    slope = np.sum(u * v) / spread
-    error = np.sqrt(np.sum((v - slope * u) ** 2) / (len(u) - 2) / spread)
+    square = np.sum(u**2)
+    slope = np.sum(u * v) / square
+    error = np.sqrt(np.sum((v - slope * u) ** 2) / (len(u) - 2) / square)
     half = float(stdtrit(len(u) - 2, (1 + CONFIDENCE) / 2)) * error
-    return Interval(float(slope), float(slope - half), float(slope + half), len(u))
+    return Interval(float(slope), float(slope - half), float(slope + half), len(u), free=len(u) - 2)
 
 
 def power_law_by(x: ArrayLike, y: ArrayLike, group: ArrayLike, *, seed: int = 0) -> Interval:
     """Return the slope of log y on log x over all points, with a bootstrap interval over groups such as seeds.
 
     Whole groups are resampled and the slope refitted; the percentile interval is that of slopes spread about the
-    estimate by :func:`widening` with groups - 1 degrees of freedom. ``n`` is the number of groups.
+    estimate by :func:`analysis.statistics.resampling.spread`. ``n`` is the number of groups.
 
     >>> power_law_by([1, 2, 4] * 2, [3, 6, 12] * 2, [0, 0, 0, 1, 1, 1]).reason
     'needs at least 3 groups'
@@ -84,15 +84,15 @@ def power_law_by(x: ArrayLike, y: ArrayLike, group: ArrayLike, *, seed: int = 0)
     slope = float(_slopes(np.sum(sums, axis=0, keepdims=True))[0])
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=NUM_RESAMPLES).astype(float)
     slopes = _slopes(times @ sums)
-    lower, upper = bounds(slope + widening(n, n - 1, n - 1) * (slopes[np.isfinite(slopes)] - slope))
-    return Interval(slope, lower, upper, n)
+    lower, upper = bounds(spread(slope, slopes, n))
+    return Interval(slope, lower, upper, n, free=n - 1)
 
 
 def _slopes(sums: Floats) -> Floats:
     """Return slopes from the sums of 1, u, v, u^2 and uv, (resamples, 5); NaN where all u are one."""
     n, u, v, uu, uv = sums.T
-    spread = n * uu - u * u
-    return np.divide(n * uv - u * v, spread, out=np.full(len(n), np.nan), where=spread > 1e-9 * n * uu)
+    square = n * uu - u * u
+    return np.divide(n * uv - u * v, square, out=np.full(len(n), np.nan), where=square > 1e-9 * n * uu)
 
 
 def _finite(x: ArrayLike, y: ArrayLike, group: ArrayLike) -> tuple[Floats, Floats, np.ndarray]:
@@ -115,13 +115,14 @@ def _none(n: int, reason: str) -> Interval:
     return Interval(None, None, None, n, reason)
 
 
-def hyperbola(batches: ArrayLike, steps: ArrayLike, *, seed: int = 0) -> Hyperbola:
+def hyperbola(batches: ArrayLike, steps: ArrayLike, *, paired: bool = False, seed: int = 0) -> Hyperbola:
     """Return the fit of S = S_min + E_min / B to relative errors, with bootstrap intervals.
 
     (S / S_min - 1)(E / E_min - 1) = 1 with E = B S examples (McCandlish et al. 2018, eq. 2.11), B_crit = E_min / S_min
     (eq. 2.12), fitted to the geometric mean of the runs at each batch size (see ``hyperbolas``). ``steps`` is one curve
     or (replicates, batch sizes), NaN where the goal was not reached; a batch size that only some reached looks better
-    than it is. Replicates are independent runs or searches, not resamples of one: ``redraw`` resamples them.
+    than it is. Replicates are independent runs or searches, not resamples of one: ``redraw`` resamples them. With
+    ``paired`` a row holds the runs of one seed, which share their initial weights, and whole rows are resampled.
 
     >>> fit = hyperbola([10, 100, 1000], [1100, 200, 110])
     >>> round(fit.s_min.value), round(fit.e_min.value), round(fit.b_crit.value)
@@ -137,10 +138,23 @@ def hyperbola(batches: ArrayLike, steps: ArrayLike, *, seed: int = 0) -> Hyperbo
         return Hyperbola(none, none, none)
     fit = hyperbolas(curve.batches, curve.logs[None], curve.counts)[:, 0]
     fitted = np.log(np.exp(fit[0]) + np.exp(fit[1]) / curve.batches)
-    redrawn = redraw(curve, fitted, 2, NUM_CURVES, np.random.default_rng(seed))
-    fits = [redrawn] * 3 if isinstance(redrawn, str) else [*hyperbolas(curve.batches, redrawn, curve.counts)]
+    rng = np.random.default_rng(seed)
+    if paired:
+        redrawn = redraw_seeds(curve, _by_seed(curve, batches, steps), NUM_CURVES, rng)
+    else:
+        redrawn = redraw(curve, fitted, 2, NUM_CURVES, rng)
     ends = ((ALL_PERFECT, ""), (NO_GAIN, ""), (NO_GAIN, ALL_PERFECT))
-    return Hyperbola(*(log_interval(float(fit[k]), fits[k], curve.n, ends[k]) for k in range(3)))
+    if isinstance(redrawn, str):
+        return Hyperbola(*(log_interval(float(fit[k]), redrawn, curve.n, ends[k]) for k in range(3)))
+    fits = hyperbolas(curve.batches, redrawn.curves, curve.counts)
+    return Hyperbola(*(log_interval(float(fit[k]), fits[k], curve.n, ends[k], redrawn.free) for k in range(3)))
+
+
+def _by_seed(curve: Curve, batches: ArrayLike, steps: ArrayLike) -> Floats:
+    """Return the log steps (seeds, batch sizes) at the batch sizes of a curve, ascending, NaN where there are none."""
+    sizes, table = np.asarray(batches, dtype=float), np.atleast_2d(np.asarray(steps, dtype=float))
+    order = [int(np.flatnonzero(sizes == size)[0]) for size in curve.batches]
+    return np.log(np.where(np.isfinite(table), table, np.nan))[:, order]
 
 
 def regimes(batches: ArrayLike, samples: ArrayLike, *, seed: int = 0) -> Regimes:
@@ -164,7 +178,7 @@ def regimes(batches: ArrayLike, samples: ArrayLike, *, seed: int = 0) -> Regimes
     found = kinks(x, curve.logs[None], curve.counts)
     fitted = line(x, curve.logs, curve.counts, found[0, 0], found[1, 0])
     redrawn = redraw(curve, fitted, 4, NUM_CURVES, np.random.default_rng(seed))
-    places = [redrawn] * 2 if isinstance(redrawn, str) else [*_open_ends(x, kinks(x, redrawn, curve.counts))]
+    places = [redrawn] * 2 if isinstance(redrawn, str) else [*_open_ends(x, kinks(x, redrawn.curves, curve.counts))]
     values = _open_ends(x, found)[:, 0]
     ends = ((NEVER_PERFECT, STILL_PERFECT), (NEVER_FALLING, STILL_FALLING))
     return Regimes(*(log_interval(float(values[k]), places[k], curve.n, ends[k]) for k in range(2)))
@@ -193,7 +207,7 @@ def scaling_overhead(batches: ArrayLike, steps: ArrayLike, tolerance: float = 1.
     redrawn = redraw(curve, None, 0, NUM_CURVES, np.random.default_rng(seed))
     if isinstance(redrawn, str):
         return Interval(value, None, None, curve.n, redrawn)
-    reached = _within(curve, redrawn, tolerance)
+    reached = _within(curve, redrawn.curves, tolerance)
     lower, upper = bounds(reached)
     if upper < largest:
         return Interval(value, lower, upper, curve.n)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.intervals import NUM_RESAMPLES, Interval, kendall_tau
-from analysis.statistics.resampling import Floats, bounds, resampled_means
+from analysis.statistics.intervals import NUM_RESAMPLES, Interval
+from analysis.statistics.rank_correlation import kendall_tau, tau_interval
+from analysis.statistics.resampling import Floats, resampled_means
 from sharpness.errors import InputError
 from sharpness.plots.frames import floats
 
@@ -109,7 +110,7 @@ def psi_interval(taus: Floats, rng: np.random.Generator) -> tuple[Interval, Floa
     if n == 1:
         return Interval(psi, None, None, 1, "an interval needs at least 2 groups"), None
     draws = unseen_groups(psi, n, rng) if np.ptp(taus) < 1e-12 else resampled_means(taus, NUM_RESAMPLES, rng)
-    return _clipped(psi, draws, n, None), draws
+    return tau_interval(psi, draws, n, free=n - 1), draws
 
 
 def unseen_groups(psi: float, n: int, rng: np.random.Generator) -> Floats:
@@ -134,10 +135,4 @@ def _mean(psis: dict[str, Interval], draws: dict[str, Floats | None]) -> Interva
     mean = float(np.mean(values))
     if len(known) < len(values):
         return Interval(mean, None, None, len(values), "a psi has no interval")
-    return _clipped(mean, np.mean(known, axis=0), len(values), reason)
-
-
-def _clipped(value: float, draws: Floats, n: int, reason: str | None) -> Interval:
-    """Return the interval of a mean tau, within [-1, 1] and not without the mean itself."""
-    lower, upper = bounds(draws)
-    return Interval(value, max(-1.0, min(lower, value)), min(1.0, max(upper, value)), n, reason)
+    return tau_interval(mean, np.mean(known, axis=0), len(values), reason)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 5000
@@ -23,13 +23,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval over ``n`` pairs or runs; what is ``None`` is explained by ``reason``."""
+    """An estimate with its 95 % interval over ``n`` pairs or runs; what is ``None`` is explained by ``reason``.
+
+    ``free`` are the degrees of freedom of the Student's t that made the interval, or that it was widened by; ``None``
+    where no law tells how wide it would be at another confidence, so that it has no p value.
+    """
 
     value: float | None
     lower: float | None
     upper: float | None
     n: int
     reason: str | None = None
+    free: float | None = field(default=None, repr=False, compare=False)
 
 
 def summarise(values: ArrayLike) -> Summary:
@@ -54,8 +59,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
     >>> paired_difference([1.0, 2.0], [2.0, 3.0])
     Interval(value=1.0, lower=1.0, upper=1.0, n=2, reason=None)
     """
-    a, b = _finite_pairs(first, second)
-    return _student(b - a)
+    a, b = finite_pairs(first, second)
+    return student(b - a)
 
 
 def paired_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
@@ -66,12 +71,17 @@ def paired_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
     >>> paired_ratio([1.0, 0.0], [2.0, 3.0]).reason
     'a value is not positive'
     """
-    a, b = _finite_pairs(first, second)
+    a, b = finite_pairs(first, second)
     if np.any(a <= 0) or np.any(b <= 0):
         return Interval(None, None, None, len(a), "a value is not positive")
-    logs = _student(np.log(b) - np.log(a))
+    logs = student(np.log(b) - np.log(a))
+    return exponential(logs)
+
+
+def exponential(logs: Interval) -> Interval:
+    """Return the interval of a positive number from that of its logarithm."""
     value, lower, upper = (None if x is None else float(np.exp(x)) for x in (logs.value, logs.lower, logs.upper))
-    return Interval(value, lower, upper, logs.n, logs.reason)
+    return Interval(value, lower, upper, logs.n, logs.reason, logs.free)
 
 
 def quotient(over: Interval, under: Interval) -> Interval:
@@ -89,62 +99,53 @@ def quotient(over: Interval, under: Interval) -> Interval:
     a, b = np.log(parts[:3]), np.log(parts[3:])
     middle = a[1] - b[1]
     low, high = np.hypot(a[1] - a[0], b[2] - b[1]), np.hypot(a[2] - a[1], b[1] - b[0])
-    value, lower, upper = (float(np.exp(x)) for x in (middle, middle - low, middle + high))
-    return Interval(value, lower, upper, n)
+    free = None if over.free is None or under.free is None else min(over.free, under.free)
+    return exponential(Interval(float(middle), float(middle - low), float(middle + high), n, free=free))
 
 
-def kendall_tau(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return Kendall's tau-b of the pairs finite in both, with a percentile bootstrap interval over the runs.
+def p_value(interval: Interval, null: float, *, log: bool = False) -> float | None:
+    """Return the two-sided p value of a true value of ``null``: below 0.05 just where the interval does not hold it.
 
-    tau_b = sum_{i<j} sign(x_i - x_j) sign(y_i - y_j) / sqrt(untied pairs in x * untied pairs in y) (Kendall, Biometrika
-    33, 1945). Resamples in which a series is constant have no tau and are left out. Runs are resampled one by one.
+    2 F(-t_{0.975} |x - null| / |x - bound|), F and t_{0.975} those of Student's t with ``free`` degrees of freedom, the
+    bound that on the side of ``null``, and with ``log`` the logarithms of all three. Exact for Student's intervals; of
+    a bootstrap the side towards ``null`` is taken as a Student's t of that width, as Altman & Bland (BMJ 343, 2011,
+    d2304) do with a normal law. ``None`` without an interval or its law.
 
-    >>> kendall_tau([1, 2, 3, 4], [1, 3, 2, 4]).value
-    0.666...
-    >>> kendall_tau([1, 2], [1, 2]).reason
-    'needs at least 3 runs'
+    >>> round(p_value(paired_difference([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]), 0.0), 4)
+    0.0742
+    >>> round(p_value(Interval(2.0, 1.0, 4.0, 5, free=4), 1.0, log=True), 6)
+    0.05
     """
-    a, b = _finite_pairs(x, y)
-    n = len(a)
-    if n < 3:
-        return Interval(None, None, None, n, "needs at least 3 runs")
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return Interval(None, None, None, n, "one series is constant")
-    signs_a, signs_b = (np.sign(s[:, None] - s[None, :]) for s in (a, b))
-    draws = np.random.default_rng(seed).integers(n, size=(NUM_RESAMPLES, n))
-    times = np.zeros((NUM_RESAMPLES, n))
-    np.add.at(times, (np.arange(NUM_RESAMPLES)[:, None], draws), 1)
-    taus = _tau_b(signs_a, signs_b, times)
-    tail = 100 * (1 - CONFIDENCE) / 2
-    lower, upper = np.percentile(taus[np.isfinite(taus)], [tail, 100 - tail])
-    return Interval(float(_tau_b(signs_a, signs_b, np.ones((1, n)))[0]), float(lower), float(upper), n)
+    if interval.value is None or interval.lower is None or interval.upper is None or interval.free is None:
+        return None
+    bound = interval.lower if null < interval.value else interval.upper
+    x, null, bound = (float(np.log(each)) if log else each for each in (interval.value, null, bound))
+    if x == null:
+        return 1.0
+    if x == bound:
+        return 0.0  # no spread at all
+    level = stdtrit(interval.free, (1 + CONFIDENCE) / 2)
+    return float(2 * stdtr(interval.free, -level * abs((x - null) / (x - bound))))
 
 
-def _tau_b(
-    signs_a: NDArray[np.float64], signs_b: NDArray[np.float64], times: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return tau-b where run i occurs times[r, i] times, for each resample r; NaN where a series is constant.
-
-    Runs count by how often they occur, so that no resample has a matrix of signs of its own: 2,000 runs fit in memory.
-    """
-    concordance, untied_a, untied_b = (
-        np.sum(times @ matrix * times, axis=1) for matrix in (signs_a * signs_b, np.abs(signs_a), np.abs(signs_b))
-    )
-    untied = untied_a * untied_b
-    return np.divide(concordance, np.sqrt(untied), out=np.full(len(untied), np.nan), where=untied > 0)
-
-
-def _finite_pairs(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def finite_pairs(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the pairs in which both are finite."""
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     both = np.isfinite(a) & np.isfinite(b)
     return a[both], b[both]
 
 
-def _student(values: NDArray[np.float64]) -> Interval:
+def student(values: ArrayLike) -> Interval:
+    """Return the mean of the finite values with its Student t interval.
+
+    >>> student([1.0, 1.0, 1.0])
+    Interval(value=1.0, lower=1.0, upper=1.0, n=3, reason=None)
+    """
     summary = summarise(values)
     if summary.mean is None:
         return Interval(None, None, None, 0, "no seed has both")
     if summary.std is None:
         return Interval(summary.mean, None, None, summary.n, "an interval needs at least 2 seeds")
-    half = float(stdtrit(summary.n - 1, (1 + CONFIDENCE) / 2)) * summary.std / np.sqrt(summary.n)
-    return Interval(summary.mean, float(summary.mean - half), float(summary.mean + half), summary.n)
+    free = summary.n - 1
+    half = float(stdtrit(free, (1 + CONFIDENCE) / 2)) * summary.std / np.sqrt(summary.n)
+    return Interval(summary.mean, float(summary.mean - half), float(summary.mean + half), summary.n, free=free)

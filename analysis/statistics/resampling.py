@@ -63,15 +63,23 @@ def curve_of(batches: ArrayLike, steps: ArrayLike, least: int) -> Curve | str:
     return Curve(measured, values)
 
 
-def redraw(curve: Curve, fitted: Floats | None, parameters: int, num: int, rng: np.random.Generator) -> Floats | str:
-    """Return redrawn curves of mean log steps, (num, batch sizes), or why none can be drawn.
+@dataclass(frozen=True)
+class Redrawn:
+    """Redrawn curves of mean log steps, (num, batch sizes), and the degrees of freedom that they were widened by."""
+
+    curves: Floats
+    free: int
+
+
+def redraw(curve: Curve, fitted: Floats | None, parameters: int, num: int, rng: np.random.Generator) -> Redrawn | str:
+    """Return redrawn curves, or why none can be drawn.
 
     With two runs or more at every batch size the runs are resampled within each batch size, as independent. Otherwise
     the residuals of all runs from the ``fitted`` curve are. Either way they are spread by :func:`widening`.
     """
     free = int(np.sum(curve.counts - 1))
     if np.all(curve.counts >= 2):
-        return np.stack([resampled_means(values, num, rng, free) for values in curve.values], axis=1)
+        return Redrawn(np.stack([resampled_means(values, num, rng, free) for values in curve.values], axis=1), free)
     if fitted is None:
         return "an interval needs at least 2 runs at every batch size"
     free = curve.n - parameters
@@ -80,7 +88,24 @@ def redraw(curve: Curve, fitted: Floats | None, parameters: int, num: int, rng: 
     residuals = np.concatenate([values - level for values, level in zip(curve.values, fitted, strict=True)])
     residuals = (residuals - np.mean(residuals)) * widening(curve.n, free, free)
     noise = [np.mean(rng.choice(residuals, (num, len(values))), axis=1) for values in curve.values]
-    return fitted + np.stack(noise, axis=1)
+    return Redrawn(fitted + np.stack(noise, axis=1), free)
+
+
+def redraw_seeds(curve: Curve, logs: Floats, num: int, rng: np.random.Generator) -> Redrawn | str:
+    """Return redrawn curves with whole seeds resampled, ``logs`` (seeds, batch sizes) being those of the curve.
+
+    For runs of which one seed has one at every batch size: from equal initial weights, they are no independent
+    evidence. A seed without a run at a batch size is left out of the mean there, a resample without any altogether.
+    """
+    n = len(logs)
+    if n < 2:
+        return "an interval needs at least 2 seeds"
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=num).astype(float)
+    there = np.isfinite(logs).astype(float)
+    counts = weights @ there
+    means = np.divide(weights @ np.nan_to_num(logs), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+    means = means[np.isfinite(means).all(axis=1)]
+    return Redrawn(curve.logs + widening(n, n - 1, n - 1) * (means - curve.logs), n - 1)
 
 
 def resampled_means(values: Floats, num: int, rng: np.random.Generator, free: int | None = None) -> Floats:
@@ -108,6 +133,15 @@ def widening(n: int, unbiased: int, free: int) -> float:
     return float(np.sqrt(n / unbiased) * stdtrit(free, level) / ndtri(level))
 
 
+def spread(value: float, draws: Floats, n: int) -> Floats:
+    """Return the finite draws of a statistic over n resampled groups, spread about its value by :func:`widening`.
+
+    >>> spread(1.0, np.array([1.0, 2.0, np.nan]), 5).round(3)
+    array([1.   , 2.584])
+    """
+    return value + widening(n, n - 1, n - 1) * (draws[np.isfinite(draws)] - value)
+
+
 def bounds(draws: Floats) -> tuple[float, float]:
     """Return the values with 2.5 % of the draws beyond on either side, infinite where the draws are.
 
@@ -119,7 +153,9 @@ def bounds(draws: Floats) -> tuple[float, float]:
     return float(ordered[skipped]), float(ordered[-1 - skipped])
 
 
-def log_interval(value: float, draws: Floats | str, n: int, ends: tuple[str, str]) -> Interval:
+def log_interval(
+    value: float, draws: Floats | str, n: int, ends: tuple[str, str], free: float | None = None
+) -> Interval:
     """Return the interval of exp(value) from draws of its logarithm, or without one, for the reason given instead.
 
     ``ends`` says what it means that the logarithm is minus or plus infinity: such a value, and such a bound, is None.
@@ -139,4 +175,4 @@ def log_interval(value: float, draws: Floats | str, n: int, ends: tuple[str, str
         if np.isinf(bound):
             part = f"{100 * np.mean(draws == bound):.0f} % of the resamples"
             reasons.append(f"no {name} bound, {part}: {ends[int(bound > 0)]}")
-    return Interval(float(np.exp(value)), exact[0], exact[1], n, "; ".join(reasons) or None)
+    return Interval(float(np.exp(value)), exact[0], exact[1], n, "; ".join(reasons) or None, free)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.statistics.intervals import Interval
-from analysis.statistics.resampling import bounds, widening
+from analysis.statistics.resampling import bounds, spread
 
 NUM_POSITIONS = 200
 """Places of the bend that are tried, evenly from the smallest batch size to the second largest."""
@@ -23,7 +23,8 @@ Array = NDArray[np.float64]
 class Threshold:
     """The batch size from which the accuracy falls, and its fall per doubling; ``p`` is the p value of no fall at all.
 
-    Both intervals are empty, with the reason, where ``p`` is 0.05 or more.
+    Where ``p`` is 0.05 or more the batch size is empty, with the reason, and the interval of the fall reaches 0: the
+    best bend always falls a little, so that its own resamples do not tell.
     """
 
     batch: Interval
@@ -38,9 +39,8 @@ def threshold(batches: ArrayLike, values: ArrayLike, *, seed: int = 0) -> Thresh
     is fitted to the means over the seeds by least squares over a grid of T. Whether it falls at all is told by a
     permutation test: the batch sizes of each seed are shuffled, and the statistic is by how much the bend lowers the
     sum of squares. The intervals are of a bootstrap over the seeds, widened for few of them by
-    :func:`analysis.statistics.resampling.widening`; that of T ends where the places that are tried do. Seeds with a
-    hole are left
-    out.
+    :func:`analysis.statistics.resampling.spread`; that of T ends where the places that are tried do. Seeds with a hole
+    are left out.
 
     >>> found = threshold([1, 2, 4, 8, 16], [[9, 9, 9, 7, 5], [9.1, 9, 9, 7, 5], [9, 9.1, 9, 7, 5]])
     >>> round(found.batch.value), round(found.fall.value, 1)
@@ -57,14 +57,14 @@ def threshold(batches: ArrayLike, values: ArrayLike, *, seed: int = 0) -> Thresh
     shuffled = rng.permuted(np.broadcast_to(table, (NUM_DRAWS, *table.shape)), axis=2).mean(1)
     # A shuffle that equals the data up to rounding counts as one that is as good.
     p = float((1 + np.sum(_best(bends, shuffled)[2] >= gain * (1 - 1e-9))) / (NUM_DRAWS + 1))
-    if p >= SIGNIFICANCE:
-        none = Interval(None, None, None, n, f"no fall with the batch size is resolved (permutation test, p = {p:.2g})")
-        return Threshold(none, none, p)
     resampled = table[rng.integers(n, size=(NUM_DRAWS, n))].mean(1)
     where, fall, _ = _best(bends, np.concatenate([table.mean(0)[None], resampled]))
-    place = _interval(bends.positions[where], n)
-    batch, lower, upper = (float(2.0 ** np.clip(each, x[0], x[-2])) for each in place)
-    return Threshold(Interval(batch, lower, upper, n), Interval(*_interval(fall, n), n), p)
+    value, low, high = _interval(fall, n)
+    if p >= SIGNIFICANCE:
+        none = Interval(None, None, None, n, f"no fall with the batch size is resolved (permutation test, p = {p:.2g})")
+        return Threshold(none, Interval(value, min(low, 0.0), high, n, free=n - 1), p)
+    batch, lower, upper = (float(2.0 ** np.clip(each, x[0], x[-2])) for each in _interval(bends.positions[where], n))
+    return Threshold(Interval(batch, lower, upper, n), Interval(value, low, high, n, free=n - 1), p)
 
 
 @dataclass(frozen=True)
@@ -95,5 +95,4 @@ def _best(bends: _Bends, means: Array) -> tuple[NDArray[np.int64], Array, Array]
 
 def _interval(values: Array, n: int) -> tuple[float, float, float]:
     """Return the first value with the bounds of the others, which are spread about it as few seeds ask for."""
-    spread = values[0] + widening(n, n - 1, n - 1) * (values[1:] - values[0])
-    return float(values[0]), *bounds(spread)
+    return float(values[0]), *bounds(spread(float(values[0]), values[1:], n))
