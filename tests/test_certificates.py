@@ -161,17 +161,18 @@ def unlucky(values: Tensor, seed: int, level: float, which: str) -> bool:
     return abs(float(start[at])) < start_overlap(n, level)
 
 
-def test_restarted_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    # 1,000 random operators, one start each; a run counts as a miss if its interval misses after any product, so
+@pytest.mark.parametrize("count", [400, pytest.param(2000, marks=pytest.mark.slow)])
+def test_restarted_intervals_cover_the_truth_as_often_as_they_say(count: int) -> None:
+    # Random operators, one start each; a run counts as a miss if its interval misses after any product, so
     # stopping early costs nothing. And no run may miss whose start has the overlap that the proof is about.
     misses, excused, random = 0, 0, np.random.default_rng(0)
-    for seed in range(1000):
+    for seed in range(count):
         values, which = random_spectrum(random), "top" if seed % 2 else "bottom"
         miss = missed(values, seed, 0.95, which, rtol=1e-12, num_products=16, max_basis=6)
         excuse = unlucky(values, seed, 0.05, which)
         assert excuse or not miss
         misses, excused = misses + miss, excused + excuse
-    assert 0 < misses <= excused <= int(stats.binom.ppf(0.999, 1000, 0.05)) <= 73
+    assert 0 < misses <= excused <= int(stats.binom.ppf(0.999, count, 0.05)) < 0.09 * count
 
 
 @pytest.mark.parametrize(
