@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sharpness.loss.square_loss import square_loss
+
 
 class Tied(nn.Module):
     """One weight used twice, as the embeddings of a language model are."""
@@ -131,6 +133,7 @@ class_weights = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
 CASES: dict[str, Case] = {
     "mlp": Case(mlp, F.cross_entropy),
     "mlp, mean squared error": Case(mlp, F.mse_loss, targets="numbers"),
+    "mlp, square loss": Case(mlp, square_loss),
     "mlp, class weights": Case(mlp, nn.CrossEntropyLoss(weight=class_weights)),
     "mlp, ignored class": Case(mlp, nn.CrossEntropyLoss(ignore_index=2)),
     "mlp, summed": Case(mlp, nn.CrossEntropyLoss(reduction="sum")),

@@ -37,7 +37,9 @@ CPU = torch.device("cpu")
 CONFIG = RunConfig(
     data=DataConfig(num_train=66, num_test=20, evaluation_batch_size=33, crop_padding=2, flip=True, label_noise=0.3),
     model=ModelConfig(name="small", norm="running"),
-    training=TrainingConfig(optimizer="momentum", learning_rate=0.1, batch_size=16, epochs=3, weight_decay=1e-3),
+    training=TrainingConfig(
+        optimizer="momentum", learning_rate=0.1, batch_size=16, epochs=3, weight_decay=1e-3, loss="square"
+    ),
     schedule=ScheduleConfig(kind="cosine"),
     batch=BatchConfig(kind="steps", milestones=(1.0,), factor=2.0),  # 16, 16, 16, 16, 2 and then 32, 32, 2
     average=AverageConfig(kind="ema", decay=0.7),

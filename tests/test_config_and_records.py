@@ -110,6 +110,8 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
         ("model", {"norm": "bacth"}, "expected one of batch"),
         ("data", {"name": "fashion"}, "expected one of fashion_mnist"),
         ("data", {"num_train": 50}, "at most the 50 training examples"),
+        ("training", {"loss": "hinge"}, "unknown loss 'hinge': expected one of cross_entropy, square"),
+        ("training", {"loss": "square", "label_smoothing": 0.1}, "label_smoothing with the loss cross_entropy alone"),
         ("data", {"label_noise": 1.01}, "label_noise from 0 to 1, got 1.01"),
         ("data", {"label_noise": -0.1}, "label_noise from 0 to 1"),
         ("data", {"label_noise": float("nan")}, "label_noise from 0 to 1"),

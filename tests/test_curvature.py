@@ -18,6 +18,7 @@ from sharpness.curvature.likelihoods import sampled_targets
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
 from sharpness.loss.graphs import MissingDerivativeError
+from sharpness.loss.square_loss import square_loss
 from sharpness.machine.memory import cache_budget, free_memory
 from sharpness.measure.guards import check_weights
 from sharpness.operators import FunctionOperator, matmat, scaled, shifted, to_dense
@@ -45,7 +46,8 @@ def test_gauss_newton_is_the_dense_matrix(name: str, cache: int | str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", "mlp, mean squared error", "mlp, class weights", "mlp, ignored class", "attention"]
+    "name",
+    ["mlp", "mlp, mean squared error", "mlp, square loss", "mlp, class weights", "mlp, ignored class", "attention"],
 )
 def test_empirical_fisher_is_the_dense_matrix(name: str) -> None:
     loss, model, batches = build(CASES[name])
@@ -56,7 +58,10 @@ def test_empirical_fisher_is_the_dense_matrix(name: str) -> None:
 BINARY = Case(mlp, F.binary_cross_entropy_with_logits, targets="bits")
 
 
-@pytest.mark.parametrize("case", [CASES["mlp"], CASES["mlp, mean squared error"], BINARY, CASES["mlp, summed squares"]])
+@pytest.mark.parametrize(
+    "case",
+    [CASES["mlp"], CASES["mlp, mean squared error"], CASES["mlp, square loss"], BINARY, CASES["mlp, summed squares"]],
+)
 def test_drawn_fishers_are_empirical_ones_of_drawn_targets_and_tend_to_the_exact_one(case: Case) -> None:
     loss, model, batches = build(case)
     drawn, first = [], 0
@@ -87,6 +92,7 @@ EXACT: dict[str, tuple[Any, Any, Any, str]] = {  # layers after the linear one, 
     "a lambda": ((), lambda z, y: F.cross_entropy(z, y), F.cross_entropy, "sum over 3 classes"),
     "nll in a lambda": ((nn.LogSoftmax(1),), lambda z, y: F.nll_loss(z, y), F.cross_entropy, "sum over 3 classes"),
     "squared errors": ((), F.mse_loss, F.mse_loss, "closed form"),
+    "square loss": ((), square_loss, square_loss, "closed form"),
     "coins": ((), F.binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits, "closed form"),
     "probabilities": ((nn.Sigmoid(),), nn.BCELoss(), F.binary_cross_entropy_with_logits, "closed form"),
 }
@@ -98,7 +104,7 @@ def test_the_fisher_matrix_is_exact_where_there_is_a_closed_form_or_there_are_fe
     random = torch.Generator().manual_seed(0)
     x = torch.randn(7, 4, dtype=torch.float64, generator=random)
     y = torch.randint(2, (7, 3), generator=random).double() if name in ("coins", "probabilities") else x[:, :3]
-    y = torch.randint(3, (7,), generator=random) if of_logits is F.cross_entropy else y
+    y = torch.randint(3, (7,), generator=random) if of_logits in (F.cross_entropy, square_loss) else y
     linear = nn.Linear(4, 3).double()
     loss = Loss(nn.Sequential(linear, *layers), criterion, [(x[:5], y[:5]), (x[5:], y[5:])], dtype=torch.float64)
     w = loss.weights

@@ -79,7 +79,7 @@ def test_the_run_folder_holds_what_it_promises(tmp_path: Path, dataset: Dataset)
     assert manifest["files"] == {name: sha256_file(run.path / name) for name in names - {"manifest.json"}}
     assert [(row["epoch"], row["step"]) for row in run.log()] == [(e, 5 * e) for e in range(5)]
     model = load_network(run, run.final_checkpoint(), dataset, CPU)
-    final = network_loss(model, evaluation_batches(CONFIG, dataset.test))
+    final = network_loss(CONFIG, model, evaluation_batches(CONFIG, dataset.test))
     assert manifest["final"]["test_loss"] == run.log()[-1]["test_loss"] == final.evaluate(final.weights).loss
     assert manifest["data_sha256"] == dataset.sha256
 
@@ -215,7 +215,7 @@ def test_interpolation_between_runs_with_running_statistics_recomputes_them(tmp_
         model = load_network(run, run.final_checkpoint(), dataset, CPU)  # each end with its own network
         for name, split in (("train", dataset.train), ("test", dataset.test)):
             calibration = evaluation_batches(config, dataset.train)
-            own = network_loss(model, evaluation_batches(config, split), calibration=calibration)
+            own = network_loss(config, model, evaluation_batches(config, split), calibration=calibration)
             at = record.details["alphas"].index(alpha)
             assert record.details[f"{name}_loss"][at] == pytest.approx(own.value(own.weights), rel=1e-6)
     assert probe_run(runs[0], probe, device=CPU, other=runs[1]) == []  # recorded, so not measured again

@@ -467,7 +467,7 @@ def test_measurements_are_taken_at_their_epochs(tmp_path: Path, dataset: Dataset
     from sharpness.runs.networks import evaluation_batches, load_network, network_loss
 
     model = load_network(run, run.final_checkpoint(), dataset, CPU)
-    loss = network_loss(model, evaluation_batches(config, dataset.train.first(60)))
+    loss = network_loss(config, model, evaluation_batches(config, dataset.train.first(60)))
     assert last["top_eigenvalue"] == pytest.approx(TopEigenvalues(rtol=1e-3)(loss).value, rel=2e-2)
     assert all(row["noise_scale"] is None or row["noise_scale"] > 0 for row in rows) and "gradient_noise" in last
 

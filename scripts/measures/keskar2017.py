@@ -35,7 +35,7 @@ def along_training(site: Site, *, epochs: Sequence[int], subspace: int | None) -
                 raise InputError(
                     f"expected a checkpoint of epoch {epoch} in {site.run.path}, got none: set keep_every = 1"
                 )
-            found = KeskarSharpness(subspace=subspace)(network_loss(site.network(names[epoch]), batches))
+            found = KeskarSharpness(subspace=subspace)(network_loss(site.config, site.network(names[epoch]), batches))
             rows.append({"epoch": epoch, "loss": found.loss, "phi": found.value})
             site.progress(done, len(epochs))
     return rows

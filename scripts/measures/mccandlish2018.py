@@ -101,7 +101,8 @@ def step_changes(loss: Loss, size: int, rates: Sequence[float], batches: int, se
 
 def subset_loss(site: Site, checkpoint: Checkpoint, examples: int) -> Loss:
     """Return the loss at a checkpoint over a subset of the training set, the same at all checkpoints of a run."""
-    return network_loss(site.network(checkpoint.name), [one_batch(site.subset(site.dataset.train, examples))])
+    batches = [one_batch(site.subset(site.dataset.train, examples))]
+    return network_loss(site.config, site.network(checkpoint.name), batches)
 
 
 def one_batch(split: Split) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def branches(site: Site, *, epoch: float, multipliers: Sequence[int], examples: 
         order = (epoch_order(training.seed, epoch, len(data)) for epoch in itertools.count(FIRST_BRANCH_EPOCH))
         losses = itertools.islice(descend(model, data, order, size, rate), examples // size)
         smoothed = smooth([(loss, size) for loss in losses], half_life)
-        end = network_loss(model, site.batches(data))
+        end = network_loss(site.config, model, site.batches(data))
         row = {"multiplier": k, "batch_size": size, "rate": rate, "updates": examples // size}
         row |= {"smoothed_loss": smoothed, "end_loss": finite(end.value(end.weights))}
         rows.append(place_of(checkpoint) | row)
@@ -105,7 +105,7 @@ def two_classes(
     rows, done = [], 0
     for look in range(looks):
         done += len(list(itertools.islice(steps, math.ceil(growth**look))))
-        loss = network_loss(model, batches)
+        loss = network_loss(site.config, model, batches)
         if band[0] <= loss.value(loss.weights) <= band[1]:
             rows.append({"step": done} | noise_of(loss, loss.over(subset)))
         site.progress(look + 1, looks)

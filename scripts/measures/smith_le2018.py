@@ -31,7 +31,7 @@ def accuracy_over_tests(site: Site, *, num_test: int) -> Rows:
     """
     dataset = _whole(site.config.data.name, site.data_dir)
     model = load_network(site.run, site.run.final_checkpoint(), dataset, site.device)
-    loss = network_loss(model.eval(), site.batches(dataset.test.first(num_test).to(site.device)))
+    loss = network_loss(site.config, model.eval(), site.batches(dataset.test.first(num_test).to(site.device)))
     found = loss.evaluate(loss.weights)
     return [{"num_test": num_test, "accuracy": found.accuracy, "loss": found.loss}]
 

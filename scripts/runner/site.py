@@ -82,7 +82,8 @@ class Site:
         """
         model, train = self.network(self.run.final_checkpoint()), self.batches(self.dataset.train)
         test = self.batches(self.dataset.test)
-        return network_loss(model, train, calibration=train), network_loss(model, test, calibration=train)
+        own, other = (network_loss(self.config, model, batches, calibration=train) for batches in (train, test))
+        return own, other
 
     def subset(self, split: Split, examples: int) -> Split:
         """Return a random subset of a split, the same at all checkpoints of a run, or all of it where it is smaller."""

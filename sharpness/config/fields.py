@@ -69,7 +69,11 @@ class TrainingConfig:
     """The trust coefficient of lars."""
     clip_norm: float | None = None
     """Scale gradients longer than this down to it."""
+    loss: Literal["cross_entropy", "square"] = "cross_entropy"
+    """``square``: half the squared distance of the outputs from the one-hot vectors of the classes (Cohen et al. 2021),
+    on average over the examples. It is trained on, evaluated and measured."""
     label_smoothing: float = 0.0
+    """Of cross-entropy, in training alone: evaluations and measurements are of the loss without it."""
     accumulate: int = 1
     """Cut each batch into so many pieces and add their gradients: the same step with less memory."""
     sam_rho: float | None = None

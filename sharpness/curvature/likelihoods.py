@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sharpness.curvature.output_space import Criterion, OutputProduct, criterion_hessian, gradient_moments, mean_of
 from sharpness.errors import InputError
 from sharpness.loss.counts import ignored_label
+from sharpness.loss.square_loss import square_loss
 from sharpness.machine.environment import derived_seed
 
 MOST_CLASSES = 100  # that are summed over: K classes take K gradients of K numbers for each example
@@ -30,11 +31,13 @@ _OF_CLASSES = ("cross_entropy", "nll_loss")
 
 
 def kind_of(criterion: Criterion) -> tuple[str, dict[str, Any]]:
-    """Return which of PyTorch's likelihoods a criterion is, with its options; an empty name for any other.
+    """Return which known likelihood a criterion is, PyTorch's or the square loss, with its options; else no name.
 
     >>> kind_of(nn.NLLLoss(ignore_index=3))[0], kind_of(partial(F.mse_loss, reduction="sum"))
     ('nll_loss', ('mse_loss', {'reduction': 'sum'}))
     """
+    if criterion is square_loss:
+        return "square_loss", {}
     for module, name in _MODULES.items():
         if isinstance(criterion, module):
             names = ("weight", "pos_weight", "label_smoothing", "reduction", "ignore_index")
@@ -100,10 +103,10 @@ def check_likelihood(criterion: Criterion, outputs: Tensor, targets: Any) -> str
 def expected_moments(criterion: Criterion, outputs: Tensor, targets: Any, count: float) -> tuple[OutputProduct, str]:
     """Return ``t -> (1 / c) sum_n E[g_n <g_n, t_n>]``, the targets as the network predicts them, and how it is made.
 
-    For cross-entropy, ``nll_loss``, squared errors and binary cross-entropy it is the Hessian by the outputs (Martens
-    2020, section 9.2), whatever the number of classes. Another criterion of one class per example is a likelihood where
-    ``sum_k exp(-l(z, k)) = 1``; then it is the sum over k, dear for more than :data:`MOST_CLASSES` classes. Raises
-    :class:`InputError` for a criterion that is no likelihood.
+    For cross-entropy, ``nll_loss``, squared errors, the square loss and binary cross-entropy it is the Hessian by the
+    outputs (Martens 2020, section 9.2), whatever the number of classes. Another criterion of one class per example is a
+    likelihood where ``sum_k exp(-l(z, k)) = 1``; then it is the sum over k, dear for more than :data:`MOST_CLASSES`
+    classes. Raises :class:`InputError` for a criterion that is no likelihood.
 
     >>> product, how = expected_moments(F.cross_entropy, torch.zeros(1, 2), torch.tensor([0]), 1.0)
     >>> how, product(torch.tensor([[1.0, 0.0]]))         # diag(p) - p p^T
@@ -199,12 +202,12 @@ def drawn_moments(
 def sampled_targets(
     criterion: Criterion, outputs: Tensor, targets: Any, seed: int, first_example: int, draw: int = 0
 ) -> Tensor:
-    """Draw targets from the distribution that the network predicts: classes, Gaussians for MSE, coins for BCE.
+    """Draw targets from the distribution that the network predicts: classes, Gaussians for squares, coins for BCE.
 
     The draw of an example depends on the seed, the number of the draw and its position in the data alone, so it is the
-    same for any split. For MSE over d numbers per example the variance is ``d / 2`` (1/2 where it sums), with which
-    ``-log p`` is the loss plus a constant. Targets that the criterion ignores stay. Raises :class:`InputError` for
-    criteria that are no likelihood.
+    same for any split. For MSE over d numbers per example the variance is ``d / 2`` (1/2 where it sums), for the square
+    loss 1, with which ``-log p`` is the loss plus a constant. Targets that the criterion ignores stay. Raises
+    :class:`InputError` for criteria that are no likelihood.
 
     >>> certain = torch.tensor([[0.0, 99.0], [99.0, 0.0]])
     >>> sampled_targets(F.cross_entropy, certain, torch.tensor([0, 0]), seed=0, first_example=0)
@@ -213,13 +216,14 @@ def sampled_targets(
     kind = check_likelihood(criterion, outputs, targets)
     if not kind:
         _check_classes(criterion, outputs, targets)
-    of_classes, normal = kind in (*_OF_CLASSES, ""), kind == "mse_loss"
+    of_classes, normal = kind in (*_OF_CLASSES, ""), kind in ("mse_loss", "square_loss")
     shape = targets.shape[1:] if of_classes else outputs.shape[1:]
     seeds = (derived_seed(seed, "fisher", draw, first_example + i) for i in range(len(outputs)))
     noise = torch.stack([_noise(shape, each, normal) for each in seeds]).to(outputs)
     if normal:
         terms = 1 if kind_of(criterion)[1].get("reduction") == "sum" else outputs[0].numel()
-        return outputs.detach() + (terms / 2) ** 0.5 * noise
+        variance = 1.0 if kind == "square_loss" else terms / 2
+        return outputs.detach() + variance**0.5 * noise
     if not of_classes:
         p = outputs.detach() if kind == "binary_cross_entropy" else outputs.detach().sigmoid()
         return (noise < p).to(targets.dtype)

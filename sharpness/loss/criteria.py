@@ -16,6 +16,7 @@ from sharpness.data.batches import IGNORED, Batch, cast, targets_of
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import ignored_label
+from sharpness.loss.square_loss import square_loss
 from sharpness.spec import parse_spec
 from sharpness.users_code import import_object, users_own
 
@@ -23,15 +24,17 @@ Criterion = Callable[[Any, Any], Tensor]
 
 LOSSES: dict[str, tuple[str, Criterion | None]] = {
     "cross_entropy": ("mean cross-entropy of class numbers, in nats", F.cross_entropy),
+    "square": ("half the squared distance from one-hot class numbers, mean over the examples", square_loss),
     "mse": ("mean squared error over all entries", F.mse_loss),
     "model": ("the model's own: model(**batch).loss, weighted by the labels it counts", None),
 }
 
 
-def load_loss(text: str | None, batch: Batch) -> tuple[str, Criterion | None]:
+def load_loss(text: str | None, batch: Batch, of_classes: str = "cross_entropy") -> tuple[str, Criterion | None]:
     """Return name and criterion of a spec, ``None`` for the model's own loss; without a spec what suits the data.
 
-    Dict batches with labels suit the model's own loss, class numbers cross-entropy, other numbers squared errors. A
+    Dict batches with labels suit the model's own loss, class numbers the loss named ``of_classes``, other numbers
+    squared errors. A
     criterion of the user's, ``package.module:function``, is called as ``criterion(output, targets)`` and returns a
     mean. Raises :class:`InputError` for an unknown name.
 
@@ -39,7 +42,7 @@ def load_loss(text: str | None, batch: Batch) -> tuple[str, Criterion | None]:
     >>> load_loss(None, (torch.zeros(2, 3), torch.tensor([0, 1])))[0]
     'cross_entropy'
     """
-    text = text or default_loss(batch)
+    text = text or default_loss(batch, of_classes)
     spec = parse_spec(text, ())
     if spec.importable:
         criterion = import_object(spec.name, "a loss")
@@ -51,12 +54,12 @@ def load_loss(text: str | None, batch: Batch) -> tuple[str, Criterion | None]:
     return spec.name, criterion
 
 
-def default_loss(batch: Batch) -> str:
-    """Return the name of the loss that suits a batch."""
+def default_loss(batch: Batch, of_classes: str) -> str:
+    """Return the name of the loss that suits a batch, ``of_classes`` where its targets are class numbers."""
     targets = targets_of(batch)
     if isinstance(batch, Mapping) or not isinstance(targets, Tensor):
         return "model"
-    return "mse" if targets.is_floating_point() or targets.is_complex() else "cross_entropy"
+    return "mse" if targets.is_floating_point() or targets.is_complex() else of_classes
 
 
 def _bound(given: Any, text: str, options: Mapping[str, Any]) -> Criterion:
@@ -109,12 +112,12 @@ def correct_predictions(criterion: Any, output: Any, batch: Batch) -> tuple[int,
     return int((logits.argmax(1) == targets)[judged].sum()), int(judged.sum())
 
 
-def is_of_torch(criterion: Any) -> bool:
-    """Return whether this is one of torch's own criteria, which take one tensor of outputs.
+def is_known(criterion: Any) -> bool:
+    """Return whether this is one of torch's or this package's criteria, which take one tensor of outputs.
 
-    >>> is_of_torch(nn.MSELoss()), is_of_torch(partial(F.cross_entropy)), is_of_torch(lambda output, target: output)
+    >>> is_known(nn.MSELoss()), is_known(partial(F.cross_entropy)), is_known(lambda output, target: output)
     (True, True, False)
     """
     kind = criterion.func if isinstance(criterion, partial) else criterion
     home = getattr(kind if inspect.isroutine(kind) else type(kind), "__module__", None) or ""
-    return home.split(".")[0] == "torch"
+    return kind is square_loss or home.split(".")[0] == "torch"

@@ -13,7 +13,7 @@ from sharpness.data.batches import Batch, targets_of
 from sharpness.errors import InputError
 from sharpness.loss.calls import loss_in, tensor_in
 from sharpness.loss.counts import REDUCTIONS, reduction_of
-from sharpness.loss.criteria import cast_criterion, is_of_torch
+from sharpness.loss.criteria import cast_criterion, is_known
 from sharpness.loss.penalty import PenalisedNetwork
 
 
@@ -64,7 +64,7 @@ class CriterionNetwork(PenalisedNetwork):
         if self.criterion is None:
             value = loss_in(output)
         else:  # the outputs of models that take dicts are structures, whose logits a criterion is about
-            tensor = tensor_in(output) if isinstance(batch, Mapping) or is_of_torch(self.criterion) else None
+            tensor = tensor_in(output) if isinstance(batch, Mapping) or is_known(self.criterion) else None
             value = self.criterion(output if tensor is None else tensor, targets_of(batch))
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sharpness.data.batches import Batch, targets_of
 from sharpness.errors import InputError
 from sharpness.loss.counts import ignored_label
+from sharpness.loss.square_loss import square_loss
 
 
 def check_inputs(model: nn.Module, batch: Batch) -> None:
@@ -62,7 +63,7 @@ def check_labels(criterion: Any, outputs: Tensor | None, batch: Batch) -> None:
     if labels.is_floating_point() or labels.is_complex() or not takes_classes(criterion):
         return
     classes = outputs.shape[-1] if isinstance(batch, Mapping) else outputs.shape[1]
-    counted = labels[labels != ignored_label(criterion)]
+    counted = labels if criterion is square_loss else labels[labels != ignored_label(criterion)]  # it leaves none out
     if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
         raise InputError(
             f"expected labels from 0 to {classes - 1} for {classes} outputs, got {int(counted.min())} to "
@@ -71,13 +72,13 @@ def check_labels(criterion: Any, outputs: Tensor | None, batch: Batch) -> None:
 
 
 def takes_classes(criterion: Any) -> bool:
-    """Return whether integer targets are class numbers to a criterion: to torch's of classes, and a model's own loss.
+    """Return whether integer targets are class numbers to a criterion: to those of classes, and a model's own loss.
 
     >>> takes_classes(F.cross_entropy), takes_classes(F.mse_loss), takes_classes(lambda output, target: output.mean())
     (True, False, False)
     """
     kind = getattr(criterion, "func", criterion)
-    of_classes = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
+    of_classes = (F.cross_entropy, F.nll_loss, F.multi_margin_loss, square_loss)
     modules = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
     return criterion is None or kind in of_classes or isinstance(kind, modules)
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sharpness.data.batches import Batch, batch_length, cast, named_tensors, taken, targets_of
 from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import Count
-from sharpness.loss.criteria import is_of_torch
+from sharpness.loss.criteria import is_known
 from sharpness.loss.double import few, first_that_works, takes_parts
 from sharpness.loss.fit import check_inputs, check_labels, check_targets
 from sharpness.loss.shares import copied
@@ -82,7 +82,7 @@ def examine(loss: CheckedLoss, odd: Sequence[Batch], candidates: Mapping[str, Co
     found = Found()
     for batch in odd:
         check_inputs(loss.model, batch)
-        if found.outputs is not None and found.network + found.criterion and is_of_torch(loss.criterion):
+        if found.outputs is not None and found.network + found.criterion and is_known(loss.criterion):
             check_labels(loss.criterion, found.outputs, batch)  # batches may be of several lengths
             continue
 

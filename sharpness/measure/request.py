@@ -22,7 +22,8 @@ class Request:
     """A name of `sharpness datasets`, npz:FILE, folder:DIR, hf:DIR, text:FILE or package.module:factory. A run folder
     needs none."""
     loss: Annotated[str | None, Arg(metavar="SPEC")] = None
-    """cross_entropy, mse, model (the model's own) or package.module:function; by default what suits the data."""
+    """cross_entropy, square, mse, model (the model's own) or package.module:function; by default what suits the data,
+    and of a run folder what it was trained on."""
     count: Annotated[str | None, Arg(metavar="SPEC")] = None
     """What the loss's mean over a batch divides by, where cutting a batch cannot tell: package.module:function."""
     coupled: bool = False

@@ -76,9 +76,9 @@ def subject_of_run(
     batches = subset_batches(config, dataset.train, num_examples, config.training.seed)
     model = load_network(run, final, dataset, device)
     return Subject(
-        loss=network_loss(model, batches),
+        loss=network_loss(config, model, batches),
         checkpoint_sha256=run.final_sha256(),
-        details={"subset": num_examples},
+        details={"subset": num_examples, "criterion": config.training.loss},
         start=lambda: Point(weights=load_weights(run, "x0", dataset, device)),
         points=() if other is None else (lambda: _far_end(other, dataset, device),),
         split_losses=lambda: _split_losses(run, model, dataset),
@@ -97,6 +97,7 @@ def _far_end(other: RunFolder, dataset: Dataset, device: torch.device) -> Point:
 
 def _split_losses(run: RunFolder, model: nn.Module, dataset: Dataset) -> SplitLosses:
     """Return the losses of a run's network over its whole splits, for lines and planes."""
-    train, test = (evaluation_batches(run.config(), split) for split in (dataset.train, dataset.test))
-    losses = (network_loss(model, batches, calibration=train) for batches in (train, test))
+    config = run.config()
+    train, test = (evaluation_batches(config, split) for split in (dataset.train, dataset.test))
+    losses = (network_loss(config, model, batches, calibration=train) for batches in (train, test))
     return SplitLosses(loss=next(losses), test=next(losses))

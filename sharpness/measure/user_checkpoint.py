@@ -80,7 +80,8 @@ def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> 
     report = load_into(model.model, checkpoint, **choice)
     network = model.model.to(device)
     batches = named_inputs(network, data.batches)
-    loss_name, criterion = load_loss(request.loss, batches[0])
+    trained_on = "cross_entropy" if run is None else run.config().training.loss
+    loss_name, criterion = load_loss(request.loss, batches[0], trained_on)
     decay = weight_decay_of(request.weight_decay, run)
     build = _loss_builder(request, network, criterion, batches, decay)
     loss, checked = check_before_probing(build)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,16 @@ from sharpness.data import Batches, Dataset, Split, load_dataset, random_subset
 from sharpness.data.batches import Batch
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
+from sharpness.loss.criteria import Criterion
 from sharpness.loss.eval_mode import batch_norms
+from sharpness.loss.square_loss import square_loss
 from sharpness.machine.environment import derived_seed
 from sharpness.models import build_model
 from sharpness.runs import RunFolder
 from sharpness.vectors import flatten, is_finite
+
+CRITERIA: Mapping[str, Criterion] = {"cross_entropy": cross_entropy, "square": square_loss}
+"""The losses that ``training.loss`` may name: in nats, and in the square of the outputs' unit."""
 
 
 def load_run_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
@@ -85,13 +92,27 @@ def subset_batches(config: RunConfig, split: Split, num_examples: int | None, se
     return list(Batches(random_subset(split, num_examples, derived_seed(seed, "subset")), num_examples))
 
 
+def criterion_of(config: RunConfig, *, training: bool = False) -> Criterion:
+    """Return the criterion that a run is evaluated and measured with, or that its updates are for.
+
+    The two differ in ``label_smoothing`` alone, of which only training knows.
+
+    >>> criterion_of(RunConfig()) is cross_entropy
+    True
+    """
+    criterion: Any = CRITERIA[config.training.loss]
+    smoothing = config.training.label_smoothing
+    return partial(criterion, label_smoothing=smoothing) if training and smoothing else criterion
+
+
 def network_loss(
+    config: RunConfig,
     model: nn.Module,
     batches: Sequence[Batch],
     calibration: Sequence[Batch] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Loss:
-    """Return the mean cross-entropy (nats) over the batches, BatchNorm as the network was built.
+    """Return the loss of a run's config over the batches, BatchNorm as the network was built.
 
     With ``calibration`` the running statistics, of a network that has them, are recomputed on those batches at each
     point: those of the checkpoint belong to its own weights only.
@@ -100,4 +121,4 @@ def network_loss(
     norm = "batch" if any(module.running_mean is None for module in norms) else "frozen"
     if calibration is not None and norms and norm == "frozen":
         norm = "recalibrate"
-    return Loss(model, cross_entropy, batches, norm=norm, calibration=calibration, dtype=dtype)
+    return Loss(model, criterion_of(config), batches, norm=norm, calibration=calibration, dtype=dtype)

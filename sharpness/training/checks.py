@@ -12,6 +12,7 @@ from sharpness.data import DATASETS
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.distributed import num_ranks
 from sharpness.models import check_model
+from sharpness.runs.networks import CRITERIA
 from sharpness.training.measures import MEASURES
 from sharpness.training.optimizers import OPTIMIZERS
 
@@ -72,6 +73,8 @@ def check_config(config: RunConfig) -> None:
     check_model(config.model)
     if config.training.optimizer not in OPTIMIZERS:
         raise unknown_name("optimizer", config.training.optimizer, OPTIMIZERS)
+    if config.training.loss not in CRITERIA:
+        raise unknown_name("loss", config.training.loss, CRITERIA)
     for name in config.measure.names:
         if name not in MEASURES:
             raise unknown_name("measure", name, MEASURES)
@@ -110,6 +113,11 @@ def _check_combinations(config: RunConfig) -> None:
         raise InputError(
             f"expected accumulate = 1 with norm = {model.norm!r}, got {training.accumulate}: pieces would have batch "
             "statistics of their own; use norm = 'none', or running with ghost_batch"
+        )
+    if training.loss != "cross_entropy" and training.label_smoothing:
+        raise InputError(
+            f"expected label_smoothing with the loss cross_entropy alone, got {training.label_smoothing:g} with "
+            f"{training.loss}: leave one of them out"
         )
     if training.proximal is not None and training.sam_rho is not None:
         raise InputError("expected sam_rho or proximal, got both: they change the gradient in two ways")

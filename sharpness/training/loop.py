@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sharpness.config import RunConfig
 from sharpness.data import Dataset, normalise
@@ -49,7 +48,7 @@ def train(
 
     Order and variation of the examples are functions of (seed, epoch, position) and everything else drawn at random of
     (seed, update), so a run that was stopped after any update and continued has the same bits as one that was not, on
-    one machine type, device, number of threads and of processes. The loss is the mean cross-entropy (nats). A
+    one machine type, device, number of threads and of processes. A
     non-finite loss ends the run with status ``diverged`` and the update it was seen at. SIGTERM saves after the update
     in progress and raises :class:`sharpness.errors.Terminated`. ``measure`` is called besides what
     ``measure.names`` asks for, at the same epochs.
@@ -143,13 +142,13 @@ def one_update(session: Session, at: Position) -> Position:
 
 
 def forward_backward(session: Session, batch: TrainingBatch) -> StepStats:
-    """Give the parameters the gradient of the mean cross-entropy over a batch, in pieces with ``accumulate``."""
+    """Give the parameters the gradient of the mean loss over a batch, in pieces with ``accumulate``."""
     network, training = session.network, session.config.training
     losses, right = [], []
     for inputs, targets, share in accumulation.pieces_of(batch, training.accumulate, network, session.norm_watch):
         with _precision(training.autocast, inputs.device):
             logits = network(inputs).to(inputs.dtype)
-        loss = cross_entropy(logits, targets, label_smoothing=training.label_smoothing)
+        loss = session.criterion(logits, targets)
         if not losses:
             # The old gradients go after the forward pass: freed before it, their memory would go to activations.
             for p in session.parameters:

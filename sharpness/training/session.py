@@ -16,10 +16,11 @@ from sharpness.config import RunConfig
 from sharpness.data import Dataset, Split
 from sharpness.errors import InputError
 from sharpness.loss import Evaluation, Loss
+from sharpness.loss.criteria import Criterion
 from sharpness.machine.distributed import from_all_ranks, is_distributed, num_ranks, on_all_ranks, rank
 from sharpness.models import build_model
 from sharpness.runs import RunFolder
-from sharpness.runs.networks import as_configured, evaluation_batches, network_loss
+from sharpness.runs.networks import as_configured, criterion_of, evaluation_batches, network_loss
 from sharpness.training import schedules
 from sharpness.training.averages import Average
 from sharpness.training.checks import check_processes
@@ -102,6 +103,11 @@ class Session:
         updates = len(self.train) / schedules.batch_size(self.config, epoch)
         return schedules.learning_rate(self.config, epoch, self.total_epochs, updates)
 
+    @functools.cached_property
+    def criterion(self) -> Criterion:
+        """The criterion that the updates are for."""
+        return criterion_of(self.config, training=True)
+
     def epoch_of(self, epoch: int) -> tuple[Tensor, Augmentation | None]:
         """Return the order of an epoch's examples, on the device, and the variation of their images, if any."""
         if self._epoch is None or self._epoch[0] != epoch:
@@ -119,7 +125,7 @@ class Session:
         if id(split) not in self._losses:  # with the split, so that no other one gets its number
             batches = evaluation_batches(self.config, split)[rank() :: num_ranks()]
             dtype = getattr(torch, self.config.training.dtype)
-            self._losses[id(split)] = split, network_loss(self.model, batches, dtype=dtype)
+            self._losses[id(split)] = split, network_loss(self.config, self.model, batches, dtype=dtype)
         model = model or self.model
         values = dict(model.named_parameters()) | dict(model.named_buffers())
         return self._losses[id(split)][1].with_tensors({name: value.detach() for name, value in values.items()})
