@@ -6,7 +6,8 @@ the generalisation gap: Kendall's tau over all settings, and granulated, over se
 et al. 2020, arXiv 1912.02178). Not measured: critical, batch and preconditioned sharpness, interaction, learning
 coefficient, Occam factor, Keskar's maximum, single layers, density and gradient noise. Tested are the paper's claims
 that no sharpness goes well with the gap, and rather with the learning rate, and Jiang et al.'s that measures which know
-how large the weights are do better than those which do not. Runs that miss the training loss are counted and left out.
+how large the weights are do better than those which do not. Shifted test data are the test images with noise, blur or
+less contrast. Runs that miss the training loss are counted and left out.
 
 What to expect, on two CPU cores:
 
@@ -28,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from scripts.measures.andriushchenko2023 import measure_run
+from scripts.measures.andriushchenko2023 import measure_run, shifted_tests
 from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
@@ -52,6 +53,8 @@ class Preset:
     crop_padding: int = 0
     without: tuple[str, ...] = ()
     """Measures that are left out."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """How badly the test images are corrupted, of which the mean is taken."""
 
 
 def _base(data: DataConfig, norm: Any, optimizer: str, train_loss: float, epochs: int) -> RunConfig:
@@ -99,6 +102,7 @@ PRESETS = {
         effort=1,
         augmented=(False,),
         without=("keskar",),
+        severities=(3,),
     ),
 }
 
@@ -128,10 +132,11 @@ def cells_of(preset: Preset, seeds: int) -> list[Cell]:
 
 
 def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Task]:
-    """Yield for each run all measures at once, so that its network and data are read once."""
+    """Yield for each run all measures at once and all tests on shifted data, so that network and data are read once."""
     knobs = {"examples": preset.examples, "effort": preset.effort, "without": list(preset.without)}
     for cell in cells:
         yield Task("measures", cell.labels, measure_run, [cell], knobs)
+        yield Task("shifted", cell.labels, shifted_tests, [cell], {"severities": list(preset.severities)})
 
 
 STUDY = Study(

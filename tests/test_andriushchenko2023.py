@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ from analysis.andriushchenko2023.numbers import (
     settings_of,
     tau_of,
 )
+from analysis.andriushchenko2023.report import MAIN
 from analysis.runs import Tables
 from analysis.statistics import granulated, rank_correlation
 from sharpness import Loss
+from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from sharpness.data.corruptions import corrupted
 from sharpness.measure.subject import Point, Subject
-from sharpness.training import check_config
-from tests.study_cases import first_steps, script, smoke_once
+from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_network, load_run_data
+from sharpness.training import check_config, train
+from tests.study_cases import first_steps, script, site, smoke_once
 
 study: Any = script("andriushchenko2023")
 measure: Any = script("measures.andriushchenko2023")
@@ -60,10 +66,13 @@ def grid() -> pd.DataFrame:
     return pd.DataFrame([*rows, late, lost, burst])
 
 
-def planted(kinds: dict[str, str], absent: tuple[str, str] | None = None) -> Tables:
+def planted(
+    kinds: dict[str, str], absent: tuple[str, str] | None = None, shifted: Sequence[float] | None = None
+) -> Tables:
     """Return a grid whose measures follow the ``gap``, its ``opposite``, minus the ``rate``, or ``nothing``.
 
-    Each follows it strictly, but for its own small noise, which is the same for the seeds of a setting.
+    Each follows it strictly, but for its own small noise, which is the same for the seeds of a setting. ``shifted``
+    are factors from the gap to the error on corrupted images, a row each.
     """
     runs, rows = grid(), []
     finished = runs.loc[runs["status"] == "finished"]
@@ -76,12 +85,14 @@ def planted(kinds: dict[str, str], absent: tuple[str, str] | None = None) -> Tab
             {"run_id": run, "measure": name, "value": None if (run, name) == absent else float(value)}
             for run, value in zip(finished["run_id"], values, strict=True)
         ]
-    empty = pd.DataFrame()
-    return Tables(runs, empty, empty, empty, {"measures": pd.DataFrame(rows)})
+    gaps = zip(finished["run_id"], 0.95 - finished["test_accuracy"], strict=True)
+    tests = [{"run_id": run, "accuracy": 0.5 - factor * gap} for run, gap in gaps for factor in shifted or ()]
+    empty, measured = pd.DataFrame(), {"measures": pd.DataFrame(rows), "shifted": pd.DataFrame(tests)}
+    return Tables(runs, empty, empty, empty, measured)
 
 
-def verdicts(kinds: dict[str, str]) -> dict[str, str]:
-    tables = planted(kinds)
+def verdicts(kinds: dict[str, str], shifted: Sequence[float] | None = None) -> dict[str, str]:
+    tables = planted(kinds, shifted=shifted)
     runs = measured_runs(tables)
     found = analysis.findings(runs, all_taus(runs), analysis.describe(tables, SETTINGS))
     names = ("weak", "none strong", "falls with rate", "rather rate", "aware", "norms", "shifted")
@@ -139,6 +150,16 @@ def test_sharpness_that_follows_the_gap_refutes_them() -> None:
 def test_the_better_kind_of_measure_is_found(better: list[str], verdict: str) -> None:
     found = verdicts(dict.fromkeys(better, "gap"))
     assert found["aware"] == verdict and found["none strong"] == "not reproduced" and found["weak"] == "reproduced"
+
+
+def test_shifted_errors_are_averaged_over_corruptions_and_judged() -> None:
+    tables = planted({MAIN: "gap"}, shifted=(-3.0, 1.0))  # -1 on average: sharper is better on shifted data
+    runs = measured_runs(tables)
+    gaps = 0.95 - runs["test_accuracy"].to_numpy()
+    np.testing.assert_allclose(runs["shifted_error"].to_numpy(dtype=float), 0.5 - gaps, rtol=1e-12)
+    assert tau_of(all_taus(runs), MAIN, "shifted_error").value == pytest.approx(-1, abs=0.02)
+    assert verdicts({MAIN: "gap"}, shifted=(-3.0, 1.0))["shifted"] == "reproduced"
+    assert verdicts({MAIN: "gap"}, shifted=(3.0, -1.0))["shifted"] not in ("reproduced", "not testable here")
 
 
 def test_few_settings_give_no_verdict() -> None:
@@ -213,12 +234,35 @@ def test_a_measure_that_fails_has_a_reason() -> None:
     assert row == {"value": None, "reason": "too far", "converged": None, "seconds": None}
 
 
+def test_shifted_tests_are_the_final_network_on_corrupted_images(tmp_path: Path) -> None:
+    data = DataConfig(num_train=60, num_test=70, evaluation_batch_size=40)
+    model, training = ModelConfig("fc_128_128_128", norm="none"), TrainingConfig(batch_size=20, epochs=2)
+    config = RunConfig(data, model, training)
+    folder = RunFolder.create(tmp_path / "run", config)
+    train(config, load_run_data(config), folder, torch.device("cpu"))
+    rows = measure.shifted_tests(site(folder.path), severities=[2, 5])
+    assert [(row["corruption"], row["severity"]) for row in rows] == [
+        (name, severity) for name in ("gaussian_noise", "gaussian_blur", "contrast") for severity in (2, 5)
+    ]
+    test = load_run_data(config).test
+    network = load_network(folder, folder.final_checkpoint(), load_run_data(config), torch.device("cpu"))
+    for row in rows:
+        images = corrupted(test, row["corruption"], row["severity"]).inputs
+        with torch.no_grad():
+            outputs = network(images / 255)
+        assert row["accuracy"] == pytest.approx(float((outputs.argmax(1) == test.targets).double().mean()))
+        loss = torch.nn.functional.cross_entropy(outputs, test.targets)
+        assert row["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert len({row["loss"] for row in rows}) == len(rows)
+
+
 @pytest.mark.study
 def test_the_smoke_form_runs_once(tmp_path: Path) -> None:
     out, printed = smoke_once("andriushchenko2023", tmp_path)
     names = {path.name for path in out.iterdir()}
     assert {"tau.png", "scatter.pdf", "tau_table.md", "findings.json", "runs.csv"} <= names
     assert "All 3 finished runs ended at the training loss. 3 of 3 runs finished." in printed
+    assert "error on corrupted test images" in (out / "tau_table.md").read_text(encoding="utf-8")
 
 
 def test_the_presets_can_be_trained(tmp_path: Path) -> None:
@@ -228,6 +272,6 @@ def test_the_presets_can_be_trained(tmp_path: Path) -> None:
         for cell in cells:
             check_config(cell.config)
         assert len({cell.config.run_id for cell in cells}) == len(cells) == number
-        assert len(list(study.measurements(preset, cells))) == number
+        assert len(list(study.measurements(preset, cells))) == 2 * number
     resnet8 = [cell for cell in cells if cell.labels["network"] == "resnet8"]
     assert [manifest["status"] for manifest in first_steps(resnet8, tmp_path)] == ["finished"]

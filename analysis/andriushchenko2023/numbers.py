@@ -57,6 +57,7 @@ TARGETS = {
     "accuracy_gap": "train - test accuracy",
     "loss_gap": "test - train loss",
     "test_error": "test error",
+    "shifted_error": "error on corrupted test images",
     "learning_rate": "learning rate",
 }
 """The quantities that the measures are correlated with; the learning rate over all settings alone."""
@@ -66,7 +67,7 @@ VARIED = ("learning_rate", "batch_size", "weight_decay", "augmentation", "networ
 def measured_runs(tables: Tables) -> pd.DataFrame:
     """Return the runs that ended at the training loss, the only ones that are compared, with gaps and measures.
 
-    A measure that is not there is NaN.
+    ``shifted_error`` is the mean over corruptions and severities. What was not measured is NaN.
     """
     runs = rows_where(tables.finished, ended_by="train_loss").copy()
     values = tables.rows("measures", "run_id", "measure", "value")
@@ -76,6 +77,9 @@ def measured_runs(tables: Tables) -> pd.DataFrame:
     runs["accuracy_gap"] = floats(runs, "train_accuracy") - floats(runs, "test_accuracy")
     runs["loss_gap"] = floats(runs, "test_loss") - floats(runs, "train_loss")
     runs["test_error"] = 1 - floats(runs, "test_accuracy")
+    shifted = tables.rows("shifted", "run_id", "accuracy")
+    errors = {run: float(np.mean(1 - floats(rows, "accuracy"))) for run, rows in shifted.groupby("run_id")}
+    runs["shifted_error"] = np.array([errors.get(run) for run in runs["run_id"]], dtype=float)
     return runs
 
 

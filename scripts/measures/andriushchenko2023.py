@@ -1,7 +1,8 @@
-"""Every measure of sharpness on the final weights of one run, larger meaning sharper."""
+"""Every measure of sharpness on the final weights of one run, larger meaning sharper, and tests on shifted data."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
+from sharpness.data.corruptions import CORRUPTIONS, corrupted
 from sharpness.errors import RunError
 from sharpness.measure.subject import Subject
 from sharpness.probes import (
@@ -28,6 +30,7 @@ from sharpness.probes import (
     WorstCaseSharpness,
 )
 from sharpness.results import ProbeResult
+from sharpness.runs.networks import network_loss
 
 PART = 128
 """Examples of each inner maximum, as in the code of Andriushchenko et al."""
@@ -113,6 +116,23 @@ def measure_run(site: Site, *, examples: int, effort: int, without: list[str]) -
     for number, (name, measure) in enumerate(measures.items(), 1):
         rows.append({"measure": name, **row_of(measure, subject)})
         site.progress(number, len(measures))
+    return rows
+
+
+def shifted_tests(site: Site, *, severities: list[int]) -> Rows:
+    """Return accuracy and loss of the run's final weights on its test images, corrupted in every way and severity.
+
+    Every run of a study sees the same corrupted images. Deviation: the paper's shifted data are other test sets of
+    ImageNet's classes; corruptions are what can be made of any images (Hendrycks, Dietterich 2019, arXiv 1903.12261).
+    """
+    test, model = site.dataset.test, site.network(site.run.final_checkpoint())
+    loss = network_loss(site.config, model, site.batches(test))
+    kinds = list(itertools.product(CORRUPTIONS, severities))
+    rows: Rows = []
+    for number, (name, severity) in enumerate(kinds, 1):
+        found = loss.over(site.batches(corrupted(test, name, severity))).evaluate(loss.weights)
+        rows.append({"corruption": name, "severity": severity, "accuracy": found.accuracy, "loss": found.loss})
+        site.progress(number, len(kinds))
     return rows
 
 
