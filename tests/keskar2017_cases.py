@@ -118,7 +118,9 @@ def _probes(cell: Any, plant: Plant, rng: np.random.Generator) -> list[dict[str,
     if labels["arm"] == "base":
         interval = {"lower": phi / 10, "upper": phi / 9.9, "confidence": 0.99}
         top = {"probe": "eigenvalues", "quantity": "top_eigenvalue", "value": phi / 10, **interval}
-        rows += [*_of_solutions(labels, phi), top | {"knobs": {}, "details": {}}]
+        trace = {"probe": "trace", "quantity": "trace", "value": phi}
+        worst = {"probe": "worst_case", "quantity": "worst_case_sharpness", "value": 0.01}
+        rows += [*_of_solutions(labels, phi), *(each | {"knobs": {}, "details": {}} for each in (top, trace, worst))]
     if labels["arm"] == "base" and labels["role"] == "SB":
         rows += [_curve(path, plant, rng) for path in ("line", "arc")]
     return [row | {"converged": True} for row in rows]

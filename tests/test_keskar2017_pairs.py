@@ -38,19 +38,21 @@ from tests.keskar2017_cases import settings_of
 
 SETTINGS = settings_of("cpu")
 NUM_EPOCHS = 30
-FIGURES = ("training_curves", "line_f1", "gap_vs_sharpness")
+FIGURES = ("training_curves", "line_mlp", "accuracy_vs_sharpness", "pairs")
 TABLE = ("pairs_table.md", "pairs_table.csv", "pairs_table.tex", "pairs_table.json")
 LOOKS = {
     "SB": {"batch": 64, "test_accuracy": 0.854, "test_loss": 0.64, "train_loss": 0.02, "rate": 0.25},
     "LB": {"batch": 1000, "test_accuracy": 0.855, "test_loss": 0.78, "train_loss": 4e-4, "rate": 0.35},
 }
 EIGENVALUES = {"SB": (1.59, 1.87, 1.7, 2.2, 1.4), "LB": (9.3, 16.2, 11.0, 14.1, 8.5)}
+TRACE_OVER_TOP = 7.0
+WORST = {"SB": (0.9, 1.0, 1.1, 1.2, 0.8), "LB": (1.1, 0.8, 1.2, 0.9, 1.0)}
 PHIS = {"SB": (0.35, 0.63, 0.9, 0.4, 1.2), "LB": (7.9, 120.0, 33.0, 376.0, 61.0)}
 
 
 def place(role: str, seed: int, folder: Path) -> tidy.Place:
     """Return a run of the pairs with its labels."""
-    return {"network": "F1", "role": role, "arm": "base", "seed": seed}, folder
+    return {"network": "MLP", "role": role, "arm": "base", "seed": seed}, folder
 
 
 def make_run(root: Path, role: str, seed: int, *, status: str = "finished", probes: bool = True) -> tidy.Place:
@@ -104,6 +106,8 @@ def probe_records(role: str, seed: int) -> list[ProbeRecord]:
     keskar = {"epsilon": 1e-3, "start": "random"}
     result = [
         ProbeRecord(probe="eigenvalues", quantity="top_eigenvalue", value=top, **eigenvalue, **shared),
+        ProbeRecord(probe="trace", quantity="trace", value=TRACE_OVER_TOP * top, **shared),
+        ProbeRecord(probe="worst_case", quantity="worst_case_sharpness", value=WORST[role][seed], **shared),
         ProbeRecord(probe="keskar", quantity="keskar_sharpness", value=phi, details=keskar, **shared),
         ProbeRecord(probe="distance", quantity="distance_from_start", value=9.0 + seed + (role == "LB"), **shared),
     ]
@@ -179,8 +183,8 @@ def test_every_run_is_counted(tmp_path: Path) -> None:
     line += "1 of 3 LB runs (batch 1000) finished, 1 diverged (seed 1), 1 missing (seed 2)."
     assert texts[0] == line
     assert line in (out / "pairs_table.md").read_text()
-    assert "F1, LB, base, seed 1 diverged: the training loss is not finite at step 120." in texts
-    assert "F1, LB, base, seed 2 missing: there is no run folder." in texts
+    assert "MLP, LB, base, seed 1 diverged: the training loss is not finite at step 120." in texts
+    assert "MLP, LB, base, seed 2 missing: there is no run folder." in texts
     # The line of SB 1 ends at a run that did not finish.
     assert "There is no record of loss_barrier on the final weights of SB seed 1." in texts
     assert [row["status"] for row in read_csv(out / "runs.csv")].count("missing") == 2
@@ -246,12 +250,12 @@ def test_table_holds_the_planted_numbers(five: tuple[list[tidy.Place], Path, Wri
     assert top["difference"] == pytest.approx((large - small).mean())
     assert top["ratio"] == pytest.approx(stats.gmean(large / small))
     assert (top["SB_n"], top["LB_n"], top["pairs"]) == (5, 5, 5)
-    gap, train, test = (rows[k] for k in ("generalisation_gap", "train_accuracy", "test_accuracy"))
-    assert gap["LB_mean"] == pytest.approx(train["LB_mean"] - test["LB_mean"])
+    assert rows["trace"]["ratio"] == pytest.approx(top["ratio"])
+    test = rows["test_accuracy"]
     last = [epoch_rows("LB", seed, "finished")[-1]["test_accuracy"] for seed in range(5)]
     assert test["LB_mean"] == pytest.approx(100 * np.mean(last))
     assert test["ratio"] is None
-    assert "ε = 0.001, start: random" in rows["keskar_sharpness"]["label"]
+    assert len(rows) == 8 and "ε = 0.001 and starts at random" in five[2].tables[0].caption
 
 
 def test_table_texts(five: tuple[list[tidy.Place], Path, Written]) -> None:
@@ -291,7 +295,7 @@ def test_all_files_are_written_and_complete(five: tuple[list[tidy.Place], Path, 
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("training_curves", (6.75, 4.0)), ("line_f1", (3.25, 2.5)), (FIGURES[2], (6.75, 2.7))],
+    [("training_curves", (6.75, 4.0)), ("line_mlp", (3.25, 2.5)), (FIGURES[2], (6.75, 2.7)), ("pairs", (6.75, 2.4))],
 )
 def test_png_has_300_dpi_and_its_size(five: tuple[list[tidy.Place], Path, Written], name: str, size: tuple) -> None:
     content = (five[1] / f"{name}.png").read_bytes()
@@ -332,14 +336,14 @@ def test_pdf_has_no_type_3_font(five: tuple[list[tidy.Place], Path, Written]) ->
 
 
 def test_csv_holds_the_numbers_drawn(five: tuple[list[tidy.Place], Path, Written]) -> None:
-    rows = read_csv(five[1] / "gap_vs_sharpness.csv")
+    rows = read_csv(five[1] / "accuracy_vs_sharpness.csv")
     assert len(rows) == 10
     assert {float(row["top_eigenvalue"]) for row in rows} == {*EIGENVALUES["SB"], *EIGENVALUES["LB"]}
     curves = read_csv(five[1] / "training_curves.csv")
     last = [float(r["train_loss"]) for r in curves if (r["role"], r["epoch"], r["line"]) == ("SB", "30", "run")]
     (mean,) = [float(r["train_loss"]) for r in curves if (r["role"], r["epoch"], r["line"]) == ("SB", "30", "mean")]
     assert mean == pytest.approx(stats.gmean(last))
-    assert sum(row["train_loss"] == "" for row in read_csv(five[1] / "line_f1.csv")) == 5
+    assert sum(row["train_loss"] == "" for row in read_csv(five[1] / "line_mlp.csv")) == 5
 
 
 def test_captions_say_n_and_what_is_drawn(five: tuple[list[tidy.Place], Path, Written]) -> None:
@@ -348,23 +352,24 @@ def test_captions_say_n_and_what_is_drawn(five: tuple[list[tidy.Place], Path, Wr
     }
     assert "SB n = 5, LB n = 5" in captions["training_curves"]
     assert "no band" in captions["training_curves"]
-    assert "n = 5 pairs, 25 values of alpha" in captions["line_f1"]
-    assert "Bold: the pair of seed 0; faint: the pairs of the other seeds (1, 2, 3, 4)" in captions["line_f1"]
-    assert "Values that could not be measured leave gaps (5)." in captions["line_f1"]
-    assert "n = 10" in captions["gap_vs_sharpness"]
-    assert "Bars on the left: 99 % interval" in captions["gap_vs_sharpness"]
-    assert "bootstrap interval" in captions["gap_vs_sharpness"]
+    assert "n = 5 pairs, 25 values of alpha" in captions["line_mlp"]
+    assert "Bold: the pair of seed 0; faint: the pairs of the other seeds (1, 2, 3, 4)" in captions["line_mlp"]
+    assert "Values that could not be measured leave gaps (5)." in captions["line_mlp"]
+    assert "n = 10" in captions["accuracy_vs_sharpness"]
+    assert "Bars on the left: 99 % interval" in captions["accuracy_vs_sharpness"]
+    assert "bootstrap interval" in captions["accuracy_vs_sharpness"]
     assert "sample standard deviation" in captions["pairs_table"]
 
 
 def test_sentences_are_honest_in_both_directions(five: tuple[list[tidy.Place], Path, Written]) -> None:
     text = "\n".join(five[2].sentences)
-    assert "λ_max: larger for LB in 5 of 5 seeds, LB / SB = 6.6 [5.5, 8.0]: higher for LB." in text
-    assert re.search(r"test accuracy: larger for LB in \d of 5 seeds, LB - SB = .* pp: no difference resolved\.", text)
-    assert re.search(r"train loss: larger for LB in 0 of 5 seeds, .*: lower for LB\.", text)
-    none = r"= .*, n = 5: no association resolved"
-    shown = rf"against lambda_max: Kendall tau-b over pairs {none}; within SB {none}; within LB {none}\."
-    assert re.search(shown, text)
+    assert re.search(
+        r"Large-batch minima are sharper by every one of 3 measures; LB / SB: λ_max 6\.6 \[5\.5, 8\.0\]", text
+    )
+    assert re.search(r"Test accuracy: no difference is resolved, LB - SB = .* percentage points\.", text)
+    assert re.search(r"Train loss: large batches end lower, LB - SB = -.* nats, in 5 of 5 pairs\.", text)
+    assert re.search(r"rescaling layers changes nothing, no difference is resolved: 1\.0\d? \[", text)
+    assert re.search(r"at one batch size, Kendall's tau-b: no association is resolved; λ_max = .*n = 5 within SB", text)
     assert "PyHessian, SB seed 0: top eigenvalue 1.5916 against 1.59 in [1.59, 1.6218]" in text
     assert text.count("DISAGREEMENT") == 1
     assert "larger at LB than at SB in 5 of 5 pairs" in text
@@ -383,11 +388,11 @@ def test_values_that_are_not_positive_are_counted(tmp_path: Path) -> None:
     places = make_pairs(tmp_path, 2)
     record = ProbeRecord(probe="eigenvalues", quantity="top_eigenvalue", value=-0.5, lower=-0.5, upper=0.1)
     append_jsonl(places[0][1] / "probes.jsonl", record.to_dict())
-    texts, drawing = of_pairs(results(places)), drawings(places)["gap_vs_sharpness"]
-    assert "1 of 4 runs have lambda_max <= 0 and are not on the log axis." in texts
-    assert any("λ_max" in text and "LB - SB" in text for text in texts)
+    texts, drawing = of_pairs(results(places)), drawings(places)["accuracy_vs_sharpness"]
+    assert "1 of 4 runs have λ_max <= 0 and are not on the log axis." in texts
+    assert any("λ_max not compared (a value is not positive)" in text for text in texts)
     assert isinstance(drawing, Drawing)
-    assert "1 with lambda_max <= 0" in drawing.caption
+    assert "1 with λ_max <= 0" in drawing.caption
 
 
 def test_a_value_that_was_not_measured_is_named(tmp_path: Path) -> None:
@@ -395,22 +400,23 @@ def test_a_value_that_was_not_measured_is_named(tmp_path: Path) -> None:
     record = ProbeRecord(probe="keskar", quantity="keskar_sharpness", value=None, reasons={"value": "overflow"})
     append_jsonl(places[1][1] / "probes.jsonl", record.to_dict())
     texts = of_pairs(results(places))
-    assert "F1, LB, base, seed 0: keskar_sharpness was not measured (value: overflow)." in texts
+    assert "MLP, LB, base, seed 0: keskar_sharpness was not measured (value: overflow)." in texts
 
 
 def test_figures_without_data_are_removed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("line_f1.png", "line_f1.json", "gap_vs_sharpness.pdf", "notes.txt"):
+    for name in ("line_mlp.png", "line_mlp.json", "accuracy_vs_sharpness.pdf", "notes.txt"):
         (out / name).write_text("older")
     places = [make_run(tmp_path / "new", "SB", 0, probes=False), place("LB", 0, tmp_path / "none")]
     texts = render_study(report.report, places, [], SETTINGS, out).sentences
     assert sorted(path.stem for path in out.glob("*.png")) == ["training_curves"]
-    assert not list(out.glob("line_f1.*")) + list(out.glob("gap_vs_sharpness.*"))
+    assert not list(out.glob("line_mlp.*")) + list(out.glob("accuracy_vs_sharpness.*"))
     assert (out / "notes.txt").exists()
-    assert "line_f1 was not drawn: no pair of finished runs was measured." in texts
-    assert any(text.startswith("gap_vs_sharpness was not drawn") for text in texts)
-    assert "λ_max: not compared, no seed has it in both runs." in texts
+    assert "line_mlp was not drawn: no pair of finished runs was measured." in texts
+    assert any(text.startswith("accuracy_vs_sharpness was not drawn") for text in texts)
+    assert "Test accuracy: not compared, no seed has it in both runs." in texts
+    assert any("λ_max not compared" in text for text in texts)
 
 
 @pytest.mark.parametrize("roles", [("SB",), ("LB",), ()])
@@ -422,7 +428,7 @@ def test_a_role_without_finished_runs(tmp_path: Path, roles: tuple[str, ...]) ->
     ]
     made = report.report(tidy.load(places, []), SETTINGS)
     assert {name for name, drawing in made.drawings.items() if not isinstance(drawing, str)} == (
-        {"training_curves", "gap_vs_sharpness"} if roles else set()
+        {"training_curves", "accuracy_vs_sharpness"} if roles else set()
     )
     assert sum("missing: there is no run folder" in text for text in made.sentences) == 4 - 2 * len(roles)
     assert "Caution: 0 seeds with both runs; intervals from fewer than 5 seeds mean little." in made.sentences
@@ -441,11 +447,14 @@ def all_drawings(places: list[tidy.Place]) -> list[Figure]:
 def test_every_axis_is_labelled_and_no_text_overlaps(tmp_path: Path, num_seeds: int) -> None:
     with mpl.rc_context(style.STYLE):
         shown = all_drawings(make_pairs(tmp_path, num_seeds))
-        assert [len(figure.axes) for figure in shown] == [4, 2, 2]
+        assert [len(figure.axes) for figure in shown] == [3, 4, 2, 3]
         for figure in shown:
-            assert all(ax.get_ylabel() for ax in figure.axes)
+            # What names its lines, and what shares its axis with the panel to the left, needs no label.
+            unlabelled = sum(not ax.get_ylabel() for ax in figure.axes)
+            assert unlabelled == (0 if len(figure.axes) in (2, 4) else 1 if figure is shown[0] else 2)
             # The right axis of a pair shares the x axis of the left one and does not draw it twice.
-            assert all(ax.get_xlabel() or not ax.xaxis.get_visible() for ax in figure.axes)
+            named = [ax.get_xlabel() or list(ax.get_xticks()) == [0, 1] for ax in figure.axes]
+            assert all(name or not ax.xaxis.get_visible() for name, ax in zip(named, figure.axes, strict=True))
             assert faults(figure) == []
 
 
@@ -459,7 +468,7 @@ def test_the_check_of_figures_sees_overlaps_and_what_is_cut_off() -> None:
 
 
 def test_interpolation_has_the_layout_of_the_paper(five: tuple[list[tidy.Place], Path, Written]) -> None:
-    figure = figures.between(curves(results(five[0]), "line", "F1"), "line")
+    figure = figures.between(curves(results(five[0]), "line", "MLP"), "line")
     left, right = figure.axes
     assert (left.get_xlim(), left.get_yscale(), right.get_yscale()) == ((-1, 2), "log", "linear")
     assert left.yaxis.label.get_color() == left.lines[0].get_color()

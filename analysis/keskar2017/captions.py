@@ -11,8 +11,8 @@ from analysis.report import numbers
 from analysis.statistics.threshold import Threshold
 from sharpness.plots.frames import floats, groups, records, rows_where
 
-NAMES = {"top_eigenvalue": "lambda_max", "keskar_sharpness": "phi"}
-"""Both kinds of sharpness of the solutions, as texts call them."""
+NAMES = {"top_eigenvalue": "λ_max", "keskar_sharpness": "Metric 2.1", "worst_case": "adaptive worst case"}
+"""The kinds of sharpness of the solutions that are held against test accuracy, as texts call them."""
 PATHS = {"line": (3, "straight line"), "arc": (7, "arc (curvilinear path)")}
 """The paths between SB and LB: the figure of the paper and what they are called."""
 
@@ -59,8 +59,18 @@ def training_curves(results: Results) -> str:
     )
 
 
-def gap_vs_sharpness(results: Results, table: pd.DataFrame) -> str:
-    """Return the caption of the generalisation gap against sharpness."""
+def pairs(results: Results) -> str:
+    """Return the caption of the pairs."""
+    return (
+        "Small batch (SB) against large batch (LB). Left and middle: test accuracy and test loss, one mark per run; "
+        "grey lines join the two runs of a seed, black bars are means. Right: LB / SB of each measure at the final "
+        "weights, geometric mean over the pairs with its 95 % Student t interval, log axis; the adaptive worst case is "
+        f"the one that no rescaling of the layers moves. {results.setting(results.first)} {status_line(results)}"
+    )
+
+
+def accuracy_vs_sharpness(results: Results, table: pd.DataFrame) -> str:
+    """Return the caption of test accuracy against sharpness."""
     confidences = sorted({f"{100 * c:g} % " for c in floats(table, "confidence") if np.isfinite(c)})
     start = start_of_search(results)
     metric = f"Metric 2.1 with epsilon = {EPSILONS[0]:g}" + (f" and start {start}" if start else "")
@@ -69,12 +79,12 @@ def gap_vs_sharpness(results: Results, table: pd.DataFrame) -> str:
         for q, name in NAMES.items()
     ]
     return (
-        "Generalisation gap (train minus test accuracy, percentage points) against the top Hessian eigenvalue (left) "
-        f"and the sharpness of Keskar et al. ({metric}; right), both on log axes. One mark per finished run "
-        f"(n = {len(table)}); grey lines join the two runs of a seed. Bars on the left: {' or '.join(confidences)}"
-        "interval of the eigenvalue itself, often smaller than the mark; phi has none. Titles: Kendall's tau-b with "
-        "its 95 % bootstrap interval over pairs, and within each role over its runs: two clusters alone make a tau of "
-        "about one half. "
+        "Test accuracy against the top Hessian eigenvalue (left), the sharpness of Keskar et al. "
+        f"({metric}; middle) and a worst case in units of the weights, which no rescaling of the layers moves (right), "
+        f"on log axes. One mark per finished run (n = {len(table)}); grey lines join the two runs of a seed. Bars on "
+        f"the left: {' or '.join(confidences)}interval of the eigenvalue itself, often smaller than the mark; the "
+        "others have none. Titles: Kendall's tau-b within each role, with its 95 % bootstrap interval over the runs; "
+        "over both roles two clusters alone would make a tau of about one half. "
         f"Finished runs not drawn: {'; '.join(absent)}. {status_line(results)}"
     )
 

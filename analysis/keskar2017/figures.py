@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.keskar2017.numbers import EPSILONS, ROLES, drawable
+from analysis.report.forest import draw_forest
 from analysis.report.numbers import correlation
 from analysis.statistics.intervals import Interval
 from sharpness.plots.axes import log_axis
@@ -30,6 +31,11 @@ CURVES = (
     ("train_accuracy", "Train accuracy (%)"),
     ("test_accuracy", "Test accuracy (%)"),
 )
+SHARPNESS_LABELS = {
+    "top_eigenvalue": r"$\lambda_{\max}$ (nats)",
+    "keskar_sharpness": rf"Metric 2.1 (%, $\epsilon$ = {EPSILONS[0]:g})",
+    "worst_case": "Adaptive worst case (nats)",
+}
 ACROSS = 3
 """Panels beside each other, one for each network."""
 ALPHAS = {
@@ -69,21 +75,42 @@ def _limits_after_start(ax: Axes, epochs: NDArray[np.float64], values: NDArray[n
         ax.set_ylim(later.min() - margin, later.max() + margin)
 
 
-def gap_vs_sharpness(table: pd.DataFrame, taus: Mapping[str, Mapping[str, Interval]]) -> Figure:
-    """Draw the generalisation gap against lambda_max (left, with its interval) and phi (right), one mark per run.
+def pairs(table: pd.DataFrame, ratios: Mapping[str, Interval]) -> Figure:
+    """Draw test accuracy and test loss of both runs of each seed (left), and the ratio LB / SB of each measure (right).
+
+    ``table`` is :func:`analysis.keskar2017.numbers.solutions`, ``ratios`` are by the measure's name.
+    """
+    figure, axes = new_figure(FULL, 2.4, 1, 3)
+    axes[0, 0].get_gridspec().set_width_ratios([1, 1, 2.2])
+    for ax, (name, label) in zip(axes.flat[:2], (CURVES[3], CURVES[1]), strict=True):
+        for _, runs in groups(table, "seed"):
+            places = [ROLES.index(role) for role in runs["role"]]
+            ax.plot(places, floats(runs, name), color="0.75", linewidth=0.7, zorder=1)
+        for place, (role, look) in enumerate(ROLE.items()):
+            values = floats(rows_where(table, role=role), name)
+            style = {"color": look.color, "marker": look.marker, "linestyle": ""}
+            ax.plot(np.full(len(values), place), values, markersize=3.5, **style)
+            if np.isfinite(values).any():
+                ax.plot([place - 0.22, place + 0.22], [np.nanmean(values)] * 2, color="0.1", linewidth=1.6, zorder=4)
+        ax.set(ylabel=label, xlim=(-0.5, 1.5))
+        ax.set_xticks(range(len(ROLES)), ROLES)
+        ax.grid(visible=False, axis="x")
+    draw_forest(axes[0, 2], ratios, 1.0, log=True)
+    axes[0, 2].set(xlabel="Large batch / small batch")
+    return figure
+
+
+def accuracy_vs_sharpness(table: pd.DataFrame, taus: Mapping[str, Mapping[str, Interval]]) -> Figure:
+    """Draw test accuracy against each kind of sharpness, one mark per run, the runs of a seed joined.
 
     ``table`` is :func:`analysis.keskar2017.numbers.solutions` and ``taus`` holds Kendall's tau-b per quantity, of
     ``pairs`` and within each role. Values that are not positive have no place on the logarithmic axis.
     """
-    labels = {
-        "top_eigenvalue": r"Top Hessian eigenvalue $\lambda_{\max}$ (nats)",
-        "keskar_sharpness": rf"Keskar sharpness $\phi$ (%, $\epsilon$ = {EPSILONS[0]:g})",
-    }
-    figure, axes = new_figure(FULL, 2.7, 1, 2)
-    for ax, (quantity, label) in zip(axes.flat, labels.items(), strict=True):
+    figure, axes = new_figure(FULL, 2.7, 1, len(SHARPNESS_LABELS))
+    for ax, (quantity, label) in zip(axes.flat, SHARPNESS_LABELS.items(), strict=True):
         shown = drawable(table, quantity)
         for _, pair in groups(shown, "seed"):
-            ax.plot(floats(pair, quantity), floats(pair, "generalisation_gap"), color="0.75", linewidth=0.6, zorder=1)
+            ax.plot(floats(pair, quantity), floats(pair, "test_accuracy"), color="0.75", linewidth=0.6, zorder=1)
         for role, rows in groups(shown, "role"):
             _marks(ax, rows, ROLE[role], quantity)
         if shown.empty:
@@ -91,10 +118,9 @@ def gap_vs_sharpness(table: pd.DataFrame, taus: Mapping[str, Mapping[str, Interv
         columns = [quantity, "lower", "upper"] if quantity == "top_eigenvalue" else [quantity]
         log_axis(ax.xaxis, np.concatenate([floats(shown, name) for name in columns]), padding=1.6)
         ax.margins(y=0.12)
-        ax.set(xlabel=label, ylabel="Train $-$ test accuracy (pp)")
+        ax.set(xlabel=label, ylabel="Test accuracy (%)" if ax is axes[0, 0] else "")
         within = "\n".join(f"{role} alone {correlation(taus[quantity][role])}" for role in ROLE)
-        title = rf"Kendall $\tau_b$ over pairs {correlation(taus[quantity]['pairs'])}" + f"\n{within}"
-        ax.set_title(title.replace("-", "\N{MINUS SIGN}"), fontsize=7)
+        ax.set_title(f"Kendall's $\\tau_b$\n{within}".replace("-", "\N{MINUS SIGN}"), fontsize=7)
     legend(figure, roles(table, lines=False))
     return figure
 
@@ -107,7 +133,7 @@ def _marks(ax: Axes, rows: pd.DataFrame, look: Look, quantity: str) -> None:
         bars = np.clip(np.stack([x - np.clip(lower, 1e-12, None), upper - x]), 0, None)
     ax.errorbar(
         x,
-        floats(rows, "generalisation_gap"),
+        floats(rows, "test_accuracy"),
         xerr=bars,
         color=look.color,
         marker=look.marker,

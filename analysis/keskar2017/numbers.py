@@ -28,12 +28,11 @@ SHARPNESS = ("run_id", *LABELS, "space", "search", "epsilon", "phi", "complete",
 class Results:
     """The tables with what follows from them once.
 
-    ``done`` has a row per finished run with accuracies in per cent, their gap in percentage points, ``phi`` (per cent;
-    the sharpness by which arms are compared, which ``measure`` describes), ``distance_from_start`` and ``rate``, the
-    learning rate of the last epoch, scaling included. ``probes`` has the records that count, ``sharpness`` a row per
-    run, space, search and box. ``networks`` say by label what was trained on what; ``first`` is the label of the one
-    whose pairs are compared in detail, ``arms`` of the one that things are varied on, if they are, and ``subspace`` the
-    random dimensions.
+    ``done`` has a row per finished run with accuracies in per cent, ``phi`` (per cent; the sharpness by which arms are
+    compared, which ``measure`` describes), ``distance_from_start`` and ``rate``, the learning rate of the last epoch,
+    scaling included. ``probes`` has the records that count, ``sharpness`` a row per run, space, search and box.
+    ``networks`` say by label what was trained on what; ``first`` is the label of the one whose pairs are compared in
+    detail, ``arms`` of the one that things are varied on, if they are, and ``subspace`` the random dimensions.
     """
 
     tables: Tables
@@ -79,9 +78,12 @@ def _setting(case: Mapping[str, Any]) -> str:
     data, training = case["base"]["data"], case["base"]["training"]
     images = "" if data["num_train"] is None else f", {data['num_train'] - data['num_validation']} examples"
     tests = "" if data["num_test"] is None else f" and the first {data['num_test']} of the test set"
+    noise = "" if not data["label_noise"] else f", {100 * data['label_noise']:g} % of the labels drawn at random"
+    goal = case["base"]["budget"]["train_loss"]
+    length = f"{training['epochs']} epochs of" if goal is None else f"to a training loss of {goal:g} with"
     return (
-        f"{case['label']} on {data['name']}{images}{tests}, batches {case['small']} and {case['large']}, "
-        f"{training['epochs']} epochs of {training['optimizer']}"
+        f"{case['label']} on {data['name']}{images}{noise}{tests}, batches {case['small']} and {case['large']}, "
+        f"{length} {training['optimizer']}"
     )
 
 
@@ -129,7 +131,6 @@ def outcomes(tables: Tables, probes: pd.DataFrame, sharpness: pd.DataFrame, spac
     phi = rows_where(sharpness, space=space, search="published", epsilon=EPSILONS[0])
     far = rows_where(probes, quantity="distance_from_start")
     return runs.assign(
-        generalisation_gap=100 * (floats(runs, "train_accuracy") - floats(runs, "test_accuracy")),
         **{name: 100 * floats(runs, name) for name in ACCURACIES},
         phi=_of_runs(runs, phi, "phi"),
         distance_from_start=_of_runs(runs, far, "value"),
@@ -146,13 +147,16 @@ def _of_runs(runs: pd.DataFrame, rows: pd.DataFrame, column: str) -> list[float]
 def solutions(results: Results) -> pd.DataFrame:
     """Return the finished runs of the first network's pairs, SB before LB, with what is compared in detail.
 
-    To ``done`` come ``top_eigenvalue`` (nats) with ``lower``, ``upper`` and ``confidence`` of its interval, and
-    ``keskar_sharpness``, phi in the full space.
+    To ``done`` come ``top_eigenvalue`` (nats) with ``lower``, ``upper`` and ``confidence`` of its interval, ``trace``
+    (nats), ``worst_case`` (nats; the adaptive one, which no rescaling moves) and ``keskar_sharpness``, phi in the full
+    space.
     """
     runs = pd.concat([results.runs(role, "base", results.first) for role in ROLES], ignore_index=True)
-    top = rows_where(results.probes, quantity="top_eigenvalue")
+    top, trace, worst = (rows_where(results.probes, probe=name) for name in ("eigenvalues", "trace", "worst_case"))
     return runs.assign(
         top_eigenvalue=_of_runs(runs, top, "value"),
+        trace=_of_runs(runs, trace, "value"),
+        worst_case=_of_runs(runs, worst, "value"),
         **{name: _of_runs(runs, top, name) for name in ("lower", "upper", "confidence")},
         keskar_sharpness=_of_runs(runs, _published(results), "phi"),
     )
@@ -176,8 +180,8 @@ def start_of_search(results: Results) -> str | None:
 
 
 def drawable(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """Return the rows of :func:`solutions` that have a gap and a positive sharpness of this kind."""
-    return rows_if(table, np.isfinite(floats(table, "generalisation_gap")) & (floats(table, quantity) > 0))
+    """Return the rows of :func:`solutions` that have a test accuracy and a positive sharpness of this kind."""
+    return rows_if(table, np.isfinite(floats(table, "test_accuracy")) & (floats(table, quantity) > 0))
 
 
 def not_positive(table: pd.DataFrame, quantity: str) -> int:

@@ -22,7 +22,9 @@ from sharpness.plots.frames import floats, rows_where
 
 Draw = Callable[[], Drawing | str]
 """Returns a drawing, or the reason why there is none."""
-GAP_COLUMNS = ["generalisation_gap", "top_eigenvalue", "keskar_sharpness", "lower", "upper", "confidence"]
+MEASURES = ("top_eigenvalue", "trace", "keskar_sharpness", "worst_case")
+"""The measures of sharpness of the first network's pairs; the last is the one that no rescaling moves."""
+ACCURACY_COLUMNS = ["test_accuracy", "test_loss", "top_eigenvalue", "lower", "upper", "confidence", *MEASURES[1:]]
 
 
 def report(loaded: Tables, settings: Mapping[str, Any]) -> Report:
@@ -42,9 +44,10 @@ def report(loaded: Tables, settings: Mapping[str, Any]) -> Report:
 def of_first_pairs(results: Results) -> dict[str, Draw]:
     """Return what draws each figure of the first network's pairs, by name."""
     return {
+        "pairs": partial(_pairs, results),
         "training_curves": partial(_training_curves, results),
         f"line_{slug(results.first)}": partial(_between, results, "line", results.first),
-        "gap_vs_sharpness": partial(_gap_vs_sharpness, results),
+        "accuracy_vs_sharpness": partial(_accuracy_vs_sharpness, results),
     }
 
 
@@ -74,12 +77,20 @@ def _training_curves(results: Results) -> Drawing | str:
     return Drawing(figures.training_curves(table), table, captions.training_curves(results))
 
 
-def _gap_vs_sharpness(results: Results) -> Drawing | str:
-    table = solutions(results).filter(["role", "seed", *GAP_COLUMNS])
+def _pairs(results: Results) -> Drawing | str:
+    table = solutions(results).filter(["role", "seed", *ACCURACY_COLUMNS])
+    ratios = {each.label: each.ratio for each in tables.compared(results) if each.quantity in MEASURES}
+    if all(each.value is None for each in ratios.values()):
+        return "no pair of finished runs has a measure of sharpness"
+    return Drawing(figures.pairs(table, ratios), table, captions.pairs(results))
+
+
+def _accuracy_vs_sharpness(results: Results) -> Drawing | str:
+    table = solutions(results).filter(["role", "seed", *ACCURACY_COLUMNS])
     if all(drawable(table, quantity).empty for quantity in captions.NAMES):
-        return "no finished run has both a generalisation gap and a positive sharpness"
-    figure = figures.gap_vs_sharpness(table, correlations(table))
-    return Drawing(figure, table, captions.gap_vs_sharpness(results, table))
+        return "no finished run has both a test accuracy and a positive sharpness"
+    figure = figures.accuracy_vs_sharpness(table, correlations(table))
+    return Drawing(figure, table, captions.accuracy_vs_sharpness(results, table))
 
 
 def _between(results: Results, path: str, network: str) -> Drawing | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from analysis.statistics.intervals import Interval
 from analysis.statistics.rank_correlation import kendall_tau
 from sharpness.plots.frames import floats, records, rows_where
 
+MEASURED = ("top_eigenvalue", "trace", "keskar_sharpness", "worst_case_sharpness", "distance_from_start")
+"""The quantities of records that every solution of the first network has."""
 ENOUGH_SEEDS = 5
 """Fewer seeds give intervals that mean little."""
 
@@ -26,12 +28,14 @@ ENOUGH_SEEDS = 5
 def of_pairs(results: Results) -> list[str]:
     """Return what the pairs of the first network show, beginning with how many runs there are."""
     table = solutions(results)
-    quantities = compared(results)
+    quantities = {each.quantity: each for each in compared(results)}
     return [
         status_line(results),
         *_unfinished(results),
-        *_caution(next(each.difference.n for each in quantities if each.quantity == "test_accuracy")),
-        *map(_comparison, quantities),
+        *_caution(quantities["test_accuracy"].difference.n),
+        *map(_difference, (quantities["test_accuracy"], quantities["test_loss"], quantities["train_loss"])),
+        _sharpness([quantities[name] for name in ("top_eigenvalue", "trace", "keskar_sharpness")]),
+        _invariant(quantities["worst_case"]),
         *_of_correlations(table),
         *_of_lines(results),
         *_of_pyhessian(results),
@@ -63,35 +67,55 @@ def _caution(num_pairs: int) -> Iterator[str]:
         yield f"Caution: {seeds}; intervals from fewer than {ENOUGH_SEEDS} seeds mean little."
 
 
-def _comparison(each: Compared) -> str:
-    """Return how LB compares with SB: as a ratio where that makes sense, otherwise as a difference."""
-    seeds = each.difference.n
+def _difference(each: Compared) -> str:
+    """Return how LB compares with SB in an outcome of training."""
+    name, seeds = f"{each.label[0].upper()}{each.label[1:]}", each.difference.n
     if seeds == 0:
-        return f"{each.label}: not compared, no seed has it in both runs."
-    if each.ratio.value is not None:
-        text, verdict = f"LB / SB = {numbers.ratio(each.ratio)}", _verdict(each.ratio, 1.0)
-    else:
-        unit = "pp" if each.unit == "%" else each.unit
-        text = f"LB - SB = {numbers.difference(each.difference)} {unit}".rstrip()
-        verdict = _verdict(each.difference, 0.0)
-    return f"{each.label}: larger for LB in {each.larger} of {seeds} seeds, {text}: {verdict}."
+        return f"{name}: not compared, no seed has it in both runs."
+    unit = {"%": " percentage points", "nats": " nats"}[each.unit]
+    size = f"LB - SB = {numbers.difference(each.difference)}{unit}"
+    words = {
+        "higher": f"large batches end higher, {size}, in {each.larger} of {seeds} pairs",
+        "lower": f"large batches end lower, {size}, in {seeds - each.larger} of {seeds} pairs",
+    }
+    return f"{name}: {words.get(_side(each.difference, 0.0), f'no difference is resolved, {size}')}."
 
 
-def _verdict(interval: Interval, neutral: float) -> str:
-    """Return what an interval resolves.
+def _sharpness(measures: Sequence[Compared]) -> str:
+    """Return by how much LB is sharper by the measures that a rescaling of the layers moves."""
+    sides = {_side(each.ratio, 1.0) for each in measures}
+    words = {"higher": "sharper by every one of", "lower": "flatter by every one of"}
+    verdict = words.get(sides.pop(), "neither sharper nor flatter by all of") if len(sides) == 1 else "not alike by"
+    ratios = ", ".join(f"{each.label} {_times(each)}" for each in measures)
+    return f"Large-batch minima are {verdict} {len(measures)} measures; LB / SB: {ratios}."
 
-    >>> _verdict(Interval(0.1, -0.2, 0.4, 5), 0.0)
-    'no difference resolved'
+
+def _invariant(each: Compared) -> str:
+    """Return the same by a measure that no rescaling moves."""
+    words = {"higher": "large-batch minima are sharper too", "lower": "large-batch minima are flatter"}
+    verdict = words.get(_side(each.ratio, 1.0), "no difference is resolved")
+    return f"In units of the weights ({each.label}), where rescaling layers changes nothing, {verdict}: {_times(each)}."
+
+
+def _times(each: Compared) -> str:
+    if each.ratio.value is None:
+        return f"not compared ({each.ratio.reason or 'no ratio'})"
+    return f"{numbers.ratio(each.ratio)} times"
+
+
+def _side(interval: Interval, neutral: float) -> str:
+    """Return on which side of the neutral value an interval lies: higher, lower, or neither.
+
+    >>> _side(Interval(0.1, -0.2, 0.4, 5), 0.0)
+    'neither'
     """
-    if interval.lower is None or interval.upper is None:
-        return "one seed gives no interval"
-    if interval.lower <= neutral <= interval.upper:
-        return "no difference resolved"
-    return "higher for LB" if interval.lower > neutral else "lower for LB"
+    if interval.lower is None or interval.upper is None or interval.lower <= neutral <= interval.upper:
+        return "neither"
+    return "higher" if interval.lower > neutral else "lower"
 
 
 def correlations(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
-    """Return Kendall's tau-b of the generalisation gap with each kind of sharpness: of ``pairs``, and within each role.
+    """Return Kendall's tau-b of test accuracy with each kind of sharpness: of ``pairs``, and within each role.
 
     Of all solutions together whole pairs of a seed are resampled. Two clusters, one of each role, have a tau of about
     one half though nothing goes with anything inside them: the taus within the roles tell.
@@ -99,7 +123,7 @@ def correlations(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
     parts = {"pairs": table} | {role: rows_where(table, role=role) for role in ROLES}
     return {
         name: {
-            part: kendall_tau(floats(rows, name), floats(rows, "generalisation_gap"), rows["seed"])
+            part: kendall_tau(floats(rows, name), floats(rows, "test_accuracy"), rows["seed"])
             for part, rows in parts.items()
         }
         for name in NAMES
@@ -107,28 +131,19 @@ def correlations(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
 
 
 def _of_correlations(table: pd.DataFrame) -> Iterator[str]:
-    for quantity, taus in correlations(table).items():
-        parts = [f"{_part(part)} {numbers.correlation(tau)}{_association(tau)}" for part, tau in taus.items()]
-        yield f"Generalisation gap against {NAMES[quantity]}: {'; '.join(parts)}."
-        if count := not_positive(table, quantity):
-            yield f"{count} of {len(table)} runs have {NAMES[quantity]} <= 0 and are not on the log axis."
-
-
-def _part(part: str) -> str:
-    return "Kendall tau-b over pairs" if part == "pairs" else f"within {part}"
-
-
-def _association(tau: Interval) -> str:
-    """Return what the interval of a rank correlation resolves, to follow its number.
-
-    >>> _association(Interval(0.2, -0.4, 0.7, 5))
-    ': no association resolved'
-    """
-    if tau.lower is None or tau.upper is None:
-        return ""
-    if tau.lower == tau.upper:
-        return ": all runs are ordered alike, so resampling them gives an interval without width"
-    return ": no association resolved" if tau.lower <= 0 <= tau.upper else ": the interval excludes 0"
+    """Yield whether sharpness tells which runs of one batch size are more accurate."""
+    found = {name: {role: taus[role] for role in ROLES} for name, taus in correlations(table).items()}
+    every = [tau for taus in found.values() for tau in taus.values()]
+    resolved = sum(tau.lower is not None and tau.upper is not None and tau.lower * tau.upper > 0 for tau in every)
+    verdict = f"{resolved} of {len(every)} associations are resolved" if resolved else "no association is resolved"
+    texts = [
+        f"{NAMES[name]} {' and '.join(f'{numbers.correlation(tau)} within {role}' for role, tau in taus.items())}"
+        for name, taus in found.items()
+    ]
+    yield f"Test accuracy against sharpness at one batch size, Kendall's tau-b: {verdict}; {'; '.join(texts)}."
+    for name in found:
+        if count := not_positive(table, name):
+            yield f"{count} of {len(table)} runs have {NAMES[name]} <= 0 and are not on the log axis."
 
 
 def _of_lines(results: Results) -> Iterator[str]:
@@ -174,7 +189,7 @@ def _unmeasured(results: Results, table: pd.DataFrame) -> Iterator[str]:
     for row in records(results.probes):
         if row["value"] is None and row["quantity"] != "top_eigenvalue_pyhessian":
             yield f"{_who(row)}: {row['quantity']} was not measured ({row['reason'] or 'no reason given'})."
-    roles = dict.fromkeys(("top_eigenvalue", "keskar_sharpness", "distance_from_start"), ROLES)
+    roles = dict.fromkeys(MEASURED, ROLES)
     for quantity, asked in (roles | {"loss_barrier": ("SB",)}).items():
         known = set(rows_where(results.probes, quantity=quantity)["run_id"])
         runs = [row for row in records(table) if row["role"] in asked and row["run_id"] not in known]

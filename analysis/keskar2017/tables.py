@@ -19,14 +19,14 @@ from analysis.statistics.intervals import Interval, Summary, summarise
 from sharpness.plots.frames import floats, rows_where
 
 QUANTITIES = (
-    ("train_accuracy", "train accuracy", "%", False),
     ("test_accuracy", "test accuracy", "%", False),
-    ("generalisation_gap", "generalisation gap", "pp", False),
-    ("train_loss", "train loss", "nats", False),
     ("test_loss", "test loss", "nats", False),
+    ("train_loss", "train loss", "nats", False),
     ("top_eigenvalue", "λ_max", "nats", True),
-    ("keskar_sharpness", "Keskar sharpness φ", "%", True),
-    ("distance_from_start", "distance from the start", "", True),
+    ("trace", "trace", "nats", True),
+    ("keskar_sharpness", "Metric 2.1", "%", True),
+    ("worst_case", "adaptive worst case", "nats", True),
+    ("distance_from_start", "distance from start", "", True),
 )
 """The quantities that are compared of the solutions: column, name, unit, and whether a ratio means something."""
 REMEDIES = (
@@ -66,15 +66,14 @@ class Compared:
 
 def compared(results: Results) -> list[Compared]:
     """Return small against large batch on the first network."""
-    table, start = solutions(results), start_of_search(results)
+    table = solutions(results)
     small, large = (rows_where(table, role=role) for role in ROLES)
-    setting = "" if start is None else f" (ε = {EPSILONS[0]:g}, start: {start})"
     found = []
     for column, words, unit, has_ratio in QUANTITIES:
         change = difference(small, large, column)
         one = Compared(
             quantity=column,
-            label=words + (setting if column == "keskar_sharpness" else ""),
+            label=words,
             unit=unit,
             roles={"SB": summarise(floats(small, column)), "LB": summarise(floats(large, column))},
             difference=change,
@@ -96,8 +95,12 @@ def pairs(results: Results) -> TextTable:
         rows.append([label, *map(numbers.mean_and_std, each.roles.values()), *changes, n])
         named = {"quantity": each.quantity, "label": each.label, "unit": each.unit} | _named(each.roles)
         values.append(named | {"pairs": each.difference.n} | _bounds(difference=each.difference, ratio=each.ratio))
+    start = start_of_search(results)
     caption = (
         f"{MEAN} of a role; LB - SB and the geometric ratio LB / SB paired by seed with 95 % Student t intervals. "
+        f"λ_max and trace are of the Hessian of the training loss; Metric 2.1 has ε = {EPSILONS[0]:g}"
+        f"{'' if start is None else f' and starts at {start}'}; the adaptive worst case is the rise of the loss within "
+        f"half the size of each weight, which no rescaling of the layers changes. {results.setting(results.first)} "
         f"{status_line(results)}"
     )
     header = ("", "SB", "LB", "LB - SB [95 %]", "LB / SB [95 %]", "n")

@@ -39,11 +39,12 @@ class InterpolationResult(ProbeResult):
 
 @dataclass(frozen=True)
 class Interpolation(Landscape[InterpolationResult]):
-    """Loss and accuracy at ``w(alpha) = (1 - alpha) w_0 + alpha w_1`` on an even grid of alpha.
+    """Loss and accuracy at ``w(alpha) = (1 - alpha) w_0 + alpha w_1`` on an even grid of alpha, finer at both ends.
 
     With ``path='arc'`` it is ``w(alpha) = cos(alpha pi / 2) w_0 + sin(alpha pi / 2) w_1``, the curvilinear path of
     Keskar et al. 2017, Appendix D. Their Figure 3 has 25 points on [-1, 2], w_0 the small-batch and w_1 the large-batch
-    solution. At alpha 0 and 1 the weights are the checkpoints' own, bit for bit. What BatchNorm does between them is
+    solution: a sharp minimum is then a single point. ``zoom`` halves the step so many times on both sides of 0 and of
+    1, which adds ``4 zoom`` points. At alpha 0 and 1 the weights are the checkpoints' own, bit for bit. What BatchNorm does between them is
     the ``norm`` mode of the loss. The barrier is ``max over grid points in [0, 1] of L(alpha) - ((1 - alpha) L(0) +
     alpha L(1))``, the chord form of Frankle et al. 2020; it needs 0 and 1 on the grid.
 
@@ -58,23 +59,40 @@ class Interpolation(Landscape[InterpolationResult]):
     start: float = -1.0
     stop: float = 2.0
     path: str = "line"
+    zoom: int | None = None
+    """Halvings of the step towards alpha = 0 and 1, from both sides; ``None`` for none."""
 
     name = "interpolation"
 
     def check(self) -> None:
-        """Raise :class:`InputError` for an unknown path and for a grid that is none."""
+        """Raise :class:`InputError` for an unknown path, for a grid that is none, and for a zoom out."""
         if self.path not in PATHS:
             raise unknown_name("path", self.path, PATHS)
         if self.num_points < 2 or not self.start < self.stop:
             raise InputError(
                 f"expected at least 2 points on a growing range, got {self.num_points} on [{self.start}, {self.stop}]"
             )
+        if self.zoom is not None and not 0 <= self.zoom <= 20:
+            raise InputError(f"expected a zoom of 0 to 20 halvings, got {self.zoom}")
+
+    def grid(self) -> list[float]:
+        """Return the values of alpha, ascending.
+
+        >>> Interpolation(num_points=4, zoom=1).grid()
+        [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
+        """
+        alphas = set(np.linspace(self.start, self.stop, self.num_points).round(12).tolist())  # 0 and 1 exactly
+        step = (self.stop - self.start) / (self.num_points - 1)
+        for halving in range(self.zoom or 0):
+            shift = step / 2 ** (halving + 1)
+            alphas |= {round(end + side * shift, 12) for end in (0.0, 1.0) for side in (-1, 1)}
+        return sorted(alpha for alpha in alphas if self.start <= alpha <= self.stop)
 
     def sample(self, loss: Loss, sampling: Sampling, w_0: Tensor, w_1: Tensor) -> InterpolationResult:
         """Return loss and accuracy on the grid, and the barrier."""
-        alphas = np.linspace(self.start, self.stop, self.num_points).round(12).tolist()  # 0 and 1 exactly
+        alphas = self.grid()
         path = PATHS[self.path](w_0, w_1)
-        found = self.evaluate(loss, lambda number: path(alphas[number]), self.num_points, sampling)
+        found = self.evaluate(loss, lambda number: path(alphas[number]), len(alphas), sampling)
         curves = found.curves()
         value = barrier(alphas, curves["train_loss"])
         return InterpolationResult(
