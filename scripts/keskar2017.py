@@ -44,7 +44,7 @@ from scripts.grids.keskar2017 import Case, Ranges, arms_of, pairs_of, spaced
 from scripts.measures.keskar2017 import along_training, slices
 from scripts.runner.study import Cell, Measurement, Study, Task, run_study
 from sharpness.cli import run_command
-from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
+from sharpness.config import BudgetConfig, DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.probes import (
     DistanceFromStart,
     Interpolation,
@@ -97,6 +97,7 @@ def to_equal_loss(name: str, norm: Literal["batch", "none"], **data: Any) -> Run
         model=ModelConfig(name=name, norm=norm),
         training=TrainingConfig(epochs=1000),
         budget=BudgetConfig(train_loss=0.01),
+        measure=MeasureConfig(test_every=5.0),  # the test set is five times as large as the training set
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from pathlib import Path
@@ -14,18 +13,17 @@ import torch
 
 import sharpness as sh
 from analysis.pages.papers import PAPERS
-from sharpness.config import RunConfig
-from sharpness.data import DATASETS
 from sharpness.landscapes import LANDSCAPES
 from sharpness.probes import PROBES
 from tests.conftest import ROOT, run_cold_python, run_python
+from tests.study_cases import script
 from tests.test_imports import LADDER
 
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 IN_ORDER = (DOCS["train.md"], README, DOCS["measure.md"], DOCS["landscapes.md"])
 """The pages with commands, that of the run which the others measure before them."""
-OF_REPRODUCE = "runs/keskar2017/f1-fashion_mnist_10k-b64-s0-44136fa3/checkpoint-4710.safetensors"
+OF_REPRODUCE = "runs/keskar2017/fc_256_256_256-fashion_mnist_10k-b32-s0-8f8b64ca"
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -114,10 +112,10 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(config)
     lines = [command for command in commands() if command.startswith("sharpness ")]
     assert len(lines) == 11
-    # The README measures a network of `make reproduce`: one of the same kind, from the first command, lies there.
+    # The README measures a network of `make reproduce`: the run of the first command lies in its place.
     reproduced = tmp_path / OF_REPRODUCE
     reproduced.parent.mkdir(parents=True)
-    reproduced.symlink_to(tmp_path / "runs" / "small-batch" / "checkpoint-120.safetensors")
+    reproduced.symlink_to(tmp_path / "runs" / "small-batch")
     code = f"import os; os.chdir({str(tmp_path)!r}); from sharpness.cli import main\nimport sys\n" + "".join(
         f"print({line!r}, flush=True); sys.argv = {shlex.split(line)!r}; main()\n" for line in lines
     )  # in one process, because loading torch takes longer than most of them
@@ -147,9 +145,9 @@ def test_the_worked_example_of_contributing_runs() -> None:
 
 
 def test_the_network_that_the_readme_measures_is_one_of_make_reproduce() -> None:
-    config = RunConfig()
-    updates = math.ceil(DATASETS[config.data.name].num_train / config.training.batch_size) * config.training.epochs
-    assert f"runs/keskar2017/{config.run_id}/checkpoint-{updates}.safetensors" == OF_REPRODUCE
+    keskar2017 = script("keskar2017")
+    small, _ = keskar2017.cells_of(keskar2017.PRESETS["cpu"], 1)
+    assert f"runs/keskar2017/{small.config.run_id}" == OF_REPRODUCE
     assert OF_REPRODUCE in README
 
 
@@ -182,7 +180,7 @@ def test_links_and_paths_exist() -> None:
         missing |= {f"{path.name}: {name}" for name in wanted if not (ROOT / name).exists()}
     assert missing <= {
         "CONTRIBUTING.md: sharpness/probes/gradient_norm.py",  # the worked example's
-        "README.md: figures/keskar2017/cpu-2-seeds/",  # made by the command above it
+        "README.md: figures/keskar2017/cpu-10-seeds/",  # made by the command above it
         "studies.md: figures/cohen2021/smoke-1-seeds",  # likewise
     }
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, to_toml
+from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig, to_toml
 from sharpness.data import Dataset, load_dataset, normalise
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import choose_device, derived_seed
@@ -94,6 +94,16 @@ def test_the_logged_training_loss_is_the_mean_over_the_examples_of_the_epoch(tmp
         loss = F.cross_entropy(model(normalise(dataset.train.inputs[rows])), dataset.train.targets[rows])
         total += len(rows) * float(loss.detach())
     assert run.log()[1]["train_loss"] == pytest.approx(total / 130, rel=1e-5)
+
+
+def test_the_test_set_is_looked_at_as_often_as_asked_and_changes_no_weights(tmp_path: Path, dataset: Dataset) -> None:
+    every = trained(tmp_path / "every", dataset, replace(CONFIG, budget=BudgetConfig(updates=18)))
+    rarely = replace(CONFIG, budget=BudgetConfig(updates=18), measure=replace(CONFIG.measure, test_every=2.0))
+    run = trained(tmp_path / "rarely", dataset, rarely)
+    rows = [(row["epoch"], row["test_loss"]) for row in run.log()]
+    tested = [(row["epoch"], row["test_loss"] if row["epoch"] % 2 != 1 else None) for row in every.log()]
+    assert rows == tested and [epoch for epoch, loss in rows if loss is None] == [1, 3]  # and where the budget cuts
+    assert outcome(run)[0] == outcome(every)[0]  # the same weights
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(tmp_path: Path, dataset: Dataset) -> None:

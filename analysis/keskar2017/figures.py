@@ -160,7 +160,8 @@ def accuracy_curves(table: pd.DataFrame) -> Figure:
     for ax, rows in panels:
         for role, runs in groups(rows, "role"):
             for split, dashes in SPLITS.items():
-                for _, run in groups(runs, "seed"):
+                for _, each in groups(runs, "seed"):
+                    run = each.dropna(subset=[f"{split}_accuracy"])  # the test set may be looked at more rarely
                     values = floats(run, f"{split}_accuracy")
                     ax.plot(floats(run, "epoch"), values, color=ROLE[role].color, linestyle=dashes, linewidth=0.7)
         later = rows_where(rows.assign(later=floats(rows, "epoch") > 0), later=True)

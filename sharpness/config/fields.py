@@ -174,6 +174,8 @@ class MeasureConfig:
     """Measure on the first so many training examples; 0 for all."""
     keep_every: float = 0.0
     """Epochs between checkpoints that are kept; 0 for the last alone."""
+    test_every: float = 1.0
+    """Epochs between evaluations of the test set for the log; the final weights are evaluated in any case."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ class Interpolation(Landscape[InterpolationResult]):
     With ``path='arc'`` it is ``w(alpha) = cos(alpha pi / 2) w_0 + sin(alpha pi / 2) w_1``, the curvilinear path of
     Keskar et al. 2017, Appendix D. Their Figure 3 has 25 points on [-1, 2], w_0 the small-batch and w_1 the large-batch
     solution: a sharp minimum is then a single point. ``zoom`` halves the step so many times on both sides of 0 and of
-    1, which adds ``4 zoom`` points. At alpha 0 and 1 the weights are the checkpoints' own, bit for bit. What BatchNorm does between them is
-    the ``norm`` mode of the loss. The barrier is ``max over grid points in [0, 1] of L(alpha) - ((1 - alpha) L(0) +
-    alpha L(1))``, the chord form of Frankle et al. 2020; it needs 0 and 1 on the grid.
+    1, which adds ``4 zoom`` points. At alpha 0 and 1 the weights are the checkpoints' own, bit for bit. What BatchNorm
+    does between them is the ``norm`` mode of the loss. The barrier is ``max over grid points in [0, 1] of L(alpha) -
+    ((1 - alpha) L(0) + alpha L(1))``, the chord form of Frankle et al. 2020; it needs 0 and 1 on the grid.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False)

@@ -62,6 +62,7 @@ BOUNDS: Mapping[str, Bound] = {
     "measure.every": POSITIVE,
     "measure.examples": AT_LEAST_ZERO,
     "measure.keep_every": AT_LEAST_ZERO,
+    "measure.test_every": POSITIVE,
 }
 """The numbers that a field may have; those that are ``None`` are left out."""
 

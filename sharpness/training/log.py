@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.data import normalise
-from sharpness.loss import Loss
+from sharpness.loss import Evaluation, Loss
 from sharpness.machine.distributed import num_ranks
 from sharpness.noise_scale import sgd_noise_scale
 from sharpness.training import schedules
@@ -43,15 +43,15 @@ def log_epoch(session: Session, before: Position, at: Position) -> tuple[Positio
     config, total, sums = session.config, len(session.train), session.sums
     sums.gather()
     first_bad = sums.first_non_finite()
-    test = session.evaluate(session.dataset.test)
+    test = _on_test_set(session, at)
     epoch = before.epochs_done(total)
     rate, batch = session.rate(epoch), schedules.batch_size(config, epoch, before.batch)
     row: dict[str, Any] = {"epoch": _plain(at.epochs_done(total)), "step": at.update}
     reason = None
-    if first_bad is None and math.isfinite(test.loss):
+    if first_bad is None and (test is None or math.isfinite(test.loss)):
         loss, accuracy = sums.means()
         row |= {"train_loss": loss, "train_accuracy": accuracy}
-        row |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+        row |= {"test_loss": test and test.loss, "test_accuracy": test and test.accuracy}
         at = _with_best(session, at, loss)
     else:
         at = at if first_bad is None else replace(at, update=at.update - len(sums.losses) + first_bad)
@@ -63,6 +63,13 @@ def log_epoch(session: Session, before: Position, at: Position) -> tuple[Positio
     session.write(lambda: session.run.append_log(row))
     sums.clear()
     return replace(at, log_rows=at.log_rows + 1), reason
+
+
+def _on_test_set(session: Session, at: Position) -> Evaluation | None:
+    """Evaluate the test set where that is due, and where a budget cut the epoch."""
+    now = at.epochs_done(len(session.train))
+    due = schedules.is_due(session.config.measure.test_every, math.ceil(now) - 1, now)
+    return session.evaluate(session.dataset.test) if due or now != int(now) else None
 
 
 def _plain(epoch: float) -> int | float:
