@@ -176,7 +176,7 @@ def test_the_smoke_form_runs_once(tmp_path: Path) -> None:
     out, printed = smoke_once("cohen2021", tmp_path)
     names = {path.name for path in out.iterdir()}
     assert {"eigenvalue.png", "edge.pdf", "edge_table.md", "findings.json", "runs.csv"} <= names
-    assert "3 of 3 runs finished." in printed
+    assert "4 of 4 runs finished." in printed
 
 
 @pytest.mark.study
@@ -185,8 +185,8 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     cells = study.cells_of(preset, preset.seeds)
     for cell in cells:
         check_config(cell.config)
-    assert len({cell.config.run_id for cell in cells}) == len(cells) == 35
-    manifests = first_steps([cell for cell in cells if cell.labels["arm"] in ("SGD", "Nesterov")], tmp_path)
+    assert len({cell.config.run_id for cell in cells}) == len(cells) == 75
+    manifests = first_steps([cell for cell in cells if cell.labels["arm"] in ("SGD, 8", "Nesterov")], tmp_path)
     assert [manifest["status"] for manifest in manifests] == ["finished"] * 2
 
 

@@ -16,8 +16,7 @@ from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 from sharpness.plots.seeds import each_seed, hues
 from sharpness.plots.style import FULL, LOOKS, new_figure, shades
 
-ARMS = ("GD", "GD, ReLU", "Polyak", "Nesterov", "SGD")
-TITLES = {"GD": "GD, tanh", "SGD": "SGD, tanh", "Polyak": "Polyak, tanh", "Nesterov": "Nesterov, tanh"}
+TITLES = {"GD": "GD, tanh", "Polyak": "Polyak, tanh", "Nesterov": "Nesterov, tanh"}
 
 
 def eigenvalue_figure(
@@ -25,7 +24,7 @@ def eigenvalue_figure(
 ) -> Drawing | str:
     """Draw the eigenvalue (above) and the training loss (below) against updates, a column per arm."""
     shown = history.loc[np.isfinite(floats(history, "top_eigenvalue"))]
-    arms = [arm for arm in ARMS if len(rows_where(shown, arm=arm))]
+    arms = list(dict.fromkeys(shown["arm"]))
     if not arms:
         return "no run has a measured eigenvalue"
     colors = shades(sorted(set(shown["learning_rate"])))
@@ -79,7 +78,11 @@ def edge_figure(runs: pd.DataFrame, band: tuple[float, float], note: str) -> Dra
     shown = runs.loc[np.isfinite(floats(runs, "peak"))]
     if shown.empty:
         return "no finished run has a measured eigenvalue"
-    places = [(arm, rate) for arm in ARMS for rate in sorted(set(rows_where(shown, arm=arm)["learning_rate"]))]
+    places = [
+        (arm, rate)
+        for arm in dict.fromkeys(shown["arm"])
+        for rate in sorted(set(rows_where(shown, arm=arm)["learning_rate"]))
+    ]
     figure, axes = new_figure(FULL, 2.5)
     ax = axes[0, 0]
     ax.axhspan(*band, color="0.93", zorder=0)
