@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
 from sharpness.probes.eigenvalues import TopEigenvalues
-from sharpness.probes.methods.random_parts import spread_over
+from sharpness.probes.fisher_trace import FisherTrace
+from sharpness.probes.methods.random_parts import mean_over_examples, spread_over
 from sharpness.probes.norms import WeightNorms
+from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness
 from sharpness.probes.trace import Trace
 from sharpness.records import ProbeRecord
 from tests.matrices import operator_of
@@ -63,6 +65,37 @@ def test_the_interval_of_a_trace_over_examples_covers(count: int) -> None:
         covered += result.sampling["lower"] <= 2 * 21 <= result.sampling["upper"]
         certified += result.lower <= 42 <= result.upper
     assert covered >= int(stats.binom.ppf(0.001, count, 0.95)) and certified <= 0.5 * count
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_the_interval_of_a_fisher_trace_over_examples_covers(count: int) -> None:
+    # g = 2 (w x) x with w the second unit vector: E |g|^2 = 4 (3 + 20), variances 2, 1, ..., 1 and kurtosis 3.
+    w = F.one_hot(torch.tensor(1), 20).double()
+    covered = 0
+    for seed in range(count):
+        result = FisherTrace(matrix="empirical_fisher")(linear(drawn(seed, 400)), w, sampled=True)
+        assert result.sampling is not None and result.sampling["num_parts"] == 400
+        covered += result.sampling["lower"] <= 92.0 <= result.sampling["upper"]
+    assert covered >= int(stats.binom.ppf(0.001, count, 0.93))  # the mean of 400 heavy tails is not quite normal
+
+
+def test_an_exact_mean_has_students_interval() -> None:
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    found = mean_over_examples(4.0, values / 4)
+    low, high = stats.t.interval(0.95, 3, 4.0, stats.sem(values))
+    assert (found["lower"], found["upper"]) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_a_preconditioner_of_equal_numbers_divides_the_interval_over_examples() -> None:
+    loss = linear(drawn(0, 100))
+    plain = TopEigenvalues()(loss, sampled=True).sampling
+    p = torch.full((20,), 4.0, dtype=torch.float64)
+    found = PreconditionedSharpness()(loss, preconditioner=p, sampled=True).sampling
+    assert plain is not None and found is not None and found["num_parts"] == plain["num_parts"]
+    for name in ("lower", "upper", "held_out", "standard_error"):
+        assert found[name] == pytest.approx(plain[name] / 4, rel=1e-2)
+    record = PreconditionedSharpness()(small_network(), sampled=True).to_record()
+    assert record.sampling is None and "too few" in record.reasons["sampling"]
 
 
 def test_parts_make_the_interval_by_hand() -> None:

@@ -14,6 +14,7 @@ from sharpness.linalg.trace import Method
 from sharpness.loss import Loss
 from sharpness.loss.per_example import UnitGradients
 from sharpness.machine.progress import Progress
+from sharpness.probes.methods.random_parts import mean_over_examples, no_spread
 from sharpness.probes.methods.spectra import CurvatureProbe
 from sharpness.probes.trace import Trace
 from sharpness.results import MERGED, ProbeResult
@@ -58,30 +59,35 @@ class FisherTrace(CurvatureProbe[FisherTraceResult]):
     confidence: float = 0.95
     num_hvps: int = 320
 
-    def measure(self, loss: Loss, w: Tensor, *, progress: Progress | None = None) -> FisherTraceResult:
-        """Measure at ``w``; :class:`InputError` for a matrix that is no Fisher matrix."""
+    def measure(
+        self, loss: Loss, w: Tensor, *, sampled: bool = False, progress: Progress | None = None
+    ) -> FisherTraceResult:
+        """Measure at ``w``; :class:`InputError` for a matrix that is no Fisher matrix.
+
+        ``sampled`` says that the examples are a random sample: the result then has an interval over their choice.
+        """
         if self.matrix not in FISHERS:
             raise unknown_name("Fisher matrix", self.matrix, FISHERS)
         exact = self.matrix == "empirical_fisher" and loss.norm != "batch"
-        shared = _by_examples(loss, w, progress) if exact else self._by_products(loss, w, progress)
+        shared = (_by_examples if exact else self._by_products)(loss, w, sampled, progress)
         return FisherTraceResult(
             quantity=f"{self.matrix}_trace",
             **shared,
             seed=None if exact else self.seed,
         )
 
-    def _by_products(self, loss: Loss, x: Tensor, progress: Progress | None) -> dict[str, Any]:
+    def _by_products(self, loss: Loss, x: Tensor, sampled: bool, progress: Progress | None) -> dict[str, Any]:
         probe = Trace(**{knob.name: getattr(self, knob.name) for knob in fields(Trace)})
-        result = probe(loss, x, progress=progress)
-        names = ("value", "lower", "upper", "confidence", "converged", "num_hvps", "hvp_backend", "reasons")
+        result = probe(loss, x, sampled=sampled, progress=progress)
+        names = ("value", "lower", "upper", "confidence", "converged", "num_hvps", "hvp_backend", "reasons", "sampling")
         return {name: getattr(result, name) for name in names} | {"how": result.details()}
 
 
-def _by_examples(loss: Loss, x: Tensor, progress: Progress | None) -> dict[str, Any]:
+def _by_examples(loss: Loss, x: Tensor, sampled: bool, progress: Progress | None) -> dict[str, Any]:
     """Return the exact trace ``sum_n c_n^2 |grad l_n|^2 / sum_n c_n``, l_n the mean over what example n counts for."""
     loss = loss.with_weight_decay(0.0)  # no part of a Fisher matrix
     exact = dict.fromkeys(("lower", "upper", "confidence"), "a sum over all examples, exact to rounding")
-    total = sum(float(loss.data.count(batch)) for batch in loss.batches)
+    total, shares = sum(float(loss.data.count(batch)) for batch in loss.batches), None
     if loss.num_examples == 1:
         value, gradients, how = total * norm(loss.grad(x)) ** 2, 1, "one example"
     else:
@@ -93,6 +99,13 @@ def _by_examples(loss: Loss, x: Tensor, progress: Progress | None) -> dict[str, 
             if progress is not None:
                 progress(sum(map(len, squares)), len(units.weights))
         counts = units.weights * (total / units.num_examples)
-        value = float((counts**2 * torch.cat(squares)).sum() / total)
+        shares = counts**2 * torch.cat(squares) / total
+        value = float(shares.sum())
         gradients, how = len(counts), f"gradients of single examples ({units.method})"
-    return {"value": value, "num_gradients": gradients, "converged": True, "reasons": exact, "how": {"method": how}}
+    found = {"value": value, "num_gradients": gradients, "converged": True, "reasons": exact, "how": {"method": how}}
+    if not sampled:
+        return found
+    if why := no_spread(loss):
+        return found | {"reasons": exact | {"sampling": why}}
+    assert shares is not None  # there are as many examples as an interval needs
+    return found | {"sampling": mean_over_examples(value, shares.numpy())}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.progress import Progress
+from sharpness.probes.methods.random_parts import CONFIDENCE, no_spread, over_examples
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details, first_of
 from sharpness.results import MERGED, ProbeResult
 
@@ -87,9 +88,13 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
         w: Tensor,
         *,
         preconditioner: Tensor | Preconditioner | None = None,
+        sampled: bool = False,
         progress: Progress | None = None,
     ) -> PreconditionedResult:
         """Measure at ``w``; ``preconditioner`` is P, or its diagonal of shape (n,).
+
+        ``sampled`` says that the examples are a random sample: the result then has an interval over their choice, P
+        held fixed.
 
         Raises :class:`InputError` for bad knobs and a P that is not positive or of another shape.
         """
@@ -113,10 +118,12 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
             seed=self.seed,
             progress=progress,
         )
-        value = float(pairs.eigenvalues[0])
+        value, shared = float(pairs.eigenvalues[0]), first_of(pairs)
+        if sampled:
+            shared |= self._over_examples(loss, w, p, pairs, shared)
         return PreconditionedResult(
             quantity=self.quantity("preconditioned_sharpness"),
-            **first_of(pairs),
+            **shared,
             num_gradients=self.num_batches if diagonal is None else 0,
             seed=self.seed,
             hvp_backend=operator.operator.backend,
@@ -124,6 +131,28 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
             preconditioner_source=preconditioner.source,
             operator_details=curvature_details(operator.operator),
         )
+
+    def _over_examples(
+        self, loss: Loss, w: Tensor, p: Tensor, pairs: Eigenpairs, shared: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the interval over the choice of examples, or why there is none."""
+        why = no_spread(loss)
+        if why or pairs.eigenvectors is None or pairs.uppers is None:
+            absent = why or "it needs an eigenvector and an outer bound"
+            return {"reasons": {**shared["reasons"], "sampling": absent}}
+        spread = over_examples(
+            loss,
+            w,
+            self.matrix_options(),
+            pairs.eigenvectors[0],
+            float(pairs.uppers[0]),
+            sign=1.0,
+            confidence=CONFIDENCE,
+            num_hvps=self.num_hvps,
+            seed=self.seed,
+            of=lambda matrix: Preconditioned(matrix, p),
+        )
+        return {"num_hvps": shared["num_hvps"] + spread.num_hvps, "sampling": asdict(spread)}
 
     def _check(self) -> None:
         if self.source not in (None, "gradients"):

@@ -145,16 +145,18 @@ def over_examples(
     confidence: float,
     num_hvps: int,
     seed: int,
+    of: Callable[[CurvatureOperator], SymmetricOperator] = lambda matrix: matrix,
 ) -> Spread:
     """Return the interval for the matrix over the distribution that the examples of the loss were drawn from.
 
-    ``options`` are those of :func:`sharpness.curvature.curvature_operator`.
+    ``options`` are those of :func:`sharpness.curvature.curvature_operator`, and ``of`` the linear function of the
+    matrix whose eigenvalue it is.
     """
     batches = Minibatches(loss).parts(NUM_PARTS, seed, "choice of examples")
     counts = np.array([float(loss.data.count(batch)) for batch in batches])
 
-    def operator(part: range) -> CurvatureOperator:
-        return curvature_operator(loss=loss.over([batches[b] for b in part]), w=w, **options)
+    def operator(part: range) -> SymmetricOperator:
+        return of(curvature_operator(loss=loss.over([batches[b] for b in part]), w=w, **options))
 
     parts = [operator(range(b, b + 1)) for b in range(NUM_PARTS)]
     return spread_over(
@@ -185,6 +187,20 @@ def trace_over_examples(
     wide = half + float(stdtrit(NUM_PARTS - 1, (1 + CONFIDENCE) / 2)) * error
     interval = {"lower": value - wide, "upper": value + wide, "confidence": CONFIDENCE}
     return interval | {"standard_error": error, "num_parts": NUM_PARTS, "num_hvps": NUM_PARTS * len(vectors)}
+
+
+def mean_over_examples(value: float, shares: np.ndarray) -> dict[str, Any]:
+    """Return the interval of an exact mean over examples, ``value = sum(shares)``, over their choice.
+
+    >>> found = mean_over_examples(4.0, np.array([1.0, 1.0, 1.0, 1.0]))
+    >>> found["lower"], found["upper"]
+    (4.0, 4.0)
+    """
+    number = len(shares)
+    error = _error(number * shares - value, 1)
+    wide = float(stdtrit(number - 1, (1 + CONFIDENCE) / 2)) * error
+    interval = {"lower": value - wide, "upper": value + wide, "confidence": CONFIDENCE}
+    return interval | {"standard_error": error, "num_parts": number, "num_hvps": 0}
 
 
 def no_spread(loss: Loss) -> str:
