@@ -224,7 +224,7 @@ def test_outputs_that_change_and_orders_that_stay_are_said() -> None:
     still = measures.assign(value=np.where(measures["measure"] == "top_eigenvalue", 1.0, measures["value"]))
     still.loc[(still["role"] == "LB") & (still["measure"] == "top_eigenvalue"), "value"] = 2.0
     found = verdicts(still, blocks, balls)
-    assert next(v for c, v in found.items() if c.startswith("Some α")) == "not reproduced"
+    assert next(v for c, v in found.items() if c.startswith("Some α")) == "contradicted"
     outside = verdicts(measures, blocks, balls.assign(distance=1.0))
     assert next(v for c, v in outside.items() if c.startswith("T_α makes")) == "not testable here"
 

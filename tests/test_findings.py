@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from analysis.pages.findings_page import MARKERS, Options, load_findings, write_pages
+from analysis.pages.findings_page import MARKERS, Options, write_pages
+from analysis.pages.found import load_findings
 from analysis.pages.markdown import html_of, plain
 from analysis.pages.papers import PAPERS, paper_of
-from analysis.report.verdicts import Finding
+from analysis.report.findings import Finding, Variant
 from sharpness.errors import InputError, RunError
 from tests.conftest import ROOT, run_python
 
@@ -104,9 +105,42 @@ def test_the_page_of_studies_counts_verdicts_and_keeps_the_rest(place: Options) 
     assert text.startswith(f"# Before\n\n{MARKERS[0]}\n") and text.endswith(f"{MARKERS[1]}\n\nAfter.\n")
     (rows,) = tables(text)
     assert len(rows) == 1 + len(PAPERS) and "old" not in text and "[FINDINGS.md](../FINDINGS.md)" in text
-    assert rows[1] == ["Keskar et al. 2017", "0", "0", "2", "0", "It falls (2.0 [1.5, 2.5]): not reproduced"]
-    assert ["Izmailov et al. 2018", "1", "0", "0", "1", "It falls (2.0 [1.5, 2.5]): reproduced"] in rows
-    assert rows[-1][1:] == ["–", "–", "–", "–", "not rendered yet"]
+    first = ["It falls (2.0 [1.5, 2.5]): not reproduced"]
+    assert rows[1] == ["Keskar et al. 2017", "0", "–", "0", "0", "0", "2", "0", *first]
+    assert ["Izmailov et al. 2018", "1", "–", "0", "0", "0", "0", "1", "It falls (2.0 [1.5, 2.5]): reproduced"] in rows
+    assert rows[-1][1:] == [*["–"] * 7, "not rendered yet"]
+    write_findings(place.figures / "keskar2017" / "full-5-seeds", [replace(CLAIM, verdict="contradicted")])
+    write_pages(place)
+    (rows,) = tables(place.studies.read_text())
+    columns = ["paper", "reproduced", "at 5 % FDR", "in sign only", "inconclusive", "contradicted", "not testable here"]
+    assert rows[0][:-1] == columns and rows[1][:-1] == ["Keskar et al. 2017", "0", "–", "0", "0", "1", "0"]
+
+
+NEW = replace(
+    CLAIM,
+    smallest_effect="0.5: a second seed moves as much",
+    p=0.03,
+    q=0.04,
+    variants=(Variant(AWKWARD, "1 [0, 2]", "inconclusive", "the interval reaches 0"),),
+    cutoffs={"0.1": "contradicted", "0.2": "reproduced"},
+)
+
+
+def test_what_a_verdict_rests_on_and_its_variants_stand_behind_it(place: Options) -> None:
+    others = [replace(NEW, claim=f"claim {number}", p=p) for number, p in enumerate((0.001, 0.2))]
+    write_findings(place.figures / "izmailov2018" / "cpu-10-seeds", [NEW, *others])
+    write_pages(place)
+    page = place.out.read_text()
+    assert (
+        "or range of the claim: 0.5: a second seed moves as much" in page
+        and "by the cut-off: 0.1: contradicted" in page
+    )
+    assert f"variant, {plain(f'{AWKWARD}: 1 [0, 2]: inconclusive')}" in page
+    # Of three p values .001, .03 and .2 q is .003, .045 and .2.
+    assert "p = 0.030, q = 0.040, q over all studies = 0.045" in page
+    assert "3 claims, 3 reproduced. Fragile: claim 1." in page
+    (rows,) = tables(place.studies.read_text())
+    assert ["Izmailov et al. 2018", "3", "2 of 3"] in [row[:3] for row in rows]
 
 
 def test_a_verdict_that_turns_makes_the_pages_stale_and_writing_them_mends_it(place: Options) -> None:
@@ -131,6 +165,10 @@ DAMAGED = {
     "a field too few": '[{"claim": "x"}]',
     "another verdict": json.dumps([{**CLAIM.to_dict(), "verdict": "splendid"}]),
     "a number for a text": json.dumps([{**CLAIM.to_dict(), "number": 5}]),
+    "a text for a number": json.dumps([{**CLAIM.to_dict(), "p": "small"}]),
+    "a variant of another form": json.dumps([{**CLAIM.to_dict(), "variants": [{"name": "x"}]}]),
+    "a cut-off with another verdict": json.dumps([{**CLAIM.to_dict(), "cutoffs": {"0.1": "splendid"}}]),
+    "cut-offs in a list": json.dumps([{**CLAIM.to_dict(), "cutoffs": ["0.1"]}]),
 }
 
 

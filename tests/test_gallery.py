@@ -19,8 +19,8 @@ from PIL import Image
 
 from analysis.pages.gallery import LARGE, Options, load_gallery, write_gallery
 from analysis.pages.gallery_page import ROWS
+from analysis.report.findings import Finding
 from analysis.report.report import TextTable, save_table
-from analysis.report.verdicts import Finding
 from sharpness.plots.interactive import save_interactive
 from sharpness.plots.save import save_figure, write_all
 from tests.browser import needs_browser, visit, with_script

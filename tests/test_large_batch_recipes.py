@@ -244,18 +244,18 @@ def verdict(tables: Tables, words: str) -> str:
         ("ghost batch norm lowers it", "sqrt + ghost", (0.5, 5.0, 10.0)),
         ("longer, batch 256: the error is at most", "sqrt + ghost + longer", (0.0, 3.0, np.nan)),
         ("LARS, linear, batch 256: the error is at most", "LARS, linear", (0.0, 3.0, 3.0)),
-        ("LARS, sqrt, has a lower error", "LARS, sqrt", (0.0, 0.1, 12.0)),
+        ("LARS, linear, has a lower error", "LARS, linear", (0.0, 0.1, 12.0)),
     ],
 )
 def test_verdicts_follow_the_planted_errors(words: str, recipe: str, flipped: tuple[float, ...]) -> None:
     assert verdict(planted(), words) == "reproduced"
-    assert verdict(planted({**ERRORS, recipe: flipped}), words) == "not reproduced"
+    assert verdict(planted({**ERRORS, recipe: flipped}), words) == "contradicted"
 
 
 def test_the_best_batch_is_the_planted_one_with_its_seeds() -> None:
     words = "batches of 2 to 32 have the lowest error"
     assert verdict(planted(), words) == "reproduced"
-    assert verdict(planted({**ERRORS, "linear": (-3.0, 3.0, 20.0)}), words) == "not reproduced"
+    assert verdict(planted({**ERRORS, "linear": (-3.0, 3.0, 20.0)}), words) == "contradicted"
     best = numbers.best_batch(numbers.outcomes(planted(), SETTINGS))
     assert (best.value, best.lower, best.upper, best.n) == (8.0, 8.0, 8.0, 5)
 
@@ -335,4 +335,4 @@ def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path)
     names = {path.name for path in out.iterdir()}
     assert {"recipes.pdf", "recipes.csv", "recipes_table.md", "resnet50_on_paper.tex", "findings.json"} <= names
     found = json.loads((out / "findings.json").read_text())
-    assert len(found) == 13 and found[-1]["verdict"] == "not testable here"
+    assert len(found) == 11 and found[-1]["verdict"] == "not testable here"

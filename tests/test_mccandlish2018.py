@@ -157,21 +157,21 @@ def unchanged() -> dict[str, str]:
 
 CHANGES = {
     "tenfold or more from": ({"growth": 3.0}, "reproduced in sign only"),
-    "as the loss falls": ({"drift": -1.0, "growth": 0.1}, "not reproduced"),
-    "predicts the best step": ({"warp": 0.8}, "not reproduced"),
-    "predicted best step is right": ({"stretch": 3.0}, "not reproduced"),
-    "predicts the fall": ({"warp": 0.8}, "not reproduced"),
-    "predicted fall of the loss": ({"depth": 3.0}, "not reproduced"),
-    "raises the loss": ({"ease": 0.0}, "not reproduced"),
-    "do not reach the goal": ({"reach": 1.6}, "not reproduced"),
-    "on a hyperbola": ({"bend": 0.4}, "not reproduced"),
-    "predicts the critical batch size": ({"level": 0.2}, "not reproduced"),
-    "inverse learning rate": ({"slope": 0.3}, "not reproduced"),
-    "proportional to the batch size": ({"slope": 0.3}, "not reproduced"),
-    "size of the data set": ({"sizes": 5.0}, "not reproduced"),
-    "size of the network": ({"sizes": 5.0}, "not reproduced"),
-    "harder task": ({"hard": 0.5}, "not reproduced"),
-    "measured by branches grows": ({"best": {0.5: 4, 2.5: 4}}, "not reproduced"),
+    "as the loss falls": ({"drift": -1.0, "growth": 0.1}, "contradicted"),
+    "predicts the best step": ({"warp": 0.8}, "contradicted"),
+    "predicted best step is right": ({"stretch": 3.0}, "contradicted"),
+    "predicts the fall": ({"warp": 0.8}, "contradicted"),
+    "predicted fall of the loss": ({"depth": 3.0}, "contradicted"),
+    "raises the loss": ({"ease": 0.0}, "contradicted"),
+    "do not reach the goal": ({"reach": 1.6}, "contradicted"),
+    "on a hyperbola": ({"bend": 0.4}, "contradicted"),
+    "predicts the critical batch size": ({"level": 0.2}, "contradicted"),
+    "inverse learning rate": ({"slope": 0.3}, "contradicted"),
+    "proportional to the batch size": ({"slope": 0.3}, "contradicted"),
+    "size of the data set": ({"sizes": 5.0}, "contradicted"),
+    "size of the network": ({"sizes": 5.0}, "contradicted"),
+    "harder task": ({"hard": 0.5}, "contradicted"),
+    "measured by branches grows": ({"best": {0.5: 4, 2.5: 4}}, "contradicted"),
     "tenfold the noise scale or more": ({"level": 0.2}, "reproduced"),
 }
 """What is changed of the planted numbers, and what becomes of the claim with these words."""
@@ -183,7 +183,7 @@ def test_a_verdict_flips_with_what_is_planted(words: str) -> None:
     before, after = unchanged(), verdicts(**changes)
     assert len(before) == len(CHANGES)
     (claim,) = [each for each in before if words in each]
-    assert before[claim] == ("not reproduced" if changed == "reproduced" else "reproduced")
+    assert before[claim] == ("contradicted" if changed == "reproduced" else "reproduced")
     assert after[claim] == changed
 
 

@@ -87,7 +87,7 @@ def test_planted_slopes_are_found_and_their_verdicts_flip() -> None:
     held, missed = verdicts(tables), verdicts(planted(0.2))
     slopes = [claim for claim in held if "proportional" in claim]
     assert [held[claim] for claim in slopes] == ["reproduced"] * 3
-    assert [missed[claim] for claim in slopes] == ["not reproduced"] * 3
+    assert [missed[claim] for claim in slopes] == ["contradicted"] * 3
     assert next(v for claim, v in held.items() if "has a peak" in claim) == "reproduced"
 
 
@@ -166,11 +166,11 @@ def test_the_verdicts_on_the_evidence_follow_what_was_planted() -> None:
     assert evidence_verdicts(swept(0.0, random_gain=1.0)) == [
         "reproduced",
         "reproduced",
-        "not reproduced",  # planted: random labels gain 3 nats at the largest strength
+        "contradicted",  # planted: random labels gain 3 nats at the largest strength
     ]
     level = swept(0.0).assign(log_evidence_ratio=lambda t: t["log_evidence_ratio"] + 10 * (t["labels"] == "random"))
     assert evidence_verdicts(level)[2] == "reproduced"
-    assert evidence_verdicts(swept(2.0))[0] == "not reproduced"
+    assert evidence_verdicts(swept(2.0))[0] == "contradicted"
     edge = minima(swept(9.0))
     assert np.isnan(floats(rows_where(edge, labels="informative"), "decades_apart")).all()
     assert evidence_verdicts(swept(9.0))[0] == "not testable here"

@@ -11,7 +11,7 @@ import pytest
 
 from analysis import runs as tidy
 from analysis.report.report import Drawing, Report, TextTable, write_report, write_study
-from analysis.report.verdicts import judge
+from analysis.report.verdicts import Least, judge
 from analysis.statistics.intervals import Interval
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.errors import InputError
@@ -114,7 +114,7 @@ def test_labels_that_would_hide_a_column_are_refused(folder: Any) -> None:
 
 
 def test_a_report_is_written_with_every_run_and_its_verdicts(folder: Any, tmp_path: Path) -> None:
-    from analysis.report.verdicts import Finding
+    from analysis.report.findings import Finding
     from sharpness.plots.style import COLUMN, new_figure
 
     cells = [cell(seed=0), cell(seed=1)]
@@ -122,12 +122,12 @@ def test_a_report_is_written_with_every_run_and_its_verdicts(folder: Any, tmp_pa
     tables = tidy.load([(each.labels, folder.place(each)) for each in cells], [])
     figure, _ = new_figure(COLUMN, 2.0)
     numbers = tables.runs.filter(["seed", "status"])
-    verdict, why = judge(Interval(2.0, 1.5, 2.5, 5), 1, 1)
+    judged = judge(Interval(2.0, 1.5, 2.5, 5, free=4), 1, 1, Least(0.5, "planted"))
     report = Report(
         {"shown": Drawing(figure, numbers, tidy.counts(tables)), "hidden": "there are no data"},
         [TextTable("table", "Title", ["", "n"], [["a|b", "1"]], numbers, "Caption.")],
         ["A sentence."],
-        [Finding("claim", "setting", "shown", "2.0 [1.5, 2.5]", verdict, why)],
+        [Finding("claim", "setting", "shown", "2.0 [1.5, 2.5]", *judged), Finding("other", "", "", "", "x", "", p=0.5)],
     )
     out = tmp_path / "out"
     out.mkdir()
@@ -138,8 +138,10 @@ def test_a_report_is_written_with_every_run_and_its_verdicts(folder: Any, tmp_pa
     origin = json.loads((out / "shown.json").read_text())
     assert origin["runs"] == {"finished": 1, "diverged": 0, "missing": 1} and origin["settings"] == {"seeds": 2}
     assert len((out / "runs.csv").read_text().splitlines()) == 3
-    (finding,) = json.loads((out / "findings.json").read_text())
+    finding, _ = json.loads((out / "findings.json").read_text())
     assert finding["verdict"] == "reproduced" and finding["figure"] == "shown"
+    assert finding["smallest_effect"] == "0.5: planted" and finding["variants"] == [] and finding["cutoffs"] == {}
+    assert finding["p"] == pytest.approx(0.00515) and finding["q"] == pytest.approx(2 * finding["p"], rel=1e-2)
     assert r"a\|b" in (out / "table.md").read_text()
     assert {path.name for path in rendered.files} == {path.name for path in out.iterdir()}
 
@@ -149,16 +151,3 @@ def test_a_figure_and_a_table_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="overwrite each other"):
         write_report(Report({"front": "there are no data"}, [table]), tmp_path, {})
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("interval", "verdict"),
-    [
-        ((2.0, 1.5, 2.5), "reproduced"),
-        ((2.0, 0.5, 2.5), "not reproduced"),
-        ((0.5, 0.4, 0.6), "not reproduced"),
-        ((None, None, None), "not testable here"),
-    ],
-)
-def test_a_verdict_follows_from_the_interval_alone(interval: tuple[Any, Any, Any], verdict: str) -> None:
-    assert judge(Interval(*interval, n=5, reason="no runs"), 1, 1)[0] == verdict

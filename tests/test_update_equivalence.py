@@ -243,7 +243,7 @@ def test_planted_slopes_are_found_and_flip_the_verdicts() -> None:
     ]
     for words, plant, other in cases:
         assert verdict(planted(**plant), words) == "reproduced", words
-        assert verdict(planted(**other), words) == "not reproduced", words
+        assert verdict(planted(**other), words) == "contradicted", words
 
 
 def test_planted_slopes_are_recovered_within_their_intervals() -> None:
@@ -262,13 +262,13 @@ def test_the_threshold_is_where_the_planted_distance_passes_a_tenth() -> None:
     inside = found["product"].dropna()
     assert len(inside) > 20 and inside.between(0.23, 0.27).all()
     assert "within 10 %" in sentence and "below 0.2" in sentence
-    assert verdict(planted(), "end close to") == "not reproduced"  # 0.4 * 0.064 * 10 and more at the training's rates
+    assert verdict(planted(), "end close to") == "contradicted"  # 0.4 * 0.064 * 10 and more at the training's rates
 
 
 def test_the_two_senses_of_stability_are_told_apart() -> None:
     found = verdicts(planted())
-    assert [value for claim, value in found.items() if "L2 penalty holds" in claim] == ["reproduced"] * 2
-    assert [value for claim, value in found.items() if "does not help" in claim] == ["reproduced"] * 2
+    assert [value for claim, value in found.items() if "L2 penalty holds" in claim] == ["reproduced"]
+    assert [value for claim, value in found.items() if "does not help" in claim] == ["reproduced"]
     assert verdict(planted(), "weights grow alike") == "reproduced"
 
 
@@ -316,4 +316,4 @@ def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path)
     out, _ = smoke_once("update_equivalence", tmp_path)
     names = {path.name for path in out.iterdir()}
     assert {"distance.pdf", "variance.png", "stability.csv", "stages.md", "findings.json", "runs.csv"} <= names
-    assert len(json.loads((out / "findings.json").read_text())) == 10
+    assert len(json.loads((out / "findings.json").read_text())) == 8

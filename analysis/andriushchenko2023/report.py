@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +22,10 @@ from analysis.andriushchenko2023.numbers import (
     settings_of,
     tau_of,
 )
+from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference
 from analysis.report.report import Report, TextTable, drawn_all
-from analysis.report.verdicts import Finding, judge
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats
@@ -42,6 +45,10 @@ PAIRS = (
 """Measures that know how large the weights are, each with the one that does not."""
 STRONG = 0.5
 """A correlation is called strong from this |tau| on; fixed before the first run, as the paper names no number."""
+OTHERS = (0.3, STRONG, 0.7)
+"""Cut-offs whose verdicts stand beside: two of three, three of four and 17 of 20 pairs of settings in one order."""
+ORDERED = Least(0.2, "three of five pairs of settings then stand in the same order, where chance has half")
+CONTRAST = Least(0.1, "one pair of settings in twenty more in the same order")
 FEWEST = 10
 """Settings that a verdict needs: below, the bootstrap of a tau of 1 has no width."""
 NO_SHIFT = "no accuracy on shifted test data was measured"
@@ -95,7 +102,7 @@ def describe(tables: Tables, settings: Mapping[str, Any]) -> str:
 
 
 def strongest(taus: pd.DataFrame, target: str) -> tuple[str, Interval]:
-    """Return the sharpness with the largest |tau| with a target over all settings, and its |tau|.
+    """Return the sharpness with the largest |tau| with a target over all settings, and its tau.
 
     Choosing the largest of many makes it too large, which works against a claim that none is.
     """
@@ -103,20 +110,7 @@ def strongest(taus: pd.DataFrame, target: str) -> tuple[str, Interval]:
     if not known:
         return "none", Interval(None, None, None, 0, "no measure has a correlation")
     name = max(known, key=lambda each: abs(known[each].value or 0))
-    return name, size_of(known[name])
-
-
-def size_of(tau: Interval) -> Interval:
-    """Return |tau| with the interval of all sizes in that of tau.
-
-    >>> size_of(Interval(-0.3, -0.6, 0.1, 20))
-    Interval(value=0.3, lower=0.0, upper=0.6, n=20, reason=None)
-    """
-    if tau.value is None or tau.lower is None or tau.upper is None:
-        return tau
-    crosses = tau.lower <= 0 <= tau.upper
-    lower, upper = sorted((abs(tau.lower), abs(tau.upper)))
-    return Interval(abs(tau.value), 0.0 if crosses else lower, upper, tau.n, tau.reason)
+    return name, known[name]
 
 
 def with_enough(interval: Interval) -> Interval:
@@ -131,28 +125,47 @@ def findings(runs: pd.DataFrame, taus: pd.DataFrame, setting: str) -> list[Findi
     settings, (best, largest) = settings_of(runs), strongest(taus, TARGET)
     rather = mean_contrast(settings, [((name, "learning_rate"), (name, TARGET)) for name in SHARPNESS], sizes=True)
     aware = mean_contrast(settings, [((better, TARGET), (plain, TARGET)) for better, plain in PAIRS])
+    main, single = (tau_of(taus, MAIN, TARGET, over) for over in ("all", "mean"))
+    claims = [
+        _weak(f"{MAIN} correlates weakly with the gap (tau)", setting, main, single),
+        _weak(f"no sharpness correlates strongly with the gap (tau of the strongest, {best})", setting, largest),
+    ]
+    falls = partial(judge, null=0, direction=-1, least=ORDERED)
+    more = partial(judge, null=0, direction=1, least=CONTRAST)
+    norms = tau_of(taus, "spectral_product", TARGET)
     known = np.isfinite(floats(runs, "shifted_error")).any()
     shifted = tau_of(taus, MAIN, "shifted_error") if known else Interval(None, None, None, 0, NO_SHIFT)
-    claims: list[tuple[str, Interval, float, Literal[-1, 1]]] = [
-        (f"{MAIN} correlates weakly with the gap (|tau|)", size_of(tau_of(taus, MAIN, TARGET)), STRONG, -1),
-        (f"no sharpness correlates strongly with the gap (largest |tau|: {best})", largest, STRONG, -1),
-        (f"{MAIN} falls with the learning rate (tau)", tau_of(taus, MAIN, "learning_rate"), 0, -1),
-        ("sharpness goes rather with the learning rate (mean |tau| with it minus with the gap)", rather, 0, 1),
-        ("measures that know the size of the weights do better (mean tau minus that of plain ones)", aware, 0, 1),
-        (
-            "norms of the weights anticorrelate with the gap (tau of the product of spectral norms)",
-            tau_of(taus, "spectral_product", TARGET),
-            0,
-            -1,
-        ),
-        ("sharper minima do better on shifted test data (tau with the error on corrupted images)", shifted, 0, -1),
+    claims += [
+        _finding(claim, setting, interval, rule)
+        for claim, interval, rule in (
+            (f"{MAIN} falls with the learning rate (tau)", tau_of(taus, MAIN, "learning_rate"), falls),
+            ("sharpness goes rather with the learning rate (mean |tau| with it minus with the gap)", rather, more),
+            ("measures that know the size of the weights do better (mean tau minus that of plain ones)", aware, more),
+            ("norms of the weights anticorrelate with the gap (tau of the product of spectral norms)", norms, falls),
+            ("sharper minima do better on shifted test data (tau with the error on corrupted images)", shifted, falls),
+        )
     ]
-    found = []
-    for claim, interval, null, direction in claims:
-        verdict, why = judge(with_enough(interval), null, direction)
-        number = f"{difference(interval)}, n = {interval.n}" if interval.value is not None else ABSENT
-        found.append(Finding(claim, setting, "tau", number, verdict, why))
-    return found
+    return claims
+
+
+def _within(tau: Interval, cutoff: float = STRONG) -> Judged:
+    why = "the paper names no number; from it on three of four pairs of settings stand in one order"
+    return judge_within(tau, Range(-cutoff, cutoff, why))
+
+
+def _weak(claim: str, setting: str, tau: Interval, single: Interval | None = None) -> Finding:
+    """Return the finding that a tau is not strong, with the granulated one as a variant."""
+    cutoffs = judged_with(partial(_within, with_enough(tau)), OTHERS)
+    named = {} if single is None else {"one hyper-parameter at a time (granulated)": single}
+    return replace(_finding(claim, setting, tau, _within), cutoffs=cutoffs, variants=variants(named, _text, _within))
+
+
+def _text(interval: Interval) -> str:
+    return f"{difference(interval)}, n = {interval.n}" if interval.value is not None else ABSENT
+
+
+def _finding(claim: str, setting: str, interval: Interval, rule: Callable[[Interval], Judged]) -> Finding:
+    return Finding(claim, setting, "tau", _text(interval), *rule(with_enough(interval)))
 
 
 def tau_table(taus: pd.DataFrame, note: str) -> TextTable:

@@ -1,7 +1,7 @@
 """The report on Dinh et al. (2017): which measures see the function, which its weights, and the verdicts.
 
 The claims are identities that hold for every network, so the interval of a number is its range over the runs
-(:func:`analysis.dinh2017.numbers.spread`).
+(:func:`analysis.dinh2017.numbers.spread`). A range has no law, so these findings have no p value.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from analysis.dinh2017.numbers import (
     spread,
     with_ratios,
 )
+from analysis.report.findings import Finding
 from analysis.report.numbers import ABSENT, significant
 from analysis.report.report import Report, TextTable, drawn_all
 from analysis.report.texts import slug
-from analysis.report.verdicts import Finding, judge, judge_value
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats, records, rows_where
@@ -37,8 +38,15 @@ from sharpness.plots.frames import floats, records, rows_where
 SAME = 1e-2
 """By so much a measure may differ and count as the same: the tolerance of the top eigenvalue."""
 SLOPE = 0.1
-OUTPUTS, BOUND, TRACE, STAYS = (0.0, 1e-5), (0.98, np.inf), (0.9, 1.1), (1 - SAME, 1 + SAME)
-"""Rules fixed beforehand: change of the outputs; λ_max over its bound; trace over the blocks' sum; what stays."""
+"""By so much a slope may differ."""
+OUTPUTS = Range(0.0, 1e-5, "float32 rounds by 1e-7, and a hundred times that is no change")
+BOUND = Range(0.98, np.inf, "the eigenvalue and that of the block are each known to 1 %")
+TRACE = Range(0.9, 1.1, "the error of both random estimates")
+STAYS = Range(1 - SAME, 1 + SAME, "the tolerance of the top eigenvalue")
+KEPT = Range(-np.inf, 1 + SAME, "the tolerance of the top eigenvalue")
+MOVES = Least(1.1, "ten times the tolerance of the top eigenvalue", ratio=True)
+ABOVE = Range(1.0, np.inf, "an order is turned round, or a rise reached, or it is not")
+"""The rules were fixed beforehand, the factor that counts as moved when the first results were known."""
 
 
 def report(tables: Tables, _: Mapping[str, Any]) -> Report:
@@ -116,17 +124,17 @@ def findings(table: pd.DataFrame, expected: pd.DataFrame, constant: pd.DataFrame
         far = spread(farthest(table, name))
         if moves:
             claim = f"{title[0].upper()}{title[1:]} moves (farthest factor of a run)"
-            result.append(_finding(claim, both, moved, far, judge(far, 1 + SAME, 1)))
+            result.append(_finding(claim, both, moved, far, judge(far, 1, 1, MOVES)))
         else:
             claim = f"{title[0].upper()}{title[1:]} does not move (farthest factor of a run)"
-            result.append(_finding(claim, both, moved, far, judge_value(far, *STAYS)))
+            result.append(_finding(claim, both, moved, far, judge_within(far, STAYS)))
     turned = spread(reversals(table, "top_eigenvalue")["factor"], "pair")
     claim = "Some α makes the flatter of SB and LB the sharper one by λ_max (largest λ_max over the other's)"
-    result.append(_finding(claim, both, moved, turned, judge(turned, 1, 1)))
+    result.append(_finding(claim, both, moved, turned, judge_within(turned, ABOVE)))
     kept = [floats(reversals(table, name), "factor") for name, (_, moves) in MEASURES.items() if not moves]
     stays = spread(np.concatenate(kept), "pair")
     claim = "No α changes the order of SB and LB by a measure that does not move (largest value over the other's)"
-    result.append(_finding(claim, both, moved, stays, judge(stays, 1, -1)))
+    result.append(_finding(claim, both, moved, stays, judge_within(stays, KEPT)))
     return [*result, _constant(constant), VOLUME]
 
 
@@ -138,17 +146,18 @@ def _slopes(table: pd.DataFrame, expected: pd.DataFrame, network: str) -> list[F
         slope, words = predicted[f"{where}_slope"], {"near": "small", "far": "large"}[where]
         found = spread(end_slopes(own, "top_eigenvalue", side))
         claim = f"{network}: λ_max goes as α^{slope + 0.0:g} for {words} α (slope in log-log)"
-        result.append(_within(claim, network, found, (slope - SLOPE, slope + SLOPE)))
+        near = Range(slope - SLOPE, slope + SLOPE, "the next whole power, and half of it, are far off")
+        result.append(_within(claim, network, found, near))
     return result
 
 
-def _within(claim: str, setting: str, found: Interval, rule: tuple[float, float]) -> Finding:
-    return _finding(claim, setting, "curvature", found, judge_value(found, *rule))
+def _within(claim: str, setting: str, found: Interval, allowed: Range) -> Finding:
+    return _finding(claim, setting, "curvature", found, judge_within(found, allowed))
 
 
-def _finding(claim: str, setting: str, figure: str, found: Interval, verdict: tuple[Any, str]) -> Finding:
+def _finding(claim: str, setting: str, figure: str, found: Interval, judged: Judged) -> Finding:
     number = f"{range_text(found, 4)}, median and range, n = {found.n}"
-    return Finding(claim, setting, figure, number, verdict[0], verdict[1])
+    return Finding(claim, setting, figure, number, *judged)
 
 
 def _constant(constant: pd.DataFrame) -> Finding:
@@ -157,14 +166,14 @@ def _constant(constant: pd.DataFrame) -> Finding:
         "T_α makes the worst case in an l2 ball at least that of a constant network (its rise over that found before)"
     )
     if constant.empty:
-        return _finding(claim, "no network", "curvature", nothing := spread([]), judge(nothing, 1, 1))
+        return _finding(claim, "no network", "curvature", nothing := spread([]), judge_within(nothing, ABOVE))
     inside = constant.loc[floats(constant, "distance") <= floats(constant, "epsilon") * (1 + 1e-5)]
     rises = (floats(inside, "constant_loss") - floats(inside, "loss")) / floats(inside, "found_rise")
     found = spread(rises)
     setting = f"{constant['network'].iloc[0]}, radius {floats(constant, 'epsilon')[0]:g}"
-    verdict, why = judge(found, 1, 1)
-    why += "; the rise before is what an ascent found, a lower bound"
-    return _finding(claim, setting, "curvature", found, (verdict, why))
+    judged = judge_within(found, ABOVE)
+    why = f"{judged.why}; the rise before is what an ascent found, a lower bound"
+    return _finding(claim, setting, "curvature", found, judged._replace(why=why))
 
 
 VOLUME = Finding(

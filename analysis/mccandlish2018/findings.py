@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from analysis.mccandlish2018.numbers import level, mean, misfit, paired, too_fast
 from analysis.mccandlish2018.results import Results
+from analysis.report.findings import Finding
 from analysis.report.numbers import ABSENT, rounded
 from analysis.report.numbers import ratio as ratio_text
-from analysis.report.verdicts import Finding, judge, judge_value, judge_within
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.statistics.fits import power_law_by
 from analysis.statistics.intervals import Interval, quotient
 from sharpness.plots.frames import floats, groups, rows_where
 
-PROPORTIONAL = (0.75, 1.25)
-"""Slopes between logarithms that count as 1."""
-WITHIN_2 = (0.5, 2.0)
-"""Ratios that count as equal to a factor of 2."""
-ORDER = (0.1, 10.0)
-"""Ratios that agree to an order of magnitude."""
-MISFIT = (0.0, 0.2)
-"""Relative deviations from the hyperbola that count as lying on it."""
+PROPORTIONAL = Range(0.75, 1.25, "a square root would have 0.5, no dependence 0")
+WITHIN_2 = Range(0.5, 2.0, "the paper speaks of agreement within a factor of 2 or of no dependence", ratio=True)
+ORDER = Range(0.1, 10.0, "the paper claims the order of magnitude", ratio=True)
+MISFIT = 0.2
+"""Relative deviations from the hyperbola up to which steps count as lying on it."""
 TOO_FAST = 2.0
+GROWS = Least(1.25, "the noise scale of one network moves as much between checkpoints", ratio=True)
+SLOPE = Least(0.1, "the noise scale then grows by a quarter while the loss falls tenfold")
+MOST = Range(0.5, np.inf, "most are more than half")
+RISES = Least(0.1, "a tenth of the best fall is lost")
 
 
 def findings(results: Results) -> list[Finding]:
@@ -77,14 +79,14 @@ def _along_training(results: Results) -> list[Finding]:
             "noise_scale",
             "The noise scale grows tenfold or more from the initial weights to the end",
             f"end / start = {ratio_text(ratio)}",
-            judge(ratio, 1, 1, (10, np.inf)),
+            judge(ratio, 1, 1, GROWS, (10, np.inf)),
         ),
         _finding(
             results,
             "noise_scale",
             "The noise scale grows as the loss falls, after the first checkpoint",
             f"slope of log B_simple on log loss = {slope_text(slope)}",
-            judge(slope, 0, -1),
+            judge(slope, 0, -1, SLOPE),
         ),
     ]
 
@@ -99,14 +101,14 @@ def _best_steps(results: Results) -> list[Finding]:
         ratio = level(ratios)
         number = f"slope of log found on log predicted = {slope_text(slope)}"
         claim = f"The noise scale predicts the {what} of a batch size (equations 2.6, 2.7)"
-        made.append(_finding(results, "line_search", claim, number, judge_value(slope, *PROPORTIONAL)))
+        made.append(_finding(results, "line_search", claim, number, judge_within(slope, PROPORTIONAL, null=0)))
         number = f"found / predicted = {ratio_text(ratio)}"
         claim = f"The predicted {what} is right to a factor of 2"
-        made.append(_finding(results, "line_search", claim, number, judge_within(ratio, *WITHIN_2)))
+        made.append(_finding(results, "line_search", claim, number, judge_within(ratio, WITHIN_2)))
     at_2, at_4 = (mean([_ratio_mean(search, name, rows) for rows in _by_seed(search)]) for name in ("2", "4"))
     number = f"change at 4 best steps over the best fall = {slope_text(at_4)}; at 2, where 0 is due, {slope_text(at_2)}"
     claim = "A step beyond twice the best one raises the loss"
-    made.append(_finding(results, "line_search", claim, number, judge(at_4, 0, 1)))
+    made.append(_finding(results, "line_search", claim, number, judge(at_4, 0, 1, RISES)))
     return made
 
 
@@ -119,29 +121,35 @@ def _front(results: Results) -> list[Finding]:
         miss = misfit(results.front, fit.s_min.value, fit.e_min.value)
     ratio = quotient(results.run_average, fit.b_crit)
     runs = int(floats(shares, "runs").sum())
+    on_it = partial(_on_hyperbola, miss)
     return [
         _finding(
             results,
             "front",
             "Most trainings at twice the best learning rate or more do not reach the goal",
             f"share = {slope_text(share)} of {runs} runs",
-            judge(share, 0.5, 1),
+            judge_within(share, MOST),
         ),
         _finding(
             results,
             "front",
             "Steps and examples to the goal lie on a hyperbola (equation 2.11)",
             f"root mean square of log steps about the fit = {slope_text(miss)}",
-            judge_value(miss, *MISFIT),
+            on_it(MISFIT),
+            cutoffs=judged_with(on_it, (MISFIT / 2, MISFIT, 2 * MISFIT)),
         ),
         _finding(
             results,
             "front",
             "The mean noise scale until the goal predicts the critical batch size to a factor of 10",
             f"B_simple / B_crit = {ratio_text(ratio)}",
-            judge_within(ratio, *ORDER),
+            judge_within(ratio, ORDER),
         ),
     ]
+
+
+def _on_hyperbola(miss: Interval, most: float) -> Judged:
+    return judge_within(miss, Range(-np.inf, most, "as far as seeds of one batch size lie apart"))
 
 
 def temperature_slope(results: Results, knob: str) -> Interval:
@@ -157,7 +165,7 @@ def _temperature(results: Results) -> list[Finding]:
         slope = temperature_slope(results, knob)
         claim = f"After equally many examples the noise scale is proportional to {what} (appendix C)"
         number = f"slope of log B_simple = {slope_text(slope)}"
-        made.append(_finding(results, "temperature", claim, number, judge_value(slope, *PROPORTIONAL)))
+        made.append(_finding(results, "temperature", claim, number, judge_within(slope, PROPORTIONAL, null=0)))
     return made
 
 
@@ -181,19 +189,19 @@ def _sizes(results: Results) -> list[Finding]:
             "comparisons",
             "At equal loss the noise scale does not depend on the size of the data set",
             f"{data[0]} = {ratio_text(data[1])}",
-            judge_within(data[1], *WITHIN_2),
+            judge_within(data[1], WITHIN_2),
         ),
         _finding(
             results,
             "comparisons",
             "At equal loss the noise scale hardly depends on the size of the network",
             f"{widths}: {width[0]} = {ratio_text(width[1])}",
-            judge_within(width[1], *WITHIN_2),
+            judge_within(width[1], WITHIN_2),
         ),
         _finding(
             *(results, "comparisons", "At equal loss the noise scale is larger for a harder task"),
             f"two classes, {task[0]} = {ratio_text(task[1])}",
-            judge(task[1], 1, 1),
+            judge(task[1], 1, 1, GROWS),
         ),
     ]
 
@@ -212,20 +220,22 @@ def _by_branches(results: Results) -> list[Finding]:
             "branches",
             "The critical batch size measured by branches grows during training (Merrill et al.)",
             f"last / first checkpoint = {ratio_text(rise)}",
-            judge(rise, 1, 1),
+            judge(rise, 1, 1, GROWS),
         ),
         _finding(
             results,
             "branches",
             "The critical batch size by branches is tenfold the noise scale or more (Merrill et al.)",
             f"critical / B_simple = {ratio_text(ratio)}",
-            judge(ratio, 1, 1, (10, np.inf)),
+            judge(ratio, 1, 1, GROWS, (10, np.inf)),
         ),
     ]
 
 
-def _finding(results: Results, figure: str, claim: str, number: str, verdict: Sequence[Any]) -> Finding:
-    return Finding(claim, setting(results), figure, number, *verdict)
+def _finding(
+    results: Results, figure: str, claim: str, number: str, judged: Judged, cutoffs: Mapping[str, str] | None = None
+) -> Finding:
+    return Finding(claim, setting(results), figure, number, *judged, cutoffs=cutoffs or {})
 
 
 def _by_seed(rows: pd.DataFrame) -> list[np.ndarray]:

@@ -8,54 +8,55 @@ fails where a page is out of date.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 from urllib.parse import quote
 
 import tyro
 
+from analysis.pages.found import (
+    OLD,
+    VERDICTS,
+    Found,
+    is_fragile,
+    load_findings,
+    of_paper,
+    rates_of_all,
+    shown_verdicts,
+    standing,
+)
 from analysis.pages.markdown import plain
-from analysis.pages.papers import PAPERS, Paper, paper_of
-from analysis.report.verdicts import Finding, Verdict
+from analysis.pages.papers import PAPERS, Paper
+from analysis.report.findings import Finding
+from analysis.report.numbers import significant
 from sharpness.errors import InputError, RunError, run_command
 from sharpness.files import write_atomically
 
 MARKERS = ("<!-- verdicts -->", "<!-- /verdicts -->")
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 NOT_YET = "not rendered yet"
-RENDERING = re.compile(r"(?P<preset>cpu|full)-(?P<seeds>\d+)-seeds")
 INTRO = """# Findings
 
 What the papers claim and what came of it here, on small networks and data that ship with the package. This page is written by `python -m analysis.pages.findings_page` from the `findings.json` that each study renders; nothing on it is written by hand.
 
-A verdict follows from an interval, a 95 % one unless the number says otherwise (a median with its range), by a rule fixed in the code before the results were seen, but for claims that say otherwise. Most follow from one of two, `judge` and `judge_value` in `analysis/report/verdicts.py`; for a claim that two things agree to a factor, a ratio that is not within is not reproduced (`judge_within`), since agreement has no sign:
+A verdict follows from an interval, a 95 % one unless the number says otherwise (a median with its range), and from the smallest effect of interest, which stands with its reason behind each claim. [docs/studies.md](docs/studies.md#how-is-a-verdict-reached) explains the rules; `judge` and `judge_within` in `analysis/report/verdicts.py` are these:
 
-| verdict | a number lies on one side of a value | a number lies between two values |
+| verdict | a number lies on one side of a value | a number has a value, or two things agree: it lies in a range |
 | --- | --- | --- |
-| reproduced | the whole interval lies on the claimed side, and the number has the claimed size if there is one | the whole interval lies between them |
-| reproduced in sign only | it lies on the claimed side and misses the claimed size | it meets the range without lying within it, and does not reach 0 if the range does not |
-| not reproduced | it reaches the value, or lies on the other side | it misses the range, or reaches 0 where the range does not |
+| reproduced | the whole interval lies on the claimed side, the number is at least the smallest effect of interest away, and has the claimed size if there is one | the whole interval lies in the range |
+| reproduced in sign only | the whole interval lies on the claimed side, and the number is smaller than that or misses the size | of claims with a sign, such as a slope of 1: the interval excludes 0 and reaches beyond the range |
+| inconclusive | the interval reaches both the value and effects of interest | the interval meets the range and reaches beyond it |
+| contradicted | the interval excludes every effect of interest on the claimed side: the number lies on the other side, or as good as on the value | the interval misses the range |
 | not testable here | there is no interval; the reason says why | there is no interval; the reason says why |
 
-A claim that things are equal, or one no worse than another, is reproduced where the whole interval lies within a margin that is stated (`analysis/report/verdicts.py`). A claim about every one of several has the worst of their verdicts. What a verdict rests on, and which limits it had, stands behind it.
+A claim has one verdict. What was measured in several ways or settings is listed below it as variants, which are not counted. A claim over three or more settings rests on their mean.
 
-"Not reproduced" says that these runs do not show the claim, not that it is wrong where the paper tested it. Diverged and missing runs are counted in the captions, and what was left out is named there and under "not testable here".
+Of many claims some are reproduced by chance. q is the least false-discovery rate at which a claim would stand among all claims of its study (Benjamini & Hochberg 1995), and beside it among those of all studies. A reproduced claim whose q is above 5 % is fragile, and named.
+
+"Contradicted" says that these runs exclude the claim here, not that it is wrong where the paper tested it. "Not reproduced" stands for either of inconclusive and contradicted in studies that were not rendered again since the two are told apart; these were judged without a smallest effect of interest and have no q. Diverged and missing runs are counted in the captions, and what was left out is named there and under "not testable here".
 """  # noqa: E501 - paragraphs of a page
-
-
-@dataclass(frozen=True)
-class Found:
-    """The findings of one study and the folder they lie in with their figures."""
-
-    study: str
-    folder: Path
-    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -72,46 +73,11 @@ class Options:
     """Write nothing, and exit with code 1 if a page is out of date."""
 
 
-def read_findings(path: Path) -> tuple[Finding, ...]:
-    """Return the findings of a file; raises :class:`InputError` for one that is damaged or of another form."""
-    try:
-        found = tuple(Finding(**row) for row in json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"expected findings in {path}, got {error}: render the study again") from error
-    unknown = {finding.verdict for finding in found} - set(VERDICTS)
-    if unknown or not all(isinstance(value, str) for finding in found for value in finding.to_dict().values()):
-        raise InputError(f"expected verdicts of {', '.join(VERDICTS)} as text in {path}: render the study again")
-    return found
-
-
-def load_findings(figures: Path) -> dict[str, Found]:
-    """Return the findings by study: of each the rendering on CPUs with the widest preset and the most seeds.
-
-    Raises :class:`InputError` for no folder, a damaged file, and a study that no paper names, which would be lost.
-    """
-    if not figures.is_dir():
-        raise InputError(f"expected a folder of rendered studies, got {figures}: name it with --figures")
-    best: dict[str, tuple[int, int, Path]] = {}
-    for path in sorted(figures.glob("*/*-seeds/findings.json")):
-        if rendering := RENDERING.fullmatch(path.parent.name):
-            study, width = path.parent.parent.name, ("cpu", "full").index(rendering["preset"])
-            best[study] = max(best.get(study, (0, 0, path)), (width, int(rendering["seeds"]), path))
-    if lost := [study for study in best if paper_of(study) is None]:
-        raise InputError(
-            f"expected studies that a paper names, got {', '.join(lost)}: add them to analysis/pages/papers.py"
-        )
-    return {study: Found(study, path.parent, read_findings(path)) for study, (*_, path) in best.items()}
-
-
-def of_paper(paper: Paper, found: Mapping[str, Found]) -> list[Found]:
-    """Return what the studies of a paper found, those without findings left out."""
-    return [found[study] for study in paper.studies if study in found and found[study].findings]
-
-
 def findings_page(found: Mapping[str, Found], base: Path) -> str:
     """Return FINDINGS.md; its links start from the folder ``base``."""
     rows = [row for paper in PAPERS.values() for row in _verdict_rows(paper, of_paper(paper, found))]
-    sections = [_section(paper, of_paper(paper, found), base) for paper in PAPERS.values()]
+    rates = rates_of_all(found)
+    sections = [_section(paper, of_paper(paper, found), rates, base) for paper in PAPERS.values()]
     head = ["paper", "claim", "verdict", "number [95 % interval]"]
     return "\n".join([INTRO, "## All verdicts\n", _table(head, rows), *sections])
 
@@ -121,16 +87,23 @@ def verdict_counts(found: Mapping[str, Found], page: Path, base: Path) -> str:
 
     It links to the ``page`` of all findings from the folder ``base``.
     """
+    rates, shown = rates_of_all(found), shown_verdicts(found)
     rows = []
     for paper in PAPERS.values():
-        findings = [finding for each in of_paper(paper, found) for finding in each.findings]
+        studies = of_paper(paper, found)
+        findings = [finding for each in studies for finding in each.findings]
         counts = Counter(finding.verdict for finding in findings)
-        numbers = [str(counts[verdict]) if findings else "–" for verdict in VERDICTS]
+        numbers = [str(counts[verdict]) if findings else "–" for verdict in shown]
+        stand = standing([rate for each in studies for rate in rates[each.study]], findings)
         first = f"{_stated(findings[0])}: {findings[0].verdict}" if findings else NOT_YET
-        rows.append([plain(paper.heading), *numbers, first])
-    head = ["paper", "reproduced", "in sign only", "not", "not testable here", "the first claim, and what came of it"]
-    more = f"All claims, with settings, figures and reasons: {_link(page.name, page, base)}."
-    return f"{_table(head, rows, right=range(1, 5))}\n{more}\n"
+        rows.append([plain(paper.heading), numbers[0], stand, *numbers[1:], first])
+    names = [verdict.removeprefix("reproduced ") for verdict in shown]
+    head = ["paper", names[0], "at 5 % FDR", *names[1:], "the first claim, and what came of it"]
+    more = (
+        "At 5 % FDR: how many of the reproduced would stand with a false-discovery rate of 5 % over all studies, of "
+        f"those that have a p value. All claims, with settings, figures and reasons: {_link(page.name, page, base)}."
+    )
+    return f"{_table(head, rows, right=range(1, len(head) - 1))}\n{more}\n"
 
 
 def replaced(text: str, part: str, path: Path) -> str:
@@ -167,37 +140,58 @@ def _verdict_rows(paper: Paper, studies: Sequence[Found]) -> list[list[str]]:
     return rows or [[plain(paper.heading), "–", NOT_YET, "–"]]
 
 
-def _section(paper: Paper, studies: Sequence[Found], base: Path) -> str:
+def _section(paper: Paper, studies: Sequence[Found], rates: Mapping[str, Sequence[float | None]], base: Path) -> str:
     links = [f"[{label}]({address})" for label, address in paper.links]
     parts = [f"## {plain(paper.heading)}\n", f"{', '.join([plain(paper.citation), *links])}.\n"]
     for study in paper.studies:
         if study not in {found.study for found in studies}:
             parts.append(f"{NOT_YET.capitalize()}: `python scripts/{study}.py`.\n")
     for found in studies:
-        parts.append(_introduced(found, base))
-        parts += [_claim(number, finding, found, base) for number, finding in enumerate(found.findings, start=1)]
+        parts.append(_introduced(found, rates[found.study], base))
+        numbered = enumerate(zip(found.findings, rates[found.study], strict=True), start=1)
+        parts += [_claim(number, finding, rate, found, base) for number, (finding, rate) in numbered]
     return "\n".join(parts)
 
 
-def _introduced(found: Found, base: Path) -> str:
+def _introduced(found: Found, rates: Sequence[float | None], base: Path) -> str:
     preset, seeds, _ = found.folder.name.split("-")
     folder = _link(found.folder.as_posix(), found.folder, base)
     counts = Counter(finding.verdict for finding in found.findings)
-    counted = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    counted = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*VERDICTS, OLD) if counts[verdict])
     script = f"`python scripts/{found.study}.py`"
-    return f"{script}, preset `{preset}`, {seeds} seeds, {folder}: {len(found.findings)} claims, {counted}.\n"
+    fragile = [plain(each.claim) for each, q in zip(found.findings, rates, strict=True) if is_fragile(each, q)]
+    told = f" Fragile: {'; '.join(fragile)}." if fragile else ""
+    return f"{script}, preset `{preset}`, {seeds} seeds, {folder}: {len(found.findings)} claims, {counted}.{told}\n"
 
 
-def _claim(number: int, finding: Finding, found: Found, base: Path) -> str:
+def _claim(number: int, finding: Finding, rate: float | None, found: Found, base: Path) -> str:
     lines = [
         f"here: {plain(finding.setting)}",
         f"figure: {_figure(finding.figure, found.folder, base)}",
         f"number: {plain(finding.number)}",
         f"verdict: **{finding.verdict}**{': ' if finding.why else ''}{plain(finding.why)}",
+        *_more(finding, rate),
     ]
     mark = f"{number}. "
     inner = "".join(f"{' ' * len(mark)}- {line}\n" for line in lines)  # as deep as Markdown wants it below the mark
     return f"{mark}**{plain(finding.claim)}**\n{inner}"
+
+
+def _more(finding: Finding, rate: float | None) -> list[str]:
+    """Return the lines that findings have since their smallest effects of interest are stated."""
+    lines = (
+        [f"smallest effect of interest, or range of the claim: {plain(finding.smallest_effect)}"]
+        if finding.smallest_effect
+        else []
+    )
+    if finding.p is not None and finding.q is not None and rate is not None:
+        known = zip(("p", "q", "q over all studies"), (finding.p, finding.q, rate), strict=True)
+        lines.append(", ".join(f"{name} = {significant(each, 2)}" for name, each in known))
+    if finding.cutoffs:
+        told = ", ".join(f"{cutoff}: {verdict}" for cutoff, verdict in finding.cutoffs.items())
+        lines.append(f"by the cut-off: {plain(told)}")
+    each = [f"{each.name}: {each.number}: {each.verdict}" for each in finding.variants]
+    return [*lines, *(f"variant, {plain(text)}" for text in each)]
 
 
 def _figure(name: str, folder: Path, base: Path) -> str:

@@ -18,10 +18,10 @@ from typing import Any
 
 import tyro
 
-from analysis.pages.findings_page import read_findings
+from analysis.pages.found import read_findings
 from analysis.pages.gallery_page import gallery_page
 from analysis.pages.papers import PAPERS
-from analysis.report.verdicts import Finding
+from analysis.report.findings import Finding
 from sharpness.errors import InputError, run_command
 from sharpness.files import write_atomically
 

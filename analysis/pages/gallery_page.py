@@ -19,7 +19,7 @@ from analysis.pages.papers import paper_of
 
 if TYPE_CHECKING:
     from analysis.pages.gallery import Item, Numbers, Rendering
-    from analysis.report.verdicts import Finding
+    from analysis.report.findings import Finding
 
 ROWS = 200
 """Rows of a CSV that are shown; the download has all."""

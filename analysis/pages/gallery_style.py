@@ -29,7 +29,8 @@ pre { font-size: .75rem; max-height: 24rem; overflow: auto; background: #f6f6f6;
 .flaw { background: #fff0e0; border-left: 4px solid #b45f06; padding: .4rem .6rem; margin: .3rem 0; }
 .reproduced strong { color: #1b6b2f; }
 .reproduced-in-sign-only strong { color: #7a5c00; }
-.not-reproduced strong { color: #a02c00; }
+.inconclusive strong { color: #4a4a8a; }
+.contradicted strong, .not-reproduced strong { color: #a02c00; }
 .not-testable-here strong { color: var(--faint); }
 @media print {
   nav, .filter, details:not([open]) { display: none; }

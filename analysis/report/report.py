@@ -12,8 +12,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.report.findings import Finding, with_discovery_rates
 from analysis.report.texts import csv_text, latex_text, markdown_text
-from analysis.report.verdicts import Finding
 from analysis.runs import Place, Tables, load, provenance, runs_csv
 from sharpness.plots.save import provenance_json, remove_figure, save_figure, write_all
 from sharpness.plots.style import STYLE
@@ -83,10 +83,11 @@ def write_report(report: Report, out: Path, provenance: Mapping[str, Any]) -> Wr
             files += save_figure(drawing.figure, drawing.numbers, out, name, drawing.caption, provenance)
     for table in report.tables:
         files += save_table(table, out, provenance)
-    if report.findings:
-        verdicts = json.dumps([finding.to_dict() for finding in report.findings], indent=2, ensure_ascii=False)
+    findings = with_discovery_rates(report.findings)
+    if findings:
+        verdicts = json.dumps([finding.to_dict() for finding in findings], indent=2, ensure_ascii=False)
         files += write_all(out, {"findings.json": (verdicts + "\n").encode()})
-    return Written(files, report.tables, [*report.sentences, *refusals], report.findings)
+    return Written(files, report.tables, [*report.sentences, *refusals], findings)
 
 
 def render_study(

@@ -1,150 +1,208 @@
-"""The findings of a study: each claim with its number and a verdict by one rule.
+"""The verdict on a claim, from the interval of its number and the smallest effect of interest, by one of two rules.
 
-A difference that is not resolved is no proof that there is none: claims of equality have a rule of their own.
+An interval that resolves nothing is no contradiction: only one that excludes every effect of interest is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-from analysis.statistics.intervals import Interval
+import numpy as np
 
-Verdict = Literal["reproduced", "reproduced in sign only", "not reproduced", "not testable here"]
+from analysis.statistics.intervals import Interval, p_value
+
+Verdict = Literal["reproduced", "reproduced in sign only", "inconclusive", "contradicted", "not testable here"]
+
+
+class Judged(NamedTuple):
+    """A verdict with what it rests on, in the order of the fields of a finding.
+
+    ``p`` is the p value of what "reproduced" rejects, below 0.05 wherever that is the verdict: twice that of the side
+    of a claim of a side, and of both ends together for a range. ``None`` where the interval has no law.
+    """
+
+    verdict: Verdict
+    why: str
+    smallest_effect: str
+    p: float | None
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One claim of a paper and what came of it here.
+class Least:
+    """The smallest effect of interest, and why it is that: a ``size`` in ``unit``, or of a ``ratio`` a factor.
 
-    ``setting`` says on what it was tested, ``figure`` is the stem of the figure or table that shows it, ``number`` the
-    number with its interval as text, and ``why`` what the verdict rests on or what keeps it from being better.
+    >>> print(Least(0.5, "as much as a second seed moves", "pp"))
+    0.5 pp: as much as a second seed moves
     """
 
-    claim: str
-    setting: str
-    figure: str
-    number: str
-    verdict: Verdict
+    size: float
     why: str
+    unit: str = ""
+    ratio: bool = False
 
     @property
-    def line(self) -> str:
-        """The finding as one line of a terminal."""
-        return f"{self.claim}: {self.number}: {self.verdict} ({self.why})"
+    def amount(self) -> str:
+        """The size in words."""
+        return f"a factor of {self.size:.3g}" if self.ratio else f"{self.size:.3g} {self.unit}".rstrip()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
+    def __str__(self) -> str:
+        return f"{self.amount}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number, which may be a ``ratio``, has by a claim, and why these; an end may be infinite.
+
+    >>> print(Range(-0.5, float("inf"), "half a point is what a second seed moves", "pp"))
+    -0.5 pp or more: half a point is what a second seed moves
+    """
+
+    low: float
+    high: float
+    why: str
+    unit: str = ""
+    ratio: bool = False
+
+    @property
+    def amount(self) -> str:
+        """The range in words."""
+        if np.isinf(self.high):
+            return f"{self.low:.3g} {self.unit}".rstrip() + " or more"
+        if np.isinf(self.low):
+            return f"{self.high:.3g} {self.unit}".rstrip() + " or less"
+        return f"{self.low:.3g} to {self.high:.3g} {self.unit}".rstrip()
+
+    def __str__(self) -> str:
+        return f"{self.amount}: {self.why}"
 
 
 def judge(
-    interval: Interval, null: float, direction: Literal[-1, 1], size: tuple[float, float] | None = None
-) -> tuple[Verdict, str]:
-    """Return the verdict on a claim that a number lies on one side of ``null``, and by how much, with the reason.
+    interval: Interval, null: float, direction: Literal[-1, 0, 1], least: Least, size: tuple[float, float] | None = None
+) -> Judged:
+    """Return the verdict on a claim that a number lies on one side of ``null`` (0: off it), and by how much if it says.
 
-    Reproduced: the whole 95 % interval lies on the claimed side and, where the claim has a size, the number has it.
-    In sign only: the interval lies on the claimed side but the number misses the size. Not reproduced: it reaches the
-    null, or lies beyond it. Not testable: there is no interval.
+    With d the number's distance from ``null`` on the claimed side (of logarithms for a ratio),
+    [l, u] its 95 % interval and m the smallest effect of interest: reproduced where l > 0, d >= m and the number has
+    the claimed ``size``; in sign only where l > 0 and one of the two fails; contradicted where u < m without l > 0,
+    whether the number lies on the other side or as good as on ``null``; inconclusive elsewhere. A claim that a number
+    lies off ``null`` has no sign: where l > 0 and d < m it is contradicted if u < m too, and else inconclusive.
 
-    >>> judge(Interval(5.0, 3.0, 9.0, 5), 1, 1)
-    ('reproduced', 'the interval lies above 1')
-    >>> judge(Interval(1.4, 1.2, 1.6, 5), 1, 1, (10, 100))
-    ('reproduced in sign only', 'the interval lies above 1 but the number not within 10 to 100')
-    >>> judge(Interval(1.4, 0.9, 2.0, 5), 1, 1)
-    ('not reproduced', 'the interval reaches 1: no difference is resolved')
-    >>> judge(Interval(0.5, 0.4, 0.6, 5), 1, 1)
-    ('not reproduced', 'the interval lies below 1, not above it')
+    >>> one = Least(1.0, "less is not seen in a figure")
+    >>> judge(Interval(5.0, 3.0, 7.0, 5), 0, 1, one)[:2]
+    ('reproduced', 'the interval lies above 0, by 1 or more')
+    >>> judge(Interval(5.0, 3.0, 7.0, 5), 0, 1, one, (10, 100))[:2]
+    ('reproduced in sign only', 'the interval lies above 0 but the number not within 10 to 100')
+    >>> judge(Interval(0.5, 0.1, 0.9, 5), 0, 1, one)[:2]
+    ('reproduced in sign only', 'the interval lies above 0, but all of it by less than 1')
+    >>> judge(Interval(0.5, -1.0, 2.0, 5), 0, 1, one)[:2]
+    ('inconclusive', 'the interval reaches both 0 and effects of 1')
+    >>> judge(Interval(0.1, -0.7, 0.9, 5), 0, 1, one)[:2]
+    ('contradicted', 'the interval excludes an effect of 1: as good as none')
+    >>> judge(Interval(-5.0, -7.0, -3.0, 5), 0, 1, one)[:2]
+    ('contradicted', 'the interval lies below 0, not above it')
     """
-    lower, upper = interval.lower, interval.upper
-    if interval.value is None or lower is None or upper is None:
-        return "not testable here", interval.reason or "no interval can be given"
-    sides = ("below", "above")
-    if lower > null or upper < null:
-        side: Literal[-1, 1] = 1 if lower > null else -1
-        lies = f"the interval lies {sides[side > 0]} {null:g}"
-        if side != direction:
-            return "not reproduced", f"{lies}, not {sides[direction > 0]} it"
-        if size is not None and not size[0] <= interval.value <= size[1]:
-            return "reproduced in sign only", f"{lies} but the number not within {size[0]:g} to {size[1]:g}"
-        return "reproduced", lies
-    return "not reproduced", f"the interval reaches {null:g}: no difference is resolved"
+    if (reason := _no_interval(interval)) is not None:
+        return Judged("not testable here", reason, str(least), None)
+    assert interval.value is not None and interval.lower is not None and interval.upper is not None
+    of = np.log if least.ratio else np.asarray
+    low, value, high = (float(of(x) - of(null)) for x in (interval.lower, interval.value, interval.upper))
+    side = direction or (1 if value >= 0 else -1)
+    d = (low, value, high) if side > 0 else (-high, -value, -low)
+    p = p_value(interval, null, log=least.ratio)
+    p = p if p is None or d[1] > 0 else 1.0
+    if d[0] > 0 and size is not None and not size[0] <= interval.value <= size[1]:
+        why = f"{_lies(side, null)} but the number not within {size[0]:g} to {size[1]:g}"
+        return Judged("reproduced in sign only", why, str(least), p)
+    rule = _on_side if direction else _off
+    return Judged(*rule(d, float(of(least.size)), least.amount, null, side), str(least), p)
 
 
-def judge_value(interval: Interval, low: float, high: float) -> tuple[Verdict, str]:
-    """Return the verdict on a claim that a number is between two values: a slope of 1, say, as 0.75 to 1.25.
+def _lies(side: int, null: float) -> str:
+    return f"the interval lies {'above' if side > 0 else 'below'} {null:g}"
 
-    Reproduced: the whole interval lies within. In sign only: it meets the range, lies on the range's side of 0, and is
-    not within. Not reproduced: it misses the range, or reaches 0 where the range does not.
 
-    >>> judge_value(Interval(1.02, 0.9, 1.1, 8), 0.75, 1.25)
+def _on_side(d: tuple[float, float, float], m: float, amount: str, null: float, side: int) -> tuple[Verdict, str]:
+    low, value, high = d
+    if low > 0 and value >= m:
+        return "reproduced", _lies(side, null) + (f", by {amount} or more" if low >= m else "")
+    if low > 0:
+        part = "all of it" if high < m else "the number"
+        return "reproduced in sign only", f"{_lies(side, null)}, but {part} by less than {amount}"
+    if high < 0:
+        return "contradicted", f"{_lies(-side, null)}, not {'above' if side > 0 else 'below'} it"
+    if high < m:
+        return "contradicted", f"the interval excludes an effect of {amount}: as good as none"
+    return "inconclusive", f"the interval reaches both {null:g} and effects of {amount}"
+
+
+def _off(d: tuple[float, float, float], m: float, amount: str, null: float, side: int) -> tuple[Verdict, str]:
+    low, value, high = d
+    if low > 0 and value >= m:
+        return "reproduced", _lies(side, null) + (f", by {amount} or more" if low >= m else "")
+    if high < m and low > -m:
+        return "contradicted", f"the interval excludes an effect of {amount} on either side: as good as none"
+    return "inconclusive", f"the interval holds both effects smaller than {amount} and larger ones"
+
+
+def judge_within(interval: Interval, allowed: Range, null: float | None = None) -> Judged:
+    """Return the verdict on a claim of a range: a number has a value, two things agree, or a cut-off is passed.
+
+    Reproduced where the whole interval lies in the range, contradicted where it misses the range, inconclusive where it
+    is too wide to say. With ``null`` the claim has a sign as well, as that a slope is 1 has: in sign only where the
+    interval meets the range without lying within it, and excludes ``null``.
+
+    >>> one = Range(0.75, 1.25, "a square root would have 0.5")
+    >>> judge_within(Interval(1.02, 0.9, 1.1, 8), one)[:2]
     ('reproduced', 'the interval lies within 0.75 to 1.25')
-    >>> judge_value(Interval(0.7, 0.5, 0.9, 8), 0.75, 1.25)
-    ('reproduced in sign only', 'the interval meets 0.75 to 1.25 without lying within it')
-    >>> judge_value(Interval(0.3, 0.2, 0.4, 8), 0.75, 1.25)
-    ('not reproduced', 'the interval misses 0.75 to 1.25')
+    >>> judge_within(Interval(0.7, 0.5, 0.9, 8), one)[:2]
+    ('inconclusive', 'part of the interval does not lie within 0.75 to 1.25: too wide to say')
+    >>> judge_within(Interval(0.7, 0.5, 0.9, 8), one, null=0)[:2]
+    ('reproduced in sign only', 'the interval excludes 0, but part of it does not lie within 0.75 to 1.25')
+    >>> judge_within(Interval(0.3, 0.2, 0.4, 8), one, null=0)[:2]
+    ('contradicted', 'no part of the interval lies within 0.75 to 1.25')
     """
-    lower, upper = interval.lower, interval.upper
-    if interval.value is None or lower is None or upper is None:
-        return "not testable here", interval.reason or "no interval can be given"
-    if low <= lower and upper <= high:
-        return "reproduced", f"the interval lies within {low:g} to {high:g}"
-    if upper < low or lower > high:
-        return "not reproduced", f"the interval misses {low:g} to {high:g}"
-    if (low > 0 and lower <= 0) or (high < 0 and upper >= 0):
-        return "not reproduced", "the interval reaches 0: it is too wide to say"
-    return "reproduced in sign only", f"the interval meets {low:g} to {high:g} without lying within it"
+    if (reason := _no_interval(interval)) is not None:
+        return Judged("not testable here", reason, str(allowed), None)
+    verdict, why = _of_range(interval, allowed, null)
+    return Judged(verdict, why, str(allowed), _p_outside(interval, allowed))
 
 
-def judge_within(interval: Interval, low: float, high: float) -> tuple[Verdict, str]:
-    """Return the verdict on a claim that two things agree to a factor: their ratio is between two values.
-
-    Reproduced: the whole interval lies within. Not reproduced: it misses the range, or is too wide to say; agreement
-    has no sign that could be right alone.
-
-    >>> judge_within(Interval(1.1, 0.8, 1.6, 5), 0.5, 2)
-    ('reproduced', 'the interval lies within 0.5 to 2')
-    >>> judge_within(Interval(1.7, 0.9, 3.0, 5), 0.5, 2)
-    ('not reproduced', 'the interval reaches beyond 0.5 to 2: too wide to say')
-    """
-    verdict, why = judge_value(interval, low, high)
-    if verdict == "reproduced in sign only":
-        return "not reproduced", f"the interval reaches beyond {low:g} to {high:g}: too wide to say"
-    return verdict, why
-
-
-def judge_equivalent(intervals: Mapping[str, Interval], margin: float) -> tuple[Verdict, str]:
-    """Return the verdict on a claim that differences are nil but for ``margin``, fixed beforehand, with the reason.
-
-    Reproduced: every 95 % interval lies within +-margin (two one-sided tests at 2.5 % each; of several differences all
-    must pass, so none needs a correction). Not reproduced: one lies beyond the margin, or is too wide to say. Not
-    testable: one has no interval.
-
-    >>> judge_equivalent({"hybrid": Interval(0.1, -0.2, 0.4, 5)}, 0.5)
-    ('reproduced', 'the interval lies within ±0.5')
-    >>> judge_equivalent({"hybrid": Interval(0.1, -0.6, 0.8, 5)}, 0.5)
-    ('not reproduced', 'hybrid: the interval reaches beyond ±0.5, too wide to say')
-    >>> judge_equivalent({"hybrid": Interval(0.9, 0.7, 1.1, 5)}, 0.5)
-    ('not reproduced', 'hybrid: beyond ±0.5, they differ')
-    """
-    for name, each in intervals.items():
-        if each.value is None or each.lower is None or each.upper is None:
-            return "not testable here", f"{name}: {each.reason or 'no interval can be given'}"
-    reasons: dict[str, list[str]] = {}
-    for name, each in intervals.items():
-        if why := _why_not(each, margin):
-            reasons.setdefault(why, []).append(name)
-    if reasons:
-        return "not reproduced", "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
-    every = "the interval lies" if len(intervals) == 1 else "the intervals lie"
-    return "reproduced", f"{every} within ±{margin:.3g}"
-
-
-def _why_not(interval: Interval, margin: float) -> str | None:
+def _of_range(interval: Interval, allowed: Range, null: float | None) -> tuple[Verdict, str]:
     assert interval.lower is not None and interval.upper is not None  # checked by the caller
-    if interval.lower > margin or interval.upper < -margin:
-        return f"beyond ±{margin:.3g}, they differ"
-    if interval.lower < -margin or interval.upper > margin:
-        return f"the interval reaches beyond ±{margin:.3g}, too wide to say"
+    place = f"within {allowed.amount}" if np.isfinite([allowed.low, allowed.high]).all() else f"at {allowed.amount}"
+    if allowed.low <= interval.lower and interval.upper <= allowed.high:
+        return "reproduced", f"the interval lies {place}"
+    if interval.upper < allowed.low or interval.lower > allowed.high:
+        return "contradicted", f"no part of the interval lies {place}"
+    if null is not None and not interval.lower <= null <= interval.upper:
+        return "reproduced in sign only", f"the interval excludes {null:g}, but part of it does not lie {place}"
+    return "inconclusive", f"part of the interval does not lie {place}: too wide to say"
+
+
+def _p_outside(interval: Interval, allowed: Range) -> float | None:
+    """Return the p value of a number outside the range: the larger of those of the ends, as both must be rejected."""
+    assert interval.value is not None
+    if interval.free is None:
+        return None
+    if not allowed.low < interval.value < allowed.high:
+        return 1.0
+    ends = [end for end in (allowed.low, allowed.high) if np.isfinite(end)]
+    return max((p_value(interval, end, log=allowed.ratio) or 0.0 for end in ends), default=0.0)
+
+
+def _no_interval(interval: Interval) -> str | None:
+    if interval.value is None or interval.lower is None or interval.upper is None:
+        return interval.reason or "no interval can be given"
     return None
+
+
+def judged_with(judge_at: Callable[[float], Judged], cutoffs: Iterable[float]) -> dict[str, Verdict]:
+    """Return the verdict that each cut-off would give, so that one sees what hangs on the one that was chosen.
+
+    >>> near = Interval(0.08, 0.06, 0.1, 5)
+    >>> judged_with(lambda most: judge_within(near, Range(0, most, "a stated share")), (0.05, 0.1, 0.2))
+    {'0.05': 'contradicted', '0.1': 'reproduced', '0.2': 'reproduced'}
+    """
+    return {f"{cutoff:g}": judge_at(cutoff).verdict for cutoff in cutoffs}

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from analysis.report.findings import Finding, over_all, variants
 from analysis.report.numbers import ABSENT, difference, ratio, rounded
-from analysis.report.verdicts import Finding, Verdict, judge, judge_value, judge_within
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.shallue2018 import numbers as of
 from analysis.shallue2018.numbers import Results
 from analysis.statistics.intervals import NUM_RESAMPLES, Interval, paired_difference, paired_ratio, quotient
 from analysis.statistics.resampling import resampled_means
 from sharpness.plots.frames import floats, rows_where
 
-PERFECT, FLAT = (-1.25, -0.75), (-0.25, 0.25)
-"""Slopes of log steps against log batch size that count as -1 and as 0."""
-SAME = (0.8, 1.25)
-"""Ratios of steps that count as equal."""
-ORDER = (0.1, 10.0)
-"""Ratios of two batch sizes that agree to an order of magnitude."""
+HALF = "half way to a slope of -0.5, which is neither"
+PERFECT, FLAT = Range(-1.25, -0.75, HALF), Range(-0.25, 0.25, HALF)
+AXES = "the paper's axes have ticks at factors of two, on which a quarter is not seen"
+SAME = Range(0.8, 1.25, AXES, ratio=True)
+ORDER = Range(0.1, 10.0, "the paper claims the order of magnitude", ratio=True)
+FURTHER = Least(1.25, AXES, ratio=True)
+LOGS = Least(np.log(FURTHER.size), "a factor of 1.25 between two critical batch sizes")
+POWER = Least(0.1, "over a hundredfold batch the rate is then off by a factor of 1.6")
 BREAKDOWN = 1.5
 """A rule breaks down where its rate needs so many times the steps of the tuned one."""
-MARGIN = 0.01
-"""A test error higher by less than this, one percentage point, counts as no worse."""
-RANK: Sequence[Verdict] = ("reproduced", "reproduced in sign only", "not reproduced", "not testable here")
+BEST = "the best trial differs by more than a point between searches"
+POINT, NO_WORSE = Least(1.0, BEST, "pp"), Range(-np.inf, 1.0, BEST, "pp")
 
 
 def findings(results: Results) -> list[Finding]:
@@ -74,43 +77,48 @@ def _ratio(interval: Interval) -> str:
     return f"none ({interval.reason})" if interval.value is None else ratio(interval)
 
 
-def of_all(verdicts: Mapping[str, tuple[Verdict, str]]) -> tuple[Verdict, str]:
-    """Return the worst verdict on a claim about every one, and what it rests on.
-
-    >>> of_all({"A": ("reproduced", "it holds"), "B": ("not reproduced", "it does not")})
-    ('not reproduced', 'B: it does not')
-    """
-    worst = max(verdicts.values(), key=lambda each: RANK.index(each[0]))[0]
-    why = [f"{name}: {reason}" for name, (verdict, reason) in verdicts.items() if verdict == worst]
-    return worst, "; ".join(why) if len(why) < len(verdicts) else next(iter(verdicts.values()))[1]
-
-
 def _regimes(results: Results) -> list[Finding]:
     made = []
-    for part, claim, rule, (low, high) in (
-        ("first", "Steps fall as 1/B at small batches, in every workload", judge_value, PERFECT),
-        ("last", "Steps do not fall at the largest batches, in every workload", judge_within, FLAT),
+    for part, claim, allowed, null in (
+        ("first", "Steps fall as 1/B at small batches, over the workloads", PERFECT, 0.0),
+        ("last", "Steps do not fall at the largest batches, over the workloads", FLAT, None),
     ):
         slopes: dict[str, Interval] = {name: getattr(w, part) for name, w in results.workloads.items()}
-        verdict, why = of_all({name: rule(interval, low, high) for name, interval in slopes.items()})
-        number = "slope " + "; ".join(f"{name} {slope(interval)}" for name, interval in slopes.items())
-        made.append(Finding(claim, setting(results, list(slopes)), "steps_vs_batch", number, verdict, why))
+        rule = partial(judge_within, allowed=allowed, null=null)
+        where = setting(results, list(slopes))
+        made.append(over_all(claim, where, "steps_vs_batch", slopes, lambda each: f"slope {slope(each)}", rule))
     return made
 
 
 def _optimisers(results: Results) -> list[Finding]:
-    plain, *others = results.named("optimisers")
-    smallest, made = min(results.of(plain)["batches"]), []
-    for other in others:
-        where = setting(results, [plain, other])
-        same = of.ratio_of(*(of.steps_at(results.best, name, smallest) for name in (plain, other)))
-        claim, number = f"{other} needs as many steps as {plain} at small batches", f"steps at B = {smallest}, ratio "
-        made.append(Finding(claim, where, "steps_vs_batch", number + _ratio(same), *judge_within(same, *SAME)))
-        further = critical_ratio(results, plain, other)
-        count = _of_searches(results, further)
-        claim, number = f"{other} scales to larger batches than {plain}", "critical batch size, ratio "
-        made.append(Finding(claim, where, "useful_batch", number + _ratio(further) + count, *judge(further, 1.0, 1)))
-    return made
+    """Judge the first of the other optimisers; all share the searches of the plain one, so the rest are variants."""
+    plain, first, *rest = results.named("optimisers")
+    smallest, where = min(results.of(plain)["batches"]), setting(results, [plain, first, *rest])
+    same = {
+        other: of.ratio_of(*(of.steps_at(results.best, name, smallest) for name in (plain, other)))
+        for other in (first, *rest)
+    }
+    further = {other: critical_ratio(results, plain, other) for other in (first, *rest)}
+    count, rule = _of_searches(results, further[first]), partial(judge, null=1.0, direction=1, least=FURTHER)
+    agree = partial(judge_within, allowed=SAME)
+    return [
+        Finding(
+            f"{first} needs as many steps as {plain} at small batches",
+            where,
+            "steps_vs_batch",
+            f"steps at B = {smallest}, ratio {_ratio(same[first])}",
+            *agree(same[first]),
+            variants=variants({name: same[name] for name in rest}, _ratio, agree),
+        ),
+        Finding(
+            f"{first} scales to larger batches than {plain}",
+            where,
+            "useful_batch",
+            f"critical batch size, ratio {_ratio(further[first])}{count}",
+            *rule(further[first]),
+            variants=variants({name: further[name] for name in rest}, _ratio, rule),
+        ),
+    ]
 
 
 def critical_ratio(results: Results, first: str, second: str) -> Interval:
@@ -131,13 +139,13 @@ def _useful_batches(results: Results) -> list[Finding]:
         setting(results, networks),
         "useful_batch",
         f"critical batch size, {networks[1]} / {networks[0]} {_ratio(by_network)}{_of_searches(results, by_network)}",
-        *_departs(by_network, 1.0),
+        *judge(by_network, 1.0, 0, FURTHER),
     )
     excess = larger_effect(results.best, networks, data)
     ratio_of_data = _ratio(by_data) + _of_searches(results, by_data)
     number = f"|log ratio| of networks minus that of data {difference(excess)}; ratio of data {ratio_of_data}"
     claim, where = "The amount of data matters less to it than the network", setting(results, [*networks, data[1]])
-    return [made, Finding(claim, where, "useful_batch", number, *judge(excess, 0.0, 1))]
+    return [made, Finding(claim, where, "useful_batch", number, *judge(excess, 0.0, 1, LOGS))]
 
 
 def larger_effect(best: pd.DataFrame, networks: Sequence[str], data: Sequence[str], seed: int = 0) -> Interval:
@@ -158,17 +166,19 @@ def larger_effect(best: pd.DataFrame, networks: Sequence[str], data: Sequence[st
     drawn = {name: resampled_means(values, NUM_RESAMPLES, rng) for name, values in logs.items()}
     lower, upper = np.percentile(excess(drawn), [2.5, 97.5])
     value = excess({name: np.array(values.mean()) for name, values in logs.items()})
-    return Interval(float(value), float(lower), float(upper), fewest)
+    return Interval(float(value), float(lower), float(upper), fewest, free=fewest - 1)
 
 
 def _rates(results: Results) -> list[Finding]:
     made = []
     slopes = {name: results.workloads[name].rate for name in results.named("optimisers")}
-    number = "slope " + "; ".join(f"{name} {slope(interval)}" for name, interval in slopes.items())
-    for rule, power in (("linear", 1.0), ("square-root", 0.5)):
-        verdict, why = of_all({name: _departs(interval, power) for name, interval in slopes.items()})
-        claim = f"The best effective learning rate does not follow the {rule} rule"
-        made.append(Finding(claim, setting(results, list(slopes)), "optimal_rate", number, verdict, why))
+    for name, power in (("linear", 1.0), ("square-root", 0.5)):
+        claim, where = (
+            f"The best effective learning rate does not follow the {name} rule",
+            setting(results, list(slopes)),
+        )
+        departs = partial(judge, null=power, direction=0, least=POWER)
+        made.append(over_all(claim, where, "optimal_rate", slopes, lambda each: f"slope {slope(each)}", departs))
     plain, base = results.named("optimisers")[0], results.settings["base_batch"]
     largest, table = max(results.of(plain)["batches"]), rule_table(results)
     for rule, name in (("linear", "linear"), ("sqrt", "square-root")):
@@ -179,8 +189,9 @@ def _rates(results: Results) -> list[Finding]:
         number += f", {_beyond(rows)} have no trial within 1.5 times the rule's rate"
         claim = f"The {name} rule from B = {base} breaks down at the largest batch"
         # One trial near the rule's rate against the best of a search: above 1 even for a perfect rule.
-        verdict, why = judge(excess, BREAKDOWN, 1)
-        made.append(Finding(claim, setting(results, [plain]), "rules", number, verdict, why))
+        breaks = partial(_breaks, excess)
+        cutoffs = judged_with(breaks, (1.25, BREAKDOWN, 2.0))
+        made.append(Finding(claim, setting(results, [plain]), "rules", number, *breaks(BREAKDOWN), cutoffs=cutoffs))
     return made
 
 
@@ -198,35 +209,34 @@ def _beyond(rows: pd.DataFrame) -> int:
     return int(np.sum(away > np.log(1.5)))
 
 
-def _departs(interval: Interval, null: float) -> tuple[Verdict, str]:
-    """Return the verdict on a number that differs from another on either side."""
-    return judge(interval, null, 1 if interval.value is None or interval.value > null else -1)
+def _breaks(excess: Interval, times: float) -> Judged:
+    return judge_within(excess, Range(times, np.inf, "the paper names no number; half as many steps again", ratio=True))
 
 
 def _quality(results: Results) -> list[Finding]:
     budgets = results.settings["budgets"]
     small, large = min(budgets["batches"]), max(budgets["batches"])
     where = f"{budgets['workload']}; {budgets['epochs']} epochs or {budgets['updates']} steps; test error"
-    claims: Sequence[tuple[str, str, float, Literal[-1, 1]]] = (
-        ("epochs", "At equal epochs the small batch ends with the lower error", 0.0, 1),
-        ("steps", "At equal steps the large batch ends with the lower error", 0.0, -1),
-        ("any", "With the better of both budgets the large batch is no worse (by 1 pp)", 100 * MARGIN, -1),
+    claims: Sequence[tuple[str, str, Literal[-1, 0, 1]]] = (
+        ("epochs", "At equal epochs the small batch ends with the lower error", 1),
+        ("steps", "At equal steps the large batch ends with the lower error", -1),
+        ("any", "With the better of both budgets the large batch is no worse (by 1 pp)", 0),
     )
     made = []
-    for kind, claim, null, direction in claims:
+    for kind, claim, direction in claims:
         errors = [100 * of.errors_at(results.solutions, kind, size) for size in (small, large)]
         shared = errors[0].index.intersection(errors[1].index)
         change = paired_difference(errors[0].loc[shared], errors[1].loc[shared])
         number = f"B = {large} minus B = {small}: {difference(change)} pp"
-        made.append(Finding(claim, where, "solution_quality", number, *judge(change, null, direction)))
+        judged = judge(change, 0.0, direction, POINT) if direction else judge_within(change, NO_WORSE)
+        made.append(Finding(claim, where, "solution_quality", number, *judged))
     return made
 
 
 def _noise(results: Results) -> Finding:
     """Compare the critical batch size with B_simple in every workload."""
     shares = {name: quotient(w.noise, w.hyperbola.b_crit) for name, w in results.workloads.items()}
-    verdict, why = of_all({name: judge_within(share, *ORDER) for name, share in shares.items()})
-    number = "; ".join(f"{name} {_ratio(share)}" for name, share in shares.items())
-    claim = "The noise scale predicts the critical batch size to an order of magnitude, in every workload"
-    where = setting(results, list(shares))
-    return Finding(claim, where, "useful_batch", f"B_simple / critical batch: {number}", verdict, why)
+    claim = "The noise scale predicts the critical batch size to an order of magnitude, over the workloads"
+    rule, where = partial(judge_within, allowed=ORDER), setting(results, list(shares))
+    text = "B_simple / critical batch {}".format
+    return over_all(claim, where, "useful_batch", shares, lambda each: text(_ratio(each)), rule, log=True)

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analysis.report.numbers import ABSENT, difference, ratio, significant
-from analysis.report.verdicts import Finding, judge, judge_equivalent
+from analysis.report.findings import Finding, over_all, variants, with_variants
+from analysis.report.numbers import ABSENT, difference, ratio
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.smith2018.numbers import CONTROL, EQUAL_NOISE, ORIGINAL
 from analysis.statistics.intervals import Interval
+from analysis.statistics.settings import over_settings
 from sharpness.plots.frames import records, rows_where
 
-SAME_ACCURACY = 0.5
-"""Percentage points of test accuracy within which two schedules are the same."""
+SAME_ACCURACY = Range(-0.5, 0.5, "what a second seed moves", "pp")
+ACCURACY = Least(0.5, "what a second seed moves", "pp")
+SHARE = 0.1
+"""Of the fall in training loss that decaying the rate brings: schedules within so much of it have one loss."""
+CLOSE = "the paper's curves lie on each other, where the fall by decay is the height of its figure"
+BEYOND = Range(SHARE, np.inf, "beyond the margin of the other schedules", "of the fall")
+FEWER = Least(1.25, "a quarter fewer updates", ratio=True)
 WORDS = {"momentum": "momentum", "nesterov": "Nesterov's momentum", "sgd": "plain SGD", "adam": "Adam"}
 
 
 def findings(final: pd.DataFrame, phases: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
-    """Return the verdicts: curves coincide, accuracies are the same, updates fall, and what larger steps do."""
-    setting = setting_of(settings)
-    found = []
-    for optimizer in settings["rates"]:
-        found += [_losses(phases, optimizer, setting), _accuracies(final, optimizer, setting)]
+    """Return the verdicts: curves coincide, accuracies are the same, updates fall, and what larger steps do.
+
+    The optimisers are settings of one claim. Of the schedules the one that only grows the batch is judged, as the paper
+    is named after it; the hybrid shares the original's runs and is a variant.
+    """
+    setting, optimizers = setting_of(settings), list(settings["rates"])
+    found = [_losses(phases, optimizers, setting), _accuracies(final, optimizers, setting)]
     found += [_control(phases, setting), _updates(final, setting), _larger_rate(final, setting)]
     return [*found, _larger_momentum(final, setting)]
 
@@ -37,50 +49,82 @@ def setting_of(settings: Mapping[str, Any]) -> str:
     )
 
 
-def interval_of(row: Mapping[str, Any]) -> Interval:
-    """Return the interval that a row of the tables holds."""
-    return Interval(row["difference"], row["lower"], row["upper"], row["n"], row["reason"])
+def interval_of(row: Mapping[str, Any], unit: float = 1.0) -> Interval:
+    """Return the interval that a row of the tables holds, in a unit: Student's over the seeds."""
+    value, lower, upper = (None if row[name] is None else row[name] / unit for name in ("difference", "lower", "upper"))
+    return Interval(value, lower, upper, row["n"], row["reason"], free=row["n"] - 1)
 
 
-def _losses(phases: pd.DataFrame, optimizer: str, setting: str) -> Finding:
-    """Judge every phase after a milestone of both schedules: all must lie within the margin."""
-    claim = f"With {WORDS[optimizer]} a decaying rate and a growing batch have one training loss against epochs"
-    rows = [row for row in records(rows_where(phases, optimizer=optimizer)) if row["arm"] in EQUAL_NOISE]
-    margin = rows[0]["margin"] if rows else None
-    if margin is None or margin <= 0:
-        why = "decaying the rate did not lower the training loss, so there is nothing to compare with"
-        return Finding(claim, setting, "training_loss", ABSENT, "not testable here", why)
-    texts = []
-    for arm in EQUAL_NOISE:
-        widest = max((row for row in rows if row["arm"] == arm), key=lambda row: abs(row["difference"] or 0))
-        texts.append(f"{arm} {difference(interval_of(widest))} nats after epoch {widest['after']:g}")
-    number = f"{', '.join(texts)}, where {significant(margin, 2)} is a tenth of the fall by decay"
-    parts = {f"{row['arm']} after epoch {row['after']:g}": interval_of(row) for row in rows}
-    return Finding(claim, setting, "training_loss", number, *judge_equivalent(parts, float(significant(margin, 3))))
+def _share(phases: pd.DataFrame, optimizer: str, arm: str, phase: tuple[float, float] | None = None) -> Interval:
+    """Return how far a schedule's training loss lies from the original's, as a share of the fall by decay.
+
+    Of the epochs of one phase, without one of all after the first milestone.
+    """
+    rows = records(rows_where(phases, optimizer=optimizer, arm=arm))
+    whole = (min((row["after"] for row in rows), default=0.0), max((row["until"] for row in rows), default=0.0))
+    own = [row for row in rows if _phase(row) == (phase or whole)]
+    if not own:
+        return Interval(None, None, None, 0, "no such schedule was trained")
+    fall = own[0]["fall"]
+    if fall is None or fall <= 0:
+        return Interval(None, None, None, own[0]["n"], "decaying the rate did not lower the training loss")
+    return interval_of(own[0], fall)
 
 
-def _accuracies(final: pd.DataFrame, optimizer: str, setting: str) -> Finding:
-    claim = f"With {WORDS[optimizer]} test accuracy is the same whether the rate decays or the batch grows"
-    return _same(claim, final, optimizer, EQUAL_NOISE, setting, "test_accuracy")
+def _phase(row: Mapping[str, Any]) -> tuple[float, float]:
+    return row["after"], row["until"]
 
 
-def _same(claim: str, final: pd.DataFrame, optimizer: str, arms: tuple[str, ...], setting: str, figure: str) -> Finding:
-    rows = [row for row in records(rows_where(final, optimizer=optimizer)) if row["arm"] in arms]
-    parts = {row["arm"]: interval_of(row) for row in rows}
-    verdict, why = judge_equivalent(parts, SAME_ACCURACY)
-    number = ", ".join(f"{name} {difference(each)} pp" for name, each in parts.items())
-    return Finding(claim, setting, figure, number, verdict, why)
+def _text(share: Interval) -> str:
+    """Return a share of the fall as text."""
+    return f"{difference(share)} of the fall by decay"
+
+
+def _near(share: Interval, margin: float = SHARE) -> Judged:
+    return judge_within(share, Range(-margin, margin, CLOSE, "of the fall"))
+
+
+def _losses(phases: pd.DataFrame, optimizers: list[str], setting: str) -> Finding:
+    """Judge the mean training loss after the first milestone; single phases are variants."""
+    claim = "A decaying rate and a growing batch have one training loss against epochs, over the optimisers"
+    hybrid, grown = EQUAL_NOISE
+    shares = {WORDS[name]: _share(phases, name, grown) for name in optimizers}
+    found = over_all(claim, setting, "training_loss", shares, _text, _near)
+    others = {f"{WORDS[name]}, {hybrid}": _share(phases, name, hybrid) for name in optimizers}
+    for name in optimizers:
+        for row in records(rows_where(phases, optimizer=name, arm=grown))[:-1]:  # the last is that of all epochs
+            part = f"{WORDS[name]}, epochs {row['after']:g} to {row['until']:g}"
+            others[part] = _share(phases, name, grown, _phase(row))
+    cutoffs = judged_with(partial(_near, over_settings(shares)), (SHARE / 2, SHARE, 2 * SHARE))
+    return with_variants(replace(found, cutoffs=cutoffs), *variants(others, _text, _near))
+
+
+def _points(interval: Interval) -> str:
+    """Return a difference of accuracies as text."""
+    return f"{difference(interval)} pp"
+
+
+def _gain(final: pd.DataFrame, optimizer: str, arm: str) -> Interval:
+    rows = records(rows_where(final, optimizer=optimizer, arm=arm))
+    return interval_of(rows[0]) if rows else Interval(None, None, None, 0, "no such schedule was trained")
+
+
+def _accuracies(final: pd.DataFrame, optimizers: list[str], setting: str) -> Finding:
+    claim = "Test accuracy is the same whether the rate decays or the batch grows, over the optimisers"
+    hybrid, grown = EQUAL_NOISE
+    same = partial(judge_within, allowed=SAME_ACCURACY)
+    gains = {WORDS[name]: _gain(final, name, grown) for name in optimizers}
+    found = over_all(claim, setting, "test_accuracy", gains, _points, same)
+    others = {f"{WORDS[name]}, {hybrid}": _gain(final, name, hybrid) for name in optimizers}
+    return with_variants(found, *variants(others, _points, same))
 
 
 def _control(phases: pd.DataFrame, setting: str) -> Finding:
-    """Judge that the margin is one that schedules can miss: neither decaying nor growing must."""
+    """Judge that the margin is one that schedules can miss: with neither decay nor growth the loss stays up."""
     claim = "With neither decay nor growth the training loss stays higher by more than the margin of the others"
     rows = records(rows_where(phases, optimizer="momentum", arm=CONTROL))
-    if not rows or rows[-1]["margin"] is None:
-        return Finding(claim, setting, "training_loss", ABSENT, "not testable here", "no control was trained")
-    verdict, why = judge(interval_of(rows[-1]), float(significant(rows[-1]["margin"], 3)), 1)
-    number = f"{difference(interval_of(rows[-1]))} nats after epoch {rows[-1]['after']:g}"
-    return Finding(claim, setting, "training_loss", number, verdict, why)
+    share = _share(phases, "momentum", CONTROL, max(map(_phase, rows), default=None))
+    return Finding(claim, setting, "training_loss", _text(share), *judge_within(share, BEYOND))
 
 
 def _one(final: pd.DataFrame, arm: str) -> dict[str, Any]:
@@ -95,21 +139,21 @@ def _updates(final: pd.DataFrame, setting: str) -> Finding:
     if original is None or grown is None:
         return Finding(claim, setting, "updates", ABSENT, "not testable here", "no run of each finished")
     times = Interval(original / grown, original / grown, original / grown, int(_one(final, "increasing")["n"]))
-    verdict, why = judge(times, 1, 1)
+    judged = judge(times, 1, 1, FEWER)
     number = f"{original:.0f} against {grown:.0f}, {ratio(times)} times as many"
-    return Finding(claim, setting, "updates", number, verdict, f"{why}: counted, without spread")
+    return Finding(claim, setting, "updates", number, *judged._replace(why=f"{judged.why}: counted, without spread"))
 
 
 def _larger_rate(final: pd.DataFrame, setting: str) -> Finding:
     claim = "A rate and a batch five times as large from the start keep test accuracy, with fewer updates still"
-    return _same(claim, final, "momentum", ("larger rate",), setting, "fewer_updates")
+    change = _gain(final, "momentum", "larger rate")
+    return Finding(claim, setting, "fewer_updates", _points(change), *judge_within(change, SAME_ACCURACY))
 
 
 def _larger_momentum(final: pd.DataFrame, setting: str) -> Finding:
     """Judge the paper's 93.3 % after 94.3 %: a momentum of 0.98 needs fewest updates and has not converged."""
     claim = "A larger momentum and batch on top take the fewest updates and lose test accuracy"
     row = _one(final, "larger momentum")
-    verdict, why = judge(interval_of(row), 0, -1)
     updates = "" if row["updates"] is None else f" in {row['updates']:.0f} updates"
     number = ABSENT if row["difference"] is None else f"{difference(interval_of(row))} pp{updates}"
-    return Finding(claim, setting, "fewer_updates", number, verdict, why)
+    return Finding(claim, setting, "fewer_updates", number, *judge(interval_of(row), 0, -1, ACCURACY))

@@ -20,7 +20,7 @@ EQUAL_NOISE = ("hybrid", "increasing")
 """The schedules whose curves are to coincide with the original's."""
 CONTROL = "constant"
 FINAL = ("train_loss", "test_accuracy")
-PHASES = ("optimizer", "arm", "after", "until", "margin", "difference", "lower", "upper", "n", "reason")
+PHASES = ("optimizer", "arm", "after", "until", "fall", "difference", "lower", "upper", "n", "reason")
 
 
 def planned_updates(arm: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
@@ -90,14 +90,14 @@ def difference_by_seed(first: pd.Series, second: pd.Series) -> Interval:
     return paired_difference(first.loc[both].to_numpy(), second.loc[both].to_numpy())
 
 
-def margin_of(tables: Tables, optimizer: str, settings: Mapping[str, Any], share: float) -> float:
-    """Return a share of the fall in training loss (nats) that decaying brings after the first milestone.
+def fall_of(tables: Tables, optimizer: str, settings: Mapping[str, Any]) -> float:
+    """Return the fall in training loss (nats) that decaying brings after the first milestone.
 
     From the last epoch before it to the last of all, mean over the finished runs of the original; NaN without any.
     """
     rows = rows_where(_logged(tables, optimizer, ORIGINAL), status="finished")
     start, end = (floats(rows_where(rows, epoch=at), "train_loss") for at in _ends(settings))
-    return float(share * (np.mean(start) - np.mean(end))) if len(start) and len(end) else float("nan")
+    return float(np.mean(start) - np.mean(end)) if len(start) and len(end) else float("nan")
 
 
 def _ends(settings: Mapping[str, Any]) -> tuple[float, float]:
@@ -108,23 +108,24 @@ def _logged(tables: Tables, optimizer: str, arm: str) -> pd.DataFrame:
     return rows_where(tables.epochs, optimizer=optimizer, arm=arm)
 
 
-def phase_table(tables: Tables, settings: Mapping[str, Any], share: float = 0.1) -> pd.DataFrame:
+def phase_table(tables: Tables, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Return how far the training losses (nats) of schedules lie from the original's, for each phase after a milestone.
 
-    A phase is the epochs from one milestone to the next, its loss the mean of theirs; the difference is paired by seed,
-    with its Student t interval. ``margin`` is that of :func:`margin_of`.
+    A phase is the epochs from one milestone to the next, and last that of all after the first one; its loss is the mean
+    of theirs. The difference is paired by seed, with its Student t interval. ``fall`` is that of :func:`fall_of`.
     """
     bounds = [*settings["milestones"], settings["base"]["training"]["epochs"]]
+    phases = dict.fromkeys([*itertools.pairwise(bounds), (bounds[0], bounds[-1])])
     rows = []
     for optimizer in settings["rates"]:
-        margin = margin_of(tables, optimizer, settings, share)
+        fall = fall_of(tables, optimizer, settings)
         for arm in (*EQUAL_NOISE, CONTROL):
-            for first, last in itertools.pairwise(bounds):
+            for first, last in phases:
                 sides = [_phase(_logged(tables, optimizer, name), first, last) for name in (ORIGINAL, arm)]
                 found = difference_by_seed(*sides)
                 if len(rows_where(tables.runs, optimizer=optimizer, arm=arm)):
                     rows.append(
-                        {"optimizer": optimizer, "arm": arm, "after": first, "until": last, "margin": margin}
+                        {"optimizer": optimizer, "arm": arm, "after": first, "until": last, "fall": fall}
                         | {"difference": found.value, "lower": found.lower, "upper": found.upper, "n": found.n}
                         | {"reason": found.reason}
                     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from analysis.report.findings import Finding
 from analysis.report.numbers import ABSENT, difference, mean_and_std
 from analysis.report.report import Drawing, TextTable
-from analysis.report.verdicts import Finding, judge, judge_equivalent
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.statistics.intervals import Interval, paired_difference, summarise
 from analysis.statistics.rank_correlation import kendall_tau
 from sharpness.plots.axes import asinh_axis, log_axis
@@ -25,8 +27,9 @@ MINIMA = ("labels", "draw", "best_evidence_at", "lowest_loss_at", "decades_apart
 MINIMA = (*MINIMA, "lowest_loss")
 APART = 0.5
 """Decades of the L2 strength within which two minima coincide."""
-WORTH_A_MENTION = math.log(10) / 2
-"""Nats of log evidence that are hardly worth mentioning (Jeffreys, Theory of Probability, 1961, appendix B)."""
+RANKS = Least(0.2, "three of five pairs of strengths then stand in the same order, where chance has half")
+GAIN = "hardly worth mentioning below it (Jeffreys, Theory of Probability, 1961, appendix B)"
+WORTH_A_MENTION = Range(-np.inf, math.log(10) / 2, GAIN, "nats")
 
 
 def minima(swept: pd.DataFrame) -> pd.DataFrame:
@@ -78,9 +81,6 @@ def evidence_findings(lowest: pd.DataFrame, settings: Mapping[str, Any]) -> list
         over_draws(lowest, labels, name)
         for labels, name in (("informative", "decades_apart"), ("informative", "tau"), ("random", "gain"))
     )
-    together = judge_equivalent({"informative labels": apart}, APART)
-    ranks = judge(tau, 0, 1)
-    nothing = judge_equivalent({"random labels": gain}, WORTH_A_MENTION)
     ends = int(np.sum(np.isnan(floats(rows_where(lowest, labels="informative"), "decades_apart"))))
     inside = f" ({ends} draws have a minimum at an end)" if ends and apart.n else ""
     return [
@@ -89,23 +89,29 @@ def evidence_findings(lowest: pd.DataFrame, settings: Mapping[str, Any]) -> list
             setting,
             "evidence",
             f"{_shown(apart)} decades apart{inside}",
-            *together,
+            *_together(apart, APART),
+            cutoffs=judged_with(partial(_together, apart), (APART / 2, APART, 2 * APART)),
         ),
         Finding(
             "With true labels a better evidence goes with a lower test loss over the L2 strengths",
             setting,
             "evidence",
             f"Kendall's tau-b {_shown(tau)}",
-            *ranks,
+            *judge(tau, 0, 1, RANKS),
         ),
         Finding(
             "With random labels no L2 strength has better evidence than a model that knows nothing",
             setting,
             "evidence",
             f"best gain over it {_shown(gain)} nats{_times(lowest)}",
-            *nothing,
+            *judge_within(gain, WORTH_A_MENTION),
         ),
     ]
+
+
+def _together(apart: Interval, decades: float) -> Judged:
+    why = "the test loss hardly differs between strengths a factor of three apart"
+    return judge_within(apart, Range(-np.inf, decades, why, "decades"))
 
 
 def _shown(interval: Interval) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from analysis.report.findings import Finding
 from analysis.report.numbers import ABSENT, difference
-from analysis.report.verdicts import Finding, judge, judge_value
+from analysis.report.verdicts import Least, Range, judge, judge_within
 from analysis.statistics.intervals import Interval
 
-SLOPE = (0.75, 1.25)
-"""A slope of 1 is reproduced where its whole interval lies within these."""
+SLOPE = Range(0.75, 1.25, "a square root would have 0.5, no dependence 0")
+RISE = Least(0.5, "what a second seed moves", "pp")
 PROPORTIONAL = {
     "learning_rate": "The best batch size is proportional to the learning rate",
     "num_train": "The best batch size is proportional to the number of training images",
@@ -32,14 +33,14 @@ def setting_of(settings: Mapping[str, Any]) -> str:
 def sweep_findings(rise: Interval, slopes: Mapping[str, Interval], settings: Mapping[str, Any]) -> list[Finding]:
     """Return the verdicts on the peak, by its rise over both ends of the grid, and on the three slopes."""
     setting = setting_of(settings)
-    verdict, why = judge(rise, 0, 1)
     number = f"{difference(rise)} pp over the better end of the grid"
     claim = "At a fixed number of updates test accuracy has a peak at a batch size inside the grid"
-    found = [Finding(claim, setting, "accuracy_vs_batch", number, verdict, why)]
+    found = [Finding(claim, setting, "accuracy_vs_batch", number, *judge(rise, 0, 1, RISE))]
     for name, slope in slopes.items():
-        verdict, why = judge_value(slope, *SLOPE)
+        judged = judge_within(slope, SLOPE, null=0)
         if settings["more"]:
-            why += f"; batches up to {max(settings['batches'])}, of the base setting up to {max(settings['more'])}"
+            grid = f"batches up to {max(settings['batches'])}, of the base setting up to {max(settings['more'])}"
+            judged = judged._replace(why=f"{judged.why}; {grid}")
         number = ABSENT if slope.value is None else f"log-log slope {difference(slope)}"
-        found.append(Finding(PROPORTIONAL[name], setting, "best_batch", number, verdict, why))
+        found.append(Finding(PROPORTIONAL[name], setting, "best_batch", number, *judged))
     return found

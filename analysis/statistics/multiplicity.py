@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 
 def discovery_rates(p_values: Sequence[float | None]) -> list[float | None]:
@@ -17,6 +16,8 @@ def discovery_rates(p_values: Sequence[float | None]) -> list[float | None]:
     >>> discovery_rates([0.01, None, 0.04, 0.03])
     [0.03, None, 0.04, 0.04]
     """
+    from scipy.stats import false_discovery_control  # here, as it takes a second to load and few need it
+
     known = [each for each in p_values if each is not None]
     found = iter(false_discovery_control(np.array(known)).tolist() if known else ())
     return [None if each is None else next(found) for each in p_values]

@@ -6,14 +6,17 @@ The claims are those of the answer that scripts/update_equivalence.py describes;
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference, ratio
 from analysis.report.report import Report, TextTable, drawn_all
-from analysis.report.verdicts import Finding, judge, judge_equivalent, judge_value
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
 from analysis.update_equivalence.figures import distance_figure, stability_figure, variance_figure
@@ -39,10 +42,14 @@ CLOSE = 0.1
 """End points count as close where they lie apart by at most this share of the large step."""
 FIRST_ORDER = 0.5
 """Slopes are fitted where the rate of the large step times the top eigenvalue is at most this: a quarter of 2."""
-SLOPE = (0.75, 1.25)
-VARIANCE_SLOPE = (-1.1, -0.9)
-SAME_NORM = (0.8, 1.25)
-SAME_SHARE = 0.1
+SLOPE = Range(0.75, 1.25, "a square root would have 0.5, no dependence 0")
+VARIANCE_SLOPE = Range(
+    -1.1, -0.9, "the law is exact for batches drawn with replacement, so that little is left for error"
+)
+SAME_NORM = Range(0.8, 1.25, "a fifth of the length of the weights", ratio=True)
+SAME_SHARE = Range(-0.1, 0.1, "one step in ten")
+STEADIER = Least(0.05, "one step in twenty")
+HELD = Least(1.05, "a twentieth of the length of the weights", ratio=True)
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
@@ -146,12 +153,12 @@ def distance_findings(apart: pd.DataFrame, noise: pd.DataFrame, settings: Mappin
         f"{times} steps of batch {small} end close to one step of batch B at {times} times the rate: apart by less "
         f"than {100 * CLOSE:g} % of the step at the training's own rates (mean over the checkpoints)"
     )
-    setting = describe(settings)
+    setting, cutoffs = describe(settings), judged_with(partial(_close, close), (CLOSE / 2, CLOSE, 2 * CLOSE))
     return [
-        Finding(claim, setting, "distance", ratio(close), *judge(close, CLOSE, -1)),
+        replace(Finding(claim, setting, "distance", ratio(close), *_close(close, CLOSE)), cutoffs=cutoffs),
         *(
-            Finding(claim, setting, figure, difference(slope), *judge_value(slope, *rule))
-            for claim, figure, slope, rule in (
+            Finding(claim, setting, figure, difference(slope), *judge_within(slope, allowed, null=0.0))
+            for claim, figure, slope, allowed in (
                 (f"the distance grows in proportion to the rate ({range_})", "distance", rate, SLOPE),
                 (f"the distance grows in proportion to B ({range_})", "distance", batch, SLOPE),
                 (
@@ -165,33 +172,39 @@ def distance_findings(apart: pd.DataFrame, noise: pd.DataFrame, settings: Mappin
     ]
 
 
+def _close(distance: Interval, most: float) -> Judged:
+    """Judge whether end points lie within a share of the large step."""
+    why = "what a change of the rate by so much does to the step; the answer names no number"
+    return judge_within(distance, Range(-np.inf, most, why, ratio=True))
+
+
 def stability_findings(fell: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
-    """Return the verdicts on the two senses of stability, by rules fixed before the first run."""
-    setting = describe(settings)
+    """Return the verdicts on the two senses of stability, by rules fixed before the first run.
 
-    def finding(claim: str, number: str, verdict: tuple[Any, str]) -> Finding:
-        return Finding(claim, setting, "stability", number, *verdict)
-
+    What is claimed of batches of either size is judged of small ones, at which both senses are at stake.
+    """
+    setting, arms = describe(settings), ("SB", "LB")
     steadier = change(shares(fell, "SB"), shares(fell, "LB"))
     claim = (
         "second sense of stability: the loss falls in a larger share of the steps of large batches than of small ones"
     )
-    found = [finding(claim, difference(steadier), judge(steadier, 0, 1))]
-    for arm, kind in (("SB", "small"), ("LB", "large")):
-        smaller = relative_change(growth(fell, arm), growth(fell, f"{arm} + L2"))
-        claim = (
-            f"first sense: an L2 penalty holds the weights down (growth with it over growth without, {kind} batches)"
-        )
-        found.append(finding(claim, ratio(smaller), judge(smaller, 1, -1)))
-    for arm, kind in (("SB", "small"), ("LB", "large")):
-        helped: Interval = change(shares(fell, arm), shares(fell, f"{arm} + L2"))
-        claim = (
-            f"it does not help with the second: the share of falling steps stays within {SAME_SHARE:g} ({kind} batches)"
-        )
-        found.append(finding(claim, difference(helped), judge_equivalent({f"{kind} batches": helped}, SAME_SHARE)))
+    judged = judge(steadier, 0, 1, STEADIER)
+    found = [Finding(claim, setting, "stability", difference(steadier), *judged)]
+    held = partial(judge, null=1.0, direction=-1, least=HELD)
+    smaller = {arm: relative_change(growth(fell, arm), growth(fell, f"{arm} + L2")) for arm in arms}
+    claim = "first sense: an L2 penalty holds the weights down (growth with it over growth without, small batches)"
+    large = variants({"large batches": smaller["LB"]}, ratio, held)
+    found.append(Finding(claim, setting, "stability", ratio(smaller["SB"]), *held(smaller["SB"]), variants=large))
+    same = partial(judge_within, allowed=SAME_SHARE)
+    helped = {arm: change(shares(fell, arm), shares(fell, f"{arm} + L2")) for arm in arms}
+    claim = (
+        f"it does not help with the second: the share of falling steps stays within {SAME_SHARE.high:g} (small batches)"
+    )
+    large = variants({"large batches": helped["LB"]}, difference, same)
+    found.append(Finding(claim, setting, "stability", difference(helped["SB"]), *same(helped["SB"]), variants=large))
     alike = relative_change(growth(fell, "SB"), growth(fell, "LB"))
     claim = "the batch size does not decide the first: weights grow alike (large over small, 0.8 to 1.25)"
-    return [*found, finding(claim, ratio(alike), judge_value(alike, *SAME_NORM))]
+    return [*found, Finding(claim, setting, "stability", ratio(alike), *judge_within(alike, SAME_NORM))]
 
 
 def stage_table(
