@@ -79,7 +79,11 @@ def _training_curves(results: Results) -> Drawing | str:
 
 def _pairs(results: Results) -> Drawing | str:
     table = solutions(results).filter(["role", "seed", *ACCURACY_COLUMNS])
-    ratios = {each.label: each.ratio for each in tables.compared(results) if each.quantity in MEASURES}
+    ratios = {
+        each.label.replace("λ_max", r"$\lambda_{\max}$"): each.ratio
+        for each in tables.compared(results)
+        if each.quantity in MEASURES
+    }
     if all(each.value is None for each in ratios.values()):
         return "no pair of finished runs has a measure of sharpness"
     return Drawing(figures.pairs(table, ratios), table, captions.pairs(results))

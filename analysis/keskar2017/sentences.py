@@ -137,7 +137,7 @@ def _of_correlations(table: pd.DataFrame) -> Iterator[str]:
     resolved = sum(tau.lower is not None and tau.upper is not None and tau.lower * tau.upper > 0 for tau in every)
     verdict = f"{resolved} of {len(every)} associations are resolved" if resolved else "no association is resolved"
     texts = [
-        f"{NAMES[name]} {' and '.join(f'{numbers.correlation(tau)} within {role}' for role, tau in taus.items())}"
+        f"{NAMES[name]} {', '.join(f'within {role} {numbers.correlation(tau)}' for role, tau in taus.items())}"
         for name, taus in found.items()
     ]
     yield f"Test accuracy against sharpness at one batch size, Kendall's tau-b: {verdict}; {'; '.join(texts)}."

@@ -63,7 +63,7 @@ def range_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, geometric: bool
 
 def runs_and_means(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, looks: Mapping[Any, Look]) -> None:
     """Draw the rows of line ``run`` thin, those of line ``mean`` bold, and a cross where a diverged run ends."""
-    runs, means = rows_where(table, line="run"), rows_where(table, line="mean")
+    runs, means = rows_where(table, line="run"), rows_where(table, line="mean").dropna(subset=[y])
     each_seed(ax, runs, x, y, **hues(by, {each: look.color for each, look in looks.items()}), alpha=0.4)
     for row in records(rows_where(runs, status="diverged").dropna(subset=[y]).groupby([by, "seed"]).tail(1)):
         ax.plot(row[x], row[y], color=looks[row[by]].color, zorder=4, **CROSS)
