@@ -180,7 +180,6 @@ def test_links_and_paths_exist() -> None:
         missing |= {f"{path.name}: {name}" for name in wanted if not (ROOT / name).exists()}
     assert missing <= {
         "CONTRIBUTING.md: sharpness/probes/gradient_norm.py",  # the worked example's
-        "README.md: figures/keskar2017/cpu-10-seeds/",  # made by the command above it
         "studies.md: figures/cohen2021/smoke-1-seeds",  # likewise
     }
 
