@@ -137,7 +137,7 @@ def cells_of(preset: Preset, seeds: int) -> list[Cell]:
                 momentum=arm.momentum,
                 loss=arm.loss,
             )
-            every = dict.fromkeys(("every", "keep_every", "test_every"), arm.every)
+            every = dict.fromkeys(("every", "keep_every", "test_every"), float(arm.every))
             measure = MeasureConfig(("eigenvalue",), examples=examples, **every)
             config = RunConfig(preset.data, ModelConfig(arm.model, "none"), training, measure=measure)
             cells.append(Cell({"arm": arm.name, "learning_rate": rate, "seed": seed}, config))

@@ -206,7 +206,7 @@ def test_planted_claims_are_found_and_every_run_is_counted() -> None:
         ({"rises": False}, ("often",)),
         ({"late": 1.6}, ("late",)),
         ({"batch": 0.6}, ("batch",)),
-        ({"small": (1.05, 1.3)}, ("below",)),
+        ({"small": (1.2, 1.4)}, ("below",)),
         ({"small": (0.7, 0.7)}, ("lower",)),
     ],
 )
