@@ -14,11 +14,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from analysis.pages.findings_page import MARKERS, Options, write_pages
-from analysis.pages.found import load_findings
+from analysis.pages.conclusions import QUESTIONS, answered
+from analysis.pages.findings_page import Options, write_pages
+from analysis.pages.found import OLD, VERDICTS, Found, load_findings
 from analysis.pages.markdown import html_of, plain
+from analysis.pages.overview import MARKS, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, paper_of
+from analysis.pages.sentences import OPENINGS, sentences
+from analysis.pages.stories import figure_of, points_of, story_of
+from analysis.pages.verdict_table import MARKERS
 from analysis.report.findings import Finding, Variant
+from analysis.report.story import Told, find
 from sharpness.errors import InputError, RunError
 from tests.conftest import ROOT, run_python
 
@@ -26,6 +32,7 @@ MarkdownIt = pytest.importorskip("markdown_it").MarkdownIt  # comes with rich
 RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 AWKWARD = "box ε(|x| + 1) of a_b, *x*, `y`, [1, 2](n), ~~3~~, <b>, &amp; \\ and _z_"
 CLAIM = Finding("It falls", "a net, 5 seeds", "curve", "2.0 [1.5, 2.5]", "reproduced", "the interval lies above 1")
+DETAIL = "izmailov2018/cpu-10-seeds"
 
 
 def frame_of(**columns: Iterable[Any]) -> pd.DataFrame:
@@ -80,23 +87,85 @@ def shown(tokens: Any) -> str:
     )
 
 
-def test_the_page_has_every_claim_of_the_rendering_with_the_most_seeds(place: Options) -> None:
-    assert write_pages(place) == [place.out, place.studies]
+def test_every_claim_of_the_rendering_with_the_most_seeds_is_on_the_page_beside_its_figures(place: Options) -> None:
+    written = write_pages(place)
+    pages = [place.figures / DETAIL / "README.md", place.figures / "keskar2017" / "full-5-seeds" / "README.md"]
+    assert {path for path in written if path.suffix == ".md"} == {place.out, place.studies, *pages}
+    assert sorted(place.figures.rglob("README.md")) == sorted(pages), "other renderings get no page"
+    page = pages[0].read_text()
+    assert "# Izmailov et al. 2018\n" in page and "from cpu" not in page and "--preset cpu --seeds 10" in page
+    assert "[arXiv 1803.05407](https://arxiv.org/abs/1803.05407)" in page
+    assert "2 claims, 1 reproduced, 1 not testable here" in page
+    assert "1. **It falls**\n" in page and f"2. **{plain(AWKWARD)}**\n" in page
+    assert "figure: [curve](curve.png)" in page and "figure: gone (not drawn)" in page
+    assert "verdict: **reproduced**: the interval lies above 1" in page and "here: a net, 5 seeds" in page
+    assert "[FINDINGS.md](../../../FINDINGS.md)" in page and "(../../../docs/studies.md#how-is-a-verdict" in page
+
+
+def test_the_page_of_all_papers_begins_with_conclusions_and_links_to_each_study(place: Options) -> None:
+    write_pages(place)
     page = place.out.read_text()
-    _, verdicts = tables(page)
-    rows = {row[0]: row for row in verdicts[1:]}
-    assert ["Izmailov et al. 2018", "It falls", "reproduced", "2.0 [1.5, 2.5]"] in verdicts
-    assert ["Izmailov et al. 2018", AWKWARD, "not testable here", "– | –"] in verdicts
-    assert len(verdicts) == 1 + 2 + 2 + (len(PAPERS) - 2) and "from cpu" not in page and "smoke" not in page
-    assert rows["Cohen et al. 2021"] == ["Cohen et al. 2021", "–", "not rendered yet", "–"]
     headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
-    assert headings == ["All verdicts", *(paper.heading for paper in PAPERS.values())]
+    first = ["Conclusions", "All verdicts", "Terms", "Verdicts"]
+    assert headings == [*first, *(plain(paper.heading) for paper in PAPERS.values())]
+    assert "![All verdicts](figures/findings/verdicts.png)" in page and "Not rendered yet: `python scripts/coh" in page
     section = page.partition("## Izmailov et al. 2018\n")[2].partition("\n## ")[0]
-    assert "[arXiv 1803.05407](https://arxiv.org/abs/1803.05407)" in section and "10 seeds" in section
-    assert "2 claims, 1 reproduced, 1 not testable here" in section
-    assert "[curve](figures/izmailov2018/cpu-10-seeds/curve.png)" in section and "figure: gone (not drawn)" in section
-    assert "verdict: **reproduced**: the interval lies above 1" in section and "here: a net, 5 seeds" in section
-    assert "Not rendered yet: `python scripts/cohen2021.py`" in page
+    story = story_of("izmailov2018")
+    assert story is not None and plain(story.claim) in section and plain(story.cannot_show) in section
+    assert f"[All 2 claims](figures/{DETAIL}/README.md): 1 reproduced, 1 not testable here." in section
+    assert f"![curve](figures/{DETAIL}/curve.png)" in section, "the story's figure is not there, the claim's own is"
+    assert "*Not reproduced*" in page
+    write_findings(place.figures / "keskar2017" / "full-5-seeds", [CLAIM])
+    write_pages(place)
+    assert "*Not reproduced*" not in place.out.read_text(), "the old word is explained while a study has it"
+
+
+@pytest.mark.parametrize("verdict", [*VERDICTS, OLD])
+def test_a_sentence_follows_its_verdict(verdict: str) -> None:
+    """A sentence asserts a clause only where it is reproduced; the number is that of the finding, nowhere else."""
+    said = sentences([Told("x grows", replace(CLAIM, verdict=verdict))], numbers=True)
+    assert ("runs show that x grows" in said) == (verdict == "reproduced")
+    assert ("2.0 [1.5, 2.5]" in said) == (verdict != "not testable here")
+    assert said.startswith("These runs ") and said.endswith(".") and "x grows" in said
+
+
+def test_verdicts_are_told_in_their_order_and_none_is_lost() -> None:
+    assert [*OPENINGS] == [*MARKS] == [*VERDICTS[:-1], OLD, VERDICTS[-1]]
+    points = [Told(f"c{number} holds", replace(CLAIM, verdict=each)) for number, each in enumerate(OPENINGS)]
+    said = sentences([*reversed(points), *points])
+    assert re.findall(r"c(\d)", said) == [digit for digit in "012345" for _ in range(2)]
+
+
+def test_a_question_is_answered_by_the_verdicts_of_its_claims(place: Options) -> None:
+    def of(*verdicts: str) -> str:
+        claims = ("SWA has a lower test error than SGD at the same budget", "SWA is wider: the test error by 5 pp")
+        found = [replace(CLAIM, claim=claim, verdict=each) for claim, each in zip(claims, verdicts, strict=False)]
+        return answered(QUESTIONS[-1], {"izmailov2018": Found("izmailov2018", place.figures, tuple(found))})
+
+    assert "better minima?** Yes. Test error of SWA less that of SGD is 2.0 [1.5, 2.5] (reproduced)." in of(
+        "reproduced"
+    )
+    assert "Partly yes, partly no." in of("reproduced", "contradicted")
+    assert "Not decided here." in of("inconclusive", "not testable here")
+    assert "** No." in of("contradicted", "contradicted") and "Not rendered yet." in of()
+
+
+def test_a_claim_that_became_a_variant_is_found() -> None:
+    other = Variant("in a box", "3 [2, 4]", "contradicted", "it lies above")
+    found = find("falls: in a box$", [CLAIM, replace(CLAIM, variants=(other,))])
+    assert found is not None and (found.number, found.verdict) == ("3 [2, 4]", "contradicted")
+
+
+def test_the_overview_has_a_mark_for_each_claim_and_is_drawn_anew_when_a_verdict_turns(tmp_path: Path) -> None:
+    many = tuple(replace(CLAIM, verdict=verdict) for verdict in [*VERDICTS, OLD] for _ in range(4))
+    found = {"cohen2021": Found("cohen2021", tmp_path, many)}
+    rows = verdict_rows(found)
+    assert len(rows) == 24 and [*rows["number"]] == [*range(1, 25)] and {*rows["paper"]} == {"Cohen et al. 2021"}
+    assert not is_current(found, tmp_path)
+    assert {path.suffix for path in save_overview(found, tmp_path)} == {".pdf", ".png", ".csv", ".json"}
+    assert is_current(found, tmp_path)
+    turned = (replace(many[0], verdict="contradicted"), *many[1:])
+    assert not is_current({"cohen2021": replace(found["cohen2021"], findings=turned)}, tmp_path)
 
 
 def test_the_page_of_studies_counts_verdicts_and_keeps_the_rest(place: Options) -> None:
@@ -128,13 +197,11 @@ NEW = replace(
 
 def test_what_a_verdict_rests_on_and_its_variants_stand_behind_it(place: Options) -> None:
     others = [replace(NEW, claim=f"claim {number}", p=p) for number, p in enumerate((0.001, 0.2))]
-    write_findings(place.figures / "izmailov2018" / "cpu-10-seeds", [NEW, *others])
+    write_findings(place.figures / DETAIL, [NEW, *others])
     write_pages(place)
-    page = place.out.read_text()
-    assert (
-        "or range of the claim: 0.5: a second seed moves as much" in page
-        and "by the cut-off: 0.1: contradicted" in page
-    )
+    page = (place.figures / DETAIL / "README.md").read_text()
+    assert "or range of the claim: 0.5: a second seed moves as much" in page
+    assert "by the cut-off: 0.1: contradicted" in page
     assert f"variant, {plain(f'{AWKWARD}: 1 [0, 2]: inconclusive')}" in page
     # Of three p values .001, .03 and .2 q is .003, .045 and .2.
     assert "p = 0.030, q = 0.040, q over all studies = 0.045" in page
@@ -145,18 +212,17 @@ def test_what_a_verdict_rests_on_and_its_variants_stand_behind_it(place: Options
 
 def test_a_verdict_that_turns_makes_the_pages_stale_and_writing_them_mends_it(place: Options) -> None:
     write_pages(place)
-    check = replace(place, check=True)
+    check, detail = replace(place, check=True), place.figures / DETAIL / "README.md"
     assert write_pages(check) == write_pages(place) == []
-    folder = place.figures / "izmailov2018" / "cpu-10-seeds"
-    write_findings(folder, [replace(CLAIM, verdict="not reproduced", why="it reaches 1")])
-    before = place.out.read_bytes(), place.studies.read_bytes()
-    with pytest.raises(RunError, match=r"FINDINGS.md and .*studies.md not up to date"):
+    write_findings(place.figures / DETAIL, [replace(CLAIM, verdict="not reproduced", why="it reaches 1")])
+    before = [path.read_bytes() for path in (place.out, place.studies, detail)]
+    with pytest.raises(RunError, match=r"FINDINGS.md and .*studies.md and .*README.md and .*verdicts.png not up to"):
         write_pages(check)
-    assert (place.out.read_bytes(), place.studies.read_bytes()) == before
-    assert write_pages(place) == [place.out, place.studies]
-    assert ["Izmailov et al. 2018", "It falls", "not reproduced", "2.0 [1.5, 2.5]"] in tables(place.out.read_text())[1]
-    write_findings(folder, [replace(CLAIM, verdict="not reproduced", why="other words")])
-    assert write_pages(place) == [place.out], "the table of counts does not show the reason"
+    assert [path.read_bytes() for path in (place.out, place.studies, detail)] == before
+    assert write_pages(place)[:3] == [place.out, place.studies, detail]
+    assert "verdict: **not reproduced**: it reaches 1" in detail.read_text()
+    write_findings(place.figures / DETAIL, [replace(CLAIM, verdict="not reproduced", why="other words")])
+    assert write_pages(place) == [detail], "the reason stands in the appendix alone"
 
 
 DAMAGED = {
@@ -206,9 +272,31 @@ def test_the_command(place: Options) -> None:
     assert done.returncode == 2 and done.stderr.startswith("error: expected a folder") and done.stderr.count("\n") == 1
 
 
-def test_the_committed_pages_are_up_to_date() -> None:
+def test_the_committed_pages_are_up_to_date_and_the_first_is_short() -> None:
     done = run_python("-m", "analysis.pages.findings_page", "--check")
     assert done.returncode == 0, done.stderr
+    assert len((ROOT / "FINDINGS.md").read_bytes()) <= 15 * 1024
+
+
+COMMITTED = load_findings(ROOT / "figures")
+
+
+@pytest.mark.parametrize("study", COMMITTED)
+def test_every_study_has_a_story_of_its_claims(study: str) -> None:
+    """A new study needs analysis/<study>/story.py; claims that were renamed need other patterns there."""
+    story, found = story_of(study), COMMITTED[study]
+    assert story is not None, f"write analysis/{study}/story.py"
+    assert 5 <= len(points_of(found)) <= 8, "claims in the table"
+    assert all(find(each.pattern, found.findings) for each in story.points[:3]), "claims of the paragraph"
+    assert figure_of(found) == story.figure
+
+
+def test_the_claims_behind_the_conclusions_are_there() -> None:
+    assert len(QUESTIONS) == 10
+    for question in QUESTIONS:
+        for study, pattern, said in question.claims:
+            assert find(pattern, COMMITTED[study].findings) is not None, f"no claim of {study} has {pattern}"
+            assert said.count("{}") == 1
 
 
 def test_every_study_has_its_paper_and_cites_it() -> None:

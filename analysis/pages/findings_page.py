@@ -1,62 +1,56 @@
-"""``python -m analysis.pages.findings_page``: FINDINGS.md, and the table of verdicts in
-docs/studies.md, from the committed findings.
+"""``python -m analysis.pages.findings_page``: what the committed findings say, from overview to detail.
 
-Of each study it reads ``figures/<study>/<preset>-<n>-seeds/findings.json`` with the most seeds, of the preset ``full``
-where the study has one and of ``cpu`` elsewhere. The same files give the same bytes; ``--check`` writes nothing and
-fails where a page is out of date.
+It writes FINDINGS.md (conclusions, a figure of all verdicts, a paragraph and a figure per paper), README.md beside the
+figures of each study (with all claims), and the table of verdicts in docs/studies.md. Of each study it reads
+``figures/<study>/<preset>-<n>-seeds/findings.json`` with the most seeds, of the preset ``full`` where the study has one
+and of ``cpu`` elsewhere. The same files give the same bytes, and the figure is drawn anew where its verdicts changed;
+``--check`` writes nothing and fails where a page or the figure is out of date.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import tyro
 
-from analysis.pages.found import (
-    OLD,
-    VERDICTS,
-    Found,
-    is_fragile,
-    load_findings,
-    of_paper,
-    rates_of_all,
-    shown_verdicts,
-    standing,
-)
-from analysis.pages.markdown import plain
+from analysis.pages.conclusions import QUESTIONS, answered
+from analysis.pages.found import OLD, VERDICTS, Found, load_findings, of_paper, rates_of_all
+from analysis.pages.markdown import address, link, plain
+from analysis.pages.overview import FOLDER, NAME, caption, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, Paper
-from analysis.report.findings import Finding
-from analysis.report.numbers import significant
-from sharpness.errors import InputError, RunError, run_command
+from analysis.pages.sentences import sentences
+from analysis.pages.stories import figure_of, points_of, story_of
+from analysis.pages.study_page import PAGE, RULES, study_page
+from analysis.pages.verdict_table import NOT_YET, replaced, verdict_counts
+from sharpness.errors import RunError, run_command
 from sharpness.files import write_atomically
 
-MARKERS = ("<!-- verdicts -->", "<!-- /verdicts -->")
-NOT_YET = "not rendered yet"
+BRIEF = 3
+"""Claims of a study that its paragraph tells; its page has five to eight of them, and all in the appendix."""
 INTRO = """# Findings
 
-What the papers claim and what came of it here, on small networks and data that ship with the package. This page is written by `python -m analysis.pages.findings_page` from the `findings.json` that each study renders; nothing on it is written by hand.
+What papers claim about large batches and sharp minima, and what came of it on small networks and data that ship with the package. `python -m analysis.pages.findings_page` writes this page from what the studies found; no number and no verdict on it is typed by hand. Each study has a page of its own, whose appendix has every claim with its setting, interval and reason.
+"""  # noqa: E501 - a paragraph of a page
+TERMS = """## Terms
 
-A verdict follows from an interval, a 95 % one unless the number says otherwise (a median with its range), and from the smallest effect of interest, which stands with its reason behind each claim. [docs/studies.md](docs/studies.md#how-is-a-verdict-reached) explains the rules; `judge` and `judge_within` in `analysis/report/verdicts.py` are these:
+- **SB, LB**: networks trained in small and in large batches, otherwise alike. **B**: the batch size. **N**: the number of training images.
+- **F1**: Keskar et al.'s fully connected network with five hidden layers and batch normalisation.
+- **phi** (their Metric 2.1): by how many per cent the training loss rises at most within a small box around the weights; **epsilon** is the size of the box.
+- **lambda_max**: the largest eigenvalue of the Hessian of the training loss. **eta**: the learning rate. **m**: momentum.
+- **B_simple**: the noise scale of the gradient, its variance over its squared length. **B_crit**: the critical batch size, where twice the fewest steps reach a goal.
+- **SWA**: the average of weights along training. **LARS**: a learning rate per layer. **Ghost norms**: batch statistics over parts of a batch.
+- **tau**: Kendall's rank correlation. **The gap**: test error less training error. **pp**: percentage points. **a [b, c]**: a number and its 95 % interval.
 
-| verdict | a number lies on one side of a value | a number has a value, or two things agree: it lies in a range |
-| --- | --- | --- |
-| reproduced | the whole interval lies on the claimed side, the number is at least the smallest effect of interest away, and has the claimed size if there is one | the whole interval lies in the range |
-| reproduced in sign only | the whole interval lies on the claimed side, and the number is smaller than that or misses the size | of claims with a sign, such as a slope of 1: the interval excludes 0 and reaches beyond the range |
-| inconclusive | the interval reaches both the value and effects of interest | the interval meets the range and reaches beyond it |
-| contradicted | the interval excludes every effect of interest on the claimed side: the number lies on the other side, or as good as on the value | the interval misses the range |
-| not testable here | there is no interval; the reason says why | there is no interval; the reason says why |
+## Verdicts
 
-A claim has one verdict. What was measured in several ways or settings is listed below it as variants, which are not counted. A claim over three or more settings rests on their mean.
-
-Of many claims some are reproduced by chance. q is the least false-discovery rate at which a claim would stand among all claims of its study (Benjamini & Hochberg 1995), and beside it among those of all studies. A reproduced claim whose q is above 5 % is fragile, and named.
-
-"Contradicted" says that these runs exclude the claim here, not that it is wrong where the paper tested it. "Not reproduced" stands for either of inconclusive and contradicted in studies that were not rendered again since the two are told apart; these were judged without a smallest effect of interest and have no q. Diverged and missing runs are counted in the captions, and what was left out is named there and under "not testable here".
-"""  # noqa: E501 - paragraphs of a page
+*Reproduced*: the interval lies on the claimed side, and the number is large enough to matter. *In sign only*: it is not, or has another size than claimed. *Inconclusive*: the runs are too few to say. *Contradicted*: the interval excludes every effect that would matter, here, not where the paper tested it. *Not testable here*: there is no such number."""  # noqa: E501 - paragraphs of a page
+OLD_WORD = (
+    " *Not reproduced*: inconclusive or contradicted, in studies that were not rendered again since the two are told "
+    "apart."
+)
 
 
 @dataclass(frozen=True)
@@ -64,154 +58,71 @@ class Options:
     """Where the findings are read and the pages written."""
 
     figures: Path = Path("figures")
-    """Folder of the rendered studies."""
+    """Folder of the rendered studies, each of which gets its page."""
     out: Path = Path("FINDINGS.md")
-    """The page of all findings."""
+    """The page of all studies."""
     studies: Path = Path("docs/studies.md")
     """The page whose part between <!-- verdicts --> and <!-- /verdicts --> is replaced."""
     check: bool = False
     """Write nothing, and exit with code 1 if a page is out of date."""
 
 
-def findings_page(found: Mapping[str, Found], base: Path) -> str:
-    """Return FINDINGS.md; its links start from the folder ``base``."""
-    rows = [row for paper in PAPERS.values() for row in _verdict_rows(paper, of_paper(paper, found))]
-    rates = rates_of_all(found)
-    sections = [_section(paper, of_paper(paper, found), rates, base) for paper in PAPERS.values()]
-    head = ["paper", "claim", "verdict", "number [95 % interval]"]
-    return "\n".join([INTRO, "## All verdicts\n", _table(head, rows), *sections])
-
-
-def verdict_counts(found: Mapping[str, Found], page: Path, base: Path) -> str:
-    """Return the table of counts: how many claims of each paper got which verdict, and what came of its first one.
-
-    It links to the ``page`` of all findings from the folder ``base``.
-    """
-    rates, shown = rates_of_all(found), shown_verdicts(found)
-    rows = []
-    for paper in PAPERS.values():
-        studies = of_paper(paper, found)
-        findings = [finding for each in studies for finding in each.findings]
-        counts = Counter(finding.verdict for finding in findings)
-        numbers = [str(counts[verdict]) if findings else "–" for verdict in shown]
-        stand = standing([rate for each in studies for rate in rates[each.study]], findings)
-        first = f"{_stated(findings[0])}: {findings[0].verdict}" if findings else NOT_YET
-        rows.append([plain(paper.heading), numbers[0], stand, *numbers[1:], first])
-    names = [verdict.removeprefix("reproduced ") for verdict in shown]
-    head = ["paper", names[0], "at 5 % FDR", *names[1:], "the first claim, and what came of it"]
-    more = (
-        "At 5 % FDR: how many of the reproduced would stand with a false-discovery rate of 5 % over all studies, of "
-        f"those that have a p value. All claims, with settings, figures and reasons: {_link(page.name, page, base)}."
+def findings_page(found: Mapping[str, Found], options: Options) -> str:
+    """Return FINDINGS.md."""
+    base, rows = options.out.parent, verdict_rows(found)
+    lines = "\n".join(f"{number}. {answered(each, found)}" for number, each in enumerate(QUESTIONS, 1))
+    picture = address(options.figures / FOLDER / f"{NAME}.png", base)
+    overview = f"![All verdicts]({picture})\n\n{plain(caption(rows))}\n" if len(rows) else f"{NOT_YET.capitalize()}.\n"
+    rules = (
+        f" [The rules]({address(options.studies, base)}#{RULES}) have a smallest effect or a range for each claim.\n"
     )
-    return f"{_table(head, rows, right=range(1, len(head) - 1))}\n{more}\n"
+    old = OLD_WORD if OLD in set(rows["verdict"]) else ""
+    sections = [_section(paper, of_paper(paper, found), base) for paper in PAPERS.values()]
+    return "\n".join(
+        [INTRO, f"## Conclusions\n\n{lines}\n", f"## All verdicts\n\n{overview}", f"{TERMS}{old}{rules}", *sections]
+    )
 
 
-def replaced(text: str, part: str, path: Path) -> str:
-    """Return a text with what stands between its markers replaced; raises :class:`InputError` without them."""
-    start, end = MARKERS
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise InputError(f"expected one {start} and after it one {end} in {path}, got others: put them where the "
-                         "table of verdicts belongs")  # fmt: skip
-    before, _, rest = text.partition(start)
-    return f"{before}{start}\n\n{part}\n{end}{rest.partition(end)[2]}"
-
-
-def write_pages(options: Options) -> list[Path]:
-    """Write the pages that changed and return their paths; with ``check`` raise :class:`RunError` instead."""
-    found = load_findings(options.figures)
-    part = verdict_counts(found, options.out, options.studies.parent)
-    studies = replaced(options.studies.read_text(encoding="utf-8"), part, options.studies)
-    pages = {options.out: findings_page(found, options.out.parent), options.studies: studies}
-    stale = [path for path, text in pages.items() if not path.exists() or path.read_bytes() != text.encode()]
-    if options.check and stale:
-        names = " and ".join(map(str, stale))
-        raise RunError(f"{names} not up to date with {options.figures}: run python -m analysis.pages.findings_page")
-    for path in stale:
-        write_atomically(path, pages[path].encode())
-    return stale
-
-
-def _verdict_rows(paper: Paper, studies: Sequence[Found]) -> list[list[str]]:
-    rows = [
-        [plain(paper.heading), plain(finding.claim), finding.verdict, plain(finding.number)]
-        for found in studies
-        for finding in found.findings
-    ]
-    return rows or [[plain(paper.heading), "–", NOT_YET, "–"]]
-
-
-def _section(paper: Paper, studies: Sequence[Found], rates: Mapping[str, Sequence[float | None]], base: Path) -> str:
-    links = [f"[{label}]({address})" for label, address in paper.links]
-    parts = [f"## {plain(paper.heading)}\n", f"{', '.join([plain(paper.citation), *links])}.\n"]
+def _section(paper: Paper, studies: list[Found], base: Path) -> str:
+    parts = [f"## {plain(paper.heading)}\n"]
     for study in paper.studies:
-        if study not in {found.study for found in studies}:
-            parts.append(f"{NOT_YET.capitalize()}: `python scripts/{study}.py`.\n")
-    for found in studies:
-        parts.append(_introduced(found, rates[found.study], base))
-        numbered = enumerate(zip(found.findings, rates[found.study], strict=True), start=1)
-        parts += [_claim(number, finding, rate, found, base) for number, (finding, rate) in numbered]
+        found = next((each for each in studies if each.study == study), None)
+        parts.append(_paragraph(found, base) if found else f"{NOT_YET.capitalize()}: `python scripts/{study}.py`.\n")
     return "\n".join(parts)
 
 
-def _introduced(found: Found, rates: Sequence[float | None], base: Path) -> str:
-    preset, seeds, _ = found.folder.name.split("-")
-    folder = _link(found.folder.as_posix(), found.folder, base)
+def _paragraph(found: Found, base: Path) -> str:
+    """Return what is claimed, what came of it and what cannot be shown, with a figure."""
+    story, stem = story_of(found.study), figure_of(found)
     counts = Counter(finding.verdict for finding in found.findings)
     counted = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*VERDICTS, OLD) if counts[verdict])
-    script = f"`python scripts/{found.study}.py`"
-    fragile = [plain(each.claim) for each, q in zip(found.findings, rates, strict=True) if is_fragile(each, q)]
-    told = f" Fragile: {'; '.join(fragile)}." if fragile else ""
-    return f"{script}, preset `{preset}`, {seeds} seeds, {folder}: {len(found.findings)} claims, {counted}.{told}\n"
+    all_claims = f"{link(f'All {len(found.findings)} claims', found.folder / PAGE, base)}: {counted}."
+    said = [sentences(points_of(found)[:BRIEF], numbers=True), all_claims]
+    if story:
+        said = [f"*Claim.* {plain(story.claim)} *Here.*", *said, f"*Limits.* {plain(story.cannot_show)}"]
+    picture = f"\n![{stem}]({address(found.folder / f'{stem}.png', base)})\n" if stem else ""
+    return f"{' '.join(said)}\n{picture}"
 
 
-def _claim(number: int, finding: Finding, rate: float | None, found: Found, base: Path) -> str:
-    lines = [
-        f"here: {plain(finding.setting)}",
-        f"figure: {_figure(finding.figure, found.folder, base)}",
-        f"number: {plain(finding.number)}",
-        f"verdict: **{finding.verdict}**{': ' if finding.why else ''}{plain(finding.why)}",
-        *_more(finding, rate),
-    ]
-    mark = f"{number}. "
-    inner = "".join(f"{' ' * len(mark)}- {line}\n" for line in lines)  # as deep as Markdown wants it below the mark
-    return f"{mark}**{plain(finding.claim)}**\n{inner}"
-
-
-def _more(finding: Finding, rate: float | None) -> list[str]:
-    """Return the lines that findings have since their smallest effects of interest are stated."""
-    lines = (
-        [f"smallest effect of interest, or range of the claim: {plain(finding.smallest_effect)}"]
-        if finding.smallest_effect
-        else []
-    )
-    if finding.p is not None and finding.q is not None and rate is not None:
-        known = zip(("p", "q", "q over all studies"), (finding.p, finding.q, rate), strict=True)
-        lines.append(", ".join(f"{name} = {significant(each, 2)}" for name, each in known))
-    if finding.cutoffs:
-        told = ", ".join(f"{cutoff}: {verdict}" for cutoff, verdict in finding.cutoffs.items())
-        lines.append(f"by the cut-off: {plain(told)}")
-    each = [f"{each.name}: {each.number}: {each.verdict}" for each in finding.variants]
-    return [*lines, *(f"variant, {plain(text)}" for text in each)]
-
-
-def _figure(name: str, folder: Path, base: Path) -> str:
-    for suffix in (".png", ".md"):
-        if (folder / f"{name}{suffix}").exists():
-            return _link(name, folder / f"{name}{suffix}", base)
-    return f"{plain(name)} (not drawn)" if name else "none"
-
-
-def _link(label: str, target: Path, base: Path) -> str:
-    return f"[{plain(label)}]({quote(Path(os.path.relpath(target, base)).as_posix())})"
-
-
-def _stated(finding: Finding) -> str:
-    return f"{plain(finding.claim)} ({plain(finding.number)})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    rule = ["---:" if number in right else "---" for number in range(len(header))]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [header, rule, *rows])
+def write_pages(options: Options) -> list[Path]:
+    """Write what changed and return the paths; with ``check`` raise :class:`RunError` instead."""
+    found = load_findings(options.figures)
+    part = verdict_counts(found, options.out, options.studies.parent)
+    studies = replaced(options.studies.read_text(encoding="utf-8"), part, options.studies)
+    pages = {options.out: findings_page(found, options), options.studies: studies}
+    rates = rates_of_all(found)
+    for paper in PAPERS.values():
+        for each in of_paper(paper, found):
+            text = study_page(paper, each, rates[each.study], options.out, options.studies)
+            pages[each.folder / PAGE] = text
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_bytes() != text.encode()]
+    outdated = [] if is_current(found, options.figures) else [options.figures / FOLDER / f"{NAME}.png"]
+    if options.check and (stale or outdated):
+        names = " and ".join(map(str, [*stale, *outdated]))
+        raise RunError(f"{names} not up to date with {options.figures}: run python -m analysis.pages.findings_page")
+    for path in stale:
+        write_atomically(path, pages[path].encode())
+    return [*stale, *(save_overview(found, options.figures) if outdated else [])]
 
 
 def main() -> None:

@@ -83,7 +83,8 @@ def load_gallery(figures: Path) -> list[Rendering]:
 
 def load_rendering(folder: Path, root: Path) -> Rendering:
     """Return what lies in one folder, hidden files and folders below it left out."""
-    names = sorted({path.stem for path in folder.iterdir() if path.suffix in (".png", ".md", ".csv") and _seen(path)})
+    seen = [path for path in folder.iterdir() if path.suffix in (".png", ".md", ".csv") and _seen(path)]
+    names = sorted({path.stem for path in seen})
     items = [load_item(folder, name) for name in names]
     items.sort(key=lambda item: (item.image is None, not item.markdown, item.name))
     shared = common(item.origin for item in items if item.origin)
@@ -142,7 +143,7 @@ def _without(item: Item, shared: Mapping[str, Any]) -> Item:
 
 
 def _seen(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".")
+    return path.is_file() and not path.name.startswith(".") and path.name != "README.md"  # which shows the figures
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -1,0 +1,21 @@
+"""Cohen et al. 2021 in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="Full-batch training sharpens until lambda_max reaches 2 / eta, the edge beyond which a step on a "
+    "quadratic would diverge. It stays there, and the loss still falls, though not at every step.",
+    figure="edge",
+    points=(
+        Point("top eigenvalue rises until it reaches 2 / eta", "lambda_max rises until it reaches 2 / eta"),
+        Point("the eigenvalue then stays at 2 / eta", "lambda_max then stays at 2 / eta"),
+        Point("the loss rises at some updates", "the loss rises at more of the updates once the edge is reached"),
+        Point("the loss falls over many updates", "the loss falls over many updates all the same"),
+        Point("^Polyak", "the edge moves with momentum as the formula says"),
+        Point("SGD.* below 2 / eta", "SGD in small batches stays below 2 / eta"),
+        Point("batch sharpness stays at 2 / eta", "the batch sharpness of SGD stays at 2 / eta"),
+        Point("falls again at the end", "lambda_max falls again at the end of training with cross-entropy"),
+    ),
+    cannot_show="A few hundred images are fitted in a few hundred steps, so that there is little time at the edge. "
+    "Larger networks and the paper's full CIFAR-10 are not run.",
+)

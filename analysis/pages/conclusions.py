@@ -1,0 +1,171 @@
+"""The overall conclusions: questions, each answered by the verdicts of claims of one or several studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.pages.found import VERDICTS, Found
+from analysis.pages.markdown import plain
+from analysis.pages.sentences import first_number
+from analysis.report.findings import Finding
+from analysis.report.numbers import ABSENT
+from analysis.report.story import find
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that "reproduced" answers with yes, and the claims that it rests on.
+
+    ``claims`` are a study, a regular expression found in the claim, and a sentence that says what was measured, true
+    whatever the verdict, with {} in place of the number.
+    """
+
+    question: str
+    claims: tuple[tuple[str, str, str], ...]
+
+
+QUESTIONS = (
+    Question(
+        "Do large batches generalise worse?",
+        (
+            ("keskar2017", "LB generalises worse", "On F1 test accuracy of LB less that of SB is {}"),
+            (
+                "large_batch_recipes",
+                "at the same rate it grows with the batch",
+                "At one learning rate a batch 16 times as large changes the test error by {} pp",
+            ),
+        ),
+    ),
+    Question(
+        "Are large-batch minima sharper?",
+        (
+            ("keskar2017", "LB is 1 to 2 orders sharper", "By phi LB is sharper by a factor of {}"),
+            ("keskar2017", "LB is sharper with equal training loss too", "At equal training loss the factor is {}"),
+            (
+                "keskar2017",
+                "LB is sharper with equal epochs, linear rate too|LB is sharper .*: equal epochs, linear rate$",
+                "With a learning rate in proportion to B it is {}",
+            ),
+        ),
+    ),
+    Question(
+        "Is sharpness a poor guide to generalisation across settings?",
+        (
+            (
+                "andriushchenko2023",
+                "correlates weakly with the gap",
+                "The adaptive worst case has a tau of {} with the gap",
+            ),
+            (
+                "andriushchenko2023",
+                "goes rather with the learning rate",
+                "Measures have a larger tau with the learning rate, by {}",
+            ),
+        ),
+    ),
+    Question(
+        "Can a rescaling that changes no output change sharpness?",
+        (
+            ("dinh2017", "Keskar's box moves", "Phi after it is {} times that before it"),
+            ("dinh2017", "Relative flatness does not move", "Relative flatness is {} times that before it"),
+        ),
+    ),
+    Question(
+        "Do recipes keep the error of small batches at large ones?",
+        (
+            ("large_batch_recipes", r"linear \+ warm-up, batch 256", "A linear rate with warm-up changes it by {} pp"),
+            ("large_batch_recipes", r"sqrt \+ ghost \+ longer", "Longer training with ghost norms changes it by {} pp"),
+            ("large_batch_recipes", "You et al. 2017: LARS, linear,? .*256", "LARS changes it by {} pp"),
+        ),
+    ),
+    Question(
+        "Can a larger batch replace a smaller learning rate?",
+        (
+            ("smith2018", "est accuracy is the same whether", "Test accuracy differs by {}"),
+            (
+                "update_equivalence",
+                "end close to one step",
+                "Many small steps end apart from one large step by {} of its length",
+            ),
+        ),
+    ),
+    Question(
+        "Does the gradient noise scale tell how large a batch is useful?",
+        (
+            ("mccandlish2018", "The predicted best step is right", "Found over predicted best step is {}"),
+            ("mccandlish2018", "The mean noise scale until the goal", "B_simple over the critical batch size is {}"),
+            ("mccandlish2018", "by branches is tenfold", "The batch that branches allow is {} times B_simple"),
+        ),
+    ),
+    Question(
+        "Is there a best batch size, in proportion to eta N?",
+        (
+            ("smith_le2018", "has a peak at a batch size", "The peak of test accuracy rises over the ends by {}"),
+            ("smith_le2018", "proportional to the learning rate", "The best batch goes with eta to the power of {}"),
+            ("smith_le2018", "proportional to the number of training images", "It goes with N to the power of {}"),
+        ),
+    ),
+    Question(
+        "Does training go to the edge of stability?",
+        (
+            (
+                "cohen2021",
+                "the eigenvalue then stays at 2 / eta",
+                "With full batches lambda_max stays at {} times 2 / eta",
+            ),
+            ("cohen2021", "SGD.* below 2 / eta", "With small batches it is {} times 2 / eta"),
+        ),
+    ),
+    Question(
+        "Does averaging weights find wider and better minima?",
+        (
+            (
+                "izmailov2018",
+                "lower test error than SGD at the same budget",
+                "Test error of SWA less that of SGD is {}",
+            ),
+            ("izmailov2018", "SWA is wider: the test error", "Width of SWA over that of SGD is {}"),
+        ),
+    ),
+)
+"""The questions in the order of the page."""
+
+
+def answered(question: Question, found: Mapping[str, Found]) -> str:
+    """Return a question, its answer, and what was measured with its verdicts, as a line of Markdown."""
+    known = [(said, finding) for *where, said in question.claims if (finding := _finding(found, *where)) is not None]
+    if not known:
+        return f"**{question.question}** Not rendered yet."
+    evidence = [f"{plain(said.format(_number(each)))} ({each.verdict})." for said, each in known]
+    return f"**{question.question}** {answer([each.verdict for _, each in known])} {' '.join(evidence)}"
+
+
+def answer(verdicts: Sequence[str]) -> str:
+    """Return what the verdicts say together: yes, no, or how much of it is decided.
+
+    >>> answer(["reproduced", "reproduced in sign only"]), answer(["contradicted"]), answer(["inconclusive"])
+    ('Yes, if not always by as much.', 'No.', 'Not decided here.')
+    >>> answer(["reproduced", "contradicted"]), answer(["reproduced", "inconclusive"])
+    ('Partly yes, partly no.', 'Partly; the rest is not decided.')
+    """
+    said = set(verdicts)
+    holds, fails = said & set(VERDICTS[:2]), "contradicted" in said
+    undecided = said - holds - {"contradicted"}
+    if holds and fails:
+        return "Partly yes, partly no."
+    if holds and undecided:
+        return "Partly; the rest is not decided."
+    if holds:
+        return "Yes." if holds == {"reproduced"} else "Yes, if not always by as much."
+    if fails:
+        return "Partly no; the rest is not decided." if undecided else "No."
+    return "Not decided here."
+
+
+def _number(finding: Finding) -> str:
+    return "an unknown number" if finding.number == ABSENT else first_number(finding.number)
+
+
+def _finding(found: Mapping[str, Found], study: str, pattern: str) -> Finding | None:
+    return find(pattern, found[study].findings) if study in found else None

@@ -1,0 +1,24 @@
+"""Shallue et al. 2018 in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="With everything tuned at each batch size, the steps to a goal first fall as 1/B, then less, then not at "
+    "all. Where this happens differs from one workload to the next, and no simple rule gives the learning "
+    "rate.",
+    figure="steps_vs_batch",
+    points=(
+        Point("Steps fall as 1/B at small batches", "steps fall as 1/B at small batches"),
+        Point("Steps do not fall at the largest batches", "steps no longer fall at the largest batches"),
+        Point("FC momentum scales to larger batches", "momentum makes larger batches useful"),
+        Point("does not follow the linear rule", "the best learning rate does not follow the linear rule"),
+        Point("The largest useful batch depends on the network", "the useful batch depends on the network"),
+        Point(
+            "The amount of data matters less", "the amount of data matters less to the useful batch than the network"
+        ),
+        Point("With the better of both budgets", "a large batch is no worse once both budgets are allowed"),
+        Point("The noise scale predicts the critical batch size", "B_simple predicts the critical batch size"),
+    ),
+    cannot_show="A search has few trials, so the tuning is coarse, and the goal is reached early. There is no "
+    "transformer or language model among the workloads.",
+)

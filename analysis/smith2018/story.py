@@ -1,0 +1,19 @@
+"""Smith et al. 2018 in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="Instead of a smaller learning rate one can take a larger batch: training loss and test accuracy stay the "
+    "same, with fewer updates.",
+    figure="training_loss",
+    points=(
+        Point("a growing batch have one training loss", "a falling rate and a growing batch have one training loss"),
+        Point("est accuracy is the same whether", "both end with the same test accuracy"),
+        Point("With neither decay nor growth", "the loss stays higher with neither of the two"),
+        Point("takes fewer updates for the same epochs", "the growing batch takes fewer updates"),
+        Point("five times as large from the start", "rate and batch can be five times as large from the start"),
+        Point("A larger momentum and batch on top", "a larger momentum and batch on top cost test accuracy"),
+    ),
+    cannot_show="One small network on ten thousand images. A control that lets the noise fall to a wrong level is "
+    "missing, so that any annealing might do as well.",
+)

@@ -1,0 +1,21 @@
+"""Smith & Le 2018 in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="Noise in the gradient helps to find good minima, up to a point. So there is a best batch size, and it is "
+    "proportional to eta N / (1 - m). The Bayesian evidence tells good minima from bad ones.",
+    figure="accuracy_vs_batch",
+    points=(
+        Point("has a peak at a batch size", "test accuracy has its peak at a batch size inside the range tried"),
+        Point("proportional to the learning rate", "the best batch is proportional to eta"),
+        Point("proportional to the number of training images", "the best batch is proportional to N"),
+        Point(r"proportional to 1/\(1 - m\)", "the best batch is proportional to 1 / (1 - m)"),
+        Point("evidence is best at the L2 strength", "the evidence is best at the L2 strength of the lowest test loss"),
+        Point("a better evidence goes with a lower test loss", "better evidence goes with lower test loss"),
+        Point("With random labels no L2 strength", "the evidence warns where labels are random"),
+    ),
+    cannot_show="The peak is a few tenths of a point high, as much as a few seeds move it, and where no peak is seen "
+    "no law about its place can be tested. The stochastic differential equation behind the law is not "
+    "simulated.",
+)

@@ -1,0 +1,21 @@
+"""A larger batch for a smaller learning rate in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="B steps of single examples end nearly where one step of a batch of B ends at B times the rate, and large "
+    "batches are steadier because the noise of their gradient is smaller.",
+    figure="distance",
+    points=(
+        Point("end close to one step", "both ends lie within 10 % of the step at the rates of the training"),
+        Point("in proportion to the rate", "the distance of the two ends grows in proportion to the rate"),
+        Point("in proportion to B", "the distance grows in proportion to B"),
+        Point("has variance", "the gradient of a batch has variance sigma^2 / B"),
+        Point("second sense of stability", "the loss falls in more of the steps of large batches"),
+        Point("first sense: an L2 penalty", "an L2 penalty holds the weights down"),
+        Point("it does not help with the second", "an L2 penalty does not make the loss fall more steadily"),
+        Point("the batch size does not decide the first", "the weights grow alike at both batch sizes"),
+    ),
+    cannot_show="Nothing diverges at these rates, so that weights which run away are not seen, and least squares "
+    "with an L2 penalty, of which the answer speaks too, is not part of this study.",
+)
