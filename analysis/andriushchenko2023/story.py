@@ -7,13 +7,21 @@ STORY = Story(
     "with the learning rate, and on shifted test data sharper can even be better.",
     figure="scatter",
     points=(
-        Point("correlates weakly with the gap", "the adaptive worst case goes weakly with the gap (tau)"),
-        Point("no sharpness correlates strongly", "no sharpness goes strongly with the gap"),
-        Point("falls with the learning rate", "sharpness falls with the learning rate"),
-        Point("goes rather with the learning rate", "sharpness goes rather with the learning rate than with the gap"),
-        Point("that know the size of the weights", "measures in units of the weights do better than plain ones"),
-        Point("norms of the weights anticorrelate", "larger norms of the weights go with a smaller gap"),
-        Point("on shifted test data", "sharper minima do better on shifted test data"),
+        Point("correlates weakly with the gap", "the adaptive worst case goes weakly with the gap", "tau"),
+        Point("no sharpness correlates strongly", "no sharpness goes strongly with the gap", "tau of the strongest"),
+        Point("falls with the learning rate", "sharpness falls with the learning rate", "tau"),
+        Point(
+            "goes rather with the learning rate",
+            "sharpness goes rather with the learning rate than with the gap",
+            "tau, rate less gap",
+        ),
+        Point(
+            "that know the size of the weights",
+            "measures in units of the weights do better than plain ones",
+            "tau, less that of plain ones",
+        ),
+        Point("norms of the weights anticorrelate", "larger norms of the weights go with a smaller gap", "tau"),
+        Point("on shifted test data", "sharper minima do better on shifted test data", "tau"),
     ),
     cannot_show="Fully connected networks on a thousand images, with few seeds for each setting. The paper's "
     "transformers and its fine-tuning on ImageNet are out of reach.",

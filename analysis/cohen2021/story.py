@@ -7,14 +7,28 @@ STORY = Story(
     "quadratic would diverge. It stays there, and the loss still falls, though not at every step.",
     figure="edge",
     points=(
-        Point("top eigenvalue rises until it reaches 2 / eta", "lambda_max rises until it reaches 2 / eta"),
-        Point("the eigenvalue then stays at 2 / eta", "lambda_max then stays at 2 / eta"),
-        Point("the loss rises at some updates", "the loss rises at more of the updates once the edge is reached"),
-        Point("the loss falls over many updates", "the loss falls over many updates all the same"),
-        Point("^Polyak", "the edge moves with momentum as the formula says"),
-        Point("SGD.* below 2 / eta", "SGD in small batches stays below 2 / eta"),
-        Point("batch sharpness stays at 2 / eta", "the batch sharpness of SGD stays at 2 / eta"),
-        Point("falls again at the end", "lambda_max falls again at the end of training with cross-entropy"),
+        Point(
+            "top eigenvalue rises until it reaches 2 / eta",
+            "lambda_max rises until it reaches 2 / eta",
+            "there over its first",
+        ),
+        Point("the eigenvalue then stays at 2 / eta", "lambda_max then stays at 2 / eta", "in units of it"),
+        Point(
+            "the loss rises at some updates",
+            "the loss rises at more of the updates once the edge is reached",
+            "share of updates, after less before",
+        ),
+        Point(
+            "the loss falls over many updates", "the loss falls over many updates all the same", "loss, end over onset"
+        ),
+        Point("^Polyak", "the edge moves with momentum as the formula says", "in units of it"),
+        Point("SGD.* below 2 / eta", "SGD in small batches stays below 2 / eta", "in units of it"),
+        Point("batch sharpness stays at 2 / eta", "the batch sharpness of SGD stays at 2 / eta", "in units of it"),
+        Point(
+            "falls again at the end",
+            "lambda_max falls again at the end of training with cross-entropy",
+            "last over median",
+        ),
     ),
     cannot_show="A few hundred images are fitted in a few hundred steps, so that there is little time at the edge. "
     "Larger networks and the paper's full CIFAR-10 are not run.",

@@ -7,13 +7,25 @@ STORY = Story(
     "minimum as sharp as one likes, so sharpness alone says nothing about generalisation.",
     figure="curvature",
     points=(
-        Point("The rescaling changes no output", "the rescaling changes no output"),
-        Point("Keskar's box moves", "the rescaling moves phi, by the factor given"),
-        Point("makes the flatter of SB and LB the sharper", "the flatter of SB and LB can be made the sharper one"),
-        Point("Relative flatness does not move", "relative flatness stays as it was"),
-        Point("Fisher-Rao norm does not move", "the Fisher-Rao norm stays as it was"),
-        Point("is at or above its bound", "lambda_max follows the bound that the layers' own curvatures give"),
-        Point("No α changes the order", "no rescaling changes the order of SB and LB by an invariant measure"),
+        Point("The rescaling changes no output", "the rescaling changes no output", "change over output"),
+        Point("Keskar's box moves", "the rescaling moves phi", "factor"),
+        Point(
+            "makes the flatter of SB and LB the sharper",
+            "the flatter of SB and LB can be made the sharper one",
+            "lambda_max over the other's",
+        ),
+        Point("Relative flatness does not move", "relative flatness stays as it was", "factor"),
+        Point("Fisher-Rao norm does not move", "the Fisher-Rao norm stays as it was", "factor"),
+        Point(
+            "is at or above its bound",
+            "lambda_max follows the bound that the layers' own curvatures give",
+            "lambda_max over the bound",
+        ),
+        Point(
+            "No α changes the order",
+            "no rescaling changes the order of SB and LB by an invariant measure",
+            "largest value over the other's",
+        ),
     ),
     cannot_show="The rescaled networks were made on purpose. That training ends in such places is neither claimed "
     "nor tested.",

@@ -7,12 +7,28 @@ STORY = Story(
     "its test error is lower.",
     figure="line",
     points=(
-        Point("lower test error than SGD at the same budget", "SWA has a lower test error than SGD"),
-        Point("SWA is wider: the test error", "SWA is wider, measured by the test error along random rays"),
-        Point("On their line the train loss is lower at SGD", "the training loss is lower at SGD than at SWA"),
-        Point("SGD lies nearer to a wall", "SGD lies nearer to a wall of the loss than SWA"),
-        Point("of the budget than at 1", "a longer run of SWA lowers the test error further"),
-        Point("The average of three weights", "the average of three weights is better than the best of them"),
+        Point("lower test error than SGD at the same budget", "SWA has a lower test error than SGD", "SWA - SGD"),
+        Point(
+            "SWA is wider: the test error", "SWA is wider, measured by the test error along random rays", "SWA over SGD"
+        ),
+        Point(
+            "SGD lies nearer to a wall",
+            "SGD lies nearer to a wall of the loss than SWA",
+            "loss beyond SGD over that beyond SWA",
+        ),
+        Point(
+            "On their line the train loss is lower at SGD",
+            "the training loss is lower at SGD than at SWA",
+            "loss, SWA over SGD",
+        ),
+        Point(
+            "of the budget than at 1", "a longer run of SWA lowers the test error further", "longer less shorter run"
+        ),
+        Point(
+            "The average of three weights",
+            "the average of three weights is better than the best of them",
+            "average less best",
+        ),
     ),
     cannot_show="SWA and SGD end close to each other compared with the width of the minimum, so that both lie in "
     "nearly one place. The paper's long training of convolutional networks is not repeated.",

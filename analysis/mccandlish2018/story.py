@@ -7,14 +7,38 @@ STORY = Story(
     "useful, and it grows while the network learns.",
     figure="line_search",
     points=(
-        Point("The predicted best step is right", "the best step of a batch is predicted to a factor of 2"),
-        Point("The mean noise scale until the goal predicts", "B_simple predicts the critical batch to a factor of 10"),
-        Point("Steps and examples to the goal", "steps and examples to a goal trade off along a hyperbola"),
-        Point("The noise scale grows tenfold", "B_simple grows tenfold from the start to the end of training"),
-        Point("The noise scale grows as the loss falls", "B_simple grows as the loss falls"),
-        Point("to the inverse learning rate", "B_simple is proportional to the inverse learning rate"),
-        Point("does not depend on the size of the data", "the number of training images does not matter to B_simple"),
-        Point("by branches is tenfold", "branches (Merrill et al.) give a batch ten times as large as B_simple"),
+        Point(
+            "The predicted best step is right",
+            "the best step of a batch is predicted to a factor of 2",
+            "found over predicted",
+        ),
+        Point(
+            "The mean noise scale until the goal predicts",
+            "B_simple predicts the critical batch to a factor of 10",
+            "B_simple over B_crit",
+        ),
+        Point(
+            "The noise scale grows tenfold",
+            "B_simple grows tenfold from the start to the end of training",
+            "end over start",
+        ),
+        Point(
+            "Steps and examples to the goal",
+            "steps and examples to a goal trade off along a hyperbola",
+            "spread of log steps",
+        ),
+        Point("The noise scale grows as the loss falls", "B_simple grows as the loss falls", "exponent of the loss"),
+        Point("to the inverse learning rate", "B_simple is proportional to the inverse learning rate", "exponent"),
+        Point(
+            "does not depend on the size of the data",
+            "the number of training images does not matter to B_simple",
+            "more data over less",
+        ),
+        Point(
+            "by branches is tenfold",
+            "branches (Merrill et al.) give a batch ten times as large as B_simple",
+            "their batch over B_simple",
+        ),
     ),
     cannot_show="Training is short and the loss is still high at its end, where the paper trains much further. "
     "Nothing is said of language models or of reinforcement learning.",

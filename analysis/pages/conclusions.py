@@ -33,7 +33,7 @@ QUESTIONS = (
             (
                 "large_batch_recipes",
                 "at the same rate it grows with the batch",
-                "At one learning rate a batch 16 times as large changes the test error by {} pp",
+                "At one learning rate a batch many times as large changes the test error by {} pp",
             ),
         ),
     ),
@@ -60,7 +60,7 @@ QUESTIONS = (
             (
                 "andriushchenko2023",
                 "goes rather with the learning rate",
-                "Measures have a larger tau with the learning rate, by {}",
+                "Over all measures the mean tau with the learning rate less that with the gap is {}",
             ),
         ),
     ),

@@ -9,7 +9,6 @@ and of ``cpu`` elsewhere. The same files give the same bytes, and the figure is 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from analysis.pages.conclusions import QUESTIONS, answered
-from analysis.pages.found import OLD, VERDICTS, Found, load_findings, of_paper, rates_of_all
+from analysis.pages.found import OLD, Found, load_findings, of_paper, rates_of_all
 from analysis.pages.markdown import address, link, plain
 from analysis.pages.overview import FOLDER, NAME, caption, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, Paper
@@ -32,7 +31,7 @@ BRIEF = 3
 """Claims of a study that its paragraph tells; its page has five to eight of them, and all in the appendix."""
 INTRO = """# Findings
 
-What papers claim about large batches and sharp minima, and what came of it on small networks and data that ship with the package. `python -m analysis.pages.findings_page` writes this page from what the studies found; no number and no verdict on it is typed by hand. Each study has a page of its own, whose appendix has every claim with its setting, interval and reason.
+What papers claim about large batches and sharp minima, and what came of it on small networks and data that ship with the package. `python -m analysis.pages.findings_page` writes this page; no number and no verdict is typed by hand. Each study has a page of its own with every claim, setting, interval and reason.
 """  # noqa: E501 - a paragraph of a page
 TERMS = """## Terms
 
@@ -46,11 +45,8 @@ TERMS = """## Terms
 
 ## Verdicts
 
-*Reproduced*: the interval lies on the claimed side, and the number is large enough to matter. *In sign only*: it is not, or has another size than claimed. *Inconclusive*: the runs are too few to say. *Contradicted*: the interval excludes every effect that would matter, here, not where the paper tested it. *Not testable here*: there is no such number."""  # noqa: E501 - paragraphs of a page
-OLD_WORD = (
-    " *Not reproduced*: inconclusive or contradicted, in studies that were not rendered again since the two are told "
-    "apart."
-)
+*Reproduced*: the interval lies on the claimed side, and the number is large enough to matter. *In sign only*: it is not, or has another size than claimed. *Inconclusive*: the runs are too few to say. *Contradicted*: the interval excludes every effect that would matter, in this setting. *Not testable here*: there is no such number."""  # noqa: E501 - paragraphs of a page
+OLD_WORD = " *Not reproduced*: inconclusive or contradicted, in studies rendered before the two were told apart."
 
 
 @dataclass(frozen=True)
@@ -94,10 +90,9 @@ def _section(paper: Paper, studies: list[Found], base: Path) -> str:
 def _paragraph(found: Found, base: Path) -> str:
     """Return what is claimed, what came of it and what cannot be shown, with a figure."""
     story, stem = story_of(found.study), figure_of(found)
-    counts = Counter(finding.verdict for finding in found.findings)
-    counted = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*VERDICTS, OLD) if counts[verdict])
-    all_claims = f"{link(f'All {len(found.findings)} claims', found.folder / PAGE, base)}: {counted}."
-    said = [sentences(points_of(found)[:BRIEF], numbers=True), all_claims]
+    count = len(found.findings)
+    all_claims = link("The claim" if count == 1 else f"All {count} claims", found.folder / PAGE, base)
+    said = [sentences(points_of(found)[:BRIEF], numbers=True), f"{all_claims}."]
     if story:
         said = [f"*Claim.* {plain(story.claim)} *Here.*", *said, f"*Limits.* {plain(story.cannot_show)}"]
     picture = f"\n![{stem}]({address(found.folder / f'{stem}.png', base)})\n" if stem else ""

@@ -24,7 +24,7 @@ MARKS: dict[str, dict[str, Any]] = {
     "reproduced": {"marker": "o", "color": "#0173b2"},
     "reproduced in sign only": {"marker": "o", "fillstyle": "left", "color": "#0173b2", "markerfacecoloralt": "white"},
     "inconclusive": {"marker": "s", "color": "#949494", "markerfacecolor": "white"},
-    "contradicted": {"marker": "X", "color": "#d55e00", "markeredgewidth": 0.0},
+    "contradicted": {"marker": "X", "color": "#b33c00", "markersize": 6.0, "markeredgewidth": 0.0},
     OLD: {"marker": "D", "color": "#de8f05", "markerfacecolor": "white"},
     "not testable here": {"marker": "_", "color": "#555555", "markeredgewidth": 1.0},
 }
@@ -82,7 +82,7 @@ def _drawn(rows: pd.DataFrame) -> Any:
         first = middle - (-(-len(verdicts) // PER_LINE) - 1) / 2
         for verdict, places in _places(verdicts):
             x, y = zip(*places, strict=True)
-            ax.plot(x, [first + line for line in y], linestyle="", markersize=SIZE, **MARKS[verdict])
+            ax.plot(x, [first + line for line in y], linestyle="", **_look(verdict))
         ticks.append((middle, "\n".join(labels[name])))
         top += lines[name]
         ax.axhline(top - 0.725, color="0.85", linewidth=0.5)
@@ -106,4 +106,8 @@ def _places(verdicts: Sequence[str]) -> Iterator[tuple[str, list[tuple[int, int]
 
 
 def _handle(verdict: str, count: int) -> Line2D:
-    return Line2D([], [], linestyle="", markersize=SIZE, label=f"{verdict} ({count})", **MARKS[verdict])
+    return Line2D([], [], linestyle="", label=f"{verdict} ({count})", **_look(verdict))
+
+
+def _look(verdict: str) -> dict[str, Any]:
+    return {"markersize": SIZE} | MARKS[verdict]

@@ -47,8 +47,8 @@ def sentences(points: Sequence[Told], numbers: bool = False) -> str:
 
     >>> from analysis.report.findings import Finding
     >>> found = [Finding("", "", "", number, "reproduced", "") for number in ("2 [1, 3]", "5 [4, 6]")]
-    >>> sentences([Told("x rises", found[0]), Told("y falls", found[1])], numbers=True)
-    'These runs show that x rises (2 [1, 3]), and that y falls (5 [4, 6]).'
+    >>> sentences([Told("x rises", "end over start", found[0]), Told("y falls", "", found[1])], True)
+    'These runs show that x rises (end over start: 2 [1, 3]), and that y falls (5 [4, 6]).'
     """
     result = []
     for verdict, (opening, joint, last) in OPENINGS.items():
@@ -62,7 +62,8 @@ def sentences(points: Sequence[Told], numbers: bool = False) -> str:
 
 def _number(point: Told) -> str:
     known = point.finding.verdict != "not testable here"
-    return f" ({plain(first_number(point.finding.number))})" if known else ""
+    named = f"{point.measure}: " if point.measure else ""
+    return f" ({plain(named + first_number(point.finding.number))})" if known else ""
 
 
 def _joined(clauses: Sequence[str], word: str) -> str:

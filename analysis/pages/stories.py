@@ -23,7 +23,7 @@ def story_of(study: str) -> Story | None:
 def points_of(found: Found) -> list[Told]:
     """Return the claims of a study that are told, in plain words; in its own words those of one without a story."""
     story = story_of(found.study)
-    return told(story.points, found.findings) if story else [Told(each.claim, each) for each in found.findings]
+    return told(story.points, found.findings) if story else [Told(each.claim, "", each) for each in found.findings]
 
 
 def figure_of(found: Found) -> str | None:

@@ -28,8 +28,8 @@ def study_page(paper: Paper, found: Found, rates: Sequence[float | None], out: P
     story, points = story_of(found.study), points_of(found)
     preset, seeds, _ = found.folder.name.split("-")
     command = f"`python scripts/{found.study}.py --preset {preset} --seeds {seeds}`"
-    head = ["claim", "number [95 % interval]", "verdict"]
-    rows = [[plain(clause), plain(each.number), each.verdict] for clause, each in points]
+    head = ["claim", "what is measured", "number [95 % interval]", "verdict"]
+    rows = [[plain(clause), plain(measure), plain(each.number), each.verdict] for clause, measure, each in points]
     parts = [
         f"# {plain(paper.heading)}\n",
         f"{cited(paper)}. Rendered by {command}; all papers are in {link(out.name, out, found.folder)}, which defines "

@@ -17,11 +17,13 @@ from analysis.report.findings import Finding
 class Point:
     """A claim that is told: the regular expression by which :func:`find` finds it, and the claim in plain words.
 
-    The ``clause`` is one that goes on from "these runs show that", in the present tense, without a full stop.
+    The ``clause`` is one that goes on from "these runs show that", in the present tense, without a full stop, and it
+    names what it is about, as any other may stand before it. ``measure`` says in few words what its number is.
     """
 
     pattern: str
     clause: str
+    measure: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Told(NamedTuple):
     """A claim in plain words, and what came of it."""
 
     clause: str
+    measure: str
     finding: Finding
 
 
@@ -67,8 +70,10 @@ def told(points: Sequence[Point], findings: Sequence[Finding]) -> list[Told]:
     """Return the points with the first finding of each; a point that no finding has is left out.
 
     >>> found = Finding("LB is sharper: phi LB / SB", "", "", "23 [14, 37]", "reproduced", "")
-    >>> [each.clause for each in told([Point("LB is sharper", "they are sharper"), Point("gone", "x")], [found])]
+    >>> [each.clause for each in told([Point("LB is", "they are sharper", "phi"), Point("gone", "x", "y")], [found])]
     ['they are sharper']
     """
     firsts = (find(point.pattern, findings) for point in points)
-    return [Told(point.clause, each) for point, each in zip(points, firsts, strict=True) if each is not None]
+    return [
+        Told(point.clause, point.measure, each) for point, each in zip(points, firsts, strict=True) if each is not None
+    ]

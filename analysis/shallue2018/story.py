@@ -8,16 +8,36 @@ STORY = Story(
     "rate.",
     figure="steps_vs_batch",
     points=(
-        Point("Steps fall as 1/B at small batches", "steps fall as 1/B at small batches"),
-        Point("Steps do not fall at the largest batches", "steps no longer fall at the largest batches"),
-        Point("FC momentum scales to larger batches", "momentum makes larger batches useful"),
-        Point("does not follow the linear rule", "the best learning rate does not follow the linear rule"),
-        Point("The largest useful batch depends on the network", "the useful batch depends on the network"),
+        Point("Steps fall as 1/B at small batches", "steps fall as 1/B at small batches", "exponent of B"),
         Point(
-            "The amount of data matters less", "the amount of data matters less to the useful batch than the network"
+            "Steps do not fall at the largest batches", "steps no longer fall at the largest batches", "exponent of B"
         ),
-        Point("With the better of both budgets", "a large batch is no worse once both budgets are allowed"),
-        Point("The noise scale predicts the critical batch size", "B_simple predicts the critical batch size"),
+        Point(
+            "FC momentum scales to larger batches", "momentum makes larger batches useful", "B_crit, with over without"
+        ),
+        Point(
+            "does not follow the linear rule", "the best learning rate does not follow the linear rule", "exponent of B"
+        ),
+        Point(
+            "The largest useful batch depends on the network",
+            "the useful batch depends on the network",
+            "B_crit, one network over the other",
+        ),
+        Point(
+            "The amount of data matters less",
+            "the amount of data matters less to the useful batch than the network",
+            "log ratios, networks less data",
+        ),
+        Point(
+            "With the better of both budgets",
+            "a large batch is no worse once both budgets are allowed",
+            "error, large less small batch",
+        ),
+        Point(
+            "The noise scale predicts the critical batch size",
+            "B_simple predicts the critical batch size",
+            "B_simple over B_crit",
+        ),
     ),
     cannot_show="A search has few trials, so the tuning is coarse, and the goal is reached early. There is no "
     "transformer or language model among the workloads.",

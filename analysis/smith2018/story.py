@@ -7,12 +7,24 @@ STORY = Story(
     "same, with fewer updates.",
     figure="training_loss",
     points=(
-        Point("a growing batch have one training loss", "a falling rate and a growing batch have one training loss"),
-        Point("est accuracy is the same whether", "both end with the same test accuracy"),
-        Point("With neither decay nor growth", "the loss stays higher with neither of the two"),
-        Point("takes fewer updates for the same epochs", "the growing batch takes fewer updates"),
-        Point("five times as large from the start", "rate and batch can be five times as large from the start"),
-        Point("A larger momentum and batch on top", "a larger momentum and batch on top cost test accuracy"),
+        Point(
+            "a growing batch have one training loss",
+            "a falling rate and a growing batch have one training loss",
+            "difference",
+        ),
+        Point("est accuracy is the same whether", "both end with the same test accuracy", "difference"),
+        Point("With neither decay nor growth", "the loss stays higher with neither of the two", "difference"),
+        Point("takes fewer updates for the same epochs", "the growing batch takes fewer updates", "updates"),
+        Point(
+            "five times as large from the start",
+            "rate and batch can be five times as large from the start",
+            "change of test accuracy",
+        ),
+        Point(
+            "A larger momentum and batch on top",
+            "a larger momentum and batch on top cost test accuracy",
+            "change of test accuracy",
+        ),
     ),
     cannot_show="One small network on ten thousand images. A control that lets the noise fall to a wrong level is "
     "missing, so that any annealing might do as well.",

@@ -7,13 +7,25 @@ STORY = Story(
     "proportional to eta N / (1 - m). The Bayesian evidence tells good minima from bad ones.",
     figure="accuracy_vs_batch",
     points=(
-        Point("has a peak at a batch size", "test accuracy has its peak at a batch size inside the range tried"),
-        Point("proportional to the learning rate", "the best batch is proportional to eta"),
-        Point("proportional to the number of training images", "the best batch is proportional to N"),
-        Point(r"proportional to 1/\(1 - m\)", "the best batch is proportional to 1 / (1 - m)"),
-        Point("evidence is best at the L2 strength", "the evidence is best at the L2 strength of the lowest test loss"),
-        Point("a better evidence goes with a lower test loss", "better evidence goes with lower test loss"),
-        Point("With random labels no L2 strength", "the evidence warns where labels are random"),
+        Point(
+            "has a peak at a batch size",
+            "test accuracy has its peak at a batch size inside the range tried",
+            "rise over the range's ends",
+        ),
+        Point("proportional to the learning rate", "the best batch is proportional to eta", "exponent"),
+        Point(
+            "evidence is best at the L2 strength",
+            "the evidence is best at the L2 strength of the lowest test loss",
+            "distance of the two",
+        ),
+        Point("proportional to the number of training images", "the best batch is proportional to N", "exponent"),
+        Point(r"proportional to 1/\(1 - m\)", "the best batch is proportional to 1 / (1 - m)", "exponent"),
+        Point("a better evidence goes with a lower test loss", "better evidence goes with lower test loss", "tau"),
+        Point(
+            "With random labels no L2 strength",
+            "the evidence warns where labels are random",
+            "gain over knowing nothing",
+        ),
     ),
     cannot_show="The peak is a few tenths of a point high, as much as a few seeds move it, and where no peak is seen "
     "no law about its place can be tested. The stochastic differential equation behind the law is not "

@@ -7,14 +7,30 @@ STORY = Story(
     "batches are steadier because the noise of their gradient is smaller.",
     figure="distance",
     points=(
-        Point("end close to one step", "both ends lie within 10 % of the step at the rates of the training"),
-        Point("in proportion to the rate", "the distance of the two ends grows in proportion to the rate"),
-        Point("in proportion to B", "the distance grows in proportion to B"),
-        Point("has variance", "the gradient of a batch has variance sigma^2 / B"),
-        Point("second sense of stability", "the loss falls in more of the steps of large batches"),
-        Point("first sense: an L2 penalty", "an L2 penalty holds the weights down"),
-        Point("it does not help with the second", "an L2 penalty does not make the loss fall more steadily"),
-        Point("the batch size does not decide the first", "the weights grow alike at both batch sizes"),
+        Point(
+            "end close to one step",
+            "both ends lie within 10 % of the step at the rates of the training",
+            "distance over the step",
+        ),
+        Point("in proportion to the rate", "the distance of the two ends grows in proportion to the rate", "exponent"),
+        Point("in proportion to B", "the distance grows in proportion to B", "exponent"),
+        Point("has variance", "the gradient of a batch has variance sigma^2 / B", "exponent of B"),
+        Point(
+            "second sense of stability",
+            "the loss falls in more of the steps of large batches",
+            "share, large less small",
+        ),
+        Point("first sense: an L2 penalty", "an L2 penalty holds the weights down", "growth with over without"),
+        Point(
+            "it does not help with the second",
+            "an L2 penalty does not make the loss fall more steadily",
+            "change of the share",
+        ),
+        Point(
+            "the batch size does not decide the first",
+            "the weights grow alike at both batch sizes",
+            "growth, large over small",
+        ),
     ),
     cannot_show="Nothing diverges at these rates, so that weights which run away are not seen, and least squares "
     "with an L2 penalty, of which the answer speaks too, is not part of this study.",
