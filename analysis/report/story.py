@@ -18,12 +18,13 @@ class Point:
     """A claim that is told: the regular expression by which :func:`find` finds it, and the claim in plain words.
 
     The ``clause`` is one that goes on from "these runs show that", in the present tense, without a full stop, and it
-    names what it is about, as any other may stand before it. ``measure`` says in few words what its number is.
+    names what it is about, as any other may stand before it. ``measure`` says in few words what its number is,
+    where the clause does not.
     """
 
     pattern: str
     clause: str
-    measure: str
+    measure: str = ""
 
 
 @dataclass(frozen=True)
