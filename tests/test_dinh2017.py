@@ -18,10 +18,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from analysis.dinh2017.numbers import MEASURES, end_slopes, predictions, reversals, spread, with_ratios
+from analysis.dinh2017.numbers import (
+    COLUMNS,
+    MEASURES,
+    area_growth,
+    end_slopes,
+    low_area,
+    predictions,
+    reversals,
+    spread,
+    with_ratios,
+)
 from analysis.dinh2017.report import findings, report
 from analysis.runs import Tables
 from sharpness.config import RunConfig
+from sharpness.data import load_dataset, random_subset
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.runs import RunFolder
@@ -177,7 +188,7 @@ def planted(
 def verdicts(*tables: pd.DataFrame) -> dict[str, str]:
     measures, blocks, balls = tables
     table = with_ratios(measures)
-    found = findings(table, predictions(blocks, table), balls)
+    found = findings(table, predictions(blocks, table), balls, pd.DataFrame(columns=pd.Index(COLUMNS["two_weights"])))
     return {f"{each.claim}; {each.setting}": each.verdict for each in found}
 
 
@@ -233,15 +244,16 @@ def tables_of(*tables: pd.DataFrame) -> Tables:
     labels = [{"network": n, "role": r, "seed": s} for n in (MLP, NORMED) for r in ("SB", "LB") for s in range(PAIRS)]
     status = ["diverged", "missing", *["finished"] * (len(labels) - 2)]
     runs = pd.DataFrame([label | {"status": s, "reason": s} for label, s in zip(labels, status, strict=True)])
-    empty = pd.DataFrame()
-    return Tables(runs, empty, empty, empty, dict(zip(("measures", "blocks", "constant_network"), tables, strict=True)))
+    empty, names = pd.DataFrame(), ("measures", "blocks", "constant_network", "two_weights")
+    return Tables(runs, empty, empty, empty, dict(zip(names, tables, strict=False)))
 
 
 def test_figures_and_tables_show_every_measure_and_count_every_run() -> None:
     measures, *others = planted()
     measures.loc[3, ["value", "reason"]] = [math.nan, "the loss was not finite"]
-    result = report(tables_of(measures, *others), {})
-    assert set(result.drawings) == {"curvature", "measures_relu_network", "measures_batchnorm_network"}
+    result = report(tables_of(measures, *others, planted_areas(1.0)), {})
+    names = {"curvature", "measures_relu_network", "measures_batchnorm_network", "volume"}
+    assert set(result.drawings) == names
     for drawing in result.drawings.values():
         assert not isinstance(drawing, str)
         assert drawing.caption.endswith("6 of 8 runs finished, 1 diverged, 1 missing.")
@@ -257,6 +269,49 @@ def test_without_measurements_there_are_reasons_and_nothing_is_claimed() -> None
     result = report(tables_of(*[pd.DataFrame()] * 3), {})
     assert all(isinstance(drawing, str) for drawing in result.drawings.values()) and not result.tables
     assert {finding.verdict for finding in result.findings} == {"not testable here"}
+
+
+RADII = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+
+
+def planted_areas(growth: float) -> pd.DataFrame:
+    """Areas that grow with the logarithm of the radius by a multiple of what the closed form says."""
+    rows = [
+        {"network": MLP, "role": "SB", "seed": seed, "radius": radius, "rise": 0.05, "hits": 2000,
+         "area": (1 + 0.01 * seed) * growth * float(low_area(radius, 0.05))}
+        for seed in range(PAIRS) for radius in RADII
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_area_of_low_loss_is_that_of_a_grid() -> None:
+    edges = np.linspace(0, 4, 2001)
+    middle = (edges[1:] + edges[:-1]) / 2
+    w1, w2 = np.meshgrid(middle, middle)
+    for radius in (2.0, 4.0):
+        inside = (np.abs(w1 * w2 - 1) < 0.3) & (w1**2 + w2**2 < radius**2)
+        assert inside.sum() * (4 / 2000) ** 2 == pytest.approx(float(low_area(radius, 0.09)), rel=2e-3)
+
+
+def test_two_weights_have_the_area_of_the_closed_form_on_any_images() -> None:
+    data = load_dataset("fashion_mnist_10k")
+    config = RunConfig()
+    place = Namespace(dataset=data, config=config, subset=lambda split, examples: random_subset(split, examples, 0))
+    rows = measure.two_weights(place, examples=60, rise=0.05, radii=RADII, draws=2**16)
+    assert [row["radius"] for row in rows] == list(RADII)
+    for row in rows:
+        assert row["hits"] > 100
+        assert row["area"] == pytest.approx(float(low_area(row["radius"], 0.05)), rel=4 / row["hits"] ** 0.5)
+
+
+@pytest.mark.parametrize(("growth", "expected"), [(1.0, "reproduced"), (0.5, "contradicted")])
+def test_an_area_that_grows_without_bound_is_told_from_one_that_grows_less(growth: float, expected: str) -> None:
+    areas = planted_areas(growth)
+    assert area_growth(areas) == pytest.approx([growth, 1.01 * growth], rel=0.02)
+    measures, blocks, balls = planted()
+    table = with_ratios(measures)
+    found = findings(table, predictions(blocks, table), balls, areas)
+    assert [each.verdict for each in found if "Theorem 2" in each.claim] == [expected]
 
 
 def test_the_range_is_that_of_what_is_finite() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats, records, rows_where
@@ -35,6 +35,7 @@ COLUMNS = {
     "measures": (*RUN, "measure", "alpha", "value", "moved", "reason"),
     "blocks": (*RUN, "power", "top_eigenvalue", "trace"),
     "constant_network": (*RUN, "epsilon", "loss", "found_rise", "constant_loss", "distance"),
+    "two_weights": (*RUN, "radius", "area", "hits", "rise"),
 }
 """The columns of the study's own tables that are read."""
 PREDICTED = [*RUN, "alpha", "bound", "sum", "near_slope", "far_slope"]
@@ -113,6 +114,44 @@ def spread(values: ArrayLike, of: str = "run") -> Interval:
     if not len(x):
         return Interval(None, None, None, 0, f"no {of} has the number")
     return Interval(float(np.median(x)), float(x.min()), float(x.max()), len(x))
+
+
+def low_area(radius: ArrayLike, rise: float) -> NDArray[np.float64]:
+    """Return the area within a radius where ``y = w2 relu(w1 x)`` has a loss that is low, radii above sqrt(1 + delta).
+
+    With the minima on ``w1 w2 = 1`` the loss rises by less than ``rise`` of the way to that of the constant network
+    where ``|w1 w2 - 1| < delta = sqrt(rise)`` and ``w1 > 0``, if all x > 0. Between the hyperbola ``w1 w2 = c`` and the
+    circle lie ``G(c) = R^2 (pi / 4 - t) + c log tan t``, ``t = asin(2 c / R^2) / 2``, and the area is
+    ``G(1 - delta) - G(1 + delta)``, which goes as ``4 delta log R``: the rescaling moves along it for ever, and the
+    area is infinite (Dinh et al. 2017, Theorem 2, for the smallest of its networks).
+
+    >>> far = low_area([1e3, 1e4], 0.05)
+    >>> round(float((far[1] - far[0]) / (4 * 0.05**0.5 * np.log(10))), 4)
+    1.0
+    """
+    square, delta = np.asarray(radius, dtype=float) ** 2, np.sqrt(rise)
+
+    def beyond(c: float) -> NDArray[np.float64]:
+        t = np.arcsin(2 * c / square) / 2
+        return square * (np.pi / 4 - t) + c * np.log(np.tan(t))
+
+    return beyond(1 - delta) - beyond(1 + delta)
+
+
+def area_growth(areas: pd.DataFrame) -> list[float]:
+    """Return for every run the slope of the area on log radius, over the outer half of them, over ``4 delta``.
+
+    >>> run = {"network": "a", "role": "SB", "seed": 0, "rise": 0.25}
+    >>> rows = [run | {"radius": np.exp(k), "area": 2.0 * k} for k in range(6)]
+    >>> [round(slope, 9) for slope in area_growth(pd.DataFrame(rows))]
+    [1.0]
+    """
+    slopes = []
+    for _, run in runs_of(areas):
+        outer = run.sort_values("radius").tail(-(-len(run) // 2))
+        slope = np.polyfit(np.log(floats(outer, "radius")), floats(outer, "area"), 1)[0]
+        slopes.append(float(slope / (4 * np.sqrt(floats(outer, "rise")[0]))))
+    return slopes
 
 
 def end_slopes(table: pd.DataFrame, measure: str, side: int) -> list[float]:

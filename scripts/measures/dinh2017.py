@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
+from sharpness.data import normalise
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
+from sharpness.machine.environment import derived_seed
 from sharpness.measure.stress import has_moved, output_change
 from sharpness.probes import (
     AverageCaseSharpness,
@@ -28,6 +31,8 @@ from sharpness.results import ProbeResult
 from sharpness.symmetries.rescaling import Rescaling, find_rescalings
 from sharpness.vectors import norm
 
+CHUNK = 4096
+"""Pairs of weights whose losses are taken at once."""
 BOX = 1e-3
 """Half width of Keskar's box, and of the box in proportion to the weights that is it without the 1 in |x| + 1."""
 
@@ -126,6 +131,37 @@ def constant_network(site: Site, *, epsilon: float, examples: int) -> Rows:
             "outputs": output_change(loss, loss.weights, other, other.weights),
         }
     ]
+
+
+def two_weights(site: Site, *, examples: int, rise: float, radii: Sequence[float], draws: int) -> Rows:
+    """Measure the area of the low region around the minima of ``y = w2 relu(w1 x)``, within radii around the origin.
+
+    x is the mean brightness of an image and y its class as a number, so the loss ``L = mean (w2 relu(w1 x) - y)^2 / 2``
+    is least on the hyperbola ``w1 w2 = p``, ``p = mean(x y) / mean(x^2)``. Low is where L has risen by less than
+    ``rise`` of the way to that of the constant network 0. Radii are in units of sqrt(p), areas of p. The weights are
+    drawn with random signs and uniform logarithms of their sizes, each draw standing for the area ``|w1 w2|`` times the
+    square of the logarithms; sizes too small to reach the region within the largest radius are left out.
+    """
+    split = site.subset(site.dataset.train, examples)
+    x = normalise(split.inputs, torch.float64).flatten(1).mean(1).cpu()
+    y = split.targets.to(torch.float64).cpu()
+    p, constant = float(x @ y / (x @ x)), float(y.square().mean() / 2)
+    lowest = constant - p * float((x * y).mean()) / 2
+    largest = max(radii) * p**0.5
+    smallest = (1 - rise**0.5) * p / largest
+    span = math.log(largest / smallest)
+    generator = torch.Generator().manual_seed(derived_seed(site.config.training.seed, "two weights"))
+    sizes = smallest * (span * torch.rand(draws, 2, generator=generator, dtype=torch.float64)).exp()
+    w = sizes * (2 * torch.randint(2, (draws, 2), generator=generator) - 1)
+    losses = [(part[:, 1:] * (part[:, :1] * x).relu() - y).square().mean(1) / 2 for part in w.split(CHUNK)]
+    low = torch.cat(losses) < lowest + rise * (constant - lowest)
+    stands_for = 4 * span**2 * sizes.prod(1) * low / p
+    rows = []
+    for radius in radii:
+        inside = w.norm(dim=1) < radius * p**0.5
+        hits = int((low & inside).sum())
+        rows.append({"radius": radius, "area": float((stands_for * inside).mean()), "hits": hits, "rise": rise})
+    return rows
 
 
 def rescalable(site: Site, kind: str, examples: int) -> tuple[Loss, Rescaling]:
