@@ -26,6 +26,7 @@ STORY = Story(
             "no rescaling changes the order of SB and LB by an invariant measure",
             "largest value over the other's",
         ),
+        Point("infinite volume", "the region of low loss around a minimum has infinite volume", "growth over theory"),
     ),
     cannot_show="The rescaled networks were made on purpose. That training ends in such places is neither claimed "
     "nor tested.",

@@ -82,6 +82,13 @@ PAPERS = {
         (),
         ("update_equivalence",),
     ),
+    "sgd_stability": Paper(
+        "Stability of SGD where it is exactly known",
+        "Ma, Bassily & Belkin 2018, Mulayoff & Michaeli 2023, and Wu, Ma & E 2018 (How SGD Selects the Global Minima, "
+        "NeurIPS 2018), in this order",
+        ("1712.06559", "2306.07850"),
+        ("sgd_stability",),
+    ),
     "cohen2021": Paper(
         "Cohen et al. 2021",
         "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability. ICLR 2021",

@@ -33,5 +33,5 @@ STORY = Story(
         ),
     ),
     cannot_show="Nothing diverges at these rates, so that weights which run away are not seen, and least squares "
-    "with an L2 penalty, of which the answer speaks too, is not part of this study.",
+    "with an L2 penalty, of which the answer speaks too, is the study sgd_stability.",
 )
