@@ -111,7 +111,7 @@ def test_the_page_of_all_papers_begins_with_conclusions_and_links_to_each_study(
     assert "![All verdicts](figures/findings/verdicts.png)" in page and "Not rendered yet: `python scripts/coh" in page
     section = page.partition("## Izmailov et al. 2018\n")[2].partition("\n## ")[0]
     story = story_of("izmailov2018")
-    assert story is not None and plain(story.claim) in section and plain(story.cannot_show) in section
+    assert story is not None and plain(story.claim) in section and plain(story.limit) in section
     assert f"[All 2 claims](figures/{DETAIL}/README.md)." in section
     assert f"![curve](figures/{DETAIL}/curve.png)" in section, "the story's figure is not there, the claim's own is"
     assert "*Not reproduced*" in page

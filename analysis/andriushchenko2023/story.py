@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="No measure of sharpness goes well with generalisation across training settings. Sharpness rather goes "
-    "with the learning rate, and on shifted test data sharper can even be better.",
+    claim="No measure of sharpness goes well with generalisation across training settings. Sharpness rather "
+    "goes with the learning rate, and on shifted test data sharper can be better.",
     figure="scatter",
     points=(
         Point("correlates weakly with the gap", "the adaptive worst case goes weakly with the gap", "tau"),
@@ -23,6 +23,6 @@ STORY = Story(
         Point("norms of the weights anticorrelate", "larger norms of the weights go with a smaller gap", "tau"),
         Point("on shifted test data", "sharper minima do better on shifted test data", "tau"),
     ),
-    cannot_show="Fully connected networks on a thousand images, with few seeds for each setting. The paper's "
-    "transformers and its fine-tuning on ImageNet are out of reach.",
+    cannot_show="The networks are fully connected, on a thousand images, with few seeds for each setting. "
+    "Transformers and fine-tuning on ImageNet are out of reach.",
 )

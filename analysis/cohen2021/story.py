@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Full-batch training sharpens until lambda_max reaches 2 / eta, the edge beyond which a step on a "
-    "quadratic would diverge. It stays there, and the loss still falls, though not at every step.",
+    claim="Full-batch training sharpens until lambda_max reaches 2 / eta, beyond which a step on a quadratic "
+    "diverges. It stays there, and the loss still falls, though not at every step.",
     figure="edge",
     points=(
         Point(
@@ -30,6 +30,6 @@ STORY = Story(
             "last over median",
         ),
     ),
-    cannot_show="A few hundred images are fitted in a few hundred steps, so that there is little time at the edge. "
-    "Larger networks and the paper's full CIFAR-10 are not run.",
+    cannot_show="A few hundred images are fitted in a few hundred steps, which leaves little time at the edge. Larger "
+    "networks and the whole of CIFAR-10 are not run.",
 )

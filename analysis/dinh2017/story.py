@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="The weights of a ReLU network can be rescaled without any change of what it computes. This makes a "
-    "minimum as sharp as one likes, so sharpness alone says nothing about generalisation.",
+    claim="The weights of a ReLU network can be rescaled without changing what it computes, which makes a "
+    "minimum as sharp as one likes. So sharpness alone says nothing about generalisation.",
     figure="curvature",
     points=(
         Point("The rescaling changes no output", "the rescaling changes no output", "change over output"),
@@ -28,6 +28,5 @@ STORY = Story(
         ),
         Point("infinite volume", "the region of low loss around a minimum has infinite volume", "growth over theory"),
     ),
-    cannot_show="The rescaled networks were made on purpose. That training ends in such places is neither claimed "
-    "nor tested.",
+    cannot_show="The networks were rescaled on purpose; whether training ends in such places is not tested.",
 )

@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="The average of the weights along training (SWA) lies in a wider minimum than the last weights of SGD, and "
-    "its test error is lower.",
+    claim="The average of the weights along training (SWA) lies in a wider minimum than the last weights of "
+    "SGD, and has a lower test error.",
     figure="line",
     points=(
         Point("lower test error than SGD at the same budget", "SWA has a lower test error than SGD", "SWA - SGD"),
@@ -30,6 +30,6 @@ STORY = Story(
             "average less best",
         ),
     ),
-    cannot_show="SWA and SGD end close to each other compared with the width of the minimum, so that both lie in "
-    "nearly one place. The paper's long training of convolutional networks is not repeated.",
+    cannot_show="SWA and SGD end close to each other compared with the width of the minimum. The paper's long "
+    "training of convolutional networks is not repeated.",
 )

@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="A network that is trained in large batches (LB) ends in a sharp minimum, one in small batches (SB) in a "
-    "flat one, and the sharp one generalises worse.",
+    claim="A network trained in large batches (LB) ends in a sharp minimum, one trained in small batches (SB) "
+    "in a flat one, and the sharp one generalises worse.",
     figure="batch_size",
     points=(
         Point(
@@ -33,6 +33,6 @@ STORY = Story(
         ),
     ),
     cannot_show="F1 has the smallest difference of test accuracy in the paper, 0.2 pp, less than a second seed moves "
-    "it. The convolutional networks, where it is larger, are not trained. The README's first command trains in a "
-    "setting that was chosen to resolve the difference.",
+    "it. The convolutional networks, where it is larger, are not trained. The README's first command has "
+    "a setting chosen to resolve it.",
 )

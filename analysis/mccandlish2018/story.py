@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="The noise of the gradient, measured as the noise scale B_simple, predicts how large a batch is still "
-    "useful, and it grows while the network learns.",
+    claim="The noise scale of the gradient, B_simple, predicts how large a batch is still useful, and it grows "
+    "while the network learns.",
     figure="line_search",
     points=(
         Point(
@@ -40,6 +40,6 @@ STORY = Story(
             "their batch over B_simple",
         ),
     ),
-    cannot_show="Training is short and the loss is still high at its end, where the paper trains much further. "
-    "Nothing is said of language models or of reinforcement learning.",
+    cannot_show="Training stops while the loss is still high, where the paper trains much further. Language models "
+    "and reinforcement learning are not run.",
 )

@@ -107,7 +107,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        "Does training go to the edge of stability?",
+        "Does the learning rate limit how sharp a minimum can be?",
         (
             (
                 "cohen2021",
@@ -115,6 +115,11 @@ QUESTIONS = (
                 "With full batches lambda_max stays at {} times 2 / eta",
             ),
             ("cohen2021", "SGD.* below 2 / eta", "With small batches it is {} times 2 / eta"),
+            (
+                "sgd_stability",
+                "Noise pushes the weight out",
+                "The share of walks that leave a sharp basin for a flat one, batch 1 less full batch, is {}",
+            ),
         ),
     ),
     Question(

@@ -88,13 +88,13 @@ def _section(paper: Paper, studies: list[Found], base: Path) -> str:
 
 
 def _paragraph(found: Found, base: Path) -> str:
-    """Return what is claimed, what came of it and what cannot be shown, with a figure."""
+    """Return what is claimed, what came of it and the first thing that cannot be shown, with a figure."""
     story, stem = story_of(found.study), figure_of(found)
     count = len(found.findings)
     all_claims = link("The claim" if count == 1 else f"All {count} claims", found.folder / PAGE, base)
     said = [sentences(points_of(found)[:BRIEF], numbers=True), f"{all_claims}."]
     if story:
-        said = [f"*Claim.* {plain(story.claim)} *Here.*", *said, f"*Limits.* {plain(story.cannot_show)}"]
+        said = [f"*Claim.* {plain(story.claim)} *Here.*", *said, f"*Limits.* {plain(story.limit)}"]
     picture = f"\n![{stem}]({address(found.folder / f'{stem}.png', base)})\n" if stem else ""
     return f"{' '.join(said)}\n{picture}"
 

@@ -3,9 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="With everything tuned at each batch size, the steps to a goal first fall as 1/B, then less, then not at "
-    "all. Where this happens differs from one workload to the next, and no simple rule gives the learning "
-    "rate.",
+    claim="With everything tuned at each batch size, the steps to a goal first fall as 1/B, then less, then not "
+    "at all. Where this happens depends on the workload, and no simple rule gives the learning rate.",
     figure="steps_vs_batch",
     points=(
         Point("Steps fall as 1/B at small batches", "steps fall as 1/B at small batches", "exponent of B"),
@@ -39,6 +38,6 @@ STORY = Story(
             "B_simple over B_crit",
         ),
     ),
-    cannot_show="A search has few trials, so the tuning is coarse, and the goal is reached early. There is no "
-    "transformer or language model among the workloads.",
+    cannot_show="A search has few trials, so the tuning is coarse, and the goal is reached early. No workload is a "
+    "transformer.",
 )

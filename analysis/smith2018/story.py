@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Instead of a smaller learning rate one can take a larger batch: training loss and test accuracy stay the "
-    "same, with fewer updates.",
+    claim="A larger batch can stand for a smaller learning rate: training loss and test accuracy stay the same, "
+    "with fewer updates.",
     figure="training_loss",
     points=(
         Point(
@@ -26,6 +26,6 @@ STORY = Story(
             "change of test accuracy",
         ),
     ),
-    cannot_show="One small network on ten thousand images. A control that lets the noise fall to a wrong level is "
-    "missing, so that any annealing might do as well.",
+    cannot_show="There is no control that lets the noise fall to a wrong level, so that any annealing might do as "
+    "well. It is one small network on ten thousand images.",
 )

@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Noise in the gradient helps to find good minima, up to a point. So there is a best batch size, and it is "
-    "proportional to eta N / (1 - m). The Bayesian evidence tells good minima from bad ones.",
+    claim="Noise in the gradient helps up to a point, so there is a best batch size, in proportion to eta N / "
+    "(1 - m). The Bayesian evidence tells good minima from bad ones.",
     figure="accuracy_vs_batch",
     points=(
         Point(
@@ -27,7 +27,6 @@ STORY = Story(
             "gain over knowing nothing",
         ),
     ),
-    cannot_show="The peak is a few tenths of a point high, as much as a few seeds move it, and where no peak is seen "
-    "no law about its place can be tested. The stochastic differential equation behind the law is not "
-    "simulated.",
+    cannot_show="The peak is a few tenths of a point high, as much as a few seeds move it, and its place cannot be "
+    "tested where none is seen. The stochastic differential equation behind the law is not simulated.",
 )

@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="B steps of single examples end nearly where one step of a batch of B ends at B times the rate, and large "
-    "batches are steadier because the noise of their gradient is smaller.",
+    claim="B steps of single examples end nearly where one step of a batch of B ends at B times the rate. Large "
+    "batches are steadier because their gradient has less noise.",
     figure="distance",
     points=(
         Point(
@@ -32,6 +32,6 @@ STORY = Story(
             "growth, large over small",
         ),
     ),
-    cannot_show="Nothing diverges at these rates, so that weights which run away are not seen, and least squares "
-    "with an L2 penalty, of which the answer speaks too, is the study sgd_stability.",
+    cannot_show="Nothing diverges at these rates, so weights that run away are not seen. Least squares with an L2 "
+    "penalty, of which the answer speaks too, is the study sgd_stability.",
 )
