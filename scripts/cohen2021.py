@@ -12,6 +12,10 @@ the oscillation at the edge is averaged out. Of small batches the claims of Andr
 What to expect, on two CPU cores:
 
 - cpu: about 10 minutes (0.2 hours).
+  Of 12 claims 8 are reproduced, 3 are inconclusive, and one is not testable here. Halfway between iterates the
+  eigenvalue is 1.02 to 1.13 times the edge, the more the larger the rate; at the iterates it is the same with the
+  square loss, and 1.2 to 1.3 times the edge with cross-entropy. Batch sharpness is 0.7 times 2 / eta with batches of
+  16 and 0.85 times with 64, the eigenvalue 0.8 and 0.98 times.
 - smoke: seconds; its numbers mean nothing.
 - paper: for a GPU; never run.
 

@@ -156,8 +156,9 @@ def describe(tables: Tables, settings: Mapping[str, Any]) -> str:
     """Return on what the claims were tested."""
     data = settings["data"]
     models = ", ".join(sorted({str(name) for name in tables.runs["model"].dropna()}))
+    seeds = len(set(tables.runs["seed"]))  # a command may ask for more or fewer than the preset
     return (
-        f"{models} on {data['num_train']} images of {data['name']}, {settings['seeds']} seeds; full batches from the "
+        f"{models} on {data['num_train']} images of {data['name']}, {seeds} seeds; full batches from the "
         f"onset until {100 * settings['fitted_accuracy']:g} % training accuracy, small ones in the second half"
     )
 
