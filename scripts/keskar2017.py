@@ -20,6 +20,9 @@ What to expect, on two CPU cores:
   training loss. LB is worse in test accuracy (-2.2 points, -3.0 to -1.4) and sharper (top eigenvalue 6.6 times, Metric
   2.1 41 times, in units of the weights 1.4 times); no difference in test loss is resolved, and none within one batch
   size.
+- headline: an hour or more; not run yet. Whether sharpness goes with generalisation over some 40 conditions: batch
+  sizes, label noise, starts, remedies, the critics' conditions; by measures that a rescaling of the layers moves and by
+  others that it does not; and whether SB leaves the sharp minima that LB found.
 - full: about 25 minutes. The same with five seeds (5.5 and 23 times), and 45 claims: 21 reproduced, 10 in sign only, 6
   not reproduced, 8 not testable here.
 - smoke: 15 seconds; its numbers mean nothing.
@@ -35,7 +38,7 @@ Every stage skips what is already there, so the same command goes on after a sto
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +52,7 @@ from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.probes import (
     DistanceFromStart,
+    FisherRaoNorm,
     Interpolation,
     KeskarMaximum,
     KeskarSharpness,
@@ -69,6 +73,14 @@ CURVATURES: dict[str, Any] = {
 """What the solutions of the first network are measured with beside Metric 2.1: the certified top eigenvalue, the sum of
 all, and a worst case in units of the weights, which no rescaling that keeps the function moves."""
 
+BESIDE: dict[str, Any] = {
+    "eigenvalues": TopEigenvalues(),
+    "worst_case": WorstCaseSharpness(),
+    "fisher_rao_norm": FisherRaoNorm(),
+}
+"""The measures by which conditions are compared beside Metric 2.1: one more that a rescaling moves, two that it does
+not."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -85,6 +97,8 @@ class Preset:
     ranges: Ranges = field(default_factory=Ranges)
     compare: KeskarSharpness = field(default_factory=KeskarSharpness)
     """The sharpness by which everything but the pairs is compared."""
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """What every run of the network of ``arms`` is measured with beside Metric 2.1, in the full space."""
     subspace: int = 100
     interpolation: Interpolation = field(default_factory=Interpolation)
     slice_points: int = 15
@@ -124,6 +138,13 @@ NARROW = base("f1_narrow", "fashion_mnist_10k", epochs=30, num_train=6000, num_v
 
 30 epochs as for F1, where the paper has 100 in its Figures 4 and 5.
 """
+HELD_OUT_NOISY = RunConfig(
+    data=DataConfig(num_train=2500, num_validation=500, label_noise=0.2),
+    model=ModelConfig(name="fc_256_256_256", norm="none"),
+    training=TrainingConfig(epochs=100),
+    measure=MeasureConfig(test_every=5.0),
+)
+"""The network and data of the main job with held-out examples to tune on, for as many epochs as SB needs there."""
 TRIAL = base("f1_narrow", "fashion_mnist_10k", epochs=2, num_train=250, num_validation=50, num_test=100)
 HELD_OUT_C1 = base("c1", "cifar10", epochs=100, num_validation=5000, evaluation_batch_size=4500)
 HELD_OUT_F2 = base("f2", "timit", epochs=100, num_validation=20000, evaluation_batch_size=70000)
@@ -142,6 +163,16 @@ PRESETS = {
         pairs=(F1,),
         arms=Case("narrow F1", NARROW, small=32, large=500),
         climb=KeskarMaximum(**BOXES, num_starts=1, num_gradients=150),
+    ),
+    "headline": Preset(
+        about="Does sharpness go with generalisation? 40 conditions on the network of cpu, 15 seeds; not run yet.",
+        seeds=15,
+        pairs=(),
+        arms=Case("MLP", HELD_OUT_NOISY, small=32, large=500),
+        climb=KeskarMaximum(**BOXES, num_starts=1, num_gradients=150),
+        ranges=Ranges(warm_starts=3, checkpoints=5, label_noises=(0.0, 0.1, 0.4), sharp_starts=True),
+        beside=BESIDE,
+        interpolation=Interpolation(zoom=3),
     ),
     # The paper's networks, data and batches; 100 epochs as in its Figures 4 and 5, where its tables are trained until
     # the loss ceases to improve. Evaluation batches, whose statistics BatchNorm takes, are as large as the LB batch.
@@ -171,7 +202,16 @@ PRESETS = {
         pairs=(),
         arms=Case("narrow F1", TRIAL, small=20, large=100),
         climb=KeskarMaximum(**BOXES, num_starts=1, num_gradients=4),
-        ranges=Ranges(batches=(2.0,), warm_starts=2, checkpoints=2, small_rates=(), large_rates=(2.0,)),
+        ranges=Ranges(
+            batches=(2.0,),
+            warm_starts=2,
+            checkpoints=2,
+            small_rates=(),
+            large_rates=(2.0,),
+            label_noises=(0.4,),
+            sharp_starts=True,
+        ),
+        beside={"fisher_rao_norm": FisherRaoNorm()},  # the cheapest of them
         compare=KeskarSharpness(subspace=5),  # SciPy takes a second to begin in the full space
         subspace=5,
         interpolation=Interpolation(num_points=7),
@@ -197,6 +237,8 @@ def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Measurement 
         yield Measurement(f"curvature, {cell.name}", cell, CURVATURES)
     for cell in cells:
         probes = {"keskar": _published(preset, cell), "distance": DistanceFromStart()}
+        if preset.arms is not None and cell.labels["network"] == preset.arms.label:
+            probes |= preset.beside
         yield Measurement(f"Keskar sharpness, {cell.name}", cell, probes)
     for small, large in _pairs(solutions):
         yield from _between(preset, small, large)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,12 +61,13 @@ class Plant:
     ended_by: str = "train_loss"
 
 
-def planted(plant: Plant) -> Tables:
-    """Return the tables of the study of the preset ``full`` with small noise on everything that is planted."""
+def planted(plant: Plant, preset: str = "full", cells: Sequence[Any] = CELLS) -> Tables:
+    """Return the tables of the study of a preset with these cells, small noise on everything that is planted."""
     rng = np.random.default_rng(0)
     runs, epochs, probes = [], [], []
     tables: dict[str, list[dict[str, Any]]] = {"along_training": [], "slices": []}
-    for number, cell in enumerate(CELLS):
+    varied = main.PRESETS[preset].arms.label
+    for number, cell in enumerate(cells):
         labels, status = dict(cell.labels), plant.status(cell.labels)
         shared = labels | {"run_id": f"run-{number}", "status": status}
         runs.append(shared | _run(cell, plant, status, rng))
@@ -74,11 +75,13 @@ def planted(plant: Plant) -> Tables:
             epochs += [shared | row for row in _epochs(cell)]
         if status == "finished":
             probes += [shared | row for row in _probes(cell, plant, rng)]
-        if status == "finished" and labels["arm"] == "base" and labels["network"] == "narrow F1":
+            beside = _beside(cell, plant, rng) if main.PRESETS[preset].beside else []
+            probes += [shared | row for row in beside]
+        if status == "finished" and labels["arm"] == "base" and labels["network"] == varied:
             tables["along_training"] += [labels | row for row in _along(labels["role"], plant, rng)]
         if status == "finished" and labels["arm"] == "base":
             tables["slices"] += [labels | row for row in _slice(labels["role"], plant)]
-    columns = [*CELLS[0].labels, "run_id", "status"]
+    columns = [*cells[0].labels, "run_id", "status"]
     return Tables(
         pd.DataFrame(runs),
         with_columns(pd.DataFrame(epochs), [*columns, "epoch", "step", *LOSSES]),
@@ -124,6 +127,15 @@ def _probes(cell: Any, plant: Plant, rng: np.random.Generator) -> list[dict[str,
     if labels["arm"] == "base" and labels["role"] == "SB":
         rows += [_curve(path, plant, rng) for path in ("line", "arc")]
     return [row | {"converged": True} for row in rows]
+
+
+def _beside(cell: Any, plant: Plant, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Return the further measures of a condition, all alike but for their noise."""
+    names = {"eigenvalues": "top_eigenvalue", "worst_case": "worst_case_sharpness"}
+    names |= {"fisher_rao_norm": "fisher_rao_norm"}
+    shared = {"knobs": {}, "details": {}, "converged": True}
+    values = {name: plant.phi(cell.labels) * np.exp(0.1 * rng.normal()) for name in names}
+    return [shared | {"probe": name, "quantity": quantity, "value": values[name]} for name, quantity in names.items()]
 
 
 def _of_solutions(labels: Labels, phi: float) -> list[dict[str, Any]]:

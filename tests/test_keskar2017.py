@@ -323,7 +323,7 @@ def test_the_smoke_form_shows_every_figure_table_and_verdict(smoke: Path) -> Non
         "accuracy_curves",
         "arc_narrow_f1",
     ]
-    figures += ["batch_size", "warm_start", "along_training", "remedies", "critics"]
+    figures += ["batch_size", "warm_start", "along_training", "remedies", "critics", "conditions"]
     tables = ["pairs_table", "table2_accuracies", "table3_sharpness", "table4_subspace"]
     tables += ["remedies_table", "critics_table"]
     written = {f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png", "csv", "json")}
@@ -334,4 +334,4 @@ def test_the_smoke_form_shows_every_figure_table_and_verdict(smoke: Path) -> Non
     assert found[-1]["number"] == "not run" and "TIMIT is licensed" in found[-1]["why"]
     assert left_to_do("keskar2017", smoke) == []
     runs = pd.read_csv(out / "runs.csv")
-    assert set(runs["status"]) == {"finished"} and len(runs) == 17
+    assert set(runs["status"]) == {"finished"} and len(runs) == 21

@@ -13,14 +13,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
+from analysis.keskar2017.association import GROUPS, MEASURES, OUTCOMES, association
 from analysis.keskar2017.figures import ROLE, legend, roles
+from analysis.report.numbers import rounded
+from analysis.statistics.intervals import Interval
 from analysis.statistics.threshold import Threshold
-from sharpness.plots.axes import log_axis
+from sharpness.plots.axes import fixed_ticks, log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.seeds import each_seed
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 
 PHI = r"Sharpness $\phi$ (%)"
+LOOK = dict(zip(GROUPS, (*LOOKS, Look("#949494", "v", "")), strict=True))
+AXES = {"test_accuracy": "Change of test accuracy (pp)", "test_loss": "Change of test loss (nats)"}
 PANELS = (("test_accuracy", "Test accuracy (%)"), ("phi", PHI))
 
 
@@ -144,3 +149,46 @@ def _dots(ax: Axes, place: float, values: NDArray[np.float64], look: Look, log: 
     edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4}
     ax.plot(mean_of(values, log), place, color=look.color, marker=look.marker, markersize=5, linestyle="", **edge)
     return values
+
+
+def conditions(table: pd.DataFrame) -> Figure:
+    """Draw the change of each outcome against the factor of each measure, one mark for the mean over the seeds.
+
+    ``table`` is :func:`analysis.keskar2017.association.changes`; a row of panels for each outcome, a column for each
+    measure; above each panel the association over all conditions.
+    """
+    figure, axes = new_figure(FULL, 4.2, len(OUTCOMES), len(MEASURES))
+    for down, outcome in enumerate(OUTCOMES):
+        for across, (measure, name) in enumerate(MEASURES.items()):
+            ax = axes[down, across]
+            for group, rows in groups(table, "group"):
+                of_each = [(floats(each, measure), floats(each, outcome)) for _, each in groups(rows, "condition")]
+                means = [[mean_of(values, log=False) for values in side] for side in zip(*of_each, strict=True)]
+                style = {"color": LOOK[group].color, "marker": LOOK[group].marker, "linestyle": ""}
+                ax.plot(*means, markersize=3.5, alpha=0.85, **style)
+            ax.axhline(0, color="0.6", linewidth=0.6, zorder=1)
+            ax.axvline(0, color="0.6", linewidth=0.6, zorder=1)
+            ax.set_title(_tau(association(table, measure, outcome)), fontsize=7)
+            ax.set_ylabel(AXES[outcome] if across == 0 else "")
+            ax.set_xlabel(
+                f"{name[0].upper() + name[1:] if name[0].isascii() else name}\n(times that of SB)" if down else ""
+            )
+            _factors(ax)
+    handles = [LOOK[group].handle(group, linestyle="") for group in GROUPS if group in set(table["group"])]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handletextpad=0.2)
+    return figure
+
+
+def _tau(found: Interval) -> str:
+    if found.value is None or found.lower is None or found.upper is None:
+        return r"$\tau$ not given"
+    value, low, high = (rounded(x, 2).replace("-", "\N{MINUS SIGN}") for x in (found.value, found.lower, found.upper))
+    return rf"$\tau$ = {value} [{low}, {high}]"
+
+
+def _factors(ax: Axes) -> None:
+    """Label an axis of logarithms by factors, at powers of ten and, over less than two decades, of a half decade."""
+    low, high = (x / np.log(10) for x in ax.get_xlim())
+    step = 1.0 if high - low > 2 else 0.5 if high - low > 0.8 else 0.25
+    powers = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+    fixed_ticks(ax.xaxis, powers * np.log(10), lambda at: f"{np.exp(at):.2g}")

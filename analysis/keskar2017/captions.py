@@ -169,3 +169,14 @@ def arms(results: Results, about: str, rows: pd.DataFrame) -> str:
         f"{about}: test accuracy and sharpness ({results.measure}). One dot per finished run, marks at the means "
         f"(geometric for sharpness). {unseen(rows)}{results.setting(results.arms)}"
     )
+
+
+def conditions(results: Results) -> str:
+    """Return the caption of all conditions against the measures."""
+    return (
+        "Does sharpness go with generalisation? Change of test accuracy (top) and of test loss (bottom) against the "
+        "factor by which each measure changes, from the SB run of the same seed and label noise; one mark per "
+        "condition, mean over the seeds, by what was changed. Titles: Kendall's tau-b over the conditions of a seed, "
+        "mean over the seeds with its 95 % Student t interval. A rescaling of the layers moves the first two measures "
+        f"and not the last two. {results.setting(results.arms)}"
+    )

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from analysis.keskar2017.association import MEASURES, OUTCOMES, association, changes
 from analysis.keskar2017.comparisons import Comparison, comparisons
 from analysis.keskar2017.curves import at_equal_loss, curves, over_training, rises, slope_changes
 from analysis.keskar2017.numbers import EPSILONS, Results, batch_rows, difference, ratio, warm_rows
@@ -33,6 +34,7 @@ SHARPER = Least(
 RISE = Least(0.05, "the training loss of a solution itself; less is not seen in the paper's Figure 3", "nats")
 FALL = Least(0.25, "half a point over two doublings, and a second seed moves half a point", "pp per doubling")
 SLOPE = Least(0.1, "a doubling of the batch then changes phi by 7 %, a quarter of what a second seed does")
+TAU = Least(0.2, "60 of 100 pairs of minima are then ordered as claimed, little better than a coin")
 WORDS = {"published": "as published", "climbed": "climbed until it stops growing"}
 TIMIT = Finding(
     claim="The same holds for F2 on TIMIT",
@@ -47,7 +49,7 @@ TIMIT = Finding(
 def findings(results: Results, preset: str) -> list[Finding]:
     """Return every claim with its verdict, in the order of the paper."""
     result = list(of_pairs(results))
-    for about in (of_batch_size, of_warm_starts, of_training, of_remedies, of_critics):
+    for about in (of_batch_size, of_warm_starts, of_training, of_remedies, of_critics, of_conditions):
         result += about(results)
     return result if preset == "timit" else [*result, TIMIT]
 
@@ -219,6 +221,32 @@ def of_critics(results: Results) -> Iterator[Finding]:
         claim = f"Critics: with {each.name} LB is worse by no more than {ACCURACY.amount}: test accuracy LB - SB"
         yield Finding(claim, *where, points(left), *judged)
     yield _still_sharper(others, results.networks[results.arms])
+
+
+def of_conditions(results: Results) -> Iterator[Finding]:
+    """Yield whether sharper runs generalise worse over all conditions, where these were measured in several ways.
+
+    The claim is that of the top eigenvalue; the other measures of the same runs are variants.
+    """
+    table, where = changes(results), (results.networks[results.arms], "conditions")
+    if table.dropna(subset=["fisher_rao_norm"]).empty:
+        return
+    sides: tuple[tuple[str, Literal[-1, 1]], ...] = (("test_accuracy", -1), ("test_loss", 1))
+    for outcome, direction in sides:
+        rule = partial(judge, null=0.0, direction=direction, least=TAU)
+        found = {name: association(table, measure, outcome) for measure, name in MEASURES.items()}
+        first, *_ = found
+        more = variants({name: each for name, each in found.items() if name != first}, numbers.difference, rule)
+        worse = "lower" if direction < 0 else "higher"
+        claim = f"Sharper minima have a {worse} {OUTCOMES[outcome]}: tau over the conditions of a seed, {first}"
+        yield Finding(claim, *where, numbers.difference(found[first]), *rule(found[first]), variants=more)
+    large, gone_on = results.runs("LB", "base"), results.runs("SB", "from LB")
+    flatter = ratio(large, gone_on, "phi")
+    claim = "Noise pushes the weights out of a sharp minimum: phi of SB that went on from LB, over that of LB"
+    yield Finding(claim, *where, numbers.ratio(flatter), *sharper(flatter, -1))
+    gain = difference(large, gone_on, "test_accuracy")
+    claim = "What noise finds there generalises better: test accuracy of SB that went on from LB, minus that of LB"
+    yield Finding(claim, *where, points(gain), *judge(gain, 0.0, 1, ACCURACY))
 
 
 def _still_sharper(others: list[Comparison], setting: str) -> Finding:

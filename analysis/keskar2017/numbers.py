@@ -132,13 +132,13 @@ def outcomes(tables: Tables, probes: pd.DataFrame, sharpness: pd.DataFrame, spac
     far = rows_where(probes, quantity="distance_from_start")
     return runs.assign(
         **{name: 100 * floats(runs, name) for name in ACCURACIES},
-        phi=_of_runs(runs, phi, "phi"),
-        distance_from_start=_of_runs(runs, far, "value"),
-        rate=_of_runs(runs, epochs, "learning_rate"),
+        phi=of_runs(runs, phi, "phi"),
+        distance_from_start=of_runs(runs, far, "value"),
+        rate=of_runs(runs, epochs, "learning_rate"),
     )
 
 
-def _of_runs(runs: pd.DataFrame, rows: pd.DataFrame, column: str) -> list[float]:
+def of_runs(runs: pd.DataFrame, rows: pd.DataFrame, column: str) -> list[float]:
     """Return the last value of each run in a column of other rows, NaN without any."""
     known = dict(zip(rows["run_id"], floats(rows, column), strict=True))
     return [known.get(run, float("nan")) for run in runs["run_id"]]
@@ -154,11 +154,11 @@ def solutions(results: Results) -> pd.DataFrame:
     runs = pd.concat([results.runs(role, "base", results.first) for role in ROLES], ignore_index=True)
     top, trace, worst = (rows_where(results.probes, probe=name) for name in ("eigenvalues", "trace", "worst_case"))
     return runs.assign(
-        top_eigenvalue=_of_runs(runs, top, "value"),
-        trace=_of_runs(runs, trace, "value"),
-        worst_case=_of_runs(runs, worst, "value"),
-        **{name: _of_runs(runs, top, name) for name in ("lower", "upper", "confidence")},
-        keskar_sharpness=_of_runs(runs, _published(results), "phi"),
+        top_eigenvalue=of_runs(runs, top, "value"),
+        trace=of_runs(runs, trace, "value"),
+        worst_case=of_runs(runs, worst, "value"),
+        **{name: of_runs(runs, top, name) for name in ("lower", "upper", "confidence")},
+        keskar_sharpness=of_runs(runs, _published(results), "phi"),
     )
 
 

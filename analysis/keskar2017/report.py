@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.keskar2017 import arm_figures, captions, figures, tables
+from analysis.keskar2017.association import changes
 from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.curves import curves, from_minimum, in_per_cent, training_table
 from analysis.keskar2017.findings import accuracy_threshold, findings
@@ -33,8 +34,9 @@ def report(loaded: Tables, settings: Mapping[str, Any]) -> Report:
     drawings, texts = of_first_pairs(results), of_pairs(results)
     if settings["arms"] is None:
         return Report(drawn_all(drawings), [tables.pairs(results)], texts)
+    over_all: dict[str, Draw] = {"conditions": partial(_conditions, results)} if settings["beside"] else {}
     return Report(
-        drawn_all(drawings | of_networks_and_arms(results)),
+        drawn_all(drawings | of_networks_and_arms(results) | over_all),
         [tables.pairs(results), *tables.of_networks_and_arms(results)],
         [*texts, *of_arms(results)],
         findings(results, settings["preset"]),
@@ -162,6 +164,13 @@ def _remedies(results: Results) -> Drawing | str:
 def _critics(results: Results) -> Drawing | str:
     runs = {each.name: {"SB": each.small, "LB": each.large} for each in comparisons(results)}
     return _arms(runs, "SB and LB under the conditions of the table of that name", results)
+
+
+def _conditions(results: Results) -> Drawing | str:
+    table = changes(results)
+    if table.empty:
+        return "no condition has a run beside the SB run of its seed"
+    return Drawing(arm_figures.conditions(table), table, captions.conditions(results))
 
 
 def _arms(runs: Mapping[str, Mapping[str, pd.DataFrame]], about: str, results: Results) -> Drawing | str:

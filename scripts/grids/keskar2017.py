@@ -36,6 +36,10 @@ class Ranges:
     """Learning rates tried for SB beside the paper's, as multiples of it."""
     large_rates: tuple[float, ...] = (2.0, 4.0, 8.0)
     """The same for LB."""
+    label_noises: tuple[float, ...] = ()
+    """Shares of random training labels at which both batch sizes are trained beside the network's own."""
+    sharp_starts: bool = False
+    """Whether SB goes on from where LB ended, and is trained robustly (SAM) too."""
     target_loss: float = 0.1
     """Training loss (nats) at which SB and LB are compared at equal loss; three times the epochs to reach it in."""
 
@@ -60,6 +64,13 @@ def arms_of(case: Case, ranges: Ranges, seed: int) -> Iterator[Cell]:
     yield from _warm_starts(case, ranges, small, plain)
     yield from _remedies(case, plain)
     yield from _critics(case, ranges, plain)
+    for share in ranges.label_noises:
+        config = replace(plain, data=replace(plain.data, label_noise=share))
+        yield _cell(case, "SB", "label noise", _sized(config, case.small), label_noise=share)
+        yield _large(case, "label noise", config, label_noise=share)
+    if ranges.sharp_starts:
+        yield _cell(case, "SB", "robust (SAM)", _sized(_trained(plain, sam_rho=0.05), case.small))
+        yield _from_large(case, large, plain)
 
 
 def batch_sizes(case: Case, ranges: Ranges) -> list[int]:
@@ -88,6 +99,17 @@ def _warm_starts(case: Case, ranges: Ranges, small: Cell, large: RunConfig) -> I
         start = f"{small.config.run_id}/checkpoint-{epochs * updates}.safetensors"
         config = replace(large, training=replace(large.training, batch_size=case.large, start=start))
         yield replace(_large(case, "warm start", config, warm_epochs=epochs), after=small)
+
+
+def _from_large(case: Case, large: Cell, plain: RunConfig) -> Cell:
+    """Return SB training from the end of LB: does its noise push the weights out of a sharp minimum?
+
+    The reverse, LB from the end of SB, is the last of the warm starts.
+    """
+    updates = math.ceil(examples_of(case.base)[0] / case.large) * case.base.training.epochs
+    start = f"{large.config.run_id}/checkpoint-{updates}.safetensors"
+    cell = _cell(case, "SB", "from LB", _trained(_sized(plain, case.small), start=start))
+    return replace(cell, after=large)
 
 
 def _remedies(case: Case, plain: RunConfig) -> Iterator[Cell]:

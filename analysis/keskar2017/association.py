@@ -1,0 +1,126 @@
+"""Does sharpness go with generalisation? Every run of the varied network against SB of its seed, by what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.keskar2017.numbers import Results, of_runs
+from analysis.runs import with_columns
+from analysis.statistics.intervals import Interval, student
+from analysis.statistics.rank_correlation import weighted_taus
+from sharpness.plots.frames import floats, groups, records, rows_where
+
+MEASURES = {
+    "top_eigenvalue": "λ_max",
+    "phi": "Metric 2.1",
+    "worst_case": "adaptive worst case",
+    "fisher_rao_norm": "Fisher-Rao norm",
+}
+"""The measures of sharpness by column; a rescaling of the layers moves the first two and not the others."""
+OUTCOMES = {"test_accuracy": "test accuracy", "test_loss": "test loss"}
+"""The outcomes that they are held against."""
+PROBES = {"top_eigenvalue": "eigenvalues", "worst_case": "worst_case", "fisher_rao_norm": "fisher_rao_norm"}
+GROUPS = {
+    "batch size": ("batch",),
+    "label noise": ("label noise",),
+    "start": ("warm start", "from LB"),
+    "remedies": ("augmentation", "conservative", "robust (SAM)", "growing batch"),
+    "critics": (
+        "base",
+        "rate",
+        "linear rate",
+        "sqrt rate",
+        "equal updates",
+        "equal updates, sqrt rate",
+        "equal loss",
+    ),
+}
+"""What was changed, by the arms that change it."""
+LABELS = ("batch_size", "label_noise", "warm_epochs", "learning_rate")
+FEWEST = 4
+"""Conditions of a seed that a rank correlation needs."""
+
+
+def changes(results: Results) -> pd.DataFrame:
+    """Return by condition and seed the change of each measure (log) and outcome from the SB run of that seed.
+
+    Runs with other label noise than the network's own are compared with SB at that noise, which is no condition.
+    Columns: ``group``, ``condition``, ``seed``, a column for each of :data:`MEASURES` and :data:`OUTCOMES`; NaN where a
+    measure is not positive or there is none.
+    """
+    done = with_columns(rows_where(results.done, network=results.arms), LABELS)
+    for column, probe in PROBES.items():
+        done = done.assign(**{column: of_runs(done, rows_where(results.probes, probe=probe), "value")})
+    logs = {name: np.log(np.where(floats(done, name) > 0, floats(done, name), np.nan)) for name in MEASURES}
+    columns = logs | {name: floats(done, name) for name in OUTCOMES}
+    runs = list(enumerate(records(done)))
+    small = {_noise_and_seed(row): number for number, row in runs if _is_reference(row)}
+    rows = []
+    for number, row in runs:
+        other = small.get(_noise_and_seed(row))
+        if other is not None and not _is_reference(row):
+            named = {"group": _group(row["arm"]), "condition": _condition(row), "seed": row["seed"]}
+            rows.append(named | {name: values[number] - values[other] for name, values in columns.items()})
+    return pd.DataFrame(rows, columns=pd.Index(("group", "condition", "seed", *columns)))
+
+
+def _is_reference(row: Mapping[str, Any]) -> bool:
+    return row["role"] == "SB" and row["arm"] in ("base", "label noise")
+
+
+def _noise_and_seed(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    return row.get("label_noise") if row["arm"] == "label noise" else None, row["seed"]
+
+
+def _group(arm: str) -> str:
+    return next(name for name, arms in GROUPS.items() if arm in arms)
+
+
+def _condition(row: Mapping[str, Any]) -> str:
+    labels = [
+        f"{name.replace('_', ' ')} {row[name]:g}"
+        for name in LABELS
+        if (name == "batch_size" and row["arm"] == "batch") or (name in _OF_ARM.get(row["arm"], ()))
+    ]
+    return ", ".join([part for part in (row["role"], row["arm"], *labels) if part])
+
+
+_OF_ARM = {"rate": ("learning_rate",), "warm start": ("warm_epochs",), "label noise": ("label_noise",)}
+
+
+def association(table: pd.DataFrame, measure: str, outcome: str) -> Interval:
+    """Return the mean over seeds of Kendall's tau-b over the conditions of a seed, with Student's interval.
+
+    ``tau_s = tau_b({change of the measure}_c, {change of the outcome}_c)`` for seed s, c its conditions: what one would
+    say of a ranking of minima by that measure, seed by seed, so that nothing is counted twice.
+
+    >>> rows = [{"seed": s, "condition": c, "phi": c, "test_loss": c} for s in range(3) for c in range(5)]
+    >>> association(pd.DataFrame(rows), "phi", "test_loss").value
+    1.0
+    """
+    taus = []
+    for _, rows in groups(table, "seed"):
+        known = rows.dropna(subset=[measure, outcome])
+        if len(known) >= FEWEST:
+            x, y = floats(known, measure), floats(known, outcome)
+            taus.append(float(weighted_taus(x, y, np.ones((1, len(known))))[0]))
+    if not taus:
+        return Interval(None, None, None, 0, f"no seed has {FEWEST} conditions with both")
+    return student(taus)
+
+
+def associations(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the association of each measure with each outcome, over all conditions and within each group of them."""
+    parts = {"all": table} | {name: rows_where(table, group=name) for name in GROUPS}
+    rows = []
+    for measure in MEASURES:
+        for outcome in OUTCOMES:
+            for part, each in parts.items():
+                found = association(each, measure, outcome)
+                bounds = {"tau": found.value, "lower": found.lower, "upper": found.upper}
+                rows.append({"measure": measure, "outcome": outcome, "group": part} | bounds | {"seeds": found.n})
+    return pd.DataFrame(rows)

@@ -1,0 +1,101 @@
+"""Does sharpness go with generalisation: planted conditions, and the numbers and figure that come of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from analysis.keskar2017 import arm_figures
+from analysis.keskar2017.association import GROUPS, MEASURES, OUTCOMES, association, changes
+from analysis.keskar2017.findings import of_conditions
+from analysis.keskar2017.numbers import results_of
+from sharpness.plots import style
+from sharpness.plots.frames import floats, rows_where
+from tests.drawings import faults
+from tests.keskar2017_cases import Plant, main, planted, settings_of
+from tests.study_cases import script
+
+SETTINGS = settings_of("headline")
+CELLS = main.cells_of(main.PRESETS["headline"], 4)
+
+
+def results(of: float = 1.0, at: float = 0.0) -> Any:
+    """Return planted results in which log phi differs by condition, and accuracy falls by ``of`` points per unit."""
+    conditions = sorted({_key(cell.labels) for cell in CELLS})
+    heights = dict(zip(conditions, np.random.default_rng(1).permutation(len(conditions)) / 10, strict=True))
+
+    def height(labels: Any) -> float:
+        small = labels["role"] == "SB" and labels["arm"] in ("base", "label noise")
+        return 0.0 if small else 0.1 + heights[_key(labels)]
+
+    plant = Plant(
+        phi=lambda labels: float(np.exp(height(labels))),
+        accuracy=lambda labels: 0.8 - 0.01 * (of * height(labels) + at * labels["seed"]),
+    )
+    return results_of(planted(plant, "headline", CELLS), SETTINGS)
+
+
+def _key(labels: Any) -> tuple[str, ...]:
+    return tuple(f"{name}={labels[name]}" for name in labels if name != "seed")
+
+
+def test_every_run_is_held_against_sb_of_its_seed_and_its_noise() -> None:
+    table = changes(results())
+    assert set(table["group"]) == set(GROUPS)
+    references = sum(cell.labels["role"] == "SB" and cell.labels["arm"] in ("base", "label noise") for cell in CELLS)
+    assert len(table) == len(CELLS) - references
+    assert len(set(table["condition"])) * 4 == len(table)  # each in every seed, and no two under one name
+    # 0.1 + height, but for the noise of a tenth on the logarithm of each planted sharpness.
+    x, y = floats(table, "phi"), floats(table, "test_accuracy")
+    assert x.min() > -0.3 and np.corrcoef(x, y)[0, 1] < -0.9
+
+
+def test_a_tau_is_the_mean_of_those_of_the_seeds() -> None:
+    table = changes(results())
+    found = association(table, "phi", "test_accuracy")
+    by_hand = [
+        kendalltau(floats(rows, "phi"), floats(rows, "test_accuracy")).statistic for _, rows in table.groupby("seed")
+    ]
+    assert found.value == pytest.approx(np.mean(by_hand)) and found.n == 4
+    few = table.groupby("seed").head(3)
+    assert association(few, "phi", "test_accuracy").reason == "no seed has 4 conditions with both"
+
+
+@pytest.mark.parametrize(("of", "verdict"), [(1.0, "reproduced"), (-1.0, "contradicted")])
+def test_the_verdict_on_accuracy_turns_with_what_is_planted(of: float, verdict: str) -> None:
+    worse, *_ = of_conditions(results(of))
+    assert worse.verdict == verdict and [each.name for each in worse.variants] == list(MEASURES.values())[1:]
+
+
+def test_noise_that_flattens_is_seen() -> None:
+    *_, flatter, better = of_conditions(results())
+    assert flatter.claim.startswith("Noise pushes") and better.claim.startswith("What noise finds")
+    assert {flatter.verdict, better.verdict} <= {"reproduced", "contradicted", "reproduced in sign only"}
+
+
+def test_the_figure_has_a_panel_for_each_measure_and_outcome() -> None:
+    with mpl.rc_context(style.STYLE):
+        figure = arm_figures.conditions(changes(results()))
+    assert len(figure.axes) == len(MEASURES) * len(OUTCOMES)
+    assert faults(figure) == []
+
+
+def test_sb_goes_on_from_the_last_weights_of_lb() -> None:
+    grid = script("grids.keskar2017")
+    cells = {(cell.labels["role"], cell.labels["arm"]): cell for cell in CELLS if cell.labels["seed"] == 0}
+    cell, large = cells["SB", "from LB"], cells["LB", "base"]
+    assert cell.after is not None and cell.after.config.run_id == large.config.run_id
+    updates = int(np.ceil(2000 / 500)) * large.config.training.epochs
+    assert cell.config.training.start == f"{large.config.run_id}/checkpoint-{updates}.safetensors"
+    assert cell.config.training.batch_size == 32 and grid.Ranges().sharp_starts is False
+
+
+def test_conditions_measured_one_way_alone_are_no_finding() -> None:
+    bare = results_of(planted(Plant()), settings_of("full"))
+    assert list(of_conditions(bare)) == []
+    measured = floats(rows_where(changes(bare), group="batch size"), "fisher_rao_norm")
+    assert len(measured) and np.isnan(measured).all()
