@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 
@@ -39,4 +40,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     try:
         yield device
     finally:
+        # A network over several processes that outlives the group takes it along when it is freed: torch then waits for
+        # the group's threads with the interpreter's lock in hand, which they may need to end, for ever.
+        gc.collect()
         dist.destroy_process_group()
