@@ -90,10 +90,10 @@ def test_the_snippet_of_spectra_runs_as_it_stands() -> None:
     (snippet,) = blocks(DOCS["numbers.md"], "python")
     result = run_python("-W", "error", "-c", snippet)
     assert result.returncode == 0, result.stderr
-    eigenvalues, layers, density, trace, biases = result.stdout.splitlines()
+    eigenvalues, layers, density, diagonal, trace, biases = result.stdout.splitlines()
     assert eigenvalues.count(" in [") == 3 and "at 99 %" in eigenvalues and "NOT" not in eigenvalues
     assert layers.startswith("1 ") and ", 3 " in layers
-    assert "negative" in density and "xtrace" in trace
+    assert "negative" in density and "random signs" in diagonal and "xtrace" in trace
     largest = float(re.findall(r"[\d.]+", eigenvalues)[0])
     assert 0 < float(biases) <= largest  # a block of the whole
 
