@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpness.curvature.product_check import MISSING, NOT_SYMMETRIC, WRONG
 from sharpness.loss import Loss
-from sharpness.loss.slope import NO_DERIVATIVE, UNREACHED
+from sharpness.loss.slope import FAILED, NO_DERIVATIVE, UNREACHED
 from sharpness.machine.environment import peak_memory, versions
 from sharpness.machine.progress import Progress
 from sharpness.records import ProbeRecord
@@ -156,8 +156,8 @@ Result = TypeVar("Result", bound=ProbeResult)
 def with_self_check(result: Result, checks: Mapping[str, str]) -> Result:
     """Return a result with what the self-check of its loss says against it.
 
-    It says why products are differences, warns of a gradient that is no derivative, and takes back the bounds of a
-    matrix that is not symmetric, for which they prove nothing.
+    It says why products are differences, warns of a gradient that is no derivative and of derivatives that could not be
+    tested, and takes back the bounds of a matrix that is not symmetric, for which they prove nothing.
     """
     reasons, warnings = dict(result.reasons), list[str]()
     products = [(matrix, said) for matrix, said in checks.items() if matrix.endswith("products")]
@@ -166,6 +166,8 @@ def with_self_check(result: Result, checks: Mapping[str, str]) -> Result:
         reasons["hvp_backend"] = "; ".join(wrong)
     if NO_DERIVATIVE in (slope := checks.get("slope", "")) or UNREACHED in slope:
         warnings.append(f"the gradient {slope}")
+    untested = [f"the {what} were {said}" for what, said in products if said.startswith(FAILED)]
+    warnings += untested + [f"the gradient was {slope}"] * slope.startswith(FAILED)
     skewed = [f"{matrix} {said}" for matrix, said in products if NOT_SYMMETRIC in said]
     if skewed and result.num_hvps:
         warnings += skewed

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import sharpness as sh
 from sharpness.errors import InputError
 from sharpness.loss import Loss
-from sharpness.loss.slope import NO_DERIVATIVE
+from sharpness.loss.slope import FAILED, NO_DERIVATIVE
 from sharpness.measure.request import Request
 from sharpness.measure.user_checkpoint import load_user_checkpoint
+from sharpness.results import with_self_check
 from tests.cases import CASES, mlp
 from tests.fault_cases import (
     DETECTED,
@@ -231,3 +232,22 @@ def test_the_command_refuses_what_python_refuses_and_takes_what_is_declared(name
     taken = load_user_checkpoint(replace(request, **declared), tmp_path / "net.pt", torch.device("cpu"))
     record = sh.WeightNorms()(taken.subject.loss).to_record()
     assert record.self_check["mean"] and taken.checked.evaluation.loss > 0
+
+
+def test_derivatives_that_could_not_be_tested_are_warned_of() -> None:
+    loss = Loss(mlp(), F.cross_entropy, [(torch.randn(6, 4), torch.arange(6) % 3)])
+    result = sh.TopEigenvalues()(loss)
+    failed = {"slope": f"{FAILED}ValueError: six at a time", "hessian products": f"{FAILED}ValueError: six at a time"}
+    warnings = with_self_check(result, failed).warnings[len(result.warnings) :]
+    assert len(warnings) == 2 and all("six at a time" in warning for warning in warnings)
+    assert with_self_check(result, loss.checks).warnings == result.warnings
+
+
+def test_the_check_takes_examples_that_count_for_something() -> None:
+    x, y = torch.randn(40, 4), torch.full((40,), -100)
+    y[17] = 1  # neither among the first ones nor among the least and largest targets of a batch
+    batches = [(x[i : i + 8], y[i : i + 8]) for i in range(0, 40, 8)]
+    loss = Loss(nn.Linear(4, 3), F.cross_entropy, batches)
+    (batch,) = loss.few_examples(4)
+    assert (batch[1] != -100).sum() == 1
+    assert "agrees with differences" in sh.TopEigenvalues()(loss).to_record().self_check["hessian products"]

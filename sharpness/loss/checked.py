@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from sharpness.data.batches import Batch, cast
+from sharpness.data.batches import Batch, batch_length, cast, taken
 from sharpness.data.still import cannot_move
 from sharpness.loss.counts import SHIFTED, candidates, examples, reduction_of
 from sharpness.loss.criteria import cast_criterion, first_label_counts
@@ -121,5 +122,21 @@ class CheckedLoss(CriterionNetwork):
         return other
 
     def few_examples(self, most: int) -> list[Batch]:
-        """Return at most so many odd examples of this process's data, as one batch or none; a whole one if need be."""
-        return [few(batch, most) if takes_parts(self) else batch for batch in self._odd[:1]]
+        """Return at most so many odd examples of this process's data, as one batch or none; a whole one if need be.
+
+        They are of the first batch of which any count for something in the mean: of ignored labels alone there is none.
+        """
+        for batch in itertools.chain(self._odd, self.batches):
+            part = self._few_that_count(batch, most)
+            if part is not None:
+                return [part]
+        return []
+
+    def _few_that_count(self, batch: Batch, most: int) -> Batch | None:
+        if not takes_parts(self):
+            return batch if self.data.count(batch) > 0 else None
+        part = few(batch, most)
+        if self.data.count(part) > 0:
+            return part
+        rows = [row for row in range(batch_length(batch)) if self.data.count(taken(batch, [row])) > 0]
+        return taken(batch, rows[:most]) if rows else None

@@ -30,6 +30,7 @@ COARSE_TOLERANCE = 5e-2
 CONVERGED = 0.05  # of the disagreement: so little differences of three steps in a row change where they are believed
 UNREACHED = "does not reach the weights"
 NO_DERIVATIVE = "is not the derivative of the loss"
+FAILED = "not tested, for the test failed: "
 PART_OF_A_CHECK = "not tested: a part of a check"
 
 
@@ -113,7 +114,7 @@ def on_few_examples(loss: Loss, test: Callable[[Loss], str]) -> str:
     except MissingDerivativeError:
         raise
     except Exception as error:  # whatever the user's code raises, it raises again where it is measured
-        return f"not tested: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        return f"{FAILED}{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 def _slope(loss: Loss) -> str:
