@@ -40,7 +40,13 @@ GROUPS = {
     ),
 }
 """What was changed, by the arms that change it."""
-LABELS = ("batch_size", "label_noise", "warm_epochs", "learning_rate")
+NAMED_BY = {
+    "batch": "batch_size",
+    "label noise": "label_noise",
+    "warm start": "warm_epochs",
+    "rate": "learning_rate",
+}
+"""The label that tells the conditions of an arm apart, where it has several."""
 FEWEST = 4
 """Conditions of a seed that a rank correlation needs."""
 
@@ -52,7 +58,7 @@ def changes(results: Results) -> pd.DataFrame:
     Columns: ``group``, ``condition``, ``seed``, a column for each of :data:`MEASURES` and :data:`OUTCOMES`; NaN where a
     measure is not positive or there is none.
     """
-    done = with_columns(rows_where(results.done, network=results.arms), LABELS)
+    done = with_columns(rows_where(results.done, network=results.arms), NAMED_BY.values())
     for column, probe in PROBES.items():
         done = done.assign(**{column: of_runs(done, rows_where(results.probes, probe=probe), "value")})
     logs = {name: np.log(np.where(floats(done, name) > 0, floats(done, name), np.nan)) for name in MEASURES}
@@ -81,15 +87,9 @@ def _group(arm: str) -> str:
 
 
 def _condition(row: Mapping[str, Any]) -> str:
-    labels = [
-        f"{name.replace('_', ' ')} {row[name]:g}"
-        for name in LABELS
-        if (name == "batch_size" and row["arm"] == "batch") or (name in _OF_ARM.get(row["arm"], ()))
-    ]
-    return ", ".join([part for part in (row["role"], row["arm"], *labels) if part])
-
-
-_OF_ARM = {"rate": ("learning_rate",), "warm start": ("warm_epochs",), "label noise": ("label_noise",)}
+    label = NAMED_BY.get(row["arm"])
+    named = "" if label is None else f"{label.replace('_', ' ')} {row[label]:g}"
+    return ", ".join(part for part in (row["role"], row["arm"], named) if part)
 
 
 def association(table: pd.DataFrame, measure: str, outcome: str) -> Interval:
@@ -111,16 +111,3 @@ def association(table: pd.DataFrame, measure: str, outcome: str) -> Interval:
     if not taus:
         return Interval(None, None, None, 0, f"no seed has {FEWEST} conditions with both")
     return student(taus)
-
-
-def associations(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the association of each measure with each outcome, over all conditions and within each group of them."""
-    parts = {"all": table} | {name: rows_where(table, group=name) for name in GROUPS}
-    rows = []
-    for measure in MEASURES:
-        for outcome in OUTCOMES:
-            for part, each in parts.items():
-                found = association(each, measure, outcome)
-                bounds = {"tau": found.value, "lower": found.lower, "upper": found.upper}
-                rows.append({"measure": measure, "outcome": outcome, "group": part} | bounds | {"seeds": found.n})
-    return pd.DataFrame(rows)

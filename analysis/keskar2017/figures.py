@@ -103,8 +103,8 @@ def pairs(table: pd.DataFrame, ratios: Mapping[str, Interval]) -> Figure:
 def accuracy_vs_sharpness(table: pd.DataFrame, taus: Mapping[str, Mapping[str, Interval]]) -> Figure:
     """Draw test accuracy against each kind of sharpness, one mark per run, the runs of a seed joined.
 
-    ``table`` is :func:`analysis.keskar2017.numbers.solutions` and ``taus`` holds Kendall's tau-b per quantity, of
-    ``pairs`` and within each role. Values that are not positive have no place on the logarithmic axis.
+    ``table`` is :func:`analysis.keskar2017.numbers.solutions` and ``taus`` holds Kendall's tau-b per quantity, within
+    each role. Values that are not positive have no place on the logarithmic axis.
     """
     figure, axes = new_figure(FULL, 2.7, 1, len(SHARPNESS_LABELS))
     for ax, (quantity, label) in zip(axes.flat, SHARPNESS_LABELS.items(), strict=True):

@@ -115,16 +115,16 @@ def _side(interval: Interval, neutral: float) -> str:
 
 
 def correlations(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
-    """Return Kendall's tau-b of test accuracy with each kind of sharpness: of ``pairs``, and within each role.
+    """Return Kendall's tau-b of test accuracy with each kind of sharpness within each role.
 
-    Of all solutions together whole pairs of a seed are resampled. Two clusters, one of each role, have a tau of about
-    one half though nothing goes with anything inside them: the taus within the roles tell.
+    Over both roles it would tell nothing: two clusters have a tau of about one half though nothing goes with anything
+    inside them.
     """
-    parts = {"pairs": table} | {role: rows_where(table, role=role) for role in ROLES}
+    parts = {role: rows_where(table, role=role) for role in ROLES}
     return {
         name: {
-            part: kendall_tau(floats(rows, name), floats(rows, "test_accuracy"), rows["seed"])
-            for part, rows in parts.items()
+            role: kendall_tau(floats(rows, name), floats(rows, "test_accuracy"), rows["seed"])
+            for role, rows in parts.items()
         }
         for name in NAMES
     }
@@ -132,7 +132,7 @@ def correlations(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
 
 def _of_correlations(table: pd.DataFrame) -> Iterator[str]:
     """Yield whether sharpness tells which runs of one batch size are more accurate."""
-    found = {name: {role: taus[role] for role in ROLES} for name, taus in correlations(table).items()}
+    found = correlations(table)
     every = [tau for taus in found.values() for tau in taus.values()]
     resolved = sum(tau.lower is not None and tau.upper is not None and tau.lower * tau.upper > 0 for tau in every)
     verdict = f"{resolved} of {len(every)} associations are resolved" if resolved else "no association is resolved"

@@ -94,7 +94,7 @@ def spaced(epochs: int, count: int) -> list[int]:
 
 def _warm_starts(case: Case, ranges: Ranges, small: Cell, large: RunConfig) -> Iterator[Cell]:
     """Yield LB training from iterates of the SB run ("piggybacked"); Adam's own state starts anew."""
-    updates = _updates_per_epoch(case)
+    updates = _updates_per_epoch(case, case.small)
     for epochs in spaced(case.base.training.epochs, ranges.warm_starts):
         start = f"{small.config.run_id}/checkpoint-{epochs * updates}.safetensors"
         config = replace(large, training=replace(large.training, batch_size=case.large, start=start))
@@ -106,7 +106,7 @@ def _from_large(case: Case, large: Cell, plain: RunConfig) -> Cell:
 
     The reverse, LB from the end of SB, is the last of the warm starts.
     """
-    updates = math.ceil(examples_of(case.base)[0] / case.large) * case.base.training.epochs
+    updates = _updates_per_epoch(case, case.large) * case.base.training.epochs
     start = f"{large.config.run_id}/checkpoint-{updates}.safetensors"
     cell = _cell(case, "SB", "from LB", _trained(_sized(plain, case.small), start=start))
     return replace(cell, after=large)
@@ -146,7 +146,7 @@ def _critics(case: Case, ranges: Ranges, plain: RunConfig) -> Iterator[Cell]:
     }
     for rule, config in scaled.items():
         yield _large(case, f"{rule} rate", config)
-    updates = case.base.training.epochs * _updates_per_epoch(case)
+    updates = case.base.training.epochs * _updates_per_epoch(case, case.small)
     for name, config in (("equal updates", plain), ("equal updates, sqrt rate", scaled["sqrt"])):
         longer = _trained(config, epochs=0)
         yield _large(case, name, replace(longer, budget=replace(config.budget, updates=updates)))
@@ -157,8 +157,8 @@ def _critics(case: Case, ranges: Ranges, plain: RunConfig) -> Iterator[Cell]:
         )
 
 
-def _updates_per_epoch(case: Case) -> int:
-    return math.ceil(examples_of(case.base)[0] / case.small)
+def _updates_per_epoch(case: Case, batch_size: int) -> int:
+    return math.ceil(examples_of(case.base)[0] / batch_size)
 
 
 def _run(base: RunConfig, seed: int, batch_size: int | None = None) -> RunConfig:

@@ -48,10 +48,10 @@ def train(
 
     Order and variation of the examples are functions of (seed, epoch, position) and everything else drawn at random of
     (seed, update), so a run that was stopped after any update and continued has the same bits as one that was not, on
-    one machine type, device, number of threads and of processes. A
-    non-finite loss ends the run with status ``diverged`` and the update it was seen at. SIGTERM saves after the update
-    in progress and raises :class:`sharpness.errors.Terminated`. ``measure`` is called besides what
-    ``measure.names`` asks for, at the same epochs.
+    one machine type, device, number of threads and of processes. A non-finite loss ends the run with status
+    ``diverged`` and the update it was seen at. SIGTERM saves after the update in progress and raises
+    :class:`sharpness.errors.Terminated`. ``measure`` is called besides what ``measure.names`` asks for, at the same
+    epochs.
     """
     check_config(config)
     alone = run.lock() if rank() == 0 else contextlib.nullcontext()
