@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
+from sharpness.probes.density import SpectralDensity
 from sharpness.probes.eigenvalues import TopEigenvalues
 from sharpness.probes.fisher_trace import FisherTrace
+from sharpness.probes.layers import LayerEigenvalues
 from sharpness.probes.methods.random_parts import mean_over_examples, spread_over
 from sharpness.probes.norms import WeightNorms
 from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness
@@ -65,6 +67,56 @@ def test_the_interval_of_a_trace_over_examples_covers(count: int) -> None:
         covered += result.sampling["lower"] <= 2 * 21 <= result.sampling["upper"]
         certified += result.lower <= 42 <= result.upper
     assert covered >= int(stats.binom.ppf(0.001, count, 0.95)) and certified <= 0.5 * count
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_the_interval_of_a_density_over_examples_covers_its_trace(count: int) -> None:
+    covered = 0
+    for seed in range(count):
+        result = SpectralDensity(steps=20, starts=2, seed=seed)(linear(drawn(seed, 100)), sampled=True)
+        assert result.sampling is not None and result.num_hvps == 2 * 20 + result.sampling["num_hvps"]
+        covered += result.sampling["lower"] <= 42 <= result.sampling["upper"]
+    assert covered >= int(stats.binom.ppf(0.001, count, 0.95))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("which", "truth"), [("top", (4.0, 8.0)), ("bottom", (2.0, 2.0))])
+def test_intervals_of_layers_over_examples_cover_together(which: Any, truth: tuple[float, float], count: int) -> None:
+    # Twins that see x and x with a coordinate twice as large: Hessian blocks of top eigenvalues 4 and 8, bottom 2.
+    covered = 0
+    for seed in range(count):
+        result = LayerEigenvalues(k=1, which=which, seed=seed)(Loss(Twins(), *twin_data(seed)), sampled=True)
+        layers = [layer.sampling for layer in result.layers.values()]
+        ends = [(each["lower"], each["upper"]) for each in layers if each is not None]
+        assert len(ends) == 2 and result.sampling is not None
+        together = all(low <= at <= high for (low, high), at in zip(ends, truth, strict=True))
+        assert all(each is not None and each["confidence"] == pytest.approx(0.975) for each in layers)
+        extreme = max if which == "top" else min
+        whole = (result.sampling["lower"], result.sampling["upper"])
+        assert whole == tuple(extreme(bounds) for bounds in zip(*ends, strict=True))
+        covered += together
+    assert covered >= int(stats.binom.ppf(0.001, count, 0.95))
+    record = LayerEigenvalues(k=1)(small_network(), sampled=True).to_record()
+    assert record.sampling is None and "too few" in record.reasons["sampling"]
+
+
+class Twins(nn.Module):
+    """Two linear layers without bias, whose outputs stand side by side: the Hessian has a block for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(10, 1, bias=False), nn.Linear(10, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.first(x[:, :10]), self.second(x[:, 10:])], 1)
+
+
+def twin_data(seed: int) -> tuple[Any, Any]:
+    """The sum of both outputs' squared errors over 100 examples, of which the second half has a wider coordinate."""
+    x = drawn(seed, 100)
+    x[:, 10] *= 2
+    batches = list(zip(x.split(60), torch.zeros(100, 2).split(60), strict=True))
+    return lambda output, y: 2 * F.mse_loss(output.double(), y.double()), batches
 
 
 @pytest.mark.parametrize("count", COUNTS)

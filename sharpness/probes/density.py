@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scipy.special import ndtri
 from torch import Tensor
 
 from sharpness.curvature import remembering
 from sharpness.linalg import density
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
+from sharpness.probes.methods.random_parts import CONFIDENCE, added, trace_over_examples
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
 from sharpness.results import MERGED, ProbeResult
 
@@ -50,9 +52,18 @@ class SpectralDensity(CurvatureProbe[DensityResult]):
     confidence: float = 0.95
 
     def measure(
-        self, loss: Loss, w: Tensor, *, resume: Path | None = None, progress: Progress | None = None
+        self,
+        loss: Loss,
+        w: Tensor,
+        *,
+        sampled: bool = False,
+        resume: Path | None = None,
+        progress: Progress | None = None,
     ) -> DensityResult:
-        """Measure at ``w``; raises what the solver raises."""
+        """Measure at ``w``; raises what the solver raises.
+
+        ``sampled`` says that the examples are a random sample: the trace then has an interval over their choice.
+        """
         operator = self.operator(loss, w)
         fits = basis_limit(operator, self.steps) >= self.steps
         result = density.spectral_density(
@@ -65,19 +76,26 @@ class SpectralDensity(CurvatureProbe[DensityResult]):
             seconds=self.seconds,
             progress=progress,
         )
-        return DensityResult(
-            quantity=self.quantity("spectral_density_trace"),
-            value=result.trace,
-            converged=result.converged,
-            num_hvps=result.num_products,
-            seed=self.seed,
-            hvp_backend=operator.backend,
-            reasons=({} if result.converged else {"converged": "; ".join(result.reasons)})
+        shared: dict[str, Any] = {
+            "num_hvps": result.num_products,
+            "reasons": ({} if result.converged else {"converged": "; ".join(result.reasons)})
             | {
                 "lower": "see details: standard errors, and a bracket for the negative eigenvalues",
                 "upper": "see details: standard errors, and a bracket for the negative eigenvalues",
                 "residual": "a quadrature has none: see moment_error in details",
             },
+        }
+        if sampled:
+            half, options = float(ndtri((1 + CONFIDENCE) / 2)) * result.trace_standard_error, self.matrix_options()
+            found = trace_over_examples(loss, w, options, result.trace, half, seed=self.seed, name="density")
+            shared = added(shared, found)
+        return DensityResult(
+            quantity=self.quantity("spectral_density_trace"),
+            value=result.trace,
+            converged=result.converged,
+            seed=self.seed,
+            hvp_backend=operator.backend,
+            **shared,
             density=result,
             operator_details={**curvature_details(operator), "reorthogonalised": fits},
         )

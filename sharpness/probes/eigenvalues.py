@@ -105,14 +105,16 @@ class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
         *,
         start: Tensor | None = None,
         sampled: bool = False,
+        sampling_confidence: float = CONFIDENCE,
         resume: Path | None = None,
         progress: Progress | None = None,
     ) -> EigenvaluesResult:
         """Measure at ``w``; raises what the solver raises.
 
         ``start`` (shape (n,) or (m, n)) is a warm start, as for tracking along training: no upper bound is proven then.
-        ``sampled`` says that the examples are a random sample: the result then has an interval over their choice, for
-        about as many products again. ``resume`` is a folder for the products: a solve that was killed goes on there.
+        ``sampled`` says that the examples are a random sample: the result then has an interval over their choice at
+        ``sampling_confidence``, for about as many products again. ``resume`` is a folder for the products: a solve that
+        was killed goes on there.
         """
         operator = self.operator(loss, w)
         pairs = self._solve(operator, remembering(operator, resume), start, progress)
@@ -120,7 +122,7 @@ class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
         if isinstance(operator, FisherOperator) and operator.draws is not None:
             shared |= self._over_draws(operator, pairs, shared)
         if sampled:
-            shared |= self._over_examples(loss, w, pairs, shared)
+            shared |= self._over_examples(loss, w, pairs, shared, sampling_confidence)
         return EigenvaluesResult(
             quantity=self.quantity(f"{self.which}_eigenvalue"),
             **shared,
@@ -201,12 +203,14 @@ class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
             "draws": asdict(spread),
         }
 
-    def _over_examples(self, loss: Loss, w: Tensor, pairs: Eigenpairs, shared: Mapping[str, Any]) -> dict[str, Any]:
+    def _over_examples(
+        self, loss: Loss, w: Tensor, pairs: Eigenpairs, shared: Mapping[str, Any], confidence: float
+    ) -> dict[str, Any]:
         """Return the interval of the first eigenvalue over the choice of examples, or why there is none."""
         first = no_spread(loss) or self._first(pairs)
         if isinstance(first, str):
             return {"reasons": {**shared["reasons"], "sampling": first}}
-        spread = over_examples(loss, w, self.matrix_options(), *first, **self._spread_options(CONFIDENCE))
+        spread = over_examples(loss, w, self.matrix_options(), *first, **self._spread_options(confidence))
         return {"num_hvps": shared["num_hvps"] + spread.num_hvps, "sampling": asdict(spread)}
 
     def _spread_options(self, confidence: float) -> dict[str, Any]:

@@ -16,8 +16,11 @@ from sharpness.linalg.eigenpairs import Which
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.eigenvalues import EigenvaluesResult, TopEigenvalues
+from sharpness.probes.methods.random_parts import CONFIDENCE, NUM_PARTS
 from sharpness.probes.methods.spectra import CurvatureProbe
 from sharpness.results import ProbeResult
+
+WHY_NO_RESIDUAL = {"residual": "each layer has its own: see details"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class LayersResult(ProbeResult):
                     "size": result.evidence.parameters["count"],
                     **result.details(),
                     "num_hvps": result.num_hvps,
+                    "sampling": result.sampling,
                 }
                 for name, result in self.layers.items()
             ]
@@ -72,11 +76,19 @@ class LayerEigenvalues(CurvatureProbe[LayersResult]):
     num_hvps: int = 100
 
     def measure(
-        self, loss: Loss, w: Tensor, *, resume: Path | None = None, progress: Progress | None = None
+        self,
+        loss: Loss,
+        w: Tensor,
+        *,
+        sampled: bool = False,
+        resume: Path | None = None,
+        progress: Progress | None = None,
     ) -> LayersResult:
         """Measure at ``w``; ``num_hvps`` is the ceiling for each layer.
 
-        ``resume`` is a folder for the products of all layers: a solve that was killed goes on from there.
+        ``sampled`` says that the examples are a random sample: each layer then has an interval over their choice, and
+        all of these hold together at 95 %. ``resume`` is a folder for the products of all layers: a solve that was
+        killed goes on from there.
         """
         started = time.perf_counter()
         self.check_seconds()
@@ -88,7 +100,8 @@ class LayerEigenvalues(CurvatureProbe[LayersResult]):
             which: Which = "top" if part.layout.size == 1 else self.which
             probe = TopEigenvalues(**self._shared(started, len(parts)), k=k, which=which)
             folder = None if resume is None else resume / name
-            results[name] = probe(part, resume=folder, progress=progress)
+            level = 1 - (1 - CONFIDENCE) / len(parts)
+            results[name] = probe(part, sampled=sampled, sampling_confidence=level, resume=folder, progress=progress)
         extreme = min if self.which == "bottom" else max
         lowers, uppers = ([getattr(result, end) for result in results.values()] for end in ("lower", "upper"))
         backends = {result.hvp_backend for result in results.values()}
@@ -102,9 +115,23 @@ class LayerEigenvalues(CurvatureProbe[LayersResult]):
             num_hvps=sum(result.num_hvps for result in results.values()),
             seed=self.seed,
             hvp_backend="finite_difference" if "finite_difference" in backends else "exact",
-            reasons={"residual": "each layer has its own: see details"},
+            **self._over_examples(results, sampled),
             layers=results,
         )
+
+    def _over_examples(self, results: Mapping[str, EigenvaluesResult], sampled: bool) -> dict[str, Any]:
+        """Return the interval of the extreme of all layers over the choice of examples, or why there is none."""
+        if not sampled:
+            return {"reasons": WHY_NO_RESIDUAL}
+        found = [result.sampling for result in results.values() if result.sampling is not None]
+        if len(found) < len(results):
+            why = next(result.reasons["sampling"] for result in results.values() if result.sampling is None)
+            return {"reasons": WHY_NO_RESIDUAL | {"sampling": why}}
+        extreme = min if self.which == "bottom" else max
+        ends = {end: extreme(each[end] for each in found) for end in ("lower", "upper")}
+        cost = sum(each["num_hvps"] for each in found)
+        joint = {"confidence": CONFIDENCE, "num_parts": NUM_PARTS, "num_hvps": cost}
+        return {"reasons": WHY_NO_RESIDUAL, "sampling": ends | joint}
 
     def _shared(self, started: float, num_layers: int) -> dict[str, Any]:
         """Return the knobs that go to every layer; together their intervals have the confidence asked for.

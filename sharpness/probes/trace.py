@@ -11,16 +11,20 @@ from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, FisherOperator, remembering
 from sharpness.errors import InputError
-from sharpness.linalg.density import unit_signs
 from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
-from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.probes.methods.random_parts import forms_of_draws, half_width, no_spread, trace_over_examples
+from sharpness.probes.methods.random_parts import (
+    NUM_VECTORS,
+    added,
+    forms_of_draws,
+    half_width,
+    random_units,
+    trace_over_examples,
+)
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
 from sharpness.results import MERGED, ProbeResult
 
-NUM_VECTORS = 4  # whose products with each draw of a Fisher matrix show the error of the draws
 FEWEST = 30  # products before the first look of Hutch++; XTrace looks at 20
 
 
@@ -106,7 +110,9 @@ class Trace(CurvatureProbe[TraceResult]):
         if drawn:
             shared |= self._over_draws(operator, estimate)
         if sampled:
-            shared |= self._over_examples(loss, w, shared)
+            half, options = shared["upper"] - shared["value"], self.matrix_options()
+            found = trace_over_examples(loss, w, options, shared["value"], half, seed=self.seed, name="trace")
+            shared = added(shared, found)
         shared["reasons"] = {"residual": "an estimate of a sum has none", **shared["reasons"]}
         return TraceResult(
             quantity=self.quantity("trace"),
@@ -117,21 +123,9 @@ class Trace(CurvatureProbe[TraceResult]):
             operator_details={**curvature_details(operator), "num_products_that_fit": ceiling},
         )
 
-    def _vectors(self, operator: CurvatureOperator, name: str) -> list[Tensor]:
-        return [unit_signs(operator, derived_seed(self.seed, "trace", name, i)) for i in range(NUM_VECTORS)]
-
-    def _over_examples(self, loss: Loss, w: Tensor, shared: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the interval over the choice of examples, or why there is none."""
-        if why := no_spread(loss):
-            return {"reasons": {**shared["reasons"], "sampling": why}}
-        vectors, half = self._vectors(self.operator(loss, w), "examples"), shared["upper"] - shared["value"]
-        options = self.matrix_options()
-        found = trace_over_examples(loss, w, options, shared["value"], half, vectors=vectors, seed=self.seed)
-        return {"sampling": found, "num_hvps": shared["num_hvps"] + found["num_hvps"]}
-
     def _over_draws(self, operator: CurvatureOperator, estimate: TraceEstimate) -> dict[str, Any]:
         """Return the fields with the error of the draws in the interval: that of ``v^T F_d v`` with the same v."""
-        forms = operator.size * forms_of_draws(operator, self._vectors(operator, "draws"))
+        forms = operator.size * forms_of_draws(operator, random_units(operator, self.seed, "trace", "draws"))
         if len(forms) < 2:
             return {"warnings": ("one draw of the targets: its error is in no interval",)}
         more = half_width(forms, (1 + self.confidence) / 2)

@@ -12,12 +12,15 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, FisherOperator, curvature_operator
+from sharpness.linalg.density import unit_signs
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
+from sharpness.machine.environment import derived_seed
 from sharpness.operators import SymmetricOperator
 
 NUM_PARTS = 16
+NUM_VECTORS = 4  # whose products with each part show the error of a trace over a choice
 FEWEST_EXAMPLES = 2 * NUM_PARTS
 CONFIDENCE = 0.95  # of an interval over the choice of examples
 FEWEST_DRAWS = 4
@@ -171,13 +174,17 @@ def over_examples(
 
 
 def trace_over_examples(
-    loss: Loss, w: Tensor, options: dict[str, Any], value: float, half: float, *, vectors: Sequence[Tensor], seed: int
+    loss: Loss, w: Tensor, options: dict[str, Any], value: float, half: float, *, seed: int, name: str
 ) -> dict[str, Any]:
-    """Return the interval of a trace over the distribution that the examples were drawn from.
+    """Return the interval of a trace over the distribution that the examples were drawn from, and its products.
 
     The trace is a mean over examples, so ``value`` has no bias; t standard errors of ``n v^T A_b v`` over random
-    parts b, v unit vectors, is added to ``half``, that of its own interval.
+    parts b, v unit vectors, is added to ``half``, that of its own interval. The result has the fields of a record:
+    ``sampling`` and ``num_hvps``, or the reason for none.
     """
+    if why := no_spread(loss):
+        return {"num_hvps": 0, "reasons": {"sampling": why}}
+    vectors = random_units(curvature_operator(loss=loss, w=w, **options), seed, name, "examples")
     batches = Minibatches(loss).parts(NUM_PARTS, seed, "choice of examples")
     counts = np.array([float(loss.data.count(batch)) for batch in batches])
     parts = [curvature_operator(loss=loss.over([batch]), w=w, **options) for batch in batches]
@@ -185,8 +192,25 @@ def trace_over_examples(
     weights = counts / counts.mean()
     error = _error(weights * (forms - weights @ forms / weights.sum()), 1)
     wide = half + float(stdtrit(NUM_PARTS - 1, (1 + CONFIDENCE) / 2)) * error
+    cost = NUM_PARTS * len(vectors)
     interval = {"lower": value - wide, "upper": value + wide, "confidence": CONFIDENCE}
-    return interval | {"standard_error": error, "num_parts": NUM_PARTS, "num_hvps": NUM_PARTS * len(vectors)}
+    found = interval | {"standard_error": error, "num_parts": NUM_PARTS, "num_hvps": cost}
+    return {"num_hvps": cost, "reasons": {}, "sampling": found}
+
+
+def added(fields: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a result with what was found over a choice: its products are added, its reasons join.
+
+    >>> added({"num_hvps": 3, "reasons": {"a": "b"}}, {"num_hvps": 2, "reasons": {}, "sampling": None})
+    {'num_hvps': 5, 'reasons': {'a': 'b'}, 'sampling': None}
+    """
+    joint = {"num_hvps": fields["num_hvps"] + found["num_hvps"], "reasons": fields["reasons"] | found["reasons"]}
+    return fields | found | joint
+
+
+def random_units(operator: SymmetricOperator, seed: int, *names: str) -> list[Tensor]:
+    """Return the unit vectors of random signs whose products with each part show the error of its choice."""
+    return [unit_signs(operator, derived_seed(seed, *names, i)) for i in range(NUM_VECTORS)]
 
 
 def mean_over_examples(value: float, shares: np.ndarray) -> dict[str, Any]:
