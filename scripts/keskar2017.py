@@ -45,7 +45,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
-from scripts.grids.keskar2017 import Case, Ranges, arms_of, pairs_of, spaced
+from scripts.grids.keskar2017 import Case, Ranges, arms_of, kept_epochs, pairs_of
 from scripts.measures.keskar2017 import along_training, slices
 from scripts.runner.study import Cell, Measurement, Study, Task, run_study
 from sharpness.cli import run_command
@@ -67,7 +67,7 @@ BOXES: dict[str, Any] = {"epsilon": 1e-3, "second_epsilon": 5e-4}
 
 CURVATURES: dict[str, Any] = {
     "eigenvalues": TopEigenvalues(),
-    "trace": Trace(rtol=0.1, num_hvps=40),
+    "trace": Trace(rtol=0.15, num_hvps=40),
     "worst_case": WorstCaseSharpness(),
 }
 """What the solutions of the first network are measured with beside Metric 2.1: the certified top eigenvalue, the sum of
@@ -133,13 +133,17 @@ NARROW = base("f1_narrow", "fashion_mnist_10k", epochs=30, num_train=6000, num_v
 
 30 epochs as for F1, where the paper has 100 in its Figures 4 and 5.
 """
-HELD_OUT_NOISY = replace(
+HALF_NOISY = replace(
     TO_EQUAL_LOSS,
-    data=replace(TO_EQUAL_LOSS.data, num_train=2500, num_validation=500),
-    training=TrainingConfig(epochs=100),
-    budget=BudgetConfig(),
+    data=replace(TO_EQUAL_LOSS.data, num_train=1250, num_validation=250),
+    training=TrainingConfig(epochs=300),
+    measure=MeasureConfig(test_every=300.0),
 )
-"""The network and data of the main job with held-out examples to tune on, for as many epochs as SB needs there."""
+"""The main job on half as many images, with others to tune on: what is varied there takes some thirty runs a seed.
+
+Whatever is varied, a run ends at the same training loss, or after 300 epochs, which only those take that do not get
+there: twice as many as LB itself.
+"""
 TRIAL = base("f1_narrow", "fashion_mnist_10k", epochs=2, num_train=250, num_validation=50, num_test=100)
 HELD_OUT_C1 = base("c1", "cifar10", epochs=100, num_validation=5000, evaluation_batch_size=4500)
 HELD_OUT_F2 = base("f2", "timit", epochs=100, num_validation=20000, evaluation_batch_size=70000)
@@ -160,12 +164,14 @@ PRESETS = {
         climb=KeskarMaximum(**BOXES, num_starts=1, num_gradients=150),
     ),
     "headline": Preset(
-        about="Does sharpness go with generalisation? 40 conditions on the network of cpu, 15 seeds; not run yet.",
+        about="Does sharpness go with generalisation? 30 conditions at one training loss, 15 seeds; an hour or more.",
         seeds=15,
         pairs=(),
-        arms=Case("MLP", HELD_OUT_NOISY, small=32, large=500),
-        climb=KeskarMaximum(**BOXES, num_starts=1, num_gradients=150),
-        ranges=Ranges(warm_starts=3, checkpoints=5, label_noises=(0.0, 0.1, 0.4), sharp_starts=True),
+        arms=Case("MLP", HALF_NOISY, small=32, large=250),
+        climb=KeskarMaximum(**BOXES, num_starts=1, num_gradients=50),
+        ranges=Ranges(
+            batches=(0.5, 2.0, 4.0, 16.0), kept=(10, 20, 40), label_noises=(0.0, 0.1, 0.4), sharp_starts=True
+        ),
         beside=BESIDE,
         interpolation=Interpolation(zoom=3),
     ),
@@ -281,7 +287,7 @@ def _beyond_the_first_stage(preset: Preset, arms: Case, cell: Cell) -> Iterator[
         probes = {"keskar_maximum": replace(preset.climb, subspace=p)}
         yield Measurement(f"climbed in {p} dimensions, {name}", cell, probes)
     if varied:
-        epochs = spaced(cell.config.training.epochs, preset.ranges.checkpoints)
+        epochs = kept_epochs(arms, preset.ranges, preset.ranges.checkpoints)
         knobs = {"epochs": epochs, "subspace": preset.compare.subspace}
         yield Task("along_training", cell.labels, along_training, [cell], knobs)
 

@@ -59,6 +59,8 @@ class Plant:
     width: Mapping[str, float] | None = None
     """The rise of the loss per squared alpha beside a solution, by role."""
     ended_by: str = "train_loss"
+    ended_at: Callable[[Labels], float] = lambda labels: 0.009
+    """The training loss where one is the goal."""
 
 
 def planted(plant: Plant, preset: str = "full", cells: Sequence[Any] = CELLS) -> Tables:
@@ -97,7 +99,9 @@ def _run(cell: Any, plant: Plant, status: str, rng: np.random.Generator) -> dict
     row |= {"batch_size": training.batch_size, **dict.fromkeys(("git_commit", "device", "threads", "data_sha256"), "x")}
     accuracy = plant.accuracy(cell.labels) + 0.0005 * rng.normal()
     ended = {"step": 100, "ended_by": plant.ended_by if cell.labels["arm"] == "equal loss" else "epochs"}
-    ended |= {"train_loss": 0.05, "train_accuracy": 0.99, "test_loss": 0.5, "test_accuracy": accuracy}
+    goal = cell.config.budget.train_loss
+    reached = plant.ended_at(cell.labels) if goal is not None else 0.05
+    ended |= {"train_loss": reached, "train_accuracy": 0.99, "test_loss": 0.5, "test_accuracy": accuracy}
     ended |= {"validation_accuracy": accuracy if cell.labels["network"] == "narrow F1" else None}
     return row | (ended if status == "finished" else dict.fromkeys(ended))
 

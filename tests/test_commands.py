@@ -135,14 +135,14 @@ def test_the_study_runs_from_end_to_end(smoke: Path) -> None:
     assert "λ_max" in output and "PyHessian" in output and "agreement" in output
     assert re.search(r"train \d+ s, probe \d+ s, render \d+ s; \d+ s in all\s*$", output)
     files = list((smoke / "runs").glob("*/probes.jsonl"))
-    assert len(files) == 21
+    assert len(files) == 24
     probes = Counter(record["probe"] for path in files for record in read_jsonl(path))
     assert probes == {
         **dict.fromkeys(("eigenvalues", "trace", "worst_case"), 2),
-        "keskar": 21 + 2,  # the pair in random dimensions too
+        "keskar": 24 + 2,  # the pair in random dimensions too
         "keskar_maximum": 4,
-        "distance": 21,
-        "fisher_rao_norm": 21,
+        "distance": 24,
+        "fisher_rao_norm": 24,
         "interpolation": 2,
         "pyhessian": 2,
     }

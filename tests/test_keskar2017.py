@@ -334,4 +334,4 @@ def test_the_smoke_form_shows_every_figure_table_and_verdict(smoke: Path) -> Non
     assert found[-1]["number"] == "not run" and "TIMIT is licensed" in found[-1]["why"]
     assert left_to_do("keskar2017", smoke) == []
     runs = pd.read_csv(out / "runs.csv")
-    assert set(runs["status"]) == {"finished"} and len(runs) == 21
+    assert set(runs["status"]) == {"finished"} and len(runs) == 24

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from analysis.keskar2017 import arm_figures
-from analysis.keskar2017.association import GROUPS, MEASURES, OUTCOMES, association, changes
+from analysis.keskar2017 import arm_figures, captions
+from analysis.keskar2017.association import GROUPS, MEASURES, OUTCOMES, association, changes, short_of_the_goal
 from analysis.keskar2017.findings import of_conditions
 from analysis.keskar2017.numbers import results_of
 from sharpness.plots import style
@@ -23,7 +23,7 @@ SETTINGS = settings_of("headline")
 CELLS = main.cells_of(main.PRESETS["headline"], 4)
 
 
-def results(of: float = 1.0, at: float = 0.0) -> Any:
+def results(of: float = 1.0, at: float = 0.0, **plants: Any) -> Any:
     """Return planted results in which log phi differs by condition, and accuracy falls by ``of`` points per unit."""
     conditions = sorted({_key(cell.labels) for cell in CELLS})
     heights = dict(zip(conditions, np.random.default_rng(1).permutation(len(conditions)) / 10, strict=True))
@@ -35,6 +35,7 @@ def results(of: float = 1.0, at: float = 0.0) -> Any:
     plant = Plant(
         phi=lambda labels: float(np.exp(height(labels))),
         accuracy=lambda labels: 0.8 - 0.01 * (of * height(labels) + at * labels["seed"]),
+        **plants,
     )
     return results_of(planted(plant, "headline", CELLS), SETTINGS)
 
@@ -47,7 +48,8 @@ def test_every_run_is_held_against_sb_of_its_seed_and_its_noise() -> None:
     table = changes(results())
     assert set(table["group"]) == set(GROUPS)
     references = sum(cell.labels["role"] == "SB" and cell.labels["arm"] in ("base", "label noise") for cell in CELLS)
-    assert len(table) == len(CELLS) - references
+    further = sum(cell.labels["arm"] in ("from SB", "from LB") for cell in CELLS)
+    assert further == 4 * 4 and len(table) == len(CELLS) - references - further
     assert len(set(table["condition"])) * 4 == len(table)  # each in every seed, and no two under one name
     # 0.1 + height, but for the noise of a tenth on the logarithm of each planted sharpness.
     x, y = floats(table, "phi"), floats(table, "test_accuracy")
@@ -70,10 +72,33 @@ def test_the_verdict_on_accuracy_turns_with_what_is_planted(of: float, verdict: 
     assert worse.verdict == verdict and [each.name for each in worse.variants] == list(MEASURES.values())[1:]
 
 
-def test_noise_that_flattens_is_seen() -> None:
-    *_, flatter, better = of_conditions(results())
-    assert flatter.claim.startswith("Noise pushes") and better.claim.startswith("What noise finds")
-    assert {flatter.verdict, better.verdict} <= {"reproduced", "contradicted", "reproduced in sign only"}
+def test_runs_above_the_training_loss_asked_for_are_left_out_and_named() -> None:
+    # Augmentation never gets there, and neither does SB of the first seed, which the others of its seed need.
+    def ended_at(labels: Any) -> float:
+        base = labels["arm"] == "base" and labels["role"] == "SB" and labels["seed"] == 0
+        return 0.02 if base or labels["arm"] == "augmentation" else 0.01
+
+    found = results(ended_at=ended_at)
+    table = changes(found)
+    assert not any("augmentation" in condition for condition in table["condition"])
+    assert set(table[table["seed"] == 0]["group"]) == {"label noise"}
+    named = short_of_the_goal(found)
+    assert named == sorted([*4 * ["LB, augmentation"], *4 * ["SB, augmentation"], "SB, base"])
+    assert "LB, augmentation (4); SB, augmentation (4); SB, base (1). " in captions.conditions(found)
+    assert "Left out" not in captions.conditions(results())
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(0.25, "reproduced"), (4.0, "contradicted")])
+def test_noise_that_flattens_is_held_against_training_on_without_it(factor: float, verdict: str) -> None:
+    def phi(labels: Any) -> float:
+        noisy, sharp = labels["role"] == "SB", labels["arm"] == "from LB"
+        return 100.0 * (factor if noisy else 1.0) / (1 if sharp else 50)
+
+    planted_phi = results_of(planted(Plant(phi=phi), "headline", CELLS), SETTINGS)
+    *_, flatter, better, back = of_conditions(planted_phi)
+    assert flatter.claim.startswith("Noise pushes") and flatter.verdict == verdict
+    assert better.claim.startswith("What noise finds")
+    assert back.claim.startswith("Without noise") and back.verdict == verdict
 
 
 def test_the_figure_has_a_panel_for_each_measure_and_outcome() -> None:
@@ -83,14 +108,25 @@ def test_the_figure_has_a_panel_for_each_measure_and_outcome() -> None:
     assert faults(figure) == []
 
 
-def test_sb_goes_on_from_the_last_weights_of_lb() -> None:
-    grid = script("grids.keskar2017")
+def test_training_goes_on_from_the_last_weights_of_both_without_a_goal() -> None:
     cells = {(cell.labels["role"], cell.labels["arm"]): cell for cell in CELLS if cell.labels["seed"] == 0}
-    cell, large = cells["SB", "from LB"], cells["LB", "base"]
-    assert cell.after is not None and cell.after.config.run_id == large.config.run_id
-    updates = int(np.ceil(2000 / 500)) * large.config.training.epochs
-    assert cell.config.training.start == f"{large.config.run_id}/checkpoint-{updates}.safetensors"
-    assert cell.config.training.batch_size == 32 and grid.Ranges().sharp_starts is False
+    for start in ("SB", "LB"):
+        solution = cells[start, "base"]
+        assert solution.config.budget.train_loss == 0.01 and solution.config.measure.keep_every == 10
+        for role, size in (("SB", 32), ("LB", 250)):
+            cell = cells[role, f"from {start}"]
+            assert cell.after is not None and cell.after.config.run_id == solution.config.run_id
+            training = cell.config.training
+            assert (training.start, training.batch_size, training.epochs) == (solution.config.run_id, size, 40)
+            assert cell.config.budget.train_loss is None
+    assert script("grids.keskar2017").Ranges().sharp_starts is False
+
+
+def test_what_a_goal_ends_is_equal_in_nothing_else() -> None:
+    arms = {cell.labels["arm"] for cell in CELLS}
+    assert not arms & {"equal updates", "equal updates, sqrt rate", "equal loss"} and "linear rate" in arms
+    warm = [cell.labels["warm_epochs"] for cell in CELLS if cell.labels["arm"] == "warm start"]
+    assert sorted(set(warm)) == [10, 20, 40]
 
 
 def test_conditions_measured_one_way_alone_are_no_finding() -> None:

@@ -495,6 +495,9 @@ def test_a_warm_start_begins_at_the_weights_of_another_run(tmp_path: Path, datas
     second, _ = trained(tmp_path / "second", dataset, small(epochs=1, start="first/checkpoint-5.safetensors"))
     assert second.load_weights("x0").keys() == first.load_weights("x0").keys()
     assert torch.equal(second.load_weights("x0")["1.weight"], first.load_weights("checkpoint-5")["1.weight"])
+    last, _ = trained(tmp_path / "last", dataset, small(epochs=1, start="first"))
+    final = first.load_weights(first.final_checkpoint())
+    assert torch.equal(last.load_weights("x0")["1.weight"], final["1.weight"])
     with pytest.raises(InputError, match="weights of this network to start from"):
         trained(tmp_path / "third", dataset, small(start="nowhere.safetensors"))
 

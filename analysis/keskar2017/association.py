@@ -12,7 +12,7 @@ from analysis.keskar2017.numbers import Results, of_runs
 from analysis.runs import with_columns
 from analysis.statistics.intervals import Interval, student
 from analysis.statistics.rank_correlation import weighted_taus
-from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 
 MEASURES = {
     "top_eigenvalue": "λ_max",
@@ -27,7 +27,7 @@ PROBES = {"top_eigenvalue": "eigenvalues", "worst_case": "worst_case", "fisher_r
 GROUPS = {
     "batch size": ("batch",),
     "label noise": ("label noise",),
-    "start": ("warm start", "from LB"),
+    "start": ("warm start",),
     "remedies": ("augmentation", "conservative", "robust (SAM)", "growing batch"),
     "critics": (
         "base",
@@ -39,7 +39,7 @@ GROUPS = {
         "equal loss",
     ),
 }
-"""What was changed, by the arms that change it."""
+"""What was changed, by the arms that change it; training that goes on from a solution is not one of its kind."""
 NAMED_BY = {
     "batch": "batch_size",
     "label noise": "label_noise",
@@ -54,11 +54,12 @@ FEWEST = 4
 def changes(results: Results) -> pd.DataFrame:
     """Return by condition and seed the change of each measure (log) and outcome from the SB run of that seed.
 
-    Runs with other label noise than the network's own are compared with SB at that noise, which is no condition.
+    Runs with other label noise than the network's own are compared with SB at that noise, which is no condition. Where
+    a training loss is the goal, runs that did not get there are left out (:func:`short_of_the_goal`).
     Columns: ``group``, ``condition``, ``seed``, a column for each of :data:`MEASURES` and :data:`OUTCOMES`; NaN where a
     measure is not positive or there is none.
     """
-    done = with_columns(rows_where(results.done, network=results.arms), NAMED_BY.values())
+    done = _at_the_goal(with_columns(_conditions(results), NAMED_BY.values()), results.goal)
     for column, probe in PROBES.items():
         done = done.assign(**{column: of_runs(done, rows_where(results.probes, probe=probe), "value")})
     logs = {name: np.log(np.where(floats(done, name) > 0, floats(done, name), np.nan)) for name in MEASURES}
@@ -72,6 +73,22 @@ def changes(results: Results) -> pd.DataFrame:
             named = {"group": _group(row["arm"]), "condition": _condition(row), "seed": row["seed"]}
             rows.append(named | {name: values[number] - values[other] for name, values in columns.items()})
     return pd.DataFrame(rows, columns=pd.Index(("group", "condition", "seed", *columns)))
+
+
+def short_of_the_goal(results: Results) -> list[str]:
+    """Return the runs of the varied network that ended above the training loss that all were to reach, by condition."""
+    conditions = with_columns(_conditions(results), NAMED_BY.values())
+    there = set(_at_the_goal(conditions, results.goal)["run_id"])
+    return sorted(_condition(row) for row in records(conditions) if row["run_id"] not in there)
+
+
+def _conditions(results: Results) -> pd.DataFrame:
+    done, arms = rows_where(results.done, network=results.arms), {arm for each in GROUPS.values() for arm in each}
+    return rows_if(done, [arm in arms for arm in done["arm"]])
+
+
+def _at_the_goal(runs: pd.DataFrame, goal: float | None) -> pd.DataFrame:
+    return runs if goal is None else rows_if(runs, floats(runs, "train_loss") <= goal)
 
 
 def _is_reference(row: Mapping[str, Any]) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 
+from analysis.keskar2017.association import short_of_the_goal
 from analysis.keskar2017.curves import CURVES
 from analysis.keskar2017.numbers import EPSILONS, ROLES, Results, not_positive, start_of_search
 from analysis.report import numbers
@@ -171,6 +174,12 @@ def arms(results: Results, about: str, rows: pd.DataFrame) -> str:
     )
 
 
+def _left_out(results: Results) -> str:
+    short = Counter(short_of_the_goal(results))
+    named = "; ".join(f"{name} ({count})" for name, count in short.items())
+    return f"Left out, having ended above the training loss asked for: {named}. " if named else ""
+
+
 def conditions(results: Results) -> str:
     """Return the caption of all conditions against the measures."""
     return (
@@ -178,5 +187,5 @@ def conditions(results: Results) -> str:
         "factor by which each measure changes, from the SB run of the same seed and label noise; one mark per "
         "condition, mean over the seeds, by what was changed. Titles: Kendall's tau-b over the conditions of a seed, "
         "mean over the seeds with its 95 % Student t interval. A rescaling of the layers moves the first two measures "
-        f"and not the last two. {results.setting(results.arms)}"
+        f"and not the last two. {_left_out(results)}{results.setting(results.arms)}"
     )

@@ -240,13 +240,21 @@ def of_conditions(results: Results) -> Iterator[Finding]:
         worse = "lower" if direction < 0 else "higher"
         claim = f"Sharper minima have a {worse} {OUTCOMES[outcome]}: tau over the conditions of a seed, {first}"
         yield Finding(claim, *where, numbers.difference(found[first]), *rule(found[first]), variants=more)
-    large, gone_on = results.runs("LB", "base"), results.runs("SB", "from LB")
-    flatter = ratio(large, gone_on, "phi")
-    claim = "Noise pushes the weights out of a sharp minimum: phi of SB that went on from LB, over that of LB"
+    yield from _of_escape(results, where)
+
+
+def _of_escape(results: Results, where: tuple[str, str]) -> Iterator[Finding]:
+    """Yield whether the noise of SB leaves the minimum of LB, against LB that goes on as long, and the reverse."""
+    stays, leaves = results.runs("LB", "from LB"), results.runs("SB", "from LB")
+    flatter = ratio(stays, leaves, "phi")
+    claim = "Noise pushes the weights out of a sharp minimum: from that of LB, phi of SB over that of LB going on"
     yield Finding(claim, *where, numbers.ratio(flatter), *sharper(flatter, -1))
-    gain = difference(large, gone_on, "test_accuracy")
-    claim = "What noise finds there generalises better: test accuracy of SB that went on from LB, minus that of LB"
+    gain = difference(stays, leaves, "test_accuracy")
+    claim = "What noise finds there generalises better: from the minimum of LB, test accuracy of SB minus that of LB"
     yield Finding(claim, *where, points(gain), *judge(gain, 0.0, 1, ACCURACY))
+    back = ratio(results.runs("SB", "from SB"), results.runs("LB", "from SB"), "phi")
+    claim = "Without noise a flat minimum gets sharper: from that of SB, phi of LB over that of SB going on"
+    yield Finding(claim, *where, numbers.ratio(back), *sharper(back))
 
 
 def _still_sharper(others: list[Comparison], setting: str) -> Finding:

@@ -32,7 +32,8 @@ class Results:
     compared, which ``measure`` describes), ``distance_from_start`` and ``rate``, the learning rate of the last epoch,
     scaling included. ``probes`` has the records that count, ``sharpness`` a row per run, space, search and box.
     ``networks`` say by label what was trained on what; ``first`` is the label of the one whose pairs are compared in
-    detail, ``arms`` of the one that things are varied on, if they are, and ``subspace`` the random dimensions.
+    detail, ``arms`` of the one that things are varied on, if they are, ``subspace`` the random dimensions, and ``goal``
+    the training loss (nats) at which runs of the varied network end, if they do.
     """
 
     tables: Tables
@@ -44,6 +45,7 @@ class Results:
     arms: str
     subspace: int
     measure: str
+    goal: float | None
 
     def runs(self, role: str, arm: str, network: str | None = None) -> pd.DataFrame:
         """Return the finished runs of an arm, of the varied network unless another is named."""
@@ -71,6 +73,7 @@ def results_of(tables: Tables, settings: Mapping[str, Any]) -> Results:
         arms=cases[-1]["label"],
         subspace=settings["subspace"],
         measure=f"Metric 2.1, {where}, epsilon {EPSILONS[0]:g}, as published",
+        goal=cases[-1]["base"]["budget"]["train_loss"],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +39,10 @@ class Ranges:
     label_noises: tuple[float, ...] = ()
     """Shares of random training labels at which both batch sizes are trained beside the network's own."""
     sharp_starts: bool = False
-    """Whether SB goes on from where LB ended, and is trained robustly (SAM) too."""
+    """Whether SB and LB go on from where each of them ended, and SB is trained robustly (SAM) too."""
+    kept: tuple[int, ...] = ()
+    """Epochs of the pair whose weights are kept, multiples of the first, for warm starts and along training, where a
+    goal ends the runs: the last is one that SB always reaches. None: all, and those used are spaced evenly."""
     target_loss: float = 0.1
     """Training loss (nats) at which SB and LB are compared at equal loss; three times the epochs to reach it in."""
 
@@ -52,9 +55,10 @@ def pairs_of(case: Case, seed: int) -> list[Cell]:
 def arms_of(case: Case, ranges: Ranges, seed: int) -> Iterator[Cell]:
     """Yield all runs of a seed on the network that things are varied on, its pair first.
 
-    The pair keeps a checkpoint of every epoch: to start from, and to measure along training.
+    The pair keeps checkpoints of its epochs: to start from, and to measure along training.
     """
-    kept = replace(case.base, measure=replace(case.base.measure, keep_every=1.0))
+    every = float(ranges.kept[0]) if ranges.kept else 1.0
+    kept = replace(case.base, measure=replace(case.base.measure, keep_every=every))
     small, large = pairs_of(replace(case, base=kept), seed)
     plain = _run(case.base, seed)
     yield from (small, large)
@@ -62,7 +66,7 @@ def arms_of(case: Case, ranges: Ranges, seed: int) -> Iterator[Cell]:
         config = _run(case.base, seed, size)
         yield Cell({"network": case.label, "role": "", "arm": "batch", "batch_size": size, "seed": seed}, config)
     yield from _warm_starts(case, ranges, small, plain)
-    yield from _remedies(case, plain)
+    yield from _remedies(case, ranges, plain)
     yield from _critics(case, ranges, plain)
     for share in ranges.label_noises:
         config = replace(plain, data=replace(plain.data, label_noise=share))
@@ -70,7 +74,7 @@ def arms_of(case: Case, ranges: Ranges, seed: int) -> Iterator[Cell]:
         yield _large(case, "label noise", config, label_noise=share)
     if ranges.sharp_starts:
         yield _cell(case, "SB", "robust (SAM)", _sized(_trained(plain, sam_rho=0.05), case.small))
-        yield _from_large(case, large, plain)
+        yield from _further(case, ranges, (small, large), plain)
 
 
 def batch_sizes(case: Case, ranges: Ranges) -> list[int]:
@@ -95,24 +99,37 @@ def spaced(epochs: int, count: int) -> list[int]:
 def _warm_starts(case: Case, ranges: Ranges, small: Cell, large: RunConfig) -> Iterator[Cell]:
     """Yield LB training from iterates of the SB run ("piggybacked"); Adam's own state starts anew."""
     updates = _updates_per_epoch(case, case.small)
-    for epochs in spaced(case.base.training.epochs, ranges.warm_starts):
+    for epochs in kept_epochs(case, ranges, ranges.warm_starts):
         start = f"{small.config.run_id}/checkpoint-{epochs * updates}.safetensors"
         config = replace(large, training=replace(large.training, batch_size=case.large, start=start))
         yield replace(_large(case, "warm start", config, warm_epochs=epochs), after=small)
 
 
-def _from_large(case: Case, large: Cell, plain: RunConfig) -> Cell:
-    """Return SB training from the end of LB: does its noise push the weights out of a sharp minimum?
+def _further(case: Case, ranges: Ranges, pair: Sequence[Cell], plain: RunConfig) -> Iterator[Cell]:
+    """Yield SB and LB training from where each run of the pair ended, for a fixed time that no goal ends.
 
-    The reverse, LB from the end of SB, is the last of the warm starts.
+    Does noise push the weights out of a sharp minimum? SB from the end of LB says so, against LB from there, which
+    trains as long; and the reverse.
     """
-    updates = _updates_per_epoch(case, case.large) * case.base.training.epochs
-    start = f"{large.config.run_id}/checkpoint-{updates}.safetensors"
-    cell = _cell(case, "SB", "from LB", _trained(_sized(plain, case.small), start=start))
-    return replace(cell, after=large)
+    free = replace(plain, budget=replace(plain.budget, train_loss=None))
+    for solution in pair:
+        for role, size in (("SB", case.small), ("LB", case.large)):
+            start = {"start": solution.config.run_id, "epochs": horizon(case, ranges)}
+            cell = _cell(case, role, f"from {solution.labels['role']}", _trained(_sized(free, size), **start))
+            yield replace(cell, after=solution)
 
 
-def _remedies(case: Case, plain: RunConfig) -> Iterator[Cell]:
+def horizon(case: Case, ranges: Ranges) -> int:
+    """Return the epochs that training takes, or that it does not end before where a goal ends it."""
+    return ranges.kept[-1] if ranges.kept else case.base.training.epochs
+
+
+def kept_epochs(case: Case, ranges: Ranges, count: int) -> list[int]:
+    """Return so many of the epochs whose weights the pair keeps, or those that are asked for."""
+    return list(ranges.kept) or spaced(case.base.training.epochs, count)
+
+
+def _remedies(case: Case, ranges: Ranges, plain: RunConfig) -> Iterator[Cell]:
     """Yield the remedies of Appendix E and section 5, as far as they can be had here, with settings of our own."""
     # E.1: mirror images and shifts by up to 2 pixels; the authors also rotate. SB gets the same, to compare with.
     varied = replace(plain, data=replace(plain.data, crop_padding=2, flip=True))
@@ -123,7 +140,7 @@ def _remedies(case: Case, plain: RunConfig) -> Iterator[Cell]:
     # E.3 minimises the largest loss near the weights or inputs; here by one ascent step in the weights (SAM).
     yield _large(case, "robust (SAM)", _trained(plain, sam_rho=0.05))
     # Section 5, dynamic sampling: from SB to LB in three steps of equal factor, at every quarter of training.
-    epochs = case.base.training.epochs
+    epochs = horizon(case, ranges)
     growth = BatchConfig(
         kind="steps",
         milestones=tuple(epochs * k / 4 for k in (1, 2, 3)),
@@ -134,7 +151,7 @@ def _remedies(case: Case, plain: RunConfig) -> Iterator[Cell]:
 
 
 def _critics(case: Case, ranges: Ranges, plain: RunConfig) -> Iterator[Cell]:
-    """Yield other learning rates, as many updates as SB makes, and training to one loss."""
+    """Yield other learning rates, tried and scaled; where nothing but epochs is equal, what else could be."""
     rate, size = case.base.training.learning_rate, {"SB": case.small, "LB": case.large}
     for role, factors in (("SB", ranges.small_rates), ("LB", ranges.large_rates)):
         for factor in factors:
@@ -146,8 +163,15 @@ def _critics(case: Case, ranges: Ranges, plain: RunConfig) -> Iterator[Cell]:
     }
     for rule, config in scaled.items():
         yield _large(case, f"{rule} rate", config)
+    if case.base.budget.train_loss is None:
+        yield from _equal_otherwise(case, ranges, plain, scaled["sqrt"])
+
+
+def _equal_otherwise(case: Case, ranges: Ranges, plain: RunConfig, scaled: RunConfig) -> Iterator[Cell]:
+    """Yield runs equal in updates, and equal in training loss, where the network's own are equal in epochs."""
+    size = {"SB": case.small, "LB": case.large}
     updates = case.base.training.epochs * _updates_per_epoch(case, case.small)
-    for name, config in (("equal updates", plain), ("equal updates, sqrt rate", scaled["sqrt"])):
+    for name, config in (("equal updates", plain), ("equal updates, sqrt rate", scaled)):
         longer = _trained(config, epochs=0)
         yield _large(case, name, replace(longer, budget=replace(config.budget, updates=updates)))
     for role in ("SB", "LB"):

@@ -60,7 +60,7 @@ class TrainingConfig:
     seed: int = 0
     """Seeds the initial weights, the order of the examples, their variation, and the draws of the network itself."""
     start: str | None = None
-    """A file of weights to start from instead, from the folder that holds the run folder."""
+    """A file of weights to start from instead, or a run whose last ones, from the folder that holds the run folder."""
     momentum: float = 0.9
     """For momentum, nesterov and lars."""
     weight_decay: float = 0.0

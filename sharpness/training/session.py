@@ -197,8 +197,13 @@ def _norm_watch(config: RunConfig, network: nn.Module) -> NormWatch:
 
 
 def _load_start(model: nn.Module, run: RunFolder, start: str) -> None:
-    """Put the weights of another file into a network; :class:`InputError` where they are not there or do not fit."""
+    """Put the weights of another file, or the last ones of another run, into a network.
+
+    Raises :class:`InputError` where they are not there or do not fit.
+    """
     path = run.path.parent / start
+    if path.is_dir():
+        path /= f"{RunFolder.open(path).final_checkpoint()}.safetensors"
     try:
         model.load_state_dict(safetensors.torch.load(path.read_bytes()))
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
