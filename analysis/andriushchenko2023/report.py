@@ -24,7 +24,7 @@ from analysis.andriushchenko2023.numbers import (
 )
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference
-from analysis.report.report import Report, TextTable, drawn_all
+from analysis.report.report import Drawings, Report, TextTable
 from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
@@ -58,7 +58,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     """Return the figures, the table of all correlations and the verdicts."""
     runs = measured_runs(tables)
     taus, note = all_taus(runs), f"{left_out(tables, runs)} {counts(tables)}"
-    drawings = drawn_all(
+    drawings = Drawings(
         {
             "tau": lambda: tau_figure(taus, TARGET, note),
             "scatter": lambda: scatter_figure(runs, taus, TARGET, note),

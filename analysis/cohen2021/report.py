@@ -14,7 +14,7 @@ from analysis.cohen2021.figures import batch_figure, edge_figure, eigenvalue_fig
 from analysis.cohen2021.numbers import by_batch_size, by_setting, histories, over_seeds, per_run
 from analysis.report.findings import Finding, over_all, variants
 from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio, significant
-from analysis.report.report import Report, TextTable, drawn_all
+from analysis.report.report import Drawings, Report, TextTable
 from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval, summarise
@@ -48,7 +48,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     accuracy = float(settings["fitted_accuracy"])
     history, runs = histories(tables), per_run(tables, accuracy)
     note = counts(tables)
-    drawings = drawn_all(
+    drawings = Drawings(
         {
             "eigenvalue": lambda: eigenvalue_figure(history, runs, LOSSES, accuracy, note),
             "batch_sharpness": lambda: batch_figure(history, note),

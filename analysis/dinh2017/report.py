@@ -29,7 +29,7 @@ from analysis.dinh2017.numbers import (
 )
 from analysis.report.findings import Finding
 from analysis.report.numbers import ABSENT, significant
-from analysis.report.report import Report, TextTable, drawn_all
+from analysis.report.report import Drawings, Report, TextTable
 from analysis.report.texts import slug
 from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
@@ -63,7 +63,7 @@ def report(tables: Tables, _: Mapping[str, Any]) -> Report:
     drawings["volume"] = partial(volume_figure, areas, note)
     moved = [moved_table(rows_where(table, network=network), network, note) for network in networks]
     found = findings(table, expected, constant, areas)
-    return Report(drawn_all(drawings), [each for each in moved if each.rows], sentences(table), found)
+    return Report(Drawings(drawings), [each for each in moved if each.rows], sentences(table), found)
 
 
 def moved_table(table: pd.DataFrame, network: str, note: str) -> TextTable:

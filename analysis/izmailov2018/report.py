@@ -27,7 +27,7 @@ from analysis.izmailov2018.numbers import (
 )
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio
-from analysis.report.report import Report, TextTable, drawn_all
+from analysis.report.report import Drawings, Report, TextTable
 from analysis.report.verdicts import Judged, Least, judge
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval, paired_ratio, summarise
@@ -51,7 +51,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     }
     text_tables = [accuracy_table(ends, note), width_table(wide, settings, note)]
     found = findings(_setting(tables), measured, ends, wide, settings)
-    return Report(drawn_all(drawings), text_tables, sentences(measured["rays"], wide), found)
+    return Report(Drawings(drawings), text_tables, sentences(measured["rays"], wide), found)
 
 
 def accuracy_table(ends: pd.DataFrame, note: str) -> TextTable:

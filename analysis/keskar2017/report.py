@@ -16,7 +16,7 @@ from analysis.keskar2017.curves import curves, from_minimum, in_per_cent, traini
 from analysis.keskar2017.findings import accuracy_threshold, findings
 from analysis.keskar2017.numbers import Results, batch_rows, drawable, results_of, solutions, warm_rows
 from analysis.keskar2017.sentences import correlations, of_arms, of_pairs
-from analysis.report.report import Drawing, Report, drawn_all
+from analysis.report.report import Drawing, Drawings, Report
 from analysis.report.texts import slug
 from analysis.runs import Tables
 from sharpness.plots.frames import floats, rows_where
@@ -33,10 +33,10 @@ def report(loaded: Tables, settings: Mapping[str, Any]) -> Report:
     results = results_of(loaded, settings)
     drawings, texts = of_first_pairs(results), of_pairs(results)
     if settings["arms"] is None:
-        return Report(drawn_all(drawings), [tables.pairs(results)], texts)
+        return Report(Drawings(drawings), [tables.pairs(results)], texts)
     over_all: dict[str, Draw] = {"conditions": partial(_conditions, results)} if settings["beside"] else {}
     return Report(
-        drawn_all(drawings | of_networks_and_arms(results) | over_all),
+        Drawings(drawings | of_networks_and_arms(results) | over_all),
         [tables.pairs(results), *tables.of_networks_and_arms(results)],
         [*texts, *of_arms(results)],
         findings(results, settings["preset"]),

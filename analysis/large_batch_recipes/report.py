@@ -23,7 +23,7 @@ from analysis.large_batch_recipes.resnet50_on_paper import paper_table
 from analysis.large_batch_recipes.tables import recipe_table, worker_table
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference, significant
-from analysis.report.report import Report, drawn_all
+from analysis.report.report import Drawings, Report
 from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
@@ -46,7 +46,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     runs, note = outcomes(tables, settings), counts(tables)
     fastest = best_recipes(runs)
     projected = projection(fastest, settings)
-    drawings = drawn_all(
+    drawings = Drawings(
         {
             "recipes": lambda: recipes_figure(runs, settings, MARGIN, note),
             "workers": lambda: workers_figure(runs, fastest, projected, settings, note),

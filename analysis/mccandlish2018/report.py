@@ -13,7 +13,7 @@ from analysis.mccandlish2018 import figures as figures
 from analysis.mccandlish2018.findings import facts, findings
 from analysis.mccandlish2018.results import Results, results_of
 from analysis.report.numbers import ABSENT, ratio, significant
-from analysis.report.report import Report, TextTable, drawn_all
+from analysis.report.report import Drawings, Report, TextTable
 from analysis.runs import Tables, refused
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import records
@@ -22,7 +22,7 @@ from sharpness.plots.frames import records
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     """Return the figures, the tables, what the numbers show, and the verdicts."""
     results = results_of(tables, settings)
-    drawings = drawn_all(
+    drawings = Drawings(
         {
             "noise_scale": lambda: figures.noise_scale(results),
             "line_search": lambda: figures.line_search(results),

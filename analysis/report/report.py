@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,29 @@ class Written:
     findings: Sequence[Finding]
 
 
-def drawn_all(drawings: Mapping[str, Callable[[], Drawing | str]]) -> dict[str, Drawing | str]:
-    """Return the drawings that the functions make, in the style of all figures."""
-    with mpl.rc_context(STYLE):
-        return {name: draw() for name, draw in drawings.items()}
+@dataclass(frozen=True)
+class Drawings(Mapping[str, Drawing | str]):
+    """Drawings by name, each made when it is asked for first: who wants the verdicts alone waits for none.
+
+    >>> drawings = Drawings({"empty": lambda: "no run finished"})
+    >>> drawings["empty"], list(drawings)
+    ('no run finished', ['empty'])
+    """
+
+    functions: Mapping[str, Callable[[], Drawing | str]]
+    made: dict[str, Drawing | str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Drawing | str:
+        if name not in self.made:
+            with mpl.rc_context(STYLE):
+                self.made[name] = self.functions[name]()
+        return self.made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.functions)
+
+    def __len__(self) -> int:
+        return len(self.functions)
 
 
 def write_report(report: Report, out: Path, provenance: Mapping[str, Any]) -> Written:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.report.findings import Finding, over_all, variants
 from analysis.report.numbers import ABSENT, difference, ratio
-from analysis.report.report import Report, TextTable, drawn_all
+from analysis.report.report import Drawings, Report, TextTable
 from analysis.report.verdicts import Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
 from analysis.sgd_stability.figures import escape_figure, map_figure, penalty_figure, steady_figure
@@ -61,9 +61,9 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
         "escape": partial(escape_figure, basins, exits, note),
     }
     if ridge.empty or exits.empty:
-        return Report(drawn_all(drawings), [], ["No seed was measured: no number and no verdict is given."])
+        return Report(Drawings(drawings), [], ["No seed was measured: no number and no verdict is given."])
     made = [ridge_table(walks, ridge, note), basin_table(basins, exits, note)]
-    return Report(drawn_all(drawings), made, [answer(ridge)], findings(walks, ridge, basins, exits, settings))
+    return Report(Drawings(drawings), made, [answer(ridge)], findings(walks, ridge, basins, exits, settings))
 
 
 def read(tables: Tables) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:

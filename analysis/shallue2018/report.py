@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.report.report import Drawing, Report, drawn_all
+from analysis.report.report import Drawing, Drawings, Report
 from analysis.runs import Tables, counts
 from analysis.shallue2018 import figures as figures
 from analysis.shallue2018 import numbers as of
@@ -25,9 +25,9 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     return Report(drawings(found), [workload_table(found), step_table(found)], sentences(found), findings(found))
 
 
-def drawings(found: Results) -> dict[str, Drawing | str]:
+def drawings(found: Results) -> Mapping[str, Drawing | str]:
     """Return the figures by name, or the reason why one cannot be drawn."""
-    return drawn_all(
+    return Drawings(
         {
             "steps_vs_batch": lambda: _steps(found),
             "useful_batch": lambda: _useful(found),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.numbers import ABSENT, difference, mean_and_std
-from analysis.report.report import Report, TextTable, drawn_all
+from analysis.report.report import Drawings, Report, TextTable
 from analysis.runs import Tables, counts
 from analysis.smith2018 import figures as figures
 from analysis.smith2018.findings import findings
@@ -21,7 +21,7 @@ from sharpness.plots.frames import floats, records, rows_where
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     """Return the figures, the table of updates and accuracies, what the numbers show and the verdicts."""
     ended, final, phases = counts(tables), final_table(tables, settings), phase_table(tables, settings)
-    drawings = drawn_all(
+    drawings = Drawings(
         {
             "schedules": lambda: figures.schedules(tables.epochs, ended),
             "training_loss": lambda: figures.training_loss(tables.epochs, settings, ended),

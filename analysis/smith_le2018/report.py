@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio, significant
-from analysis.report.report import Report, TextTable, drawn_all
+from analysis.report.report import Drawings, Report, TextTable
 from analysis.runs import Tables, counts
 from analysis.smith_le2018 import figures as figures
 from analysis.smith_le2018 import numbers as numbers
@@ -29,7 +29,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     onset_slopes = {name: numbers.onset_slope(onset, name) for name in SWEEPS}
     best, costly = figures.Sizes(optima, "batch", slopes), figures.Sizes(onset, "onset", onset_slopes)
     ended = counts(tables)
-    drawings = drawn_all(
+    drawings = Drawings(
         {
             "accuracy_vs_batch": lambda: figures.accuracy_vs_batch(accuracies, peaks, base, ended),
             "best_batch": lambda: figures.best_batch(peaks, best, costly, ended),

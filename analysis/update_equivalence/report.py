@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference, ratio
-from analysis.report.report import Report, TextTable, drawn_all
+from analysis.report.report import Drawings, Report, TextTable
 from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
@@ -58,7 +58,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     curved, apart, noise, fell = (measured[name] for name in ("curvatures", "distances", "variances", "falls"))
     note = f"{lost(apart)}{counts(tables)}"
     names = stage_names(settings)
-    drawings = drawn_all(
+    drawings = Drawings(
         {
             "distance": lambda: distance_figure(apart, names, training["learning_rate"], CLOSE, note),
             "variance": lambda: variance_figure(noise, names, note),

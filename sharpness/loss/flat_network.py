@@ -39,6 +39,12 @@ class _Inside(nn.Module):
         return work(self.model)
 
 
+def _has_ties(model: nn.Module) -> bool:
+    """Return whether a network has a parameter or buffer under two names."""
+    kinds = (model.named_parameters, model.named_buffers)
+    return any(len(list(kind(remove_duplicate=False))) != len(list(kind())) for kind in kinds)
+
+
 class FlatNetwork:
     """A network whose trainable parameters, or those matching the globs ``selection``, are one flat vector ``w``.
 
@@ -56,7 +62,7 @@ class FlatNetwork:
         self.own_loss = False  # the network takes the targets and returns its loss
         self.training = False  # its modules, but for BatchNorm and dropout, believe that they train
         self.fixed_draw = False  # its random numbers are the same at every pass, one draw for each batch
-        self._inside, self._norms = _Inside(model), modes.batch_norms(model)
+        self._inside, self._norms, self._tied = _Inside(model), modes.batch_norms(model), _has_ties(model)
         self._check_norm()
         self.layout = Layout.of(model, selection)
         start = flatten(model, self.layout)
@@ -128,7 +134,8 @@ class FlatNetwork:
         # Buffers are cloned for each pass because BatchNorm in training mode writes to the ones it is given.
         state = self.layout.as_parameters(pieces) | self._fixed
         state |= {name: b.clone() for name, b in self._buffers.items()} if buffers is None else buffers
-        return functional_call(self._inside, {f"model.{name}": value for name, value in state.items()}, (work,))
+        held = {f"model.{name}": value for name, value in state.items()}
+        return functional_call(self._inside, held, (work,), tie_weights=self._tied)  # to look for ties takes a while
 
     def forward(self, model: nn.Module, batch: Batch) -> Any:
         """Return a network's output on one batch, of any form that :func:`sharpness.loss.calls.call` knows.

@@ -28,6 +28,7 @@ def random_states_kept(device: torch.device) -> Iterator[None]:
 
 def seed_everything(seed: int) -> None:
     """Seed the global random states."""
-    torch.manual_seed(seed)
+    # torch.manual_seed takes a trace of the stack for each kind of accelerator that is not there.
+    (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
     np.random.seed(seed % (1 << 32))  # noqa: NPY002
     random.seed(seed)
