@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 
 from tests.warm import SHIM, run_warm
 
@@ -42,12 +41,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def run_python(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str, environment: dict[str, str] | None = None, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
     """Run ``python *arguments`` from the root of the project, with the network forbidden to the data loader.
 
-    It is a process of its own that has torch and the like loaded when it begins.
+    It is a process of its own that has torch and the like loaded when it begins; several are the ranks of one program.
     """
-    return run_warm(arguments, ROOT, _variables(environment))
+    return run_warm(arguments, ROOT, _variables(environment), processes)
 
 
 def run_cold_python(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -61,36 +62,3 @@ def run_cold_python(*arguments: str, environment: dict[str, str] | None = None) 
 def _variables(environment: dict[str, str] | None) -> dict[str, str]:
     variables = {"SHARPNESS_OFFLINE": "1", "COLUMNS": "120", "PYTHONPATH": str(SHIM)}
     return dict(os.environ) | variables | (environment or {})
-
-
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Keskar study in its smoke form, run once for all test processes: ``runs``, ``figures``, ``output.txt``."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "smoke"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "output.txt").exists():
-            _run_smoke(folder)
-    return folder
-
-
-def _run_smoke(folder: Path) -> None:
-    folder.mkdir()
-    arguments = f"--preset smoke --seeds 1 --runs {folder / 'runs'} --figures {folder / 'figures'}"
-    # The README's command in this environment: -o says that the set-up of .venv is not to be made again.
-    command = [
-        "make",
-        "--no-print-directory",
-        "-o",
-        ".venv/installed",
-        "reproduce",
-        f"BIN={Path(sys.executable).parent}",
-        f"ARGS={arguments}",
-    ]
-    # Without the variables of a `make test` around it, which would speak up in the output.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    (folder / "output.txt").write_text(result.stdout)

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from sharpness.files import read_jsonl
-from tests.conftest import PATIENCE, ROOT, run_cold_python, run_python
-from tests.oracles import assert_alike
+from tests.conftest import run_cold_python, run_python
 
 COMMAND = ("-c", "from sharpness.cli import main; main()")
 RUN = """[data]
@@ -127,65 +121,3 @@ def test_help_is_there_for_every_command(arguments: list[str]) -> None:
     result = sharpness(*arguments, "--help")
     assert result.returncode == 0 and "usage: sharpness" in result.stdout
     assert sharpness("trian").returncode == 2
-
-
-@pytest.mark.study
-def test_the_study_runs_from_end_to_end(smoke: Path) -> None:
-    output = (smoke / "output.txt").read_text()
-    assert "λ_max" in output and "PyHessian" in output and "agreement" in output
-    assert re.search(r"train \d+ s, probe \d+ s, render \d+ s; \d+ s in all\s*$", output)
-    files = list((smoke / "runs").glob("*/probes.jsonl"))
-    assert len(files) == 24
-    probes = Counter(record["probe"] for path in files for record in read_jsonl(path))
-    assert probes == {
-        **dict.fromkeys(("eigenvalues", "trace", "worst_case"), 2),
-        "keskar": 24 + 2,  # the pair in random dimensions too
-        "keskar_maximum": 4,
-        "distance": 24,
-        "fisher_rao_norm": 24,
-        "interpolation": 2,
-        "pyhessian": 2,
-    }
-
-
-@pytest.mark.study
-def test_the_study_again_does_nothing_twice(smoke: Path) -> None:
-    arguments = [
-        "--preset",
-        "smoke",
-        "--seeds",
-        "1",
-        "--runs",
-        str(smoke / "runs"),
-        "--figures",
-        str(smoke / "figures"),
-    ]
-    before = {path: path.read_bytes() for path in smoke.rglob("*") if path.is_file() and path.name != ".lock"}
-    result = run_python("scripts/keskar2017.py", *arguments)
-    assert result.returncode == 0, result.stderr
-    assert "train: " not in result.stdout and "probe: " not in result.stdout
-    after = {path: path.read_bytes() for path in before}
-    assert {path for path in before if before[path] != after[path]} == set()
-
-
-@pytest.mark.slow  # that training and probes survive kills is tested by itself, too
-@pytest.mark.study
-def test_a_killed_study_goes_on_and_ends_with_the_same_records(smoke: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/keskar2017.py", "--preset", "smoke", "--seeds", "1", "--workers", "2",
-               "--runs", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for begun in ("*/x0.safetensors", "*/checkpoint-*.safetensors", "*/probes.jsonl"):  # while it trains and probes
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
-            while not list((tmp_path / "runs").glob(begun)):
-                assert process.poll() is None
-                time.sleep(0.02)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
-    assert subprocess.run(command, cwd=ROOT, env=environment, timeout=PATIENCE, check=False).returncode == 0
-    for path in sorted((smoke / "runs").glob("*/probes.jsonl")):
-        again = read_jsonl(tmp_path / "runs" / path.parent.name / "probes.jsonl")
-        ours, theirs = ({(r["probe"], json.dumps(r["knobs"])): r for r in rows} for rows in (again, read_jsonl(path)))
-        assert len(ours) == len(again)  # none doubled
-        assert ours.keys() == theirs.keys()
-        for key, record in ours.items():
-            assert_alike(record, theirs[key], rtol=0)

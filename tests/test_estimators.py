@@ -148,12 +148,13 @@ def missed(method: Method, matrix: Tensor, rtol: float, runs: int) -> int:
 MISSES = {("hutch++", "fast"): 0.10}
 
 
+@pytest.mark.parametrize("runs", [100, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SPECTRA)
-def test_intervals_at_the_stop_cover_the_trace_as_often_as_they_say(method: Method, name: str) -> None:
+def test_intervals_at_the_stop_cover_the_trace_as_often_as_they_say(method: Method, name: str, runs: int) -> None:
     rtol = {"outliers": 0.1, "power": 0.05}.get(name, 0.03)
-    allowed = stats.binom.ppf(0.999, 400, MISSES.get((method, name), 0.05))
-    assert missed(method, matrix_of(name), rtol, 400) <= allowed
+    allowed = stats.binom.ppf(0.999, runs, MISSES.get((method, name), 0.05))
+    assert missed(method, matrix_of(name), rtol, runs) <= allowed
 
 
 def test_stopping_at_the_first_narrow_interval_would_not_cover() -> None:

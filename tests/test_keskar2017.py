@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from sharpness.runs.networks import load_run_data
 from sharpness.training import check_config, schedules, train
 from sharpness.training.checks import examples_of
 from tests.keskar2017_cases import CELLS, SETTINGS, Plant, main, phi_as_in_the_paper, planted
-from tests.study_cases import first_steps, left_to_do, script, site
+from tests.study_cases import first_steps, script, site
 
 measure: Any = script("measures.keskar2017")
 arms: Any = script("grids.keskar2017")
@@ -306,32 +305,3 @@ def test_the_papers_networks_make_their_first_steps(tmp_path: Path) -> None:
     cells = [c for c in main.cells_of(main.PRESETS["paper"], 1) if c.config.model.name in ("f1", "c1")]
     small = [c for c in cells if c.config.training.batch_size == 256 and c.labels["arm"] == "base"]
     assert {m["status"] for m in first_steps(small, tmp_path)} == {"finished"}
-
-
-# --- the script ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.study
-def test_the_smoke_form_shows_every_figure_table_and_verdict(smoke: Path) -> None:
-    out = smoke / "figures" / "smoke-1-seeds"
-    figures = [
-        "training_curves",
-        "pairs",
-        "line_narrow_f1",
-        "accuracy_vs_sharpness",
-        "sketch",
-        "accuracy_curves",
-        "arc_narrow_f1",
-    ]
-    figures += ["batch_size", "warm_start", "along_training", "remedies", "critics", "conditions"]
-    tables = ["pairs_table", "table2_accuracies", "table3_sharpness", "table4_subspace"]
-    tables += ["remedies_table", "critics_table"]
-    written = {f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png", "csv", "json")}
-    written |= {f"{name}.{suffix}" for name in tables for suffix in ("md", "tex", "csv", "json")}
-    assert {path.name for path in out.iterdir()} == {*written, "findings.json", "runs.csv"}
-    found = json.loads((out / "findings.json").read_text())
-    assert {each["figure"] for each in found} <= {*figures, *tables}
-    assert found[-1]["number"] == "not run" and "TIMIT is licensed" in found[-1]["why"]
-    assert left_to_do("keskar2017", smoke) == []
-    runs = pd.read_csv(out / "runs.csv")
-    assert set(runs["status"]) == {"finished"} and len(runs) == 24

@@ -16,11 +16,15 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import types
 import warnings
+from collections.abc import Sequence
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,13 @@ SHIM = Path(__file__).parent / "shim"
 LIBRARIES = ("torch._dynamo", "scipy.optimize", "scipy.stats", "matplotlib.pyplot", "seaborn", "rich.progress", "tyro")
 
 
-def run_warm(arguments: tuple[str, ...], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run ``python *arguments`` from a folder in a fork of the warm Python, which the first call starts."""
+def run_warm(
+    arguments: tuple[str, ...], folder: Path, environment: dict[str, str], processes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python *arguments`` from a folder in a fork of the warm Python, which the first call starts.
+
+    Several ``processes`` are the ranks of one program, as of torchrun.
+    """
     python = _python(folder)
     assert python.stdin is not None and python.stdout is not None
     with tempfile.TemporaryDirectory() as place:
@@ -37,6 +46,7 @@ def run_warm(arguments: tuple[str, ...], folder: Path, environment: dict[str, st
         for file in output:
             file.touch()
         request = {"arguments": arguments, "environment": environment, "output": list(map(str, output))}
+        request |= {"processes": processes}
         try:
             print(json.dumps(request), file=python.stdin, flush=True)
             code = int(python.stdout.readline())
@@ -66,16 +76,43 @@ def serve() -> None:
     fork = multiprocessing.get_context("fork")
     gc.freeze()  # the libraries stay shared with the forks, which would copy them to look for garbage
     for line in sys.stdin:
-        program = fork.Process(target=become, args=(json.loads(line),))
-        program.start()
-        program.join()
-        print(program.exitcode, flush=True)
+        request = json.loads(line)
+        variables = of_ranks(request["processes"]) if request["processes"] > 1 else [{}]
+        requests = [request | {"environment": request["environment"] | each} for each in variables]
+        programs = [fork.Process(target=become, args=(each,)) for each in requests]
+        for program in programs:
+            program.start()
+        print(joined(programs), flush=True)
+
+
+def of_ranks(number: int) -> list[dict[str, str]]:
+    """Return the variables by which torchrun tells the processes of a program of each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    shared |= {"TORCHELASTIC_RUN_ID": "none"} | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(number))
+    return [shared | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(number)]
+
+
+def joined(programs: Sequence[BaseProcess]) -> int:
+    """Return 0 when all have ended well, or the first other exit code, which ends the rest."""
+    running = {program.sentinel: program for program in programs}
+    while running:
+        ended = [running.pop(sentinel) for sentinel in connection.wait(list(running)) if isinstance(sentinel, int)]
+        for program in ended:
+            program.join()
+        if failed := [program.exitcode for program in ended if program.exitcode]:
+            for program in running.values():
+                program.kill()
+                program.join()
+            return failed[0]
+    return 0
 
 
 def become(request: dict[str, Any]) -> None:
     """Run a program in this process, as ``python *arguments`` would, with its output in files."""
     for number, file in enumerate(request["output"], 1):
-        os.dup2(os.open(file, os.O_WRONLY), number)
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(request["environment"])
     kind, *arguments = request["arguments"]
