@@ -3,7 +3,8 @@
 Trains one network for one number of epochs with schedules of one noise scale: the rate divided by 5 at three
 milestones, or the batch multiplied by 5, or first the one and then the other; with momentum, Nesterov's momentum, plain
 SGD and Adam. Their curves against epochs are to coincide while the updates fall. Then with a larger rate and batch from
-the start, and a larger momentum, and, as a control, with neither decay nor growth.
+the start, and a larger momentum, and, as controls, with neither decay nor growth and with a batch that grows by 2 or by
+25 instead of 5: were any annealing as good, their curves would coincide as well.
 
 What to expect, on two CPU cores:
 
@@ -37,6 +38,8 @@ class Arm:
     rate_times: float = 1.0
     batch_times: int = 1
     momentum: float | None = None
+    factor: float | None = None
+    """By what the batch grows, where it is not the factor of the other schedules."""
 
 
 ARMS = {
@@ -46,8 +49,12 @@ ARMS = {
     "constant": Arm(),
     "larger rate": Arm(grow_at=(0, 1, 2), rate_times=5, batch_times=5),
     "larger momentum": Arm(grow_at=(0, 1, 2), rate_times=5, batch_times=25, momentum=0.98),
+    "batch x2": Arm(grow_at=(0, 1, 2), factor=2.0),
+    "batch x25": Arm(grow_at=(0, 1, 2), factor=25.0),
 }
-"""All have one noise scale: a momentum of 0.98 instead of 0.9 goes with a batch five times as large."""
+"""The first six have one noise scale, but for the constant one: a momentum of 0.98 instead of 0.9 goes with a batch
+five times as large. In the last two the noise falls too slowly and too fast, so that what any annealing does is seen.
+"""
 EVERY_OPTIMIZER = ("decaying", "hybrid", "increasing")
 
 
@@ -138,7 +145,8 @@ def config_of(preset: Preset, arm: Arm, optimizer: str, seed: int) -> RunConfig:
     )
     decay, grow = (tuple(preset.milestones[at] for at in places) for places in (arm.decay_at, arm.grow_at))
     schedule = ScheduleConfig(kind="steps", milestones=decay, factor=1 / preset.factor) if decay else ScheduleConfig()
-    steps = BatchConfig(kind="steps", milestones=grow, factor=preset.factor, largest=preset.largest)
+    factor = preset.factor if arm.factor is None else arm.factor
+    steps = BatchConfig(kind="steps", milestones=grow, factor=factor, largest=preset.largest)
     return replace(preset.base, training=training, schedule=schedule, batch=steps if grow else BatchConfig())
 
 

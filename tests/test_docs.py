@@ -128,7 +128,7 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
 
 
 def test_the_two_commands_are_targets_that_the_tests_run() -> None:
-    # `make test` runs this file; `make reproduce` is how test_keskar2017_smoke.py runs the study, with a smaller preset.
+    # `make test` runs this file; test_keskar2017_smoke.py runs `make reproduce`, with a smaller preset.
     makes = [command for command in commands() if command.startswith("make")]
     assert makes == ["make reproduce", "make test"]
     assert set(commands()) == {*makes, *(c for c in commands() if c.startswith("sharpness "))}

@@ -65,7 +65,10 @@ def planted(
     return Tables(table, pd.DataFrame(epochs), pd.DataFrame(), pd.DataFrame(), {})
 
 
-ALIKE: dict[str, Any] = {"loss": {"constant": 0.3}, "accuracy": {"larger momentum": -0.01}}
+ALIKE: dict[str, Any] = {
+    "loss": {"constant": 0.3, "batch x2": 0.1, "batch x25": -0.1},
+    "accuracy": {"larger momentum": -0.01},
+}
 
 
 def verdicts(tables: Tables) -> dict[str, str]:
@@ -111,6 +114,9 @@ def test_the_schedules_have_one_noise_scale_at_every_epoch(name: str) -> None:
     # 0.98 keeps the scale too until its batch is the largest from the first milestone on, as the rate then falls.
     assert scales("larger momentum") == pytest.approx(scales("decaying"))
     assert scales("constant") == pytest.approx([scales("decaying")[0]] * base.epochs)
+    # By the end 8 and 15,625 times less noise instead of 125.
+    slow, right, fast = (scales(arm)[-1] / scales(arm)[0] for arm in ("batch x2", "decaying", "batch x25"))
+    assert (slow, right, fast) == pytest.approx((1 / 8, 1 / 125, 25**-3.0))
 
 
 COINCIDE = "A decaying rate and a growing batch have one training loss against epochs, over the optimisers"
@@ -119,7 +125,7 @@ EQUAL = "Test accuracy is the same whether the rate decays or the batch grows, o
 
 def test_planted_agreement_is_found_and_planted_differences_flip_the_verdicts() -> None:
     same = verdicts(planted(**ALIKE))
-    assert set(same.values()) == {"reproduced"} and len(same) == 6, same
+    assert set(same.values()) == {"reproduced"} and len(same) == 8, same
     apart = verdicts(
         planted(loss={"increasing": 0.1, "constant": 0.0}, accuracy={"increasing": -0.02, "larger rate": 0.02})
     )
@@ -172,7 +178,7 @@ def test_updates_that_are_not_the_planned_ones_are_said() -> None:
     tables = planted(**ALIKE)
     off = tables.runs["step"] + (tables.runs["arm"] == "hybrid") * 1
     tables = Tables(tables.runs.assign(step=off), tables.epochs, tables.tracked, tables.probes, {})
-    assert "The updates of 11 of 15 schedules are as planned." in study.report(tables, SETTINGS).sentences
+    assert "The updates of 13 of 17 schedules are as planned." in study.report(tables, SETTINGS).sentences
 
 
 def test_without_runs_nothing_is_drawn_and_nothing_judged() -> None:
@@ -195,7 +201,7 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     cells = main.cells_of(main.PRESETS["paper"], 1)
     for cell in cells:
         check_config(cell.config)
-    assert len(cells) == 6 + 3 * 3
+    assert len(cells) == 8 + 3 * 3
     # Eight images and ghost batches of eight: a step with 128 takes seconds, for each of the four optimisers.
     manifests = first_steps([small(cell) for cell in cells if cell.labels["arm"] == "decaying"], tmp_path)
     assert len(manifests) == 4 and all(each["status"] == "finished" and each["step"] == 1 for each in manifests)
@@ -204,9 +210,9 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
 @pytest.mark.study
 def test_the_script_runs_writes_everything_and_does_nothing_twice(tmp_path: Path) -> None:
     out, _ = smoke_once("smith2018", tmp_path)
-    names = ("schedules", "training_loss", "test_accuracy", "fewer_updates", "updates")
+    names = ("schedules", "training_loss", "test_accuracy", "controls", "fewer_updates", "updates")
     assert {f"{name}.csv" for name in names} | {"updates.tex", "runs.csv"} <= {path.name for path in out.iterdir()}
     findings = json.loads((out / "findings.json").read_text())
-    assert len(findings) == 2 + 4
+    assert len(findings) == 2 + 6
     table = pd.read_csv(out / "updates.csv")
     assert list(table["updates"]) == list(table["planned"])

@@ -16,7 +16,7 @@ from analysis.smith2018.numbers import chosen
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.seeds import runs_and_means
-from sharpness.plots.style import FULL, LOOKS, Look, new_figure
+from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 
 LABELS = {
     "decaying": "decaying rate",
@@ -25,8 +25,11 @@ LABELS = {
     "constant": "neither (control)",
     "larger rate": "larger rate and batch",
     "larger momentum": "larger momentum too",
+    "batch x2": "batch grows by 2",
+    "batch x25": "batch grows by 25",
 }
 COINCIDE = ("decaying", "hybrid", "increasing")
+CONTROLS = ("decaying", "increasing", "batch x2", "batch x25")
 FEWER = ("decaying", "increasing", "larger rate", "larger momentum")
 MEANS = "Thick: mean over the finished runs; thin: each run; a diverged run ends in a cross."
 
@@ -75,6 +78,36 @@ def training_loss(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str)
     caption = (
         "Training loss with momentum, mean over an epoch's examples as the weights move, against epochs (left; dotted: "
         f"the milestones) and updates (right). {MEANS} {ended}"
+    )
+    return Drawing(figure, numbers, caption)
+
+
+def controls(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str) -> Drawing | str:
+    """Draw the training loss with momentum where the noise falls as in the original, too slowly and too fast.
+
+    As a factor of the original's at the same epoch, from the first milestone on.
+    """
+    rows = _shown(epochs, "momentum", CONTROLS)
+    rows = chosen(rows, floats(rows, "epoch") >= settings["milestones"][0])
+    original = floats(rows_where(rows, arm="decaying", status="finished"), "train_loss")
+    if not len(original) or not np.isfinite(original).all():
+        return "no run with a decaying rate has a training loss"
+    numbers = _with_means(rows, "train_loss")
+    means = rows_where(numbers, line="mean", arm="decaying")
+    level = dict(zip(floats(means, "epoch"), floats(means, "train_loss"), strict=True))
+    factors = floats(numbers, "train_loss") / [level.get(epoch, np.nan) for epoch in floats(numbers, "epoch")]
+    numbers = numbers.assign(factor=factors)
+    figure, axes = new_figure(COLUMN, 2.6)
+    ax = axes[0, 0]
+    runs_and_means(ax, numbers, "epoch", "factor", "arm", _looks(CONTROLS))
+    log_axis(ax.yaxis, factors)
+    _milestones(ax, settings)
+    ax.set(xlabel="Epoch", ylabel="Training loss\n(times that of a decaying rate)")
+    _legend(ax, CONTROLS, columns=2)
+    caption = (
+        "Training loss with momentum, as a factor of its mean under a decaying rate at the same epoch: the batch grows "
+        "by 5 at each milestone (dotted), as much as the rate falls, or by 2, or by 25. "
+        f"{MEANS} {ended}"
     )
     return Drawing(figure, numbers, caption)
 
@@ -167,14 +200,15 @@ def _milestones(ax: Axes, settings: Mapping[str, Any]) -> None:
 
 
 def _looks(arms: Sequence[str]) -> dict[str, Look]:
-    """Return how the schedules of one figure look: the same in all, but that no figure has all six."""
+    """Return how the schedules of one figure look: the same in all, but that no figure has all of them."""
     numbers = {"decaying": 0, "hybrid": 1, "increasing": 2, "constant": 3, "larger rate": 1, "larger momentum": 3}
+    numbers |= {"batch x2": 1, "batch x25": 3}
     return {arm: LOOKS[numbers[arm]] for arm in arms}
 
 
-def _legend(ax: Axes, arms: Sequence[str], markers: bool = True) -> None:
+def _legend(ax: Axes, arms: Sequence[str], markers: bool = True, columns: int | None = None) -> None:
     hidden = {} if markers else {"marker": ""}
     handles = [look.handle(LABELS[arm], **hidden) for arm, look in _looks(arms).items()]
     figure = ax.get_figure(root=True)
     if figure is not None:
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=2.6)
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns or len(handles), handlelength=2.6)

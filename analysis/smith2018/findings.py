@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.report.findings import Finding, over_all, variants, with_variants
 from analysis.report.numbers import ABSENT, difference, ratio
 from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
-from analysis.smith2018.numbers import CONTROL, EQUAL_NOISE, ORIGINAL
+from analysis.smith2018.numbers import CONTROL, EQUAL_NOISE, MISMATCHED, ORIGINAL
 from analysis.statistics.intervals import Interval
 from analysis.statistics.settings import over_settings
 from sharpness.plots.frames import records, rows_where
@@ -36,7 +36,8 @@ def findings(final: pd.DataFrame, phases: pd.DataFrame, settings: Mapping[str, A
     """
     setting, optimizers = setting_of(settings), list(settings["rates"])
     found = [_losses(phases, optimizers, setting), _accuracies(final, optimizers, setting)]
-    found += [_control(phases, setting), _updates(final, setting), _larger_rate(final, setting)]
+    found += [_control(phases, setting), *_mismatched(phases, setting), _updates(final, setting)]
+    found.append(_larger_rate(final, setting))
     return [*found, _larger_momentum(final, setting)]
 
 
@@ -125,6 +126,21 @@ def _control(phases: pd.DataFrame, setting: str) -> Finding:
     rows = records(rows_where(phases, optimizer="momentum", arm=CONTROL))
     share = _share(phases, "momentum", CONTROL, max(map(_phase, rows), default=None))
     return Finding(claim, setting, "training_loss", _text(share), *judge_within(share, BEYOND))
+
+
+def _mismatched(phases: pd.DataFrame, setting: str) -> Iterator[Finding]:
+    """Judge whether a batch that grows by the wrong factor misses the curve, on either side of it."""
+    for arm, factor in zip(MISMATCHED, (2, 25), strict=True):
+        claim = f"Not any annealing will do: with a batch that grows by {factor} the training loss leaves the curve"
+        share = _share(phases, "momentum", arm)
+        yield Finding(claim, setting, "controls", _text(share), *judge_within(_size_of(share), BEYOND))
+
+
+def _size_of(share: Interval) -> Interval:
+    """Return a difference that is below 0 as one above."""
+    if share.value is None or share.value >= 0 or share.lower is None or share.upper is None:
+        return share
+    return replace(share, value=-share.value, lower=-share.upper, upper=-share.lower)
 
 
 def _one(final: pd.DataFrame, arm: str) -> dict[str, Any]:

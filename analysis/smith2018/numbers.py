@@ -19,6 +19,8 @@ ORIGINAL = "decaying"
 EQUAL_NOISE = ("hybrid", "increasing")
 """The schedules whose curves are to coincide with the original's."""
 CONTROL = "constant"
+MISMATCHED = ("batch x2", "batch x25")
+"""Schedules whose noise falls too slowly and too fast."""
 FINAL = ("train_loss", "test_accuracy")
 PHASES = ("optimizer", "arm", "after", "until", "fall", "difference", "lower", "upper", "n", "reason")
 
@@ -36,9 +38,10 @@ def planned_updates(arm: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     base = settings["base"]
     first = base["training"]["batch_size"] * arm["batch_times"]
     milestones = [settings["milestones"][at] for at in arm["grow_at"]]
+    factor = arm.get("factor") or settings["factor"]
     total = 0
     for epoch in range(base["training"]["epochs"]):
-        asked = round(first * settings["factor"] ** sum(epoch >= milestone for milestone in milestones))
+        asked = round(first * factor ** sum(epoch >= milestone for milestone in milestones))
         size = min(asked, max(first, settings["largest"])) if milestones else first
         total += math.ceil(base["data"]["num_train"] / size)
     return total
@@ -119,7 +122,7 @@ def phase_table(tables: Tables, settings: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
     for optimizer in settings["rates"]:
         fall = fall_of(tables, optimizer, settings)
-        for arm in (*EQUAL_NOISE, CONTROL):
+        for arm in (*EQUAL_NOISE, CONTROL, *MISMATCHED):
             for first, last in phases:
                 sides = [_phase(_logged(tables, optimizer, name), first, last) for name in (ORIGINAL, arm)]
                 found = difference_by_seed(*sides)
