@@ -104,6 +104,11 @@ QUESTIONS = (
             ("smith_le2018", "has a peak at a batch size", "The peak of test accuracy rises over the ends by {}"),
             ("smith_le2018", "proportional to the learning rate", "The best batch goes with eta to the power of {}"),
             ("smith_le2018", "proportional to the number of training images", "It goes with N to the power of {}"),
+            (
+                "smith_le2018",
+                "On a network SGD and its equation agree",
+                "SGD's late training loss over that of its differential equation is {} at small rates",
+            ),
         ),
     ),
     Question(

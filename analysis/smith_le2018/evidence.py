@@ -18,9 +18,9 @@ from analysis.report.report import Drawing, TextTable
 from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.statistics.intervals import Interval, paired_difference, summarise
 from analysis.statistics.rank_correlation import kendall_tau
-from sharpness.plots.axes import asinh_axis, log_axis
+from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
-from sharpness.plots.style import ACCURACY_COLOR, FULL, LOSS_COLOR, Line, new_figure
+from sharpness.plots.style import ACCURACY_COLOR, COLUMN, LOSS_COLOR, Line, new_figure
 
 SWEPT = ("labels", "draw", "strength", "log_evidence_ratio", "test_loss", "train_accuracy", "test_accuracy")
 MINIMA = ("labels", "draw", "best_evidence_at", "lowest_loss_at", "decades_apart", "tau", "lowest_ratio", "gain")
@@ -125,38 +125,57 @@ def _times(lowest: pd.DataFrame) -> str:
 
 
 def draw_evidence(swept: pd.DataFrame, ended: str) -> Drawing | str:
-    """Draw accuracies (top), test loss and log evidence ratio (bottom) against the L2 strength, for both labels."""
+    """Draw accuracies, test loss and log evidence ratio against the L2 strength, for both kinds of labels."""
     if swept.empty:
         return "no sweep of the evidence was measured"
-    figure, axes = new_figure(FULL, 4.0, 2, 2)
+    figure, axes = new_figure(COLUMN, 4.6, 3, 2)
     percent = swept.assign(**{f"{name} (%)": 100 * floats(swept, f"{name}_accuracy") for name in ("train", "test")})
     for column, (labels, rows) in enumerate(groups(percent, "labels")):
-        top, bottom = axes[:, column]
-        for name, line in (("train", "-"), ("test", "--")):
-            _draws(top, rows, f"{name} (%)", LOSS_COLOR, line)
-        top.set(ylabel="Accuracy (%)", ylim=(38, 104), title=f"{labels} labels")
-        bottom.set(xlabel=r"L2 strength $\lambda$", ylabel="Test cross-entropy (nats)")
-        _draws(bottom, rows, "test_loss", LOSS_COLOR, "--")
-        log_axis(bottom.yaxis, floats(percent, "test_loss"))
-        _ratio(bottom.twinx(), rows, floats(percent, "log_evidence_ratio"))
-        for ax in (top, bottom):
+        top, middle, bottom = axes[:, column]
+        _draws(top, rows, "train (%)", LOSS_COLOR, "-")
+        _draws(top, rows, "test (%)", LOSS_COLOR, "--")
+        _draws(middle, rows, "test_loss", LOSS_COLOR, "--")
+        _draws(bottom, rows, "log_evidence_ratio", ACCURACY_COLOR, "-")
+        bottom.axhline(0, color="0.3", linewidth=0.5)
+        top.set(ylim=(38, 104), title=f"{NAMES.get(labels, labels)} labels")
+        log_axis(middle.yaxis, floats(percent, "test_loss"))
+        _around_minimum(bottom, floats(rows, "log_evidence_ratio"))
+        bottom.set_xlabel(r"L2 strength $\lambda$")
+        for ax in (top, middle, bottom):
             log_axis(ax.xaxis, floats(percent, "strength"), padding=1.2)
-    handles = [Line2D([], [], color=LOSS_COLOR, linestyle=line, label=name) for name, line in _LINES.items()]
-    handles.append(Line2D([], [], color=ACCURACY_COLOR, linestyle="-", label="log evidence ratio"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+            ax.tick_params(labelbottom=ax is bottom)
+    for ax, name in zip(axes[:, 0], ("Accuracy (%)", "Test loss (nats)", "Log evidence\nratio (nats)"), strict=True):
+        ax.set_ylabel(name)
+    figure.legend(handles=_handles(), loc="outside upper center", ncols=2)
     draws = len(set(swept["draw"]))
     caption = (
         "Logistic regression with true (left) and random labels (right) against the strength of its L2 term. Top: "
-        "accuracy. Bottom: cross-entropy over the test images (left axis, log) and log evidence ratio (right axis, "
-        "linear near 0): cost plus Occam term minus those of a model that gives each class 1/2; below 0, the thin "
-        "line, the evidence is better than that model's. Exact eigenvalues of the Hessian, float64. Thick: mean over "
-        f"{draws} draw{'s' if draws > 1 else ''} of the training images and random labels; thin: each draw. Dots: each "
-        f"draw's minimum. The draws read no run of the study. {ended}"
+        "accuracy. Middle: cross-entropy over the test images (log). Bottom: log evidence ratio around its minimum, "
+        "each panel on its own linear scale: cost plus Occam term minus those of a model that gives each class 1/2; "
+        "below 0, the thin line, the evidence is better than that model's. Exact eigenvalues of the Hessian, float64. "
+        f"Thick: mean over {draws} draw{'s' if draws > 1 else ''} of the training images and random labels; thin: each "
+        f"draw. Dots: each draw's minimum. The draws read no run of the study. {ended}"
     )
     return Drawing(figure, swept, caption)
 
 
-_LINES: dict[str, Line] = {"training images": "-", "test images": "--"}
+NAMES = {"informative": "true"}
+ROOM = 0.6
+"""Above the minimum of the evidence so many times its depth below 0 are shown, and what is beyond is cut."""
+LEAST_DEPTH = 10.0
+"""Nats that count as the depth where the evidence is hardly below 0."""
+
+
+def _around_minimum(ax: Axes, values: np.ndarray) -> None:
+    low = float(np.min(values))
+    depth = max(-low, LEAST_DEPTH)
+    ax.set_ylim(low - 0.1 * depth, low + ROOM * depth)
+
+
+def _handles() -> list[Line2D]:
+    lines: dict[str, Line] = {"training images": "-", "test images": "--"}
+    handles = [Line2D([], [], color=LOSS_COLOR, linestyle=line, label=name) for name, line in lines.items()]
+    return [*handles, Line2D([], [], color=ACCURACY_COLOR, linestyle="-", label="evidence")]
 
 
 def _draws(ax: Axes, rows: pd.DataFrame, name: str, color: str, line: str) -> None:
@@ -171,16 +190,6 @@ def _draws(ax: Axes, rows: pd.DataFrame, name: str, color: str, line: str) -> No
     strengths = groups(rows, "strength")
     means = [float(np.mean(floats(each, name))) for _, each in strengths]
     ax.plot([strength for strength, _ in strengths], means, color=color, linestyle=line)
-
-
-def _ratio(ax: Axes, rows: pd.DataFrame, values: np.ndarray) -> None:
-    _draws(ax, rows, "log_evidence_ratio", ACCURACY_COLOR, "-")
-    asinh_axis(ax.yaxis, values, 1.0)
-    ax.axhline(0, color=ACCURACY_COLOR, linewidth=0.5)
-    ax.grid(False)
-    ax.spines["right"].set_visible(True)
-    ax.set_ylabel("Log evidence ratio (nats)", color=ACCURACY_COLOR)
-    ax.tick_params(axis="y", colors=ACCURACY_COLOR)
 
 
 def evidence_text(lowest: pd.DataFrame, ended: str) -> TextTable:

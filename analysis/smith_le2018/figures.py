@@ -1,58 +1,52 @@
-"""The figures of Smith & Le (2018), section 5: accuracy against batch size, and the best batch sizes."""
+"""The figures of Smith & Le (2018), section 5: what noise gains against batch size, and the best batch sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from analysis.report.numbers import difference
 from analysis.report.report import Drawing
-from analysis.smith_le2018.numbers import COSTS
 from analysis.statistics.intervals import Interval
-from sharpness.plots.axes import log_axis
-from sharpness.plots.frames import floats, groups, rows_where
-from sharpness.plots.style import FULL, new_figure, shades
+from sharpness.plots.axes import fixed_ticks, log_axis
+from sharpness.plots.frames import floats, groups, rows_if, rows_where
+from sharpness.plots.style import COLUMN, LOOKS, new_figure, shades
 
-LABELS = {
-    "learning_rate": r"Learning rate $\epsilon$",
-    "num_train": r"Training images $N$",
-    "momentum": r"$1/(1-m)$, $m$ the momentum",
-}
+SHORT = {"learning_rate": r"$\epsilon$", "num_train": r"$N$", "momentum": r"$1/(1-m)$"}
 LEGENDS = {"learning_rate": r"$\epsilon$ = {:g}", "num_train": r"$N$ = {:g}", "momentum": r"$m$ = {:g}"}
-SHOWN = 12
-"""Percentage points below the best accuracy that are shown: curves fall far below, and the peak is flat."""
+LOWEST = -6.0
+"""Percentage points under the full batch that are shown: curves fall far below where noise lets nothing be learned."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def accuracy_vs_batch(
-    accuracies: pd.DataFrame, peaks: pd.DataFrame, base: Mapping[str, Any], ended: str
-) -> Drawing | str:
-    """Draw mean test accuracy against batch size, one panel for each thing varied; stars at the fitted peaks."""
-    if not np.isfinite(floats(accuracies, "mean")).any():
-        return "no finished run was measured"
-    figure, axes = new_figure(FULL, 2.75, 1, len(LABELS))
+def accuracy_vs_batch(table: pd.DataFrame, peaks: pd.DataFrame, base: Mapping[str, Any], ended: str) -> Drawing | str:
+    """Draw what noise gains over the full batch against batch size, a panel for each thing varied; stars at peaks."""
+    if not np.isfinite(floats(table, "gain")).any():
+        return "no network was measured beside its full batch"
+    figure, axes = new_figure(COLUMN, 6.4, len(SHORT), 1)
+    top = float(np.nanmax(floats(table, "upper"))) if np.isfinite(floats(table, "upper")).any() else 1.0
     parts = []
-    for ax, name in zip(axes[0], LABELS, strict=True):
+    for ax, name in zip(axes[:, 0], SHORT, strict=True):
         others = {key: value for key, value in base.items() if key != name}
-        shown = rows_where(accuracies, **others).assign(varied=name)
+        shown = rows_where(table, **others).assign(varied=name)
         parts.append(shown)
-        log_axis(ax.xaxis, floats(accuracies, "batch_size"))
+        log_axis(ax.xaxis, floats(table, "batch_size"))
         _curves(ax, shown, name, rows_where(peaks, varied=name))
-        top = np.nanmax(floats(accuracies, "mean"))
-        low = max(np.nanmin(floats(shown, "mean")) - 0.5, top - SHOWN)
-        ax.set(xlabel="Batch size $B$", ylabel="Test accuracy (%)", ylim=(low, top + 1))
+        ax.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
+        ax.set(xlabel="Batch size $B$", ylabel="Gain over\nfull batch (pp)", ylim=(LOWEST, top + 0.5))
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, handlelength=1.2, columnspacing=0.8)
     fixed = r"$\epsilon$ = {learning_rate:g}, $N$ = {num_train:g}, $m$ = {momentum:g}".format(**base)
     caption = (
-        "Accuracy over the test images after a fixed number of updates against the batch size, for several learning "
-        f"rates (left), numbers of training images (middle) and momenta (right); what is not varied is {fixed}. Mean "
-        "over the finished runs, bars one sample standard deviation over seeds; a batch at which a run did not finish "
-        "has a hollow mark. Stars: the vertex of a parabola in log B around the best batch, where there is a peak "
-        f"inside the grid. The axes end {SHOWN} points below the best accuracy of all at most. {ended}"
+        "Test accuracy after a fixed number of updates less that of the full batch of the same seed, in percentage "
+        "points, against the batch size, for several learning rates (top), numbers of training images (middle) and "
+        f"momenta (bottom); what is not varied is {fixed}. Mean over seeds with 95 % intervals. Stars: the best batch "
+        "size, the vertex of a parabola in log B around the best mean accuracy, where there is a peak inside the grid. "
+        f"The axes end {-LOWEST:g} points under the full batch. {ended}"
     )
     return Drawing(figure, pd.concat(parts, ignore_index=True), caption)
 
@@ -62,83 +56,49 @@ def _curves(ax: Axes, shown: pd.DataFrame, name: str, peaks: pd.DataFrame) -> No
     colors = shades(value for value, _ in values)
     for (value, rows), marker in zip(values, MARKERS, strict=False):
         color = colors[value]
-        rows = rows_where(rows.assign(drawn=np.isfinite(floats(rows, "mean"))), drawn=True)
-        x, y, bars = floats(rows, "batch_size"), floats(rows, "mean"), np.nan_to_num(floats(rows, "std"))
-        label = LEGENDS[name].format(value)
-        ax.errorbar(x, y, bars, color=color, marker=marker, markersize=3, elinewidth=0.7, linewidth=1, label=label)
-        lost = floats(rows, "diverged") + floats(rows, "missing") > 0
-        ax.plot(x[lost], y[lost], linestyle="", marker=marker, markersize=3, color=color, markerfacecolor="white")
-        peak = rows_where(peaks, value=value, found=True)
-        for best in floats(peak, "batch"):
+        rows = rows_if(rows, np.isfinite(floats(rows, "gain")))
+        x, y = floats(rows, "batch_size"), floats(rows, "gain")
+        bars = np.nan_to_num(np.stack([y - floats(rows, "lower"), floats(rows, "upper") - y]))
+        style = {"color": color, "marker": marker, "markersize": 3, "linewidth": 0.9, "elinewidth": 0.5}
+        ax.errorbar(x, y, bars, label=LEGENDS[name].format(value), **style)
+        for best in floats(rows_where(peaks, value=value, found=True), "batch"):
             height = np.interp(np.log(best), np.log(x), y)
-            ax.plot(best, height, marker="*", markersize=8, color=color, markeredgecolor="white", zorder=5)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1.8, columnspacing=1.2)
+            ax.plot(best, height, marker="*", markersize=9, color=color, markeredgecolor="white", zorder=5)
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Batch sizes against what they are to be proportional to: each seed's, and the slope by sweep."""
-
-    by_seed: pd.DataFrame
-    column: str
-    slopes: Mapping[str, Interval]
-
-
-def best_batch(peaks: pd.DataFrame, best: Sizes, onset: Sizes, ended: str) -> Drawing | str:
-    """Draw the best batch size and the one that costs a little against what they are to be proportional to."""
+def best_batch(peaks: pd.DataFrame, slopes: Mapping[str, Interval], ended: str) -> Drawing | str:
+    """Draw the best batch sizes against what they are to be proportional to, in multiples of the base setting."""
     found = rows_where(peaks, found=True)
-    if found.empty and onset.by_seed.empty:
-        return "no setting has a peak inside the grid of batch sizes, nor a batch that costs too much"
-    figure, axes = new_figure(FULL, 2.9, 1, len(LABELS))
-    heights = [floats(found, name) for name in ("batch", "lower", "upper")]
-    heights += [floats(each.by_seed, each.column) for each in (best, onset)]
-    colors = shades(("best", "costs"), 0.425)
-    for ax, name in zip(axes[0], LABELS, strict=True):
-        every, rows = rows_where(peaks, varied=name), rows_where(found, varied=name)
-        x, y = floats(rows, "x"), floats(rows, "batch")
-        log_axis(ax.xaxis, floats(every, "x"))
-        log_axis(ax.yaxis, np.concatenate(heights), padding=1.6)
-        for each, color in zip((best, onset), colors.values(), strict=True):
-            own = rows_where(each.by_seed, varied=name)
-            ax.plot(floats(own, "x"), floats(own, each.column), linestyle="", marker=".", markersize=3, color=color)
-        bars = np.stack([y - floats(rows, "lower"), floats(rows, "upper") - y])
-        ax.errorbar(x, y, bars, color=colors["best"], marker="o", linestyle="", capsize=2, elinewidth=1, label="best")
-        means = log_means(rows_where(onset.by_seed, varied=name), onset.column)
-        ax.plot(*means, color=colors["costs"], marker="^", linestyle="", label=f"costs {COSTS:g} points")
-        _lines(ax, x, y, best.slopes[name], colors["best"])
-        _lines(ax, *means, onset.slopes[name], colors["costs"])
-        ax.set(xlabel=LABELS[name], ylabel="Batch size $B$")
-        share = f"peak in {len(rows)} of {len(every)}"
-        text = f"best: {_slope_text(best.slopes[name])}, {share}\n{COSTS:g} points: {_slope_text(onset.slopes[name])}"
-        ax.set_title(text.replace("-", "\N{MINUS SIGN}"), fontsize="small")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    caption = (
-        "Best batch size (stars of the accuracy against the batch size) with its 95 % bootstrap interval over seeds, "
-        "at the settings that have a peak inside the grid; and, no claim of the paper's, the batch size below which "
-        f"the accuracy lies more than {COSTS:g} points under its best, geometric mean over seeds. Dots: each seed's "
-        "own. Solid: fitted power laws, their slopes in the titles with 95 % bootstrap intervals over seeds; dashed: "
-        f"slope 1. A slope needs settings with a value of their own: of the best batch only those with a peak. {ended}"
-    )
-    numbers = pd.concat([found.assign(size="best"), onset.by_seed.assign(size="costs")], ignore_index=True)
-    return Drawing(figure, numbers, caption)
-
-
-def log_means(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return each x and the geometric mean of a column there."""
-    x = np.unique(floats(rows, "x"))
-    return x, np.array([np.exp(np.mean(np.log(floats(rows_where(rows, x=value), column)))) for value in x])
-
-
-def _slope_text(slope: Interval) -> str:
-    return "no slope" if slope.value is None else difference(slope)
-
-
-def _lines(ax: Axes, x: np.ndarray, y: np.ndarray, slope: Interval, color: Any) -> None:
-    """Draw the fitted line, where there is one, and one of slope 1, through the mean of the logarithms."""
-    if len(x) < 2:
-        return
-    middle, height = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
+    if found.empty:
+        return "no setting has a peak inside the grid of batch sizes"
+    figure, axes = new_figure(COLUMN, 3.4)
+    ax, handles = axes[0, 0], []
+    for place, (name, look) in enumerate(zip(SHORT, LOOKS, strict=False)):
+        own = rows_where(found, varied=name)
+        x, y = floats(own, "times") * 1.04 ** (place - 1), floats(own, "batch")
+        bars = np.stack([y - floats(own, "lower"), floats(own, "upper") - y])
+        ax.errorbar(x, y, bars, color=look.color, marker=look.marker, linestyle="", capsize=2, elinewidth=0.8)
+        slope = slopes[name]
+        if slope.value is not None:
+            middle, height = np.exp(np.log(x).mean()), np.exp(np.log(y).mean())
+            ends = np.array([x.min(), x.max()])
+            ax.plot(ends, height * (ends / middle) ** slope.value, color=look.color, linewidth=0.9)
+        text = "no slope" if slope.value is None else difference(slope).replace("-", "\N{MINUS SIGN}")
+        handles.append(look.handle(f"{SHORT[name]}: {text}", linestyle="-"))
+    x, y = floats(found, "times"), floats(found, "batch")
     ends = np.array([x.min(), x.max()])
-    ax.plot(ends, height * ends / middle, color="0.5", linestyle="--", linewidth=0.9, zorder=1)
-    if slope.value is not None:
-        ax.plot(ends, height * (ends / middle) ** slope.value, color=color, linewidth=0.9, zorder=1)
+    middle = np.exp(np.log(y[x == 1]).mean()) if (x == 1).any() else np.exp(np.log(y).mean())
+    ax.plot(ends, middle * ends, color="0.5", linestyle="--", linewidth=0.9)
+    handles.append(Line2D([], [], color="0.5", linestyle="--", label="proportional"))
+    log_axis(ax.xaxis, x)
+    fixed_ticks(ax.xaxis, np.unique(np.round(x, 6)))
+    log_axis(ax.yaxis, [*floats(found, "lower"), *floats(found, "upper"), *(middle * ends)])
+    ax.set(xlabel="Multiple of the base setting", ylabel="Best batch size $B$")
+    figure.legend(handles=handles, loc="outside upper center", handlelength=1.4)
+    caption = (
+        "Best batch size (the stars of the accuracy against the batch size) with its 95 % bootstrap interval over "
+        "seeds, at the settings that have a peak inside the grid, against the learning rate, the number of training "
+        "images and 1/(1 - m), each as a multiple of the base setting's. Solid: fitted power laws, their exponents "
+        f"above with 95 % bootstrap intervals over seeds; dashed: proportional. {ended}"
+    )
+    return Drawing(figure, found, caption)

@@ -12,79 +12,62 @@ from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
 from analysis.runs import Tables
-from analysis.statistics.fits import power_law_by
 from analysis.statistics.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, paired_difference, summarise
-from sharpness.plots.frames import floats, groups, records, rows_where
+from analysis.statistics.resampling import bounds, spread
+from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 
 Array = NDArray[np.float64]
-REACH = 2
-"""Grid points to either side of the best one that the parabola is fitted to."""
+REACH = 4.2
+"""The parabola is fitted to the batch sizes within this factor of the best one: four, and their rounding. With half of
+it the peak of many resamples of pilot seeds lay elsewhere."""
 MOST_WITHOUT = 1 - CONFIDENCE
 """A peak that more than this share of the resamples do not have is none."""
-
-COSTS = 2.0
-"""Percentage points of accuracy that the onset of noise costs."""
 KNOBS = ("learning_rate", "num_train", "momentum")
-TESTED = (*KNOBS, "batch_size", "seed", "accuracy")
+TESTED = (*KNOBS, "batch_size", "seed", "updates", "accuracy", "train_loss", "diverged")
 FEWEST_SETTINGS = 3
 """A slope needs at least so many settings that have a peak."""
 
 
-@dataclass(frozen=True)
-class Peak:
-    """The batch size of the highest mean accuracy with its interval over seeds, or the reason why there is no peak.
+def peak_of(batches: Sequence[float], accuracy: Array, *, seed: int = 0) -> Interval:
+    """Return the best batch size of accuracies, seeds x batches, over growing batch sizes, or why there is no peak.
 
-    ``by_seed`` holds the best batch size of each seed whose own curve has a peak beside that of the mean.
-    """
-
-    batch: Interval
-    by_seed: Mapping[int, float]
-
-    @property
-    def found(self) -> bool:
-        """True if the peak lies inside the grid for sure."""
-        return self.batch.lower is not None
-
-
-def peak_of(batches: Sequence[float], accuracy: Array, seeds: Sequence[int], *, seed: int = 0) -> Peak:
-    """Return the peak of accuracies, seeds x batches, over growing batch sizes.
-
-    The vertex of the least-squares parabola in log B through the grid points around the best mean accuracy, two to
-    either side. A best point at an end of the grid is no peak, nor is a parabola that opens upwards or has its vertex
-    outside its points. The interval is a bootstrap over seeds of all that: percentiles of log B, spread about the peak
-    by ``t_{0.975, n-1} / z_{0.975} sqrt(n / (n - 1))`` (Hesterberg, The American Statistician 69, 2015), since plain
-    ones of few seeds are too narrow. Where more than 5 % of the resamples have no peak there is none. Each seed's own
-    peak is fitted to the points of the mean's.
+    The vertex of the least-squares parabola in log B through the grid points around the best mean accuracy, up to a
+    factor of :data:`REACH` to either side. A best point at an end of the grid is no peak, nor is a parabola that opens
+    upwards or has its vertex outside its points. The interval is a bootstrap over seeds of all that: percentiles of log
+    B, spread about the peak by ``t_{0.975, n-1} / z_{0.975} sqrt(n / (n - 1))`` (Hesterberg, The American Statistician
+    69, 2015), since plain ones of few seeds are too narrow. Where more than 5 % of the resamples have no peak there is
+    none: ``lower`` is ``None``.
 
     >>> curve = -np.log(np.array([4.0, 8, 16, 32, 64]) / 16) ** 2
-    >>> peak = peak_of([4, 8, 16, 32, 64], np.array([curve, curve - 1]), [0, 1])
-    >>> round(peak.batch.value, 6), peak.found, sorted(peak.by_seed)
-    (16.0, True, [0, 1])
+    >>> round(peak_of([4, 8, 16, 32, 64], np.array([curve, curve - 1])).value, 6)
+    16.0
     """
     logs, count = np.log(np.asarray(batches, dtype=float)), len(accuracy)
     if count < 2 or len(logs) < 3:
-        return Peak(Interval(None, None, None, count, "needs 2 seeds and 3 batch sizes at least"), {})
+        return Interval(None, None, None, count, "needs 2 seeds and 3 batch sizes at least")
     mean = accuracy.mean(axis=0)
     best = int(np.argmax(mean))
     if best in (0, len(logs) - 1):
         end = "smallest" if best == 0 else "largest"
-        return Peak(Interval(None, None, None, count, f"the best batch, {batches[best]:g}, is the {end} tried"), {})
+        return Interval(None, None, None, count, f"the best batch, {batches[best]:g}, is the {end} tried")
     (value,) = _vertices(logs, mean[None])
     if not np.isfinite(value):
-        return Peak(Interval(None, None, None, count, "the parabola has no highest point among its batches"), {})
-    draws = np.random.default_rng(seed).integers(count, size=(NUM_RESAMPLES, count))
-    resampled = _vertices(logs, accuracy[draws].mean(axis=1))
+        return Interval(None, None, None, count, "the parabola has no highest point among its batches")
+    resampled = _vertices(logs, accuracy[resamples(count, seed)].mean(axis=1))
     without = float(np.mean(~np.isfinite(resampled)))
     if without > MOST_WITHOUT:
         reason = f"{100 * without:.0f} % of the resamples of seeds have no peak inside the grid"
-        return Peak(Interval(float(np.exp(value)), None, None, count, reason), {})
+        return Interval(float(np.exp(value)), None, None, count, reason)
     level = (1 + CONFIDENCE) / 2
     wider = stdtrit(count - 1, level) / ndtri(level) * np.sqrt(count / (count - 1))
-    spread = value + wider * (resampled[np.isfinite(resampled)] - value)
-    lower, upper = np.exp(np.percentile(spread, [100 * (1 - level), 100 * level]))
-    own = _vertex(logs, accuracy, best)
-    by_seed = {number: float(np.exp(v)) for number, v in zip(seeds, own, strict=True) if np.isfinite(v)}
-    return Peak(Interval(float(np.exp(value)), float(lower), float(upper), count), by_seed)
+    around = value + wider * (resampled[np.isfinite(resampled)] - value)
+    lower, upper = np.exp(np.percentile(around, [100 * (1 - level), 100 * level]))
+    return Interval(float(np.exp(value)), float(lower), float(upper), count)
+
+
+def resamples(count: int, seed: int = 0) -> NDArray[np.int64]:
+    """Return the seeds of each resample, the same for every setting: networks of a seed start from the same weights."""
+    return np.random.default_rng(seed).integers(count, size=(NUM_RESAMPLES, count))
 
 
 def _vertices(logs: Array, curves: Array) -> Array:
@@ -100,7 +83,7 @@ def _vertices(logs: Array, curves: Array) -> Array:
 
 def _vertex(logs: Array, curves: Array, point: int) -> Array:
     """Return the vertices of the parabolas through each curve's points around one; NaN where there is no maximum."""
-    window = slice(max(point - REACH, 0), point + REACH + 1)
+    window = np.abs(logs - logs[point]) <= np.log(REACH)
     x = logs[window]
     square, linear, _ = np.polyfit(x - x.mean(), curves[:, window].T, 2)
     at = x.mean() + np.divide(-linear, 2 * square, out=np.full(len(curves), np.nan), where=square < 0)
@@ -122,26 +105,6 @@ def rise_over_ends(accuracy: Array) -> Interval:
     best = [int(np.argmax(np.delete(accuracy, number, axis=0).mean(axis=0))) for number in range(count)]
     top = accuracy[np.arange(count), best]
     return paired_difference(np.maximum(accuracy[:, 0], accuracy[:, -1]), top)
-
-
-def onsets(batches: Sequence[float], accuracy: Array) -> Array:
-    """Return each seed's batch size below which its accuracy (%) lies more than 2 points under its best.
-
-    ``accuracy`` is seeds x batches, batches growing; between grid points accuracy is linear in log B. NaN where even
-    the smallest batch costs less.
-
-    >>> onsets([2, 4, 8, 16], np.array([[10.0, 76, 80, 79], [79, 79, 80, 79]])).round(3)
-    array([5.657, nan])
-    """
-    logs, found = np.log(np.asarray(batches, dtype=float)), np.full(len(accuracy), np.nan)
-    for number, curve in enumerate(accuracy if len(logs) else []):
-        level, best = curve.max() - COSTS, int(np.argmax(curve))
-        below = np.flatnonzero(curve[:best] < level)
-        if len(below):
-            at = below[-1]
-            share = (level - curve[at]) / (curve[at + 1] - curve[at])
-            found[number] = np.exp(logs[at] + share * (logs[at + 1] - logs[at]))
-    return found
 
 
 @dataclass(frozen=True)
@@ -172,41 +135,59 @@ class Curve:
 
 def base_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the learning rate, the number of images and the momentum that the sweeps go out from."""
-    training = settings["base"]["training"]
-    values = (training["learning_rate"], settings["base"]["data"]["num_train"], training["momentum"])
-    return dict(zip(KNOBS, values, strict=True))
+    return dict(zip(KNOBS, (settings["rate"], settings["images"], settings["momentum"]), strict=True))
 
 
-def accuracy_table(tables: Tables) -> pd.DataFrame:
-    """Return mean, standard deviation and number of the accuracies (%) of each setting and batch size."""
+def at_the_end(tables: Tables) -> pd.DataFrame:
+    """Return the accuracies after the last of the numbers of updates."""
     rows = tables.rows("test_accuracy", *TESTED)
+    return rows_where(rows, updates=rows["updates"].max()) if len(rows) else rows
+
+
+def accuracy_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return for each setting and batch size what noise gains: the accuracy less the full batch's of the same seed.
+
+    ``mean``, ``std`` and ``n`` are of the accuracies (%), ``gain``, ``lower`` and ``upper`` of the differences (pp).
+    """
     table = []
-    for setting in _settings(tables):
-        mine = rows_where(rows, **setting)
-        for batch, runs in groups(rows_where(tables.runs, **setting), "batch_size"):
-            found = summarise(100 * floats(rows_where(mine, batch_size=batch), "accuracy"))
-            table.append({**setting, "batch_size": batch, "mean": found.mean, "std": found.std, "n": found.n})
-            table[-1] |= {s: len(rows_where(runs, status=s)) for s in ("diverged", "missing")}
-    return pd.DataFrame(table)
+    for setting in settings_in(rows):
+        own = rows_where(rows, **setting)
+        full = by_seed(rows_where(own, batch_size=setting["num_train"]))
+        for batch, here in groups(own, "batch_size"):
+            values = by_seed(here)
+            found = summarise(list(values.values()))
+            both = sorted(values.keys() & full.keys())
+            gain = paired_difference([full[seed] for seed in both], [values[seed] for seed in both])
+            row = {**setting, "batch_size": batch, "mean": found.mean, "std": found.std, "n": found.n}
+            row |= {"gain": gain.value, "lower": gain.lower, "upper": gain.upper}
+            table.append(row | {"diverged": int(np.sum(np.asarray(here["diverged"], dtype=bool)))})
+    columns = (*KNOBS, "batch_size", "mean", "std", "n", "gain", "lower", "upper", "diverged")
+    return pd.DataFrame(table, columns=pd.Index(columns))
 
 
-def _settings(tables: Tables) -> list[dict[str, Any]]:
-    return records(tables.runs.filter(list(KNOBS)).drop_duplicates().sort_values(list(KNOBS)))
+def settings_in(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the settings that there are accuracies of."""
+    return records(rows.filter(list(KNOBS)).drop_duplicates().sort_values(list(KNOBS)))
 
 
-def curve_of(tables: Tables, setting: Mapping[str, Any]) -> Curve:
-    """Return the accuracies of a setting at the batch sizes at which every seed was measured."""
-    runs, rows = rows_where(tables.runs, **setting), tables.rows("test_accuracy", *TESTED)
-    seeds = sorted(int(seed) for seed in set(runs["seed"]))
+def by_seed(rows: pd.DataFrame) -> dict[int, float]:
+    """Return the accuracy (%) of each seed whose network did not diverge."""
+    known = rows_if(rows, np.isfinite(floats(rows, "accuracy")))
+    return {int(seed): 100 * value for seed, value in zip(known["seed"], floats(known, "accuracy"), strict=True)}
+
+
+def curve_of(rows: pd.DataFrame, setting: Mapping[str, Any]) -> Curve:
+    """Return the accuracies of a setting at the batch sizes at which no network diverged."""
+    own = rows_where(rows, **setting)
+    seeds = sorted({int(seed) for seed in own["seed"]})
     batches, columns, left_out = [], [], []
-    for batch, _ in groups(runs, "batch_size"):
-        here = rows_where(rows, **setting, batch_size=batch)
-        values = dict(zip(here["seed"], 100 * floats(here, "accuracy"), strict=True))
+    for batch, here in groups(own, "batch_size"):
+        values = by_seed(here)
         if len(values) == len(seeds):
             batches.append(int(batch))
             columns.append([values[seed] for seed in seeds])
         else:
-            left_out.append(f"batch {batch} ({len(values)} of {len(seeds)} seeds)")
+            left_out.append(f"batch {batch} ({len(seeds) - len(values)} of {len(seeds)} diverged)")
     accuracy = np.array(columns, dtype=float).T if columns else np.empty((len(seeds), 0))
     return Curve(batches, seeds, accuracy, ", ".join(left_out))
 
@@ -219,90 +200,69 @@ class Found:
     value: float
     setting: Mapping[str, Any]
     curve: Curve
-    peak: Peak
+    peak: Interval
 
     @property
-    def labels(self) -> dict[str, Any]:
-        """The setting that is varied, its value, and the quantity that the best batch size is to be proportional to."""
-        return {"varied": self.name, "value": self.value, "x": SWEEPS[self.name].x(self.value)}
+    def has_peak(self) -> bool:
+        """True if the peak lies inside the grid for sure."""
+        return self.peak.lower is not None
+
+    @property
+    def x(self) -> float:
+        """The quantity that the best batch size is to be proportional to."""
+        return SWEEPS[self.name].x(self.value)
 
 
-def settings_found(tables: Tables, base: Mapping[str, Any]) -> list[Found]:
+def settings_found(rows: pd.DataFrame, base: Mapping[str, Any]) -> list[Found]:
     """Return every sweep's settings with their curves and peaks; the base setting is in all of them."""
     found = []
     for name in SWEEPS:
-        for value in sorted(set(tables.runs[name])):
+        for value in sorted(set(rows[name])):
             setting = {**base, name: value}
-            if len(rows_where(tables.runs, **setting)):
-                curve = curve_of(tables, setting)
-                peak = peak_of(curve.batches, curve.accuracy, curve.seeds)
-                found.append(Found(name, value, setting, curve, peak))
+            if len(rows_where(rows, **setting)):
+                curve = curve_of(rows, setting)
+                found.append(Found(name, value, setting, curve, peak_of(curve.batches, curve.accuracy)))
     return found
 
 
-def peak_table(found: Sequence[Found]) -> pd.DataFrame:
+def peak_table(found: Sequence[Found], base: Mapping[str, Any]) -> pd.DataFrame:
     """Return the best batch size of every setting with its interval, or why it has none, and the noise scale there.
 
-    ``g = rate (N / B - 1) / (1 - m)`` (Smith & Le 2018, section 5, and Smith et al. 2018 for the momentum).
+    ``g = rate (N / B - 1) / (1 - m)`` (Smith & Le 2018, section 5, and Smith et al. 2018 for the momentum); ``times``
+    is how many times as large as in the base setting the best batch is to be.
     """
     rows = []
     for each in found:
         curve, peak, setting = each.curve, each.peak, each.setting
-        best, scale = peak.batch.value if peak.found else None, setting["learning_rate"] / (1 - setting["momentum"])
+        best, scale = peak.value if each.has_peak else None, setting["learning_rate"] / (1 - setting["momentum"])
         top = summarise(curve.accuracy.max(axis=1) if curve.batches else [])
+        times = each.x / SWEEPS[each.name].x(base[each.name])
+        rise = rise_over_ends(curve.accuracy)
         rows.append(
-            each.labels
-            | {
-                "found": peak.found,
-                "batch": peak.batch.value,
-                "lower": peak.batch.lower,
-                "upper": peak.batch.upper,
-                "reason": peak.batch.reason,
-            }
+            {"varied": each.name, "value": each.value, "times": times, "found": each.has_peak, "batch": peak.value}
+            | {"lower": peak.lower, "upper": peak.upper, "reason": peak.reason}
             | {"g": None if best is None else scale * (setting["num_train"] / best - 1)}
-            | {"seeds": len(curve.seeds), "seeds_with_peak": len(peak.by_seed)}
-            | {"best_accuracy": top.mean, "best_accuracy_std": top.std, "left_out": curve.left_out}
+            | {"seeds": len(curve.seeds), "best_accuracy": top.mean, "best_accuracy_std": top.std}
+            | {"rise": rise.value, "rise_lower": rise.lower, "rise_upper": rise.upper, "left_out": curve.left_out}
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=pd.Index(["varied", "found"]))
 
 
-def optimum_table(found: Sequence[Found]) -> pd.DataFrame:
-    """Return each seed's own best batch size at the settings that have a peak."""
-    rows = [
-        {**each.labels, "seed": seed, "batch": batch} for each in found for seed, batch in each.peak.by_seed.items()
-    ]
-    return pd.DataFrame(rows, columns=pd.Index(["varied", "value", "x", "seed", "batch"]))
+def slope_of(found: Sequence[Found], name: str) -> Interval:
+    """Return the slope of log best batch on log x over the settings of a sweep that have a peak, 1 by the theory.
 
-
-def slope_of(peaks: pd.DataFrame, optima: pd.DataFrame, name: str) -> Interval:
-    """Return the slope of log best batch on log x over the settings of a sweep that have a peak, 1 by the theory."""
-    settings = rows_where(peaks, varied=name)
-    found = int(np.sum(np.asarray(settings["found"], dtype=bool)))
-    if found < FEWEST_SETTINGS:
-        reason = f"{found} of {len(settings)} settings have a peak inside the grid: a slope needs {FEWEST_SETTINGS}"
-        return Interval(None, None, None, found, reason)
-    return _slope(rows_where(optima, varied=name), "batch")
-
-
-def _slope(rows: pd.DataFrame, name: str) -> Interval:
-    return power_law_by(floats(rows, "x"), floats(rows, name), np.asarray(rows["seed"]))
-
-
-def onset_table(found: Sequence[Found]) -> pd.DataFrame:
-    """Return each seed's batch size below which it loses more than a few points to its best; see ``onsets``."""
-    rows = [
-        {**each.labels, "seed": seed, "onset": onset}
-        for each in found
-        for seed, onset in zip(each.curve.seeds, onsets(each.curve.batches, each.curve.accuracy), strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=pd.Index(["varied", "value", "x", "seed", "onset"]))
-    return rows_where(table.assign(known=np.isfinite(floats(table, "onset"))), known=True)
-
-
-def onset_slope(onset: pd.DataFrame, name: str) -> Interval:
-    """Return the slope of the log of that batch size on log x, 1 where the noise scale alone counts."""
-    rows = rows_where(onset, varied=name)
-    values = len(set(rows["x"]))
-    if values < FEWEST_SETTINGS:
-        return Interval(None, None, None, values, f"it lies inside the grid for {values} values only")
-    return _slope(rows, "onset")
+    A bootstrap over seeds: each resample has its own peaks in all settings, and its own slope.
+    """
+    own = [each for each in found if each.name == name]
+    with_peak = [each for each in own if each.has_peak]
+    if len(with_peak) < FEWEST_SETTINGS:
+        reason = f"{len(with_peak)} of {len(own)} settings have a peak inside the grid: a slope needs {FEWEST_SETTINGS}"
+        return Interval(None, None, None, len(with_peak), reason)
+    x, count = np.log([each.x for each in with_peak]), len(with_peak[0].curve.seeds)
+    draws = resamples(count)
+    peaks = np.array([each.peak.value for each in with_peak], dtype=float)
+    vertices = [_vertices(np.log(each.curve.batches), each.curve.accuracy[draws].mean(axis=1)) for each in with_peak]
+    drawn = np.array(vertices)
+    value, slopes = (np.polyfit(x, y, 1)[0] for y in (np.log(peaks), drawn[:, np.isfinite(drawn).all(axis=0)]))
+    lower, upper = bounds(spread(float(value), slopes, count))
+    return Interval(float(value), lower, upper, count, free=count - 1)
