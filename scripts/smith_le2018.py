@@ -18,7 +18,7 @@ which gives them the data alone; nothing else of it is used.
 
 What to expect, on one CPU core:
 
-- cpu: about 15 minutes, on two cores half of that. Of 20 claims 18 are reproduced, one in sign only, and one is
+- cpu: about 13 minutes, on two cores half of that. Of 20 claims 18 are reproduced, one in sign only, and one is
   contradicted: the best batch size hardly grows with the number of images.
 - smoke: seconds; its numbers mean nothing.
 - paper: for a GPU; never run.
@@ -125,7 +125,7 @@ PRESETS = {
     # that noise keeps it from doing so, and rates from which a peak is seen up to those at which SGD hardly trains.
     "cpu": Preset(
         "500 Fashion-MNIST images as 7 x 7 cells, a fifth of the labels random, 16 hidden units, 4,000 updates, "
-        "16 seeds; about 15 minutes on 1 core.",
+        "16 seeds; about 13 minutes on 1 core.",
         seeds=16,
         base=base_run("fashion_mnist_10k", 1000),
         cells=7,

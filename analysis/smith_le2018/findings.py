@@ -9,7 +9,7 @@ from typing import Any
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference
 from analysis.report.verdicts import Least, Range, judge, judge_within
-from analysis.smith_le2018.numbers import Found, rise_over_ends
+from analysis.smith_le2018.numbers import SWEEPS, Found, rise_over_ends
 from analysis.statistics.intervals import Interval
 
 SLOPE = Range(0.75, 1.25, "a square root would have 0.5, no dependence 0")
@@ -46,7 +46,7 @@ def sweep_findings(
     """
     setting = setting_of(settings)
     rises = {
-        f"{each.name} {each.value:g}": rise_over_ends(each.curve.accuracy)
+        f"{SWEEPS[each.name].name} {each.value:g}": rise_over_ends(each.curve.accuracy)
         for each in found
         if each.value != base[each.name]
     }
