@@ -1,18 +1,19 @@
-"""The figures of critical batch sizes of the study of McCandlish et al. 2018: the front, and the branches."""
+"""The figures against the batch size of the study of McCandlish et al. 2018: front, branches and best steps."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
-from analysis.mccandlish2018.figures import CRITICAL, SIMPLE, level_line
+from analysis.mccandlish2018.figures import CRITICAL, SIMPLE, geometric, level_line
 from analysis.mccandlish2018.numbers import level
 from analysis.mccandlish2018.results import Results
 from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis
-from sharpness.plots.frames import floats, groups, records, rows_where
-from sharpness.plots.style import FULL, LOOKS, new_figure
+from sharpness.plots.frames import floats, groups, records
+from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 
 
 def front(results: Results) -> Drawing | str:
@@ -94,61 +95,102 @@ def _rates(ax: Axes, results: Results) -> None:
 
 
 def branches(results: Results) -> Drawing | str:
-    """Draw the loss of branches against their batch size, and the critical batch sizes during training."""
+    """Draw the steps of branches against their batch size, with the hyperbola of each moment of training."""
     table = results.branches
-    if table.empty:
-        return "no branches were trained"
-    figure, axes = new_figure(FULL, 2.6, 1, 2)
-    tolerance = results.settings["tolerance"]
-    epochs = [epoch for epoch, _ in groups(table, "epoch")]
-    extra = table.assign(extra=_extra(table))
-    for (epoch, rows), look in zip(groups(extra, "epoch"), LOOKS, strict=False):
-        sizes = [(size, np.mean(floats(each, "extra"))) for size, each in groups(rows, "batch_size")]
-        label = f"epoch {epoch:.3g}"
-        axes[0, 0].plot(*np.array(sizes).T, color=look.color, marker=look.marker, linestyle=look.linestyle, label=label)
-    axes[0, 0].axhline(tolerance, color="0.4", linestyle=":", linewidth=0.9)
-    log_axis(axes[0, 0].xaxis, floats(table, "batch_size"))
-    axes[0, 0].set_ylim(-0.03, 0.15)
-    axes[0, 0].set(xlabel="Batch size of the branch", ylabel="Loss above that of the\nsmallest batch (nats)")
-    _critical_sizes(axes[0, 1], results)
-    for ax in axes[0]:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
-    lost = int((~np.isfinite(floats(table, "smoothed_loss"))).sum())
-    large, small = (len(rows_where(results.critical, at_edge=edge)) for edge in ("largest", "smallest"))
+    if not np.isfinite(floats(table, "steps")).any():
+        return "no branch reached its target"
+    figure, axes = new_figure(COLUMN, 2.9)
+    ax, fits = axes[0, 0], results.branch_fits
+    x = np.geomspace(0.7 * floats(table, "batch_size").min(), 1.4 * floats(table, "batch_size").max(), 100)
+    for k, ((epoch, rows), look) in enumerate(zip(groups(table, "epoch"), LOOKS, strict=False)):
+        drawn_means(ax, rows, "steps", look, BESIDE**k)
+        fit, crit = fits[epoch], fits[epoch].b_crit.value
+        if fit.s_min.value is None or fit.e_min.value is None or crit is None:
+            continue
+        ax.plot(x, fit.s_min.value + fit.e_min.value / x, color=look.color, linewidth=0.9, zorder=1)
+        ax.plot(crit, 2 * fit.s_min.value, marker="x", markersize=8, markeredgewidth=1.8, color=look.color, zorder=3)
+    log_axis(ax.xaxis, x, padding=1.0)
+    log_axis(ax.yaxis, floats(table, "steps"), padding=1.6)
+    share = results.settings["branch"]["share"]
+    ax.set(xlabel="Batch size $B$", ylabel=f"Steps to {share:g} of the loss")
+    handles = [
+        look.handle(moment(rows, epoch), linestyle="")
+        for (epoch, rows), look in zip(groups(table, "epoch"), LOOKS, strict=False)
+    ]
+    cross = Line2D([], [], color="0.3", marker="x", markersize=8, markeredgewidth=1.8, linestyle="", label=CRITICAL)
+    figure.legend(handles=[*handles, cross], loc="outside upper center", ncols=2, columnspacing=1.0)
+    edges = sum(row["at_edge"] is True for row in records(table))
     caption = (
-        f"Branches from checkpoints of {len(epochs)} epochs with k times the batch size and learning rate and the same "
-        "number of examples (Merrill et al. 2025). Left: smoothed loss above that of k = 1, mean over seeds; what is "
-        f"above the axis rises to divergence ({lost} of {len(table)} losses not finite). Dotted: the tolerance of "
-        f"{tolerance:g} nats. Right: the largest batch within it of all smaller ones (of {len(results.critical)} "
-        f"{large} at the largest k tried, {small} at the smallest), beside the noise scale at the same checkpoints and "
-        "B_crit of the front; geometric means with 95 % Student t intervals over seeds. "
-        f"{results.counts}"
+        f"Branches from {len(fits)} checkpoints of each run, settled by {results.settings['settle']['updates']} large, "
+        f"slow updates: the fewest steps to {share:g} of the loss there, over "
+        f"{len(results.settings['branch_factors'])} learning rates for each batch size; geometric means over seeds "
+        "with 95 % Student t intervals. Lines: S_min + E_min / B; crosses: B_crit = E_min / S_min, where a branch "
+        f"needs twice its fewest steps. In {edges} of {len(table)} cases the best rate is at the edge of its grid, and "
+        f"{int(np.isnan(floats(table, 'steps')).sum())} do not get there. {results.counts}"
     )
     return Drawing(figure, table, caption)
 
 
-def _critical_sizes(ax: Axes, results: Results) -> None:
-    table, values = results.critical, [results.fit.b_crit.value or np.nan]
-    for (name, label), look in zip(
-        (("critical", "branches"), ("noise_scale", SIMPLE)), (LOOKS[0], LOOKS[2]), strict=True
-    ):
-        intervals = [(epoch, level(floats(rows, name))) for epoch, rows in groups(table, "epoch")]
-        points = [(e, i.value, i.lower or i.value, i.upper or i.value) for e, i in intervals if i.value is not None]
-        if not points:
+def saturation(results: Results) -> Drawing | str:
+    """Draw the best step and the fall that it brings against the batch size, with the laws of equations 2.6 and 2.7."""
+    table = results.search
+    if not np.isfinite(floats(table, "rate")).any():
+        return "no line search found its best step inside the grid"
+    figure, axes = new_figure(COLUMN, 4.6, 2, 1)
+    panels = (("rate", r"Best step $\epsilon_{\mathrm{opt}}(B)$"), ("fall", r"Its fall of the loss $\Delta L$ (nats)"))
+    for ax, (name, label) in zip(axes[:, 0], panels, strict=True):
+        for k, ((_, rows), look) in enumerate(zip(groups(table, "epoch"), LOOKS, strict=False)):
+            drawn_means(ax, rows, name, look, BESIDE ** (k - 1))
+            _law(ax, rows, name, look)
+        log_axis(ax.xaxis, floats(table, "batch_size"), padding=1.6)
+        means = table.groupby(["epoch", "batch_size"])[name].median()
+        log_axis(ax.yaxis, means.to_numpy(dtype=float), padding=2.0)
+        ax.set(ylabel=label)
+    axes[1, 0].set(xlabel="Batch size $B$")
+    looks = list(zip(groups(table, "epoch"), LOOKS, strict=False))
+    handles = [look.handle(moment(rows, epoch), linestyle="") for (epoch, rows), look in looks]
+    handles.append(Line2D([], [], color="0.3", marker="|", markersize=8, linestyle="", label=NOISE_LABEL))
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=1.0)
+    caption = (
+        "The best step of plain SGD (above) and the fall of the loss that it brings (below) against the batch size, "
+        f"at {len(looks)} moments of training: found by line searches over many random batches, geometric means over "
+        "seeds with 95 % Student t intervals. Lines: eps_max / (1 + B_noise / B) and dL_max / (1 + B_noise / B) with "
+        "eps_max, dL_max and B_noise measured from gradients and Hessian, nothing fitted; bars on them: B_noise, where "
+        f"half of the ceiling is reached. {results.counts}"
+    )
+    return Drawing(figure, table.drop(columns=["rates", "changes"]), caption)
+
+
+BESIDE = 1.1
+"""The factor by which marks of one batch size lie beside each other."""
+NOISE_LABEL = r"$B_{\mathrm{noise}}$"
+
+
+def _law(ax: Axes, rows: pd.DataFrame, name: str, look: Look) -> None:
+    """Draw the law with its ceiling and its B_noise as they were measured, geometric means over seeds."""
+    largest = floats(rows, f"predicted_{name}") * (1 + floats(rows, "curved_noise_scale") / floats(rows, "batch_size"))
+    ceiling = geometric(rows.assign(largest=largest), "largest")
+    scale = geometric(rows, "curved_noise_scale")
+    x = np.geomspace(0.6 * floats(rows, "batch_size").min(), 1.7 * floats(rows, "batch_size").max(), 100)
+    ax.plot(x, ceiling / (1 + scale / x), color=look.color, linewidth=0.9, zorder=1)
+    ax.plot(scale, ceiling / 2, marker="|", markersize=11, markeredgewidth=1.8, color=look.color, zorder=3)
+
+
+def drawn_means(ax: Axes, rows: pd.DataFrame, name: str, look: Look, shift: float) -> None:
+    """Draw the geometric mean over seeds at each batch size with its interval; what is not positive is left out.
+
+    ``shift`` is a factor to the side, so that marks of one batch size do not hide each other.
+    """
+    for size, each in groups(rows, "batch_size"):
+        values = floats(each, name)
+        found = level(values[values > 0])
+        if found.value is None:
             continue
-        x, y, low, high = np.array(points).T
-        ax.errorbar(x, y, np.stack([y - low, high - y]), color=look.color, marker=look.marker, capsize=2, label=label)
-        values += [*low, *high]
-    level_line(ax, results.fit.b_crit, CRITICAL, LOOKS[1])
-    log_axis(ax.yaxis, values)
-    ax.set(xlabel="Epoch", ylabel="Batch size (examples)")
+        low, high = (found.value if x is None else x for x in (found.lower, found.upper))
+        bars = [[found.value - low], [high - found.value]]
+        ax.errorbar(shift * size, found.value, bars, color=look.color, marker=look.marker, capsize=2, elinewidth=0.8)
 
 
-def _extra(table: pd.DataFrame) -> np.ndarray:
-    """Return the smoothed loss of each branch above that of the smallest multiplier from the same checkpoint."""
-    first = {
-        (row["seed"], row["epoch"]): row["smoothed_loss"]
-        for row in records(rows_where(table, multiplier=floats(table, "multiplier").min()))
-    }
-    start = [first.get((row["seed"], row["epoch"])) for row in records(table)]
-    return floats(table, "smoothed_loss") - np.array(start, dtype=float)
+def moment(rows: pd.DataFrame, epoch: float) -> str:
+    """Name a moment of training by its epoch and the loss there, geometric mean over seeds."""
+    return f"epoch {epoch:.2g}, loss {geometric(rows, 'loss'):.2g}"

@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.mccandlish2018.findings import comparisons, slope_text, temperature_slope
-from analysis.mccandlish2018.results import Results
+from analysis.mccandlish2018.numbers import level
+from analysis.mccandlish2018.results import Results, edges_of
 from analysis.report.report import Drawing
 from analysis.statistics.intervals import Interval
 from sharpness.plots.axes import log_axis
-from sharpness.plots.frames import floats, groups, rows_if, rows_where
-from sharpness.plots.seeds import each_seed, mean_of_seeds
+from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure, shades
 
 BAND: dict[str, Any] = {"color": "0.85", "linewidth": 0, "zorder": 0}
@@ -25,34 +25,38 @@ CRITICAL = r"$B_{\mathrm{crit}}$"
 
 
 def noise_scale(results: Results) -> Drawing | str:
-    """Draw the noise scale along the base runs, against epochs and against the loss."""
+    """Draw the noise scale against the training loss, from the initial weights to the lowest loss."""
     table = results.along.filter(["seed", "epoch", "step", "loss", "square", "noise_trace", "noise_scale"])
     if table.empty:
-        return "no finished base run was measured"
-    figure, axes = new_figure(FULL, 2.5, 1, 2)
-    look = LOOKS[0]
-    each_seed(axes[0, 0], table, "epoch", "noise_scale", color=look.color)
-    positive = rows_if(table, floats(table, "noise_scale") > 0)
-    named = {"color": look.color, "marker": look.marker, "label": f"{SIMPLE}, mean"}
-    mean_of_seeds(axes[0, 0], positive, "epoch", "noise_scale", geometric=True, **named)
-    level_line(axes[0, 0], results.fit.b_crit, CRITICAL, LOOKS[1])
-    for ax in axes[0]:
-        log_axis(ax.yaxis, floats(table, "noise_scale"), padding=1.6)
-    axes[0, 0].set(xlabel="Epoch", ylabel=f"{SIMPLE} (examples)")
+        return "no finished run to a low loss was measured"
+    figure, axes = new_figure(COLUMN, 2.9)
+    ax, look, edges = axes[0, 0], LOOKS[0], edges_of(results.settings)
     started = floats(table, "step") == 0
     x, y = floats(table, "loss"), floats(table, "noise_scale")
-    axes[0, 1].plot(x[~started], y[~started], linestyle="", marker="o", markersize=3, color=look.color)
-    style = {"marker": "D", "markersize": 4, "color": "white", "markeredgecolor": look.color, "linestyle": ""}
-    axes[0, 1].plot(x[started], y[started], label="initial weights", **style)
-    log_axis(axes[0, 1].xaxis, x)
-    axes[0, 1].set(xlabel="Training loss (nats)", ylabel=f"{SIMPLE} (examples)")
-    for ax in axes[0]:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    dots = {"marker": ".", "markersize": 3, "color": "0.7", "linestyle": "", "zorder": 1}
+    ax.plot(x[~started], y[~started], label="checkpoints", **dots)
+    style = {"marker": "D", "markersize": 4, "color": "white", "markeredgecolor": "0.3", "linestyle": ""}
+    ax.plot(x[started], y[started], label="initial weights", **style)
+    for low, high in (edges[:2], edges[-2:]):
+        ax.axvspan(low, high, **BAND)
+    for low, rows in groups(results.windows, "low"):
+        found = level(floats(rows, "noise_scale"))
+        if found.value is not None:
+            bounds = (found.value if each is None else each for each in (found.lower, found.upper))
+            bars = np.abs(np.array([[each - found.value] for each in bounds]))
+            label = "mean in a window" if low == edges[0] else None
+            ax.errorbar(low * 2**0.5, found.value, bars, color=look.color, marker="o", capsize=2, label=label)
+    log_axis(ax.xaxis, x)
+    log_axis(ax.yaxis, y)
+    ax.invert_xaxis()  # training goes to the right
+    ax.set(xlabel="Training loss (nats), falling", ylabel=f"{SIMPLE} (examples)")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, columnspacing=1.0)
     caption = (
-        "Gradient noise scale tr Sigma / |G|^2 along the base runs, against epochs (left; thin: each seed, thick: "
-        "geometric mean) and against the training loss (right; one mark per seed and checkpoint). G is the gradient "
-        "over the whole training set, Sigma from a part of it. Checkpoints lie between ends of epochs, where the noise "
-        f"of a whole pass has cancelled. Band: B_crit of the front with its 95 % interval. {results.counts}"
+        "Gradient noise scale tr Sigma / |G|^2 against the training loss. Blue: in windows of the loss, each a factor "
+        "of 2, with tr Sigma and |G|^2 averaged apart over the checkpoints of a run in it, geometric means over seeds "
+        "with 95 % Student t intervals; the growth is told from the first grey window to the last. Diamonds: the "
+        "initial weights, before the transient in which the gradient grows. G is the gradient over the whole training "
+        f"set, Sigma from a part of it. {results.counts}"
     )
     return Drawing(figure, table, caption)
 
@@ -80,7 +84,7 @@ def line_search(results: Results) -> Drawing | str:
         ax.set(xlabel=f"Predicted {label}", ylabel=f"Found {label}")
     _normalised(axes[0, 2], table, colors)
     handles = [Line2D([], [], color=c, marker="o", linestyle="", label=f"$B$ = {size:g}") for size, c in colors.items()]
-    handles += [Line2D([], [], color="0.3", marker=m, linestyle="", label=f"epoch {e:.3g}") for e, m in markers.items()]
+    handles += [Line2D([], [], color="0.3", marker=m, linestyle="", label=f"epoch {e:.2g}") for e, m in markers.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handletextpad=0.1, columnspacing=0.9)
     lost, beyond = (int(np.isnan(floats(table, name)).sum()) for name in ("rate", "change_at_4"))
     caption = (

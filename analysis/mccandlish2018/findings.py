@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from analysis.mccandlish2018.numbers import level, mean, misfit, paired, too_fast
-from analysis.mccandlish2018.results import Results
-from analysis.report.findings import Finding
+from analysis.mccandlish2018.results import Results, edges_of
+from analysis.report.findings import Finding, over_all, variants, with_variants
 from analysis.report.numbers import ABSENT, rounded
 from analysis.report.numbers import ratio as ratio_text
 from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
@@ -27,6 +27,14 @@ TOO_FAST = 2.0
 GROWS = Least(1.25, "the noise scale of one network moves as much between checkpoints", ratio=True)
 SLOPE = Least(0.1, "the noise scale then grows by a quarter while the loss falls tenfold")
 MOST = Range(0.5, np.inf, "most are more than half")
+BEND = Range(0.5, 2.0, "a bend placed wrong by a factor of 2 errs by a third in the best step at B_noise", ratio=True)
+TENFOLD = Range(
+    10.0,
+    np.inf,
+    "below, the noise scale has the order of magnitude; set with the first ratios known",
+    ratio=True,
+)
+MISFITS = Least(2.0, "half the misfit is plain to see in a figure", ratio=True)
 RISES = Least(0.1, "a tenth of the best fall is lost")
 
 
@@ -35,6 +43,7 @@ def findings(results: Results) -> list[Finding]:
     return [
         *_along_training(results),
         *_best_steps(results),
+        *_saturation(results),
         *_front(results),
         *_temperature(results),
         *_sizes(results),
@@ -63,32 +72,47 @@ def slope_text(interval: Interval) -> str:
 
 
 def growth(results: Results) -> Interval:
-    """Return the noise scale at the ends of the base runs over that at their initial weights, paired by seed."""
+    """Return the noise scale in the lowest window of the loss over that in the highest, paired by seed."""
+    return paired(results.windows, "noise_scale", "window", len(edges_of(results.settings)) - 2, 0)
+
+
+def _from_start(results: Results) -> Interval:
+    """Return the noise scale in the lowest window of the loss over that of the initial weights, paired by seed."""
     start = rows_where(results.along, step=0).assign(place="start")
-    return paired(pd.concat([start, results.end.assign(place="end")]), "noise_scale", "place", "start", "end")
+    end = rows_where(results.windows, window=0).assign(place="end")
+    return paired(pd.concat([start, end]), "noise_scale", "place", "start", "end")
 
 
 def _along_training(results: Results) -> list[Finding]:
-    ratio = growth(results)
-    later = results.along.assign(later=floats(results.along, "step") > 0)
-    later = rows_where(later, later=True)
-    slope = power_law_by(floats(later, "loss"), floats(later, "noise_scale"), floats(later, "seed"))
+    edges, table, ratio = edges_of(results.settings), results.windows, growth(results)
+    slope = power_law_by(floats(table, "loss"), floats(table, "noise_scale"), floats(table, "seed"))
+    ends = f"{edges[-2]:.3g} to {edges[-1]:.3g} nats to {edges[0]:.3g} to {edges[1]:.3g}"
+
+    def grows(interval: Interval) -> Judged:
+        return judge(interval, 1, 1, GROWS, (10, np.inf))
+
+    start = variants({"from the initial weights, in the transient of the start": _from_start(results)}, _grown, grows)
+    first = _finding(
+        results,
+        "noise_scale",
+        f"The noise scale grows tenfold or more from a loss of {ends}",
+        _grown(ratio),
+        grows(ratio),
+    )
     return [
+        with_variants(first, *start),
         _finding(
             results,
             "noise_scale",
-            "The noise scale grows tenfold or more from the initial weights to the end",
-            f"end / start = {ratio_text(ratio)}",
-            judge(ratio, 1, 1, GROWS, (10, np.inf)),
-        ),
-        _finding(
-            results,
-            "noise_scale",
-            "The noise scale grows as the loss falls, after the first checkpoint",
+            "The noise scale grows as the loss falls, after the transient of the start",
             f"slope of log B_simple on log loss = {slope_text(slope)}",
             judge(slope, 0, -1, SLOPE),
         ),
     ]
+
+
+def _grown(ratio: Interval) -> str:
+    return f"end / start = {ratio_text(ratio)}"
 
 
 def _best_steps(results: Results) -> list[Finding]:
@@ -110,6 +134,43 @@ def _best_steps(results: Results) -> list[Finding]:
     claim = "A step beyond twice the best one raises the loss"
     made.append(_finding(results, "line_search", claim, number, judge(at_4, 0, 1, RISES)))
     return made
+
+
+def bend(results: Results, name: str) -> Interval:
+    """Return B_noise fitted to the best steps (``rate``) or falls over that measured directly.
+
+    Geometric mean over the moments of training, then over seeds.
+    """
+    table = results.saturation
+    ratios = floats(table, f"{name}_scale") / floats(table, "direct")
+    return level(_geometric(ratios[rows]) for rows in _by_seed(table))
+
+
+def _bend_at(results: Results, name: str) -> dict[str, Interval]:
+    """Return the same of each moment of training alone."""
+    moments = groups(results.saturation, "epoch")
+    return {
+        f"epoch {epoch:.2g}": level(floats(rows, f"{name}_scale") / floats(rows, "direct")) for epoch, rows in moments
+    }
+
+
+def _saturation(results: Results) -> list[Finding]:
+    made, table = [], results.saturation
+    for name, what in (("rate", "best step"), ("fall", "fall of the loss at the best step")):
+        claim = f"The {what} saturates with the batch size where the law says: at the measured B_noise"
+        ratio, alone = bend(results, name), _bend_at(results, name)
+        number, judged = _bend_text(ratio), judge_within(ratio, BEND)
+        finding = _finding(results, "saturation", claim, number, judged)
+        made.append(with_variants(finding, *variants(alone, _bend_text, lambda each: judge_within(each, BEND))))
+    ratio = level(_geometric(floats(table, "rate_misfit")[rows]) for rows in _by_seed(table))
+    claim = "The best step follows the saturating law rather than a power of the batch size"
+    number = f"misfit of the law / of a power law = {ratio_text(ratio)}"
+    made.append(_finding(results, "saturation", claim, number, judge(ratio, 1, -1, MISFITS)))
+    return made
+
+
+def _bend_text(ratio: Interval) -> str:
+    return f"B_noise fitted / measured = {ratio_text(ratio)}"
 
 
 def _front(results: Results) -> list[Finding]:
@@ -206,14 +267,33 @@ def _sizes(results: Results) -> list[Finding]:
     ]
 
 
+def scale_at(results: Results, epoch: float) -> Interval:
+    """Return the noise scale of the checkpoint of an epoch, from which its branches come."""
+    return level(floats(rows_where(results.along, epoch=epoch), "noise_scale"))
+
+
+def settled_scale(results: Results, epoch: float) -> Interval:
+    """Return the noise scale where the branches of an epoch begin, after the settling updates."""
+    there = rows_where(results.branches, epoch=epoch)
+    return level(floats(there.drop_duplicates("seed"), "noise_scale"))
+
+
+def branch_ratios(results: Results, scale: Callable[[Results, float], Interval]) -> dict[str, Interval]:
+    """Return the critical batch size of the branches over a noise scale, by moment of training."""
+    fits = results.branch_fits.items()
+    return {f"epoch {epoch:.2g}": quotient(fit.b_crit, scale(results, epoch)) for epoch, fit in fits}
+
+
 def _by_branches(results: Results) -> list[Finding]:
-    critical = results.critical
-    epochs = sorted(set(floats(critical, "epoch")))
+    fits = [fit.b_crit for fit in results.branch_fits.values()]
     rise = Interval(None, None, None, 0, "needs two checkpoints")
-    if len(epochs) > 1:
-        rise = paired(critical, "critical", "epoch", epochs[0], epochs[-1])
-    ratios = floats(critical, "critical") / floats(critical, "noise_scale")
-    ratio = level(_geometric(ratios[rows]) for rows in _by_seed(critical))
+    if len(fits) > 1:
+        rise = quotient(fits[-1], fits[0])
+    claim = "The critical batch size by branches is tenfold the noise scale or more (Merrill et al.)"
+    ratios = branch_ratios(results, scale_at)
+    tenfold = over_all(claim, setting(results), "branches", ratios, _over_scale, _tenfold, log=True)
+    later = branch_ratios(results, settled_scale)
+    settled = {f"{name}, noise after settling": ratio for name, ratio in later.items()}
     return [
         _finding(
             results,
@@ -222,14 +302,16 @@ def _by_branches(results: Results) -> list[Finding]:
             f"last / first checkpoint = {ratio_text(rise)}",
             judge(rise, 1, 1, GROWS),
         ),
-        _finding(
-            results,
-            "branches",
-            "The critical batch size by branches is tenfold the noise scale or more (Merrill et al.)",
-            f"critical / B_simple = {ratio_text(ratio)}",
-            judge(ratio, 1, 1, GROWS, (10, np.inf)),
-        ),
+        with_variants(tenfold, *variants(settled, _over_scale, _tenfold)),
     ]
+
+
+def _over_scale(ratio: Interval) -> str:
+    return f"critical / B_simple = {ratio_text(ratio)}"
+
+
+def _tenfold(ratio: Interval) -> Judged:
+    return judge_within(ratio, TENFOLD)
 
 
 def _finding(
@@ -261,12 +343,14 @@ def facts(results: Results) -> Mapping[str, Interval]:
         "B_crit of the front": results.fit.b_crit,
         "B_simple at the initial weights": start,
         "B_simple, mean until the goal": results.run_average,
-        "B_simple at the end": level(floats(results.end, "noise_scale")),
     }
-    for epoch, rows in groups(results.search, "epoch"):
-        scales = [_geometric(floats(each, "curved_noise_scale")) for _, each in groups(rows, "seed")]
-        numbers[f"B_noise at epoch {epoch:.3g}"] = level(scales)
-    for epoch, rows in groups(results.critical, "epoch"):
-        numbers[f"critical by branches, epoch {epoch:.3g}"] = level(floats(rows, "critical"))
-        numbers[f"B_simple at epoch {epoch:.3g}"] = level(floats(rows, "noise_scale"))
+    for low, rows in reversed(groups(results.windows, "low")):
+        numbers[f"B_simple at a loss of {low:.3g} to {2 * low:.3g}"] = level(floats(rows, "noise_scale"))
+    for epoch, rows in groups(results.saturation, "epoch"):
+        numbers[f"B_noise at epoch {epoch:.2g}"] = level(floats(rows, "direct"))
+        numbers[f"B_noise from the best steps, epoch {epoch:.2g}"] = level(floats(rows, "rate_scale"))
+    for epoch, fit in results.branch_fits.items():
+        numbers[f"critical by branches, epoch {epoch:.2g}"] = fit.b_crit
+        numbers[f"B_simple at epoch {epoch:.2g}"] = scale_at(results, epoch)
+        numbers[f"B_simple after settling, epoch {epoch:.2g}"] = settled_scale(results, epoch)
     return numbers

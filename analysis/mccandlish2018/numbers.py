@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.statistics.hyperbolas import hyperbolas
 from analysis.statistics.intervals import CONFIDENCE, Interval, paired_difference, paired_ratio
-from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 
 Array = NDArray[np.float64]
 NUM_BOOTSTRAPS = 1000
@@ -135,35 +136,76 @@ def _combined(rows: pd.DataFrame, by: Sequence[str], scale: Callable[[pd.DataFra
     return pd.DataFrame(result, columns=pd.Index([*by, "noise_scale", "checkpoints"]))
 
 
-def critical_multiplier(multipliers: Sequence[float], losses: ArrayLike, tolerance: float) -> float:
-    """Return the largest k with ``L_k <= L_j + tolerance`` for all j < k (Merrill et al. 2025, arXiv 2505.23971).
+def windows(rows: pd.DataFrame, edges: Sequence[float]) -> pd.DataFrame:
+    """Return the noise scale of each seed in windows of the training loss, tr Sigma and |G|^2 averaged apart.
 
-    A loss that is not finite is above all others.
-
-    >>> critical_multiplier([1, 2, 4, 8], [0.50, 0.50, 0.505, 0.6], 0.01)
-    4
+    A window holds the checkpoints with a loss from one of the ascending ``edges`` to below the next. Columns ``seed``,
+    ``window`` (0 for the lowest), ``low``, ``loss`` (geometric mean), ``noise_scale`` and ``checkpoints``.
     """
-    order = np.argsort(multipliers)
-    k, loss = np.asarray(multipliers)[order], np.array(losses, dtype=float)[order]
-    loss = np.where(np.isfinite(loss), loss, np.inf)
-    fits = [bool(np.all(loss[i] <= loss[:i] + tolerance)) for i in range(len(k))]
-    return k[max(i for i, holds in enumerate(fits) if holds)].item()
+    losses = floats(rows, "loss")
+    inside = rows.assign(window=np.searchsorted(edges, losses, side="right") - 1, log_loss=np.log(losses))
+    place = floats(inside, "window")
+    inside = rows_if(inside, (place >= 0) & (place < len(edges) - 1))
+    table = pooled(inside, ["seed", "window"])
+    places = zip(floats(table, "seed"), floats(table, "window"), strict=True)
+    means = [np.exp(floats(rows_where(inside, seed=s, window=k), "log_loss").mean()) for s, k in places]
+    return table.assign(low=[edges[int(k)] for k in table["window"]], loss=np.array(means, dtype=float))
 
 
-def critical_by_branches(rows: pd.DataFrame, tolerance: float, loss: str = "smoothed_loss") -> pd.DataFrame:
-    """Return the critical batch size k* B of each seed and checkpoint.
+def saturations(search: pd.DataFrame) -> pd.DataFrame:
+    """Return for each seed and epoch the laws fitted to the best steps and falls that were found by batch size.
 
-    ``at_edge`` says whether k* is the ``largest`` or the ``smallest`` k tried, beyond which it may lie; else ``no``.
+    ``rate = largest_rate / (1 + rate_scale / B)`` (2.6) and ``fall = largest_fall / (1 + fall_scale / B)`` (2.7), whose
+    inverses are lines in 1/B, by least relative squares; ``rate_misfit`` and ``fall_misfit`` are the root mean squares
+    of the logarithms about them over those about a power law. ``direct`` is B_noise from gradients and Hessian. NaN
+    where fewer than three batch sizes have a best step, or the fit has no bend.
     """
-    result = []
+    rows = []
+    for seed, run in groups(search, "seed"):
+        for epoch, each in groups(run, "epoch"):
+            row = {"seed": int(seed), "epoch": epoch, "direct": float(floats(each, "curved_noise_scale")[0])}
+            for name in ("rate", "fall"):
+                fit = _saturation(floats(each, "batch_size"), floats(each, name))
+                row |= dict(zip((f"largest_{name}", f"{name}_scale", f"{name}_misfit"), fit, strict=True))
+            rows.append(row)
+    names = [form.format(name) for name in ("rate", "fall") for form in ("largest_{}", "{}_scale", "{}_misfit")]
+    return pd.DataFrame(rows, columns=pd.Index(["seed", "epoch", "direct", *names]))
+
+
+def _saturation(sizes: Array, values: Array) -> tuple[float, float, float]:
+    """Return the ceiling, the batch size of half of it, and the misfit over that of a power law."""
+    there = np.isfinite(values) & (values > 0)
+    if there.sum() < 3:
+        return np.nan, np.nan, np.nan
+    x, y = sizes[there], np.log(values[there])
+    (low,), (_,), (scale,) = hyperbolas(x, -y[None], np.ones((1, len(x))))
+    if not np.isfinite([low, scale]).all():
+        return np.nan, np.nan, np.nan
+    law = y + low + np.log1p(np.exp(scale) / x)
+    power = y - np.polyval(np.polyfit(np.log(x), y, 1), np.log(x))
+    ratio = np.sqrt(np.mean(law**2) / np.mean(power**2)) if power.any() else np.nan
+    return float(np.exp(-low)), float(np.exp(scale)), float(ratio)
+
+
+def tuned_branches(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the fewest steps over the learning rates for each seed, epoch and batch size, and the rate that had them.
+
+    ``at_edge`` says that it is the lowest or highest rate tried. NaN where no rate reached the target. ``loss`` and
+    ``noise_scale`` are those of the common start.
+    """
+    best = []
     for seed, run in groups(rows, "seed"):
         for epoch, branch in groups(run, "epoch"):
-            tried = floats(branch, "multiplier")
-            best = critical_multiplier(list(tried), floats(branch, loss), tolerance)
-            size = float(floats(branch, "batch_size")[np.argmin(tried)] / tried.min()) * best
-            row = {"seed": int(seed), "epoch": epoch, "multiplier": best, "critical": size}
-            result.append(row | {"at_edge": {tried.max(): "largest", tried.min(): "smallest"}.get(best, "no")})
-    return pd.DataFrame(result, columns=pd.Index(["seed", "epoch", "multiplier", "critical", "at_edge"]))
+            for size, each in groups(branch, "batch_size"):
+                steps, rates = floats(each, "steps"), floats(each, "rate")
+                row = {"seed": int(seed), "epoch": epoch, "batch_size": int(size)}
+                row |= {name: float(floats(each, name)[0]) for name in ("loss", "noise_scale")}
+                if np.isfinite(steps).any():
+                    k = int(np.nanargmin(steps))
+                    row |= {"steps": steps[k], "rate": rates[k], "at_edge": rates[k] in (rates.min(), rates.max())}
+                best.append(row)
+    columns = ["seed", "epoch", "batch_size", "steps", "rate", "at_edge", "loss", "noise_scale"]
+    return pd.DataFrame(best, columns=pd.Index(columns))
 
 
 def paired(rows: pd.DataFrame, value: str, key: str, first: object, second: object) -> Interval:

@@ -25,6 +25,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     drawings = Drawings(
         {
             "noise_scale": lambda: figures.noise_scale(results),
+            "saturation": lambda: batch_figures.saturation(results),
             "line_search": lambda: figures.line_search(results),
             "front": lambda: batch_figures.front(results),
             "temperature": lambda: figures.temperature(results),
@@ -77,12 +78,6 @@ def sentences(tables: Tables, results: Results) -> list[str]:
         f"The front has S_min = {ratio(fit.s_min)} steps, E_min = {ratio(fit.e_min)} examples and "
         f"B_crit = {ratio(fit.b_crit)}.",
     ]
-    lowest = results.along.nsmallest(1, "noise_scale")
-    for row in records(lowest):
-        said.append(
-            f"The noise scale is lowest, {significant(row['noise_scale'], 2)}, at epoch {row['epoch']:.3g} of seed "
-            f"{row['seed']:g}, at a loss of {significant(row['loss'], 3)} nats."
-        )
     other = [row for row in refused(tables) if row.get("arm") != "front"]
     said += [f"{row['run_id']} did not finish: {row['reason']}." for row in other]
     return said

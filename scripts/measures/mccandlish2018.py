@@ -26,14 +26,15 @@ MOMENTS = ("gradient_square", "noise_trace", "gradient_curvature", "noise_curvat
 
 
 def noise_scales(site: Site, *, epochs: Sequence[float] | None, band: Sequence[float] | None, examples: int) -> Rows:
-    """Return the noise of the gradient of one run at its checkpoints of these epochs, ``None`` for all but the first.
+    """Return the noise of the gradient of one run at its checkpoints of these epochs, ``None`` for all.
 
     With ``band`` only at those whose loss lies between these. The gradient (``square``) and the loss are those of the
     whole training set, which is what the run descends, without error; the covariance is estimated from ``examples``
     drawn from it (``noise_trace``, with a 95 % interval).
     """
     batches, rows = site.batches(site.dataset.train), []
-    chosen = site.checkpoints() if epochs is None else [checkpoint_at(site, epoch) for epoch in epochs]
+    every = [site.checkpoint("x0"), *site.checkpoints()]
+    chosen = every if epochs is None else [checkpoint_at(site, epoch) for epoch in epochs]
     for number, checkpoint in enumerate(chosen, 1):
         loss = subset_loss(site, checkpoint, examples)
         whole = loss.over(batches)
@@ -46,7 +47,9 @@ def noise_scales(site: Site, *, epochs: Sequence[float] | None, band: Sequence[f
 def noise_of(whole: Loss, subset: Loss) -> dict[str, Any]:
     """Return loss and squared gradient of the whole training set and the trace of Sigma from a subset of it."""
     value, gradient = whole.value_and_grad(whole.weights)
-    trace = GradientNoise(num_hvps=0, batch_sizes=())(subset).numbers["noise_trace"]
+    # In float32 a unit of ReLU next to its kink may be on for an example alone and off for it in a batch, and the probe
+    # refuses gradients that do not add up.
+    trace = GradientNoise(num_hvps=0, batch_sizes=())(subset.in_precision(torch.float64)).numbers["noise_trace"]
     row = {"loss": value, "square": norm(gradient) ** 2, "num_train": whole.num_examples}
     return row | {"noise_trace": trace.value, "noise_trace_lower": trace.lower, "noise_trace_upper": trace.upper}
 
@@ -58,15 +61,15 @@ def line_search(
     examples: int,
     num_hvps: int,
     batch_sizes: Sequence[int],
-    batches: int,
+    batches: Sequence[int],
     octaves: tuple[float, float],
     per_octave: int,
 ) -> Rows:
     """Return for each batch size by how much steps ``w - rate G_B`` of random batches change the loss, batch by batch.
 
-    The loss is over ``examples`` of the training set, from which the ``batches`` are drawn with replacement; the rates
-    lie around the one that equation 2.6 predicts, ``octaves`` below and above, ``per_octave`` to each factor of 2.
-    Beside them stand the moments that the prediction is made of.
+    The loss is over ``examples`` of the training set, from which the batches are drawn with replacement, ``batches`` so
+    many of each size; the rates lie around the one that equation 2.6 predicts, ``octaves`` below and above,
+    ``per_octave`` to each factor of 2. Beside them stand the moments that the prediction is made of.
     """
     checkpoint = checkpoint_at(site, epoch)
     loss = subset_loss(site, checkpoint, examples)
@@ -75,11 +78,12 @@ def line_search(
     shared |= {name: result.numbers[name].value for name in MOMENTS}
     grid = 2.0 ** (torch.arange(octaves[0] * per_octave, octaves[1] * per_octave + 1, dtype=torch.float64) / per_octave)
     rows = []
-    for number, (size, predicted) in enumerate(zip(batch_sizes, result.by_batch_size, strict=True), 1):
+    each = zip(batch_sizes, batches, result.by_batch_size, strict=True)
+    for number, (size, draws, predicted) in enumerate(each, 1):
         centre = predicted["step"]["value"]
         rates = (grid * centre).tolist() if centre is not None else []
         seed = derived_seed(site.config.training.seed, "line search", epoch, size)
-        changes = step_changes(loss, size, rates, batches, seed) if rates else []
+        changes = step_changes(loss, size, rates, draws, seed) if rates else []
         predictions = {f"predicted_{key}": predicted["step"][key] for key in ("value", "lower", "upper")}
         rows.append(shared | predictions | {"batch_size": size, "rates": rates, "changes": changes})
         site.progress(number, len(batch_sizes))

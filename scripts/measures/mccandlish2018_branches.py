@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from scripts.measures.mccandlish2018 import checkpoint_at, finite, noise_of, one_batch, place_of
+from scripts.measures.mccandlish2018 import checkpoint_at, noise_of, one_batch, place_of
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
 from sharpness.data import Split, normalise
-from sharpness.errors import InputError
+from sharpness.data.batches import Batch
 from sharpness.runs.networks import network_loss
 from sharpness.training.order import epoch_order
 
@@ -22,29 +24,86 @@ FIRST_BRANCH_EPOCH = 10**6
 """The orders of examples of branches are those of epochs that no run comes to."""
 
 
-def branches(site: Site, *, epoch: float, multipliers: Sequence[int], examples: int, half_life: int) -> Rows:
-    """Return the smoothed loss after as many examples for each multiplier k of batch size and learning rate.
+def branches(
+    site: Site,
+    *,
+    epoch: float,
+    batch_sizes: Sequence[int],
+    rates: Sequence[Sequence[float]],
+    most: Sequence[int],
+    settle: Mapping[str, Any],
+    share: float,
+    growth: float,
+    examples: int,
+    noise_examples: int,
+) -> Rows:
+    """Return how many updates from a common start to a ``share`` of its loss, by batch size and learning rate.
 
-    Merrill et al. 2025 (arXiv 2505.23971): from one checkpoint, batches k B at the rate k eta, as is right for SGD. All
-    branches see the same examples in the same order. Deviation: theirs smooth the losses of batches by 1/2 per batch,
-    here by 1/2 per ``half_life`` examples, which is the same for batches of that size; smaller ones would otherwise
-    leave the mean of a few dozen examples. ``end_loss`` is that of the whole training set after the last update.
+    Branches as of Merrill et al. 2025 (arXiv 2505.23971). Deviations: theirs take one rate by rule for each batch size
+    and compare the loss after as many examples; here each of ``rates`` of a batch size is tried in its order, and the
+    updates are counted, at ``most`` so many, or as many as the best rate before it took (``steps`` is ``None`` beyond).
+    And the start is a checkpoint after a few large, slow updates more (``settle``: ``updates``, ``batch_size``,
+    ``rate``): the noise of training keeps a checkpoint above the valley that it is in, so that any calmer branch would
+    fall at once, without progress. The loss is over ``examples`` of the training set; beside each branch stands the
+    noise of the gradient at the start. All branches see the examples in the same order.
     """
-    data, training, checkpoint = site.dataset.train, site.config.training, checkpoint_at(site, epoch)
-    if (largest := max(multipliers) * training.batch_size) > examples:
-        raise InputError(f"expected branches of at least one update, got {examples} examples for a batch of {largest}")
-    rows = []
-    for number, k in enumerate(multipliers, 1):
-        model, size, rate = site.network(checkpoint.name), k * training.batch_size, k * training.learning_rate
-        order = (epoch_order(training.seed, epoch, len(data)) for epoch in itertools.count(FIRST_BRANCH_EPOCH))
-        losses = itertools.islice(descend(model, data, order, size, rate), examples // size)
-        smoothed = smooth([(loss, size) for loss in losses], half_life)
-        end = network_loss(site.config, model, site.batches(data))
-        row = {"multiplier": k, "batch_size": size, "rate": rate, "updates": examples // size}
-        row |= {"smoothed_loss": smoothed, "end_loss": finite(end.value(end.weights))}
-        rows.append(place_of(checkpoint) | row)
-        site.progress(number, len(multipliers))
+    data, checkpoint = site.dataset.train, checkpoint_at(site, epoch)
+    seen = [one_batch(site.subset(data, examples))]
+    start = site.network(checkpoint.name)
+    _advance(site, start, settle["batch_size"], settle["rate"], settle["updates"])
+    whole, few = site.batches(data), [one_batch(site.subset(data, noise_examples))]
+    shared = place_of(checkpoint)
+    shared |= noise_of(network_loss(site.config, start, whole), network_loss(site.config, start, few))
+    target, rows = share * _value(site, start, seen), []
+    for number, (size, tried, limit) in enumerate(zip(batch_sizes, rates, most, strict=True), 1):
+        for rate in tried:
+            model = copy.deepcopy(start)
+            updates = _updates(site, model, size, rate)
+            steps = steps_to(target, updates, lambda m=model: _value(site, m, seen), limit, growth)
+            rows.append(shared | {"batch_size": size, "rate": rate, "steps": steps, "most": limit})
+            limit = steps or limit
+        site.progress(number, len(batch_sizes))
     return rows
+
+
+def _updates(site: Site, model: nn.Module, size: int, rate: float) -> Iterator[float]:
+    """Return the updates of a branch, which change the network in place."""
+    data, seed = site.dataset.train, site.config.training.seed
+    orders = (epoch_order(seed, epoch, len(data)) for epoch in itertools.count(FIRST_BRANCH_EPOCH))
+    return descend(model, data, orders, size, rate)
+
+
+def _advance(site: Site, model: nn.Module, size: int, rate: float, updates: int) -> None:
+    for _ in itertools.islice(_updates(site, model, size, rate), updates):
+        pass
+
+
+def _value(site: Site, model: nn.Module, batches: Sequence[Batch]) -> float:
+    loss = network_loss(site.config, model, batches)
+    return loss.value(loss.weights)
+
+
+def steps_to(
+    target: float, updates: Iterator[object], loss: Callable[[], float], most: int, growth: float
+) -> int | None:
+    """Return after how many updates the loss is at most ``target``, or ``None`` if not within ``most``.
+
+    The loss is looked at each time their number has grown by a factor ``growth``, and at the last.
+
+    >>> losses = iter([0.9, 0.7, 0.5, 0.3])
+    >>> steps_to(0.6, itertools.repeat(None), lambda: next(losses), most=4, growth=1.0)
+    3
+    """
+    done = 0
+    while done < most:
+        upto = min(most, max(done + 1, math.ceil(growth * done)))
+        done += len(list(itertools.islice(updates, upto - done)))
+        value = loss()
+        if not math.isfinite(value):
+            return None
+        if value <= target:
+            return done
+    return None
 
 
 def descend(model: nn.Module, data: Split, orders: Iterator[Tensor], size: int, rate: float) -> Iterator[float]:
@@ -65,21 +124,6 @@ def descend(model: nn.Module, data: Split, orders: Iterator[Tensor], size: int, 
             for p, gradient in zip(parameters, gradients, strict=True):
                 p.sub_(gradient, alpha=rate)
         yield float(loss.detach())
-
-
-def smooth(losses: Sequence[tuple[float, int]], half_life: int) -> float | None:
-    """Return the average of losses of batches at the end, the weight of older ones halved every ``half_life`` examples.
-
-    ``None`` where one is not finite, or there is none. The zero that the average begins from is divided out.
-
-    >>> smooth([(4.0, 8), (1.0, 8)], half_life=8)                   # (4 / 4 + 1 / 2) / (3 / 4)
-    2.0
-    """
-    average = weight = 0.0
-    for loss, size in losses:
-        keep = 2.0 ** (-size / half_life)
-        average, weight = keep * average + (1 - keep) * loss, keep * weight + 1 - keep
-    return finite(average / weight) if weight else None
 
 
 def two_classes(
