@@ -117,7 +117,7 @@ TO_EQUAL_LOSS = RunConfig(
     model=ModelConfig(name="fc_256_256_256", norm="none"),
     training=TrainingConfig(epochs=1000),  # more than any run takes to reach the loss: 50 to 250
     budget=BudgetConfig(train_loss=0.01),
-    measure=MeasureConfig(test_every=5.0),  # the test set is five times as large as the training set
+    measure=MeasureConfig(test_every=10.0),  # the test set is five times as large as the training set
 )
 NOISY = Case("MLP", TO_EQUAL_LOSS, small=32, large=500)
 """Where the gap can be resolved in minutes: three hidden layers of 256 without BatchNorm, a fifth of the labels random.

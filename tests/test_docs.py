@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 IN_ORDER = (DOCS["train.md"], README, DOCS["measure.md"], DOCS["landscapes.md"])
 """The pages with commands, that of the run which the others measure before them."""
-OF_REPRODUCE = "runs/keskar2017/fc_256_256_256-fashion_mnist_10k-b32-s0-8f8b64ca"
+OF_REPRODUCE = "runs/keskar2017/fc_256_256_256-fashion_mnist_10k-b32-s0-5934fee2"
 
 
 def blocks(text: str, language: str) -> list[str]:
