@@ -100,7 +100,6 @@ def controls(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str) -> D
     figure, axes = new_figure(COLUMN, 2.6)
     ax = axes[0, 0]
     runs_and_means(ax, numbers, "epoch", "factor", "arm", _looks(CONTROLS))
-    log_axis(ax.yaxis, factors)
     _milestones(ax, settings)
     ax.set(xlabel="Epoch", ylabel="Training loss\n(times that of a decaying rate)")
     _legend(ax, CONTROLS, columns=2)

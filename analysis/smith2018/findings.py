@@ -132,8 +132,17 @@ def _mismatched(phases: pd.DataFrame, setting: str) -> Iterator[Finding]:
     """Judge whether a batch that grows by the wrong factor misses the curve, on either side of it."""
     for arm, factor in zip(MISMATCHED, (2, 25), strict=True):
         claim = f"Not any annealing will do: with a batch that grows by {factor} the training loss leaves the curve"
+        rows = records(rows_where(phases, optimizer="momentum", arm=arm))[:-1]
+        parts = {
+            f"epochs {row['after']:g} to {row['until']:g}": _share(phases, "momentum", arm, _phase(row)) for row in rows
+        }
         share = _share(phases, "momentum", arm)
-        yield Finding(claim, setting, "controls", _text(share), *judge_within(_size_of(share), BEYOND))
+        found = Finding(claim, setting, "controls", _text(share), *_beyond(share))
+        yield with_variants(found, *variants(parts, _text, _beyond))
+
+
+def _beyond(share: Interval) -> Judged:
+    return judge_within(_size_of(share), BEYOND)
 
 
 def _size_of(share: Interval) -> Interval:

@@ -14,8 +14,8 @@ STORY = Story(
         ),
         Point("est accuracy is the same whether", "both end with the same test accuracy", "difference"),
         Point("With neither decay nor growth", "the loss stays higher with neither of the two", "difference"),
-        Point("grows by 2 the", "a batch that grows too little leaves the curve", "difference"),
-        Point("grows by 25 the", "so does one that grows too much", "difference"),
+        Point("grows by 2 the", "a batch that grows by 2 instead leaves the curve", "difference"),
+        Point("grows by 25 the", "a batch that grows by 25 instead leaves the curve", "difference"),
         Point("takes fewer updates for the same epochs", "the growing batch takes fewer updates", "updates"),
         Point(
             "five times as large from the start",
