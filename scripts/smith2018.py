@@ -8,8 +8,8 @@ the start, and a larger momentum, and, as controls, with neither decay nor growt
 
 What to expect, on two CPU cores:
 
-- cpu: about 6 minutes. 7 of 8 claims are reproduced; a batch that grows by 2 is contradicted, as its loss lies first above
-  the curve and then below, and the mean over all epochs, which is judged, hides it.
+- cpu: about 6 minutes. 7 of 8 claims are reproduced; that a batch growing by 2 leaves the curve is contradicted, as its
+  loss lies first above and then below, and the mean over all epochs, which is judged, hides it.
 - smoke: seconds; its numbers mean nothing.
 - paper: for a GPU; never run.
 

@@ -136,23 +136,27 @@ def test_accuracy(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str)
     return Drawing(figure, pd.concat(parts, ignore_index=True), caption)
 
 
-def fewer_updates(epochs: pd.DataFrame, ended: str) -> Drawing | str:
-    """Draw test accuracy against updates for ever larger steps."""
-    rows = _shown(epochs, "momentum", FEWER)
+def fewer_updates(runs: pd.DataFrame, ended: str) -> Drawing | str:
+    """Draw the final test accuracy with momentum against the updates of the whole training, for ever larger steps."""
+    rows = _percent(_shown(rows_where(runs, status="finished"), "momentum", FEWER))
     if rows.empty:
         return "no run was trained with momentum"
-    numbers = _with_means(_percent(chosen(rows, floats(rows, "epoch") > 0)), "test_accuracy")
-    figure, axes = new_figure(FULL, 2.7)
+    numbers = rows.filter(["arm", "seed", "step", "test_accuracy"]).astype({"step": float})
+    figure, axes = new_figure(COLUMN, 2.4)
     ax = axes[0, 0]
-    runs_and_means(ax, numbers, "step", "test_accuracy", "arm", _looks(FEWER))
-    _after_start(ax, numbers)
-    log_axis(ax.xaxis, floats(numbers, "step"), padding=1.1)
-    ax.set(xlabel="Update", ylabel="Test accuracy (%)")
-    _legend(ax, FEWER)
+    for arm, look in _looks(FEWER).items():
+        mine = rows_where(numbers, arm=arm)
+        updates, accuracies = floats(mine, "step"), floats(mine, "test_accuracy")
+        ax.plot(updates, accuracies, ".", color=look.color, markersize=3, alpha=0.5)
+        if len(mine):
+            ax.plot(updates.mean(), accuracies.mean(), **look.artist | {"linestyle": "", "markersize": 6})
+    log_axis(ax.xaxis, floats(numbers, "step"), padding=1.4)
+    ax.set(xlabel="Updates of the whole training", ylabel="Final test accuracy (%)")
+    _legend(ax, FEWER, columns=2, lines=False)
     caption = (
-        "Test accuracy with momentum against updates for the same number of epochs: the rate decays; the batch grows "
-        "instead; rate and batch are five times as large from the start; and the momentum is 0.98 with a batch five "
-        f"times as large again. {MEANS} {ended}"
+        "Final test accuracy with momentum against updates, after the same number of epochs: the rate decays; the "
+        "batch grows instead; rate and batch are five times as large from the start; and the momentum is 0.98 with a "
+        f"batch five times as large again. Dots: runs; marks: their means. {ended}"
     )
     return Drawing(figure, numbers, caption)
 
@@ -205,8 +209,10 @@ def _looks(arms: Sequence[str]) -> dict[str, Look]:
     return {arm: LOOKS[numbers[arm]] for arm in arms}
 
 
-def _legend(ax: Axes, arms: Sequence[str], markers: bool = True, columns: int | None = None) -> None:
-    hidden = {} if markers else {"marker": ""}
+def _legend(
+    ax: Axes, arms: Sequence[str], markers: bool = True, columns: int | None = None, lines: bool = True
+) -> None:
+    hidden = ({} if markers else {"marker": ""}) | ({} if lines else {"linestyle": ""})
     handles = [look.handle(LABELS[arm], **hidden) for arm, look in _looks(arms).items()]
     figure = ax.get_figure(root=True)
     if figure is not None:

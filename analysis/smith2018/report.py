@@ -27,7 +27,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
             "training_loss": lambda: figures.training_loss(tables.epochs, settings, ended),
             "controls": lambda: figures.controls(tables.epochs, settings, ended),
             "test_accuracy": lambda: figures.test_accuracy(tables.epochs, settings, ended),
-            "fewer_updates": lambda: figures.fewer_updates(tables.epochs, ended),
+            "fewer_updates": lambda: figures.fewer_updates(tables.runs, ended),
         }
     )
     sentences = [f"{ended} Differences are paired by seed.", *remarks(final)]
