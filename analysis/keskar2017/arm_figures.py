@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator
 from numpy.typing import NDArray
 
 from analysis.keskar2017.association import GROUPS, MEASURES, OUTCOMES, association
 from analysis.keskar2017.figures import ROLE, legend, roles
+from analysis.report.forest import draw_forest
 from analysis.report.numbers import rounded
 from analysis.statistics.intervals import Interval
 from analysis.statistics.threshold import Threshold
@@ -122,33 +122,15 @@ def along_training(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def arms(runs: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
-    """Draw test accuracy and sharpness of arms below each other: one dot per run, a mark at the mean.
-
-    ``runs`` are by the name of the arm and by the role, one or both.
-    """
-    figure, axes = new_figure(FULL, 0.7 + 0.28 * len(runs), 1, 2)
-    for ax, (column, label) in zip(axes.flat, PANELS, strict=True):
-        drawn = []
-        for place, by_role in enumerate(runs.values()):
-            for role, rows in by_role.items():
-                shift = 0.0 if len(by_role) == 1 else {"SB": -0.14, "LB": 0.14}[role]
-                drawn.append(_dots(ax, place + shift, floats(rows, column), ROLE[role], column == "phi"))
-        ax.set(xlabel=label, ylim=(len(runs) - 0.5, -0.5))
-        ax.set_yticks(range(len(runs)), list(runs) if column == "test_accuracy" else [])
-        if column == "phi":
-            log_axis(ax.xaxis, np.concatenate(drawn))
-        else:
-            ax.xaxis.set_major_locator(MaxNLocator(5))
-    legend(figure, [look.handle(look.label, linestyle="") for look in ROLE.values()])
+def forests(differences: Mapping[str, Interval], ratios: Mapping[str, Interval]) -> Figure:
+    """Draw LB against SB under each condition: the difference of test accuracy and the ratio of sharpness."""
+    figure, axes = new_figure(FULL, 0.8 + 0.26 * len(differences), 1, 2)
+    draw_forest(axes[0, 0], differences, 0.0)
+    draw_forest(axes[0, 1], ratios, 1.0, log=True)
+    axes[0, 0].set(xlabel="Test accuracy, LB − SB (pp)")
+    axes[0, 1].set(xlabel=r"Sharpness $\phi$, LB / SB")
+    axes[0, 1].set_yticks(range(len(ratios)), [])
     return figure
-
-
-def _dots(ax: Axes, place: float, values: NDArray[np.float64], look: Look, log: bool) -> NDArray[np.float64]:
-    ax.plot(values, np.full(len(values), place), ".", color=look.color, markersize=3, alpha=0.5)
-    edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4}
-    ax.plot(mean_of(values, log), place, color=look.color, marker=look.marker, markersize=5, linestyle="", **edge)
-    return values
 
 
 def conditions(table: pd.DataFrame) -> Figure:

@@ -132,6 +132,7 @@ def batch_size(results: Results, rows: pd.DataFrame, found: Threshold) -> str:
     """Return the caption of accuracy and sharpness against the batch size."""
     largest = rows_where(rows, batch_size=rows["batch_size"].max())
     loss = numbers.significant(float(np.mean(floats(largest, "train_loss"))), 2)
+    few = "With equal epochs large batches make few updates. " if results.goal is None else ""
     if found.batch.value is None:
         seen = f"No threshold of the accuracy: {found.batch.reason}."
     else:
@@ -139,10 +140,10 @@ def batch_size(results: Results, rows: pd.DataFrame, found: Threshold) -> str:
             f"Band: where accuracy begins to fall, {numbers.ratio(found.batch)}; permutation test, p = {found.p:.2g}."
         )
     return (
-        "Test accuracy and sharpness against the batch size at equal epochs and one learning rate, as in Figure 4 of "
-        f"Keskar et al. (2017). One dot per run, lines through the means, of sharpness geometric. {seen} Sharpness: "
-        f"{results.measure}. {unseen(rows)}With equal epochs large batches make few updates: the mean training loss at "
-        f"the largest is {loss} nats. {results.setting(results.arms)}"
+        f"Test accuracy and sharpness against the batch size at {results.held} and one learning rate, as in Figure 4 "
+        f"of Keskar et al. (2017). One dot per run, lines through the means, of sharpness geometric. {seen} Sharpness: "
+        f"{results.measure}. {unseen(rows)}{few}The mean training loss at the largest batch is {loss} nats. "
+        f"{results.setting(results.arms)}"
     )
 
 
@@ -166,11 +167,11 @@ def along_training(results: Results, rows: pd.DataFrame) -> str:
     )
 
 
-def arms(results: Results, about: str, rows: pd.DataFrame) -> str:
+def forests(results: Results, about: str) -> str:
     """Return the caption of the remedies or of the critics."""
     return (
-        f"{about}: test accuracy and sharpness ({results.measure}). One dot per finished run, marks at the means "
-        f"(geometric for sharpness). {unseen(rows)}{results.setting(results.arms)}"
+        f"{about}: difference of test accuracy and ratio of sharpness ({results.measure}), paired by seed, with 95 % "
+        f"Student t intervals, of sharpness geometric. {results.setting(results.arms)}"
     )
 
 

@@ -60,7 +60,10 @@ class Comparison:
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """Return what the critics ask for, beginning with the paper's own condition."""
+    """Return what the critics ask for, beginning with the paper's own condition.
+
+    Where a training loss is the goal of all runs, it is equal under every condition, and updates under none.
+    """
     small, empty = results.runs("SB", "base"), results.done.iloc[:0]
     best = {role: _tuned(results, role) for role in ("SB", "LB")}
     chosen = [empty if found is None else found.rows for found in best.values()]
@@ -68,11 +71,17 @@ def comparisons(results: Results) -> list[Comparison]:
     reached = [rows_where(runs, ended_by=TARGET) for runs in aimed]
     short = sum(map(len, aimed)) - sum(map(len, reached))
     note = f"runs that did not reach the loss, left out: {short}" if short else ""
+    held = results.held
+    rates = [
+        Comparison(f"{held}, same rate", small, results.runs("LB", "base")),
+        Comparison(f"{held}, linear rate", small, results.runs("LB", "linear rate")),
+        Comparison(f"{held}, sqrt rate", small, results.runs("LB", "sqrt rate")),
+        Comparison(f"{held}, tuned rates", chosen[0], chosen[1], "; ".join(_of_tuned(best))),
+    ]
+    if results.goal is not None:
+        return rates
     return [
-        Comparison("equal epochs, same rate", small, results.runs("LB", "base")),
-        Comparison("equal epochs, linear rate", small, results.runs("LB", "linear rate")),
-        Comparison("equal epochs, sqrt rate", small, results.runs("LB", "sqrt rate")),
-        Comparison("equal epochs, tuned rates", chosen[0], chosen[1], "; ".join(_of_tuned(best))),
+        *rates,
         Comparison("equal updates, same rate", small, results.runs("LB", "equal updates")),
         Comparison("equal updates, sqrt rate", small, results.runs("LB", "equal updates, sqrt rate")),
         Comparison("equal training loss", reached[0], reached[1], note),

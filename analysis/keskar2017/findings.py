@@ -205,8 +205,7 @@ def of_critics(results: Results) -> Iterator[Finding]:
     """Yield for each condition whether LB is no worse than SB, which the critics say, and whether LB is still sharper.
 
     That a gap is closed can be told only where there is one under the paper's own condition, which comes first. The
-    conditions share their SB runs, so that sharpness is one claim: at equal training loss, where nothing but the batch
-    size is left to differ.
+    conditions share their SB runs, so that sharpness is one claim: at equal training loss, the last of them.
     """
     first, *others = comparisons(results)
     gap = difference(first.small, first.large, "test_accuracy")
@@ -216,7 +215,7 @@ def of_critics(results: Results) -> Iterator[Finding]:
         left = difference(each.small, each.large, "test_accuracy")
         judged = judge_within(left, NO_WORSE)
         if not there and left.lower is not None:
-            reason = f"with equal epochs and one rate there is no resolved gap to close ({points(gap)})"
+            reason = f"with {results.held} and one rate there is no resolved gap to close ({points(gap)})"
             judged = Judged("not testable here", reason, judged.smallest_effect, None)
         claim = f"Critics: with {each.name} LB is worse by no more than {ACCURACY.amount}: test accuracy LB - SB"
         yield Finding(claim, *where, points(left), *judged)

@@ -51,6 +51,11 @@ class Results:
         """Return the finished runs of an arm, of the varied network unless another is named."""
         return rows_where(self.done, network=network or self.arms, role=role, arm=arm)
 
+    @property
+    def held(self) -> str:
+        """What is equal between the runs of the varied network."""
+        return "equal epochs" if self.goal is None else "equal training loss"
+
     def setting(self, network: str | None = None) -> str:
         """Return what a caption says last: what was trained on what, and how many runs finished."""
         where = "; ".join(self.networks.values()) if network is None else self.networks[network]

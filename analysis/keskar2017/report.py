@@ -14,7 +14,16 @@ from analysis.keskar2017.association import changes
 from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.curves import curves, from_minimum, in_per_cent, training_table
 from analysis.keskar2017.findings import accuracy_threshold, findings
-from analysis.keskar2017.numbers import Results, batch_rows, drawable, results_of, solutions, warm_rows
+from analysis.keskar2017.numbers import (
+    Results,
+    batch_rows,
+    difference,
+    drawable,
+    ratio,
+    results_of,
+    solutions,
+    warm_rows,
+)
 from analysis.keskar2017.sentences import correlations, of_arms, of_pairs
 from analysis.report.report import Drawing, Drawings, Report
 from analysis.report.texts import slug
@@ -157,13 +166,36 @@ def _along_training(results: Results) -> Drawing | str:
 
 
 def _remedies(results: Results) -> Drawing | str:
-    runs = {name: {role: results.runs(role, arm)} for name, role, arm in tables.REMEDIES}
-    return _arms(runs, "The remedies of the table of that name", results)
+    about = "LB with each remedy against SB without, or with augmentation against SB with it"
+    small = results.runs("SB", "base")
+    sides = {
+        name.removesuffix(", LB"): (
+            results.runs("SB", arm) if arm == "augmentation" else small,
+            results.runs(role, arm),
+        )
+        for name, role, arm in tables.REMEDIES
+        if role == "LB"
+    }
+    return _forests(sides, about, results)
 
 
 def _critics(results: Results) -> Drawing | str:
-    runs = {each.name: {"SB": each.small, "LB": each.large} for each in comparisons(results)}
-    return _arms(runs, "SB and LB under the conditions of the table of that name", results)
+    sides = {each.name: (each.small, each.large) for each in comparisons(results)}
+    return _forests(sides, "LB against SB under the conditions of the table of that name", results)
+
+
+def _forests(sides: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], about: str, results: Results) -> Drawing | str:
+    differences = {name: difference(*pair, "test_accuracy") for name, pair in sides.items()}
+    ratios = {name: ratio(*pair, "phi") for name, pair in sides.items()}
+    if all(each.value is None for each in ratios.values()):
+        return "no pair has a sharpness"
+    rows = [
+        {"name": name, "what": what, "value": each.value, "lower": each.lower, "upper": each.upper, "n": each.n}
+        for what, found in (("difference of test accuracy", differences), ("ratio of sharpness", ratios))
+        for name, each in found.items()
+    ]
+    figure = arm_figures.forests(differences, ratios)
+    return Drawing(figure, pd.DataFrame(rows), captions.forests(results, about))
 
 
 def _conditions(results: Results) -> Drawing | str:
@@ -171,16 +203,3 @@ def _conditions(results: Results) -> Drawing | str:
     if table.empty:
         return "no condition has a run beside the SB run of its seed"
     return Drawing(arm_figures.conditions(table), table, captions.conditions(results))
-
-
-def _arms(runs: Mapping[str, Mapping[str, pd.DataFrame]], about: str, results: Results) -> Drawing | str:
-    parts = [
-        rows.filter(["seed", "test_accuracy", "phi"]).assign(name=name, role=role)
-        for name, by_role in runs.items()
-        for role, rows in by_role.items()
-        if len(rows)
-    ]
-    if not any((floats(part, "phi") > 0).any() for part in parts):
-        return "no run has a sharpness"
-    table = pd.concat(parts, ignore_index=True)
-    return Drawing(arm_figures.arms(runs), table, captions.arms(results, about, table))
