@@ -178,4 +178,5 @@ def _along(role: str, plant: Plant, rng: np.random.Generator) -> list[dict[str, 
 def _slice(role: str, plant: Plant) -> list[dict[str, Any]]:
     width = (plant.width or {"SB": 1.0, "LB": 10.0})[role]
     points = [k - 7.0 for k in range(15)]
-    return [{"distance": t, "train_loss": 0.01 + width * (t - 1) ** 2, "test_loss": 0.5 + width * t**2} for t in points]
+    losses = [{"train_loss": 0.01 + width * (t - 1) ** 2, "test_loss": 0.5 + width * t**2} for t in points]
+    return [{"distance": t, "length": 35.0} | loss for t, loss in zip(points, losses, strict=True)]

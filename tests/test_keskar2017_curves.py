@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.keskar2017.curves import at_equal_loss, from_minimum, over_training, rises, slope_changes
+from analysis.keskar2017.curves import at_equal_loss, from_solution, over_training, rises, slope_changes
 from analysis.statistics.threshold import threshold
 
 # --- the threshold ---------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_slopes_change_where_they_are_planted_to() -> None:
     assert np.isnan(slope_changes(rows, 500.0)[0])  # one size beyond
 
 
-def test_slices_are_moved_to_their_lowest_training_loss() -> None:
+def test_slices_rise_from_their_solution() -> None:
     rows = pd.DataFrame({"distance": [-1.0, 0.0, 1.0], "train_loss": [3.0, 2.0, 1.0], "test_loss": [0.0, 1.0, 2.0]})
-    table = from_minimum(rows.assign(network="F1", seed=0, role="SB"))
-    assert list(table["from_minimum"]) == [-2.0, -1.0, 0.0]
+    table = from_solution(rows.assign(network="F1", seed=0, role="SB", length=4.0))
+    assert list(table["share"]) == [-0.25, 0.0, 0.25] and list(table["rise"]) == [1.0, 0.0, -1.0]

@@ -112,10 +112,10 @@ def between(results: Results, path: str, network: str, table: pd.DataFrame) -> s
 def sketch(results: Results) -> str:
     """Return the caption of the slices through both minima."""
     return (
-        "A flat and a sharp minimum as in the sketch of Figure 1 of Keskar et al. (2017), measured: loss (log axis) on "
-        "a slice through the SB and one through the LB solution, both in the direction of the line from SB to LB, "
-        "against the Euclidean distance from the lowest training loss of each. Solid: training, dashed: test. Bold: "
-        f"the first seed; thin: the others. {results.setting()}"
+        "A flat and a sharp minimum as in the sketch of Figure 1 of Keskar et al. (2017), measured: how much more "
+        "training loss there is than at the solution, on a slice through the SB and one through the LB solution, both "
+        "in the direction of the line from SB to LB, against the Euclidean distance from the solution as a share of "
+        f"that between both. Bold: mean over the seeds; thin: each seed. {results.setting()}"
     )
 
 

@@ -148,10 +148,14 @@ def _change(run: pd.DataFrame, at: float) -> float:
     return float(after - before)
 
 
-def from_minimum(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return slices with the distance from the lowest training loss of each as ``from_minimum``."""
+def from_solution(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return slices with how far each point lies from its solution and how much more training loss it has.
+
+    ``share`` is the distance as a share of that between SB and LB, ``rise`` the training loss (nats) above that of the
+    solution itself, which is a point of its slice.
+    """
     parts = []
     for _, curve in rows.groupby(["network", "seed", "role"], sort=False):
-        lowest = floats(curve, "distance")[np.nanargmin(floats(curve, "train_loss"))]
-        parts.append(curve.assign(from_minimum=floats(curve, "distance") - lowest))
+        loss, share = floats(curve, "train_loss"), floats(curve, "distance") / floats(curve, "length")
+        parts.append(curve.assign(share=np.round(share, 6), rise=loss - loss[np.argmin(np.abs(share))]))
     return pd.concat(parts, ignore_index=True)

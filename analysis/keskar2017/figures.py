@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -174,21 +173,19 @@ def accuracy_curves(table: pd.DataFrame) -> Figure:
 
 
 def sketch(table: pd.DataFrame) -> Figure:
-    """Draw the loss around both minima against the distance from each, a panel per network: Figure 1, measured."""
+    """Draw how the training loss rises around both solutions, a panel per network: Figure 1, measured."""
     figure, panels = _panel_per_network(table, 2.4)
     for ax, rows in panels:
-        for order, (_, of_seed) in enumerate(groups(rows, "seed")):
-            width, opacity = (1.4, 1.0) if order == 0 else (0.5, 0.4)
-            for role, curve in groups(of_seed, "role"):
-                for split, dashes in SPLITS.items():
-                    style: dict[str, Any] = {"linestyle": dashes, "linewidth": width, "alpha": opacity}
-                    x, y = floats(curve, "from_minimum"), floats(curve, f"{split}_loss")
-                    ax.plot(x, y, color=ROLE[role].color, **style)
+        for role, of_role in groups(rows, "role"):
+            color = ROLE[role].color
+            for _, curve in groups(of_role, "seed"):
+                ax.plot(floats(curve, "share"), floats(curve, "rise"), color=color, linewidth=0.5, alpha=0.4)
+            means = [(share, np.mean(floats(at, "rise"))) for share, at in groups(of_role, "share")]
+            ax.plot(*zip(*means, strict=True), color=color, linewidth=1.6)
         ax.axvline(0, color="0.6", linewidth=0.6, zorder=1)
-        ax.set(xlabel="Distance from the minimum", ylabel="Cross-entropy (nats)")
-        log_axis(ax.yaxis, np.concatenate([floats(rows, f"{split}_loss") for split in SPLITS]))
+        ax.set(xlabel="Distance from the solution\n(in that of SB and LB)", ylabel="Rise of the training loss (nats)")
         ax.margins(x=0)
-    legend(figure, [*_colors(), *_splits()])
+    legend(figure, _colors())
     return figure
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.keskar2017 import arm_figures, captions, figures, tables
 from analysis.keskar2017.association import changes
 from analysis.keskar2017.comparisons import comparisons
-from analysis.keskar2017.curves import curves, from_minimum, in_per_cent, training_table
+from analysis.keskar2017.curves import curves, from_solution, in_per_cent, training_table
 from analysis.keskar2017.findings import accuracy_threshold, findings
 from analysis.keskar2017.numbers import (
     Results,
@@ -124,7 +124,7 @@ def _sketch(results: Results) -> Drawing | str:
     rows = results.tables.rows("slices")
     if rows.empty:
         return "no slice through two minima was measured"
-    table = _by_network(from_minimum(rows), results)
+    table = _by_network(from_solution(rows), results)
     return Drawing(figures.sketch(table), table, captions.sketch(results))
 
 
