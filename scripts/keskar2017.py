@@ -46,7 +46,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
 from scripts.grids.keskar2017 import Case, Ranges, arms_of, kept_epochs, pairs_of
-from scripts.measures.keskar2017 import along_training, slices
+from scripts.measures.keskar2017 import along_training, slices, surfaces
 from scripts.runner.study import Cell, Measurement, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
@@ -101,6 +101,8 @@ class Preset:
     subspace: int = 100
     interpolation: Interpolation = field(default_factory=Interpolation)
     slice_points: int = 15
+    surface_points: int = 21
+    """Points along each side of the planes around the solutions of the first seed."""
     check_examples: int = 2000
     """The examples over which PyHessian checks the eigenvalue of the first seed."""
 
@@ -217,6 +219,7 @@ PRESETS = {
         subspace=5,
         interpolation=Interpolation(num_points=7),
         slice_points=5,
+        surface_points=3,
         check_examples=100,
     ),
 }
@@ -276,6 +279,8 @@ def _between(preset: Preset, small: Cell, large: Cell) -> Iterator[Measurement |
         yield Measurement(name, small, probes, other=large)
     if preset.arms is not None:
         yield Task("slices", labels, slices, [small, large], {"num_points": preset.slice_points})
+        if labels["seed"] == 0:
+            yield Task("surfaces", labels, surfaces, [small, large], {"num_points": preset.surface_points})
 
 
 def _beyond_the_first_stage(preset: Preset, arms: Case, cell: Cell) -> Iterator[Measurement | Task]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.runs import LOSSES, PROBE_FIELDS, Tables, with_columns
+from tests.landscape_records import plane
 from tests.study_cases import script
 
 main: Any = script("keskar2017")
@@ -67,7 +68,7 @@ def planted(plant: Plant, preset: str = "full", cells: Sequence[Any] = CELLS) ->
     """Return the tables of the study of a preset with these cells, small noise on everything that is planted."""
     rng = np.random.default_rng(0)
     runs, epochs, probes = [], [], []
-    tables: dict[str, list[dict[str, Any]]] = {"along_training": [], "slices": []}
+    tables: dict[str, list[dict[str, Any]]] = {"along_training": [], "slices": [], "surfaces": []}
     varied = main.PRESETS[preset].arms.label
     for number, cell in enumerate(cells):
         labels, status = dict(cell.labels), plant.status(cell.labels)
@@ -83,6 +84,8 @@ def planted(plant: Plant, preset: str = "full", cells: Sequence[Any] = CELLS) ->
             tables["along_training"] += [labels | row for row in _along(labels["role"], plant, rng)]
         if status == "finished" and labels["arm"] == "base":
             tables["slices"] += [labels | row for row in _slice(labels["role"], plant)]
+            if labels["seed"] == 0:
+                tables["surfaces"].append(labels | {"record": plane(test=False).to_dict()})
     columns = [*cells[0].labels, "run_id", "status"]
     return Tables(
         pd.DataFrame(runs),

@@ -116,6 +116,7 @@ def test_the_smoke_form_shows_every_figure_table_and_verdict(smoke: Path) -> Non
         "line_narrow_f1",
         "accuracy_vs_sharpness",
         "sketch",
+        "surfaces_narrow_f1",
         "accuracy_curves",
         "arc_narrow_f1",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from analysis.keskar2017.numbers import EPSILONS, ROLES, Results, not_positive, 
 from analysis.report import numbers
 from analysis.statistics.threshold import Threshold
 from sharpness.plots.frames import floats, groups, records, rows_where
+from sharpness.plots.networks import Network
+from sharpness.plots.plane import plane_caption
 
 NAMES = {"top_eigenvalue": "λ_max", "keskar_sharpness": "Metric 2.1", "worst_case": "adaptive worst case"}
 """The kinds of sharpness of the solutions that are held against test accuracy, as texts call them."""
@@ -116,6 +119,15 @@ def sketch(results: Results) -> str:
         "training loss there is than at the solution, on a slice through the SB and one through the LB solution, both "
         "in the direction of the line from SB to LB, against the Euclidean distance from the solution as a share of "
         f"that between both. Bold: mean over the seeds; thin: each seed. {results.setting()}"
+    )
+
+
+def surfaces(results: Results, network: str, table: pd.DataFrame, networks: Sequence[Network]) -> str:
+    """Return the caption of the planes around both minima."""
+    return (
+        "The surface around the SB and the LB solution of the first seed, as Li et al. (2018) draw it: each in its own "
+        "random directions, which are as long as its weights, filter by filter, so that one unit is the same share of "
+        f"the weights in both. {plane_caption(table, networks, 'random_plane')} {results.setting(network)}"
     )
 
 

@@ -15,6 +15,7 @@ from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.curves import curves, from_solution, in_per_cent, training_table
 from analysis.keskar2017.findings import accuracy_threshold, findings
 from analysis.keskar2017.numbers import (
+    ROLES,
     Results,
     batch_rows,
     difference,
@@ -28,10 +29,15 @@ from analysis.keskar2017.sentences import correlations, of_arms, of_pairs
 from analysis.report.report import Drawing, Drawings, Report
 from analysis.report.texts import slug
 from analysis.runs import Tables
-from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.frames import floats, records, rows_where
+from sharpness.plots.grids import plane_table
+from sharpness.plots.networks import Network
+from sharpness.plots.plane import plane_figure
+from sharpness.records import ProbeRecord
 
 Draw = Callable[[], Drawing | str]
 """Returns a drawing, or the reason why there is none."""
+SURFACE = "random_plane"
 MEASURES = ("top_eigenvalue", "trace", "keskar_sharpness", "worst_case")
 """The measures of sharpness of the first network's pairs; the last is the one that no rescaling moves."""
 ACCURACY_COLUMNS = ["test_accuracy", "test_loss", "top_eigenvalue", "lower", "upper", "confidence", *MEASURES[1:]]
@@ -71,6 +77,7 @@ def of_networks_and_arms(results: Results) -> dict[str, Draw]:
     }
     return {
         "sketch": partial(_sketch, results),
+        **{f"surfaces_{slug(network)}": partial(_surfaces, results, network) for network in results.networks},
         "accuracy_curves": partial(_accuracy_curves, results),
         **between,
         "batch_size": partial(_batch_size, results),
@@ -163,6 +170,16 @@ def _along_training(results: Results) -> Drawing | str:
         return "no checkpoint was measured"
     table = rows.filter(["role", "seed", "epoch", "loss", "phi"])
     return Drawing(arm_figures.along_training(table), table, captions.along_training(results, rows))
+
+
+def _surfaces(results: Results, network: str) -> Drawing | str:
+    rows = records(rows_where(results.tables.rows("surfaces", "network", "role", "record"), network=network))
+    found = {row["role"]: ProbeRecord.from_dict(row["record"]) for row in rows}
+    networks = [Network(figures.ROLE[role].label, {SURFACE: found[role]}) for role in ROLES if role in found]
+    table = plane_table(networks, SURFACE)
+    if len(networks) < len(ROLES) or table.empty:
+        return "no plane around both minima was measured"
+    return Drawing(plane_figure(table, networks, SURFACE), table, captions.surfaces(results, network, table, networks))
 
 
 def _remedies(results: Results) -> Drawing | str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
 from sharpness.errors import InputError
+from sharpness.landscapes import RandomPlane
 from sharpness.loss import Loss
 from sharpness.machine.environment import deterministic
 from sharpness.machine.progress import Progress
@@ -53,6 +54,20 @@ def slices(site: Site, *, num_points: int) -> Rows:
     small, large = (site.weights(run.final_checkpoint(), run) for run in site.runs)
     with deterministic(site.device):
         return slices_between(small, large, losses, num_points, site.progress)
+
+
+def surfaces(site: Site, *, num_points: int) -> Rows:
+    """Return the training loss in a plane of two random directions around the SB and the LB minimum (the two runs).
+
+    The directions are drawn anew for each and are as long, filter by filter, as its weights (Li et al. 2018), so that
+    no rescaling of the layers moves the picture. The rows have the ``role`` and the ``record`` of the plane.
+    """
+    train, _ = site.losses()
+    rows, plane = [], RandomPlane(num_points=num_points)
+    for role, run in zip(("SB", "LB"), site.runs, strict=True):
+        result = plane(train, site.weights(run.final_checkpoint(), run), progress=site.progress)
+        rows.append({"role": role, "record": result.to_record(run.final_sha256()).to_dict()})
+    return rows
 
 
 def slices_between(small: Tensor, large: Tensor, losses: dict[str, Loss], num_points: int, progress: Progress) -> Rows:
