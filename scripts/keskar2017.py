@@ -16,7 +16,7 @@ stage, the others have all four:
 
 What to expect, on two CPU cores:
 
-- cpu: 4 to 5 minutes. Ten pairs of a small network without BatchNorm on 2,000 images, a fifth of their labels random,
+- cpu: about 4 minutes. Ten pairs of a small network without BatchNorm on 2,000 images, a fifth of their labels random,
   to one training loss. LB is worse in test accuracy (-2.2 points, -3.0 to -1.4) and sharper (top eigenvalue 6.6 times,
   Metric 2.1 41 times, in units of the weights 1.4 times); no difference in test loss is resolved, and no association of
   sharpness with accuracy within one batch size.
@@ -153,7 +153,7 @@ HELD_OUT_F2 = base("f2", "timit", epochs=100, num_validation=20000, evaluation_b
 
 PRESETS = {
     "cpu": Preset(
-        about="MLP on 2,000 Fashion-MNIST images, a fifth of the labels random, 10 seeds, 4 to 5 minutes on 2 cores.",
+        about="MLP on 2,000 Fashion-MNIST images, a fifth of the labels random, 10 seeds, about 4 minutes on 2 cores.",
         seeds=10,
         pairs=(NOISY,),
         arms=None,

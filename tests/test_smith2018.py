@@ -202,7 +202,7 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     for cell in cells:
         check_config(cell.config)
     assert len(cells) == 8 + 3 * 3
-    # Eight images and ghost batches of eight: a step with 128 takes seconds. The optimisers are those of the smoke form.
+    # Eight images and ghost batches of eight: a step with 128 takes seconds. The smoke form has other optimisers too.
     chosen = [cell for cell in cells if cell.labels["arm"] == "decaying" and cell.labels["optimizer"] == "momentum"]
     (manifest,) = first_steps(map(small, chosen), tmp_path)
     assert manifest["status"] == "finished" and manifest["step"] == 1
