@@ -27,7 +27,7 @@ pytestmark = pytest.mark.study
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study, run once: ``runs``, ``figures``, ``output.txt``."""
     folder = tmp_path_factory.mktemp("smoke")
-    arguments = f"--preset smoke --seeds 1 --workers 1 --runs {folder / 'runs'} --figures {folder / 'figures'}"
+    arguments = f"--preset smoke --seeds 1 --runs {folder / 'runs'} --figures {folder / 'figures'}"
     # The README's command in this environment: -o says that the set-up of .venv is not to be made again.
     command = [
         "make",
