@@ -20,7 +20,7 @@ from sharpness.parsing import MAX_TOML, parse_toml, read_bounded, read_object, s
 from sharpness.plots.frames import records, rows_where
 from sharpness.plots.save import rendered_with
 from sharpness.records import ProbeRecord
-from sharpness.stored_records import detail, glance, read_record
+from sharpness.records.stored import detail, glance, read_record
 
 Place = tuple[Mapping[str, Any], Path]
 """The labels of a run and the folder it is expected in."""

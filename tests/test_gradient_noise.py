@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.loss.noise_scale import sgd_noise_scale
 from sharpness.loss.per_example import UnitGradients
-from sharpness.noise_scale import sgd_noise_scale
 from sharpness.probes.gradient_noise import GradientNoise, GradientNoiseResult
 from sharpness.probes.methods.noise_products import deviations
 from sharpness.probes.methods.noise_statistics import Jackknifed, curvature_and_noise, gradient_and_noise, ratio

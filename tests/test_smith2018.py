@@ -14,7 +14,7 @@ import pytest
 from analysis.runs import Tables
 from analysis.smith2018 import report as study
 from analysis.smith2018.numbers import fall_of, final_table, phase_table, planned_updates
-from sharpness.noise_scale import sgd_noise_scale
+from sharpness.loss.noise_scale import sgd_noise_scale
 from sharpness.training import check_config, schedules
 from tests.study_cases import first_steps, script, smoke_once
 

@@ -27,8 +27,8 @@ from sharpness.config import (
 )
 from sharpness.data import Dataset, Split, load_dataset
 from sharpness.errors import InputError
+from sharpness.loss.noise_scale import sgd_noise_scale, two_batch_estimates
 from sharpness.models import MODELS, ModelInfo
-from sharpness.noise_scale import sgd_noise_scale, two_batch_estimates
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_run_data
 from sharpness.training import check_config, schedules, train

@@ -13,10 +13,10 @@ from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError
 from sharpness.linalg.knobs import check_confidence
 from sharpness.loss import Loss
+from sharpness.loss.noise_scale import sgd_noise_scale
 from sharpness.loss.per_example import UnitGradients
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.noise_scale import sgd_noise_scale
 from sharpness.probes.methods.noise_products import InnerProducts, inner_products
 from sharpness.probes.methods.noise_statistics import (
     Jackknifed,

@@ -26,8 +26,8 @@ from sharpness.errors import InputError, RunError
 from sharpness.files import append_jsonl, iterate_lines, read_jsonl, read_sealed, write_atomically
 from sharpness.parsing import parse_json, read_bounded
 from sharpness.records import ProbeRecord
+from sharpness.records.stored import read_record
 from sharpness.runs.record_index import RecordIndex
-from sharpness.stored_records import read_record
 
 LOCK_SECONDS = 1.0
 """A killed command's child processes take up to a second to notice and let go of a run."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from sharpness.files import Line, iterate_lines
 from sharpness.records import ProbeRecord, deciding_knobs
-from sharpness.stored_records import glance, read_record
+from sharpness.records.stored import glance, read_record
 
 
 class RecordIndex:

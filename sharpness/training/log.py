@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sharpness.data import normalise
 from sharpness.loss import Evaluation, Loss
+from sharpness.loss.noise_scale import sgd_noise_scale
 from sharpness.machine.distributed import num_ranks
-from sharpness.noise_scale import sgd_noise_scale
 from sharpness.training import schedules
 from sharpness.training.noise import norms_of_parts
 from sharpness.training.order import random_rows

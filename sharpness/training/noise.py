@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from sharpness.data.batches import Batch
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.loss.noise_scale import two_batch_estimates
 from sharpness.machine.distributed import num_ranks, sums_over_ranks
-from sharpness.noise_scale import two_batch_estimates
 from sharpness.training.order import TrainingBatch
 from sharpness.vectors import norm
 

@@ -13,7 +13,7 @@ from typing import Any
 from sharpness.errors import InputError
 from sharpness.files import Line
 from sharpness.parsing import parse_json
-from sharpness.records import ProbeRecord, checked_fields
+from sharpness.records.probe_record import ProbeRecord, checked_fields
 
 BEFORE, AFTER = b', "details": {', b'}, "device": '
 """What stands around the details in a line of :func:`sharpness.files.append_jsonl`, whose keys are sorted."""
