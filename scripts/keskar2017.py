@@ -177,6 +177,7 @@ PRESETS = {
         ),
         beside=BESIDE,
         interpolation=Interpolation(zoom=3),
+        check_examples=1000,
     ),
     # The paper's networks, data and batches; 100 epochs as in its Figures 4 and 5, where its tables are trained until
     # the loss ceases to improve. Evaluation batches, whose statistics BatchNorm takes, are as large as the LB batch.

@@ -15,6 +15,7 @@ from analysis.keskar2017.findings import of_conditions
 from analysis.keskar2017.numbers import results_of
 from sharpness.plots import style
 from sharpness.plots.frames import floats, rows_where
+from sharpness.training.checks import examples_of
 from tests.drawings import faults
 from tests.keskar2017_cases import Plant, main, planted, settings_of
 from tests.study_cases import script
@@ -134,3 +135,8 @@ def test_conditions_measured_one_way_alone_are_no_finding() -> None:
     assert list(of_conditions(bare)) == []
     measured = floats(rows_where(changes(bare), group="batch size"), "fisher_rao_norm")
     assert len(measured) and np.isnan(measured).all()
+
+
+def test_no_preset_asks_for_more_examples_than_it_trains_on() -> None:
+    for preset in main.PRESETS.values():
+        assert all(preset.check_examples <= examples_of(cell.config)[0] for cell in main.cells_of(preset, 1))
