@@ -152,13 +152,16 @@ def conditions(table: pd.DataFrame) -> Figure:
             ax.axvline(0, color="0.6", linewidth=0.6, zorder=1)
             ax.set_title(_tau(association(table, measure, outcome)), fontsize=7)
             ax.set_ylabel(AXES[outcome] if across == 0 else "")
-            ax.set_xlabel(
-                f"{name[0].upper() + name[1:] if name[0].isascii() else name}\n(times that of SB)" if down else ""
-            )
+            ax.set_xlabel(f"{_of_axis(name)}\n(times that of SB)" if down else "")
             _factors(ax)
     handles = [LOOK[group].handle(group, linestyle="") for group in GROUPS if group in set(table["group"])]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handletextpad=0.2)
     return figure
+
+
+def _of_axis(name: str) -> str:
+    """Return the name of a measure as an axis has it."""
+    return name.replace("λ_max", r"$\lambda_{\max}$") if name[0] == "λ" else name[0].upper() + name[1:]
 
 
 def _tau(found: Interval) -> str:
