@@ -25,7 +25,7 @@ from analysis.report.findings import Finding
 from sharpness.errors import InputError, run_command
 from sharpness.files import write_atomically
 
-LARGE = 25_000_000
+LARGE = 40_000_000
 """Bytes above which the command says that the page is large."""
 PNG = b"\x89PNG\r\n\x1a\n"
 FACTS = ("caption", "csv_sha256", "schema")
