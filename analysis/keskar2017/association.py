@@ -59,7 +59,7 @@ def changes(results: Results) -> pd.DataFrame:
     Columns: ``group``, ``condition``, ``seed``, a column for each of :data:`MEASURES` and :data:`OUTCOMES`; NaN where a
     measure is not positive or there is none.
     """
-    done = _at_the_goal(with_columns(_conditions(results), NAMED_BY.values()), results.goal)
+    done = _at_the_goal(_conditions(results), results.goal)
     for column, probe in PROBES.items():
         done = done.assign(**{column: of_runs(done, rows_where(results.probes, probe=probe), "value")})
     logs = {name: np.log(np.where(floats(done, name) > 0, floats(done, name), np.nan)) for name in MEASURES}
@@ -77,14 +77,14 @@ def changes(results: Results) -> pd.DataFrame:
 
 def short_of_the_goal(results: Results) -> list[str]:
     """Return the runs of the varied network that ended above the training loss that all were to reach, by condition."""
-    conditions = with_columns(_conditions(results), NAMED_BY.values())
+    conditions = _conditions(results)
     there = set(_at_the_goal(conditions, results.goal)["run_id"])
     return sorted(_condition(row) for row in records(conditions) if row["run_id"] not in there)
 
 
 def _conditions(results: Results) -> pd.DataFrame:
     done, arms = rows_where(results.done, network=results.arms), {arm for each in GROUPS.values() for arm in each}
-    return rows_if(done, [arm in arms for arm in done["arm"]])
+    return with_columns(rows_if(done, [arm in arms for arm in done["arm"]]), NAMED_BY.values())
 
 
 def _at_the_goal(runs: pd.DataFrame, goal: float | None) -> pd.DataFrame:

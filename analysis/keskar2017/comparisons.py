@@ -67,10 +67,6 @@ def comparisons(results: Results) -> list[Comparison]:
     small, empty = results.runs("SB", "base"), results.done.iloc[:0]
     best = {role: _tuned(results, role) for role in ("SB", "LB")}
     chosen = [empty if found is None else found.rows for found in best.values()]
-    aimed = [results.runs(role, "equal loss") for role in ("SB", "LB")]
-    reached = [rows_where(runs, ended_by=TARGET) for runs in aimed]
-    short = sum(map(len, aimed)) - sum(map(len, reached))
-    note = f"runs that did not reach the loss, left out: {short}" if short else ""
     held = results.held
     rates = [
         Comparison(f"{held}, same rate", small, results.runs("LB", "base")),
@@ -80,6 +76,10 @@ def comparisons(results: Results) -> list[Comparison]:
     ]
     if results.goal is not None:
         return rates
+    aimed = [results.runs(role, "equal loss") for role in ("SB", "LB")]
+    reached = [rows_where(runs, ended_by=TARGET) for runs in aimed]
+    short = sum(map(len, aimed)) - sum(map(len, reached))
+    note = f"runs that did not reach the loss, left out: {short}" if short else ""
     return [
         *rates,
         Comparison("equal updates, same rate", small, results.runs("LB", "equal updates")),

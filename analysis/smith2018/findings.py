@@ -76,6 +76,12 @@ def _phase(row: Mapping[str, Any]) -> tuple[float, float]:
     return row["after"], row["until"]
 
 
+def _by_phase(phases: pd.DataFrame, optimizer: str, arm: str) -> dict[str, Interval]:
+    """Return the shares of single phases by their epochs."""
+    rows = records(rows_where(phases, optimizer=optimizer, arm=arm))[:-1]  # the last is that of all epochs
+    return {f"epochs {r['after']:g} to {r['until']:g}": _share(phases, optimizer, arm, _phase(r)) for r in rows}
+
+
 def _text(share: Interval) -> str:
     """Return a share of the fall as text."""
     return f"{difference(share)} of the fall by decay"
@@ -93,9 +99,7 @@ def _losses(phases: pd.DataFrame, optimizers: list[str], setting: str) -> Findin
     found = over_all(claim, setting, "training_loss", shares, _text, _near)
     others = {f"{WORDS[name]}, {hybrid}": _share(phases, name, hybrid) for name in optimizers}
     for name in optimizers:
-        for row in records(rows_where(phases, optimizer=name, arm=grown))[:-1]:  # the last is that of all epochs
-            part = f"{WORDS[name]}, epochs {row['after']:g} to {row['until']:g}"
-            others[part] = _share(phases, name, grown, _phase(row))
+        others |= {f"{WORDS[name]}, {part}": share for part, share in _by_phase(phases, name, grown).items()}
     cutoffs = judged_with(partial(_near, over_settings(shares)), (SHARE / 2, SHARE, 2 * SHARE))
     return with_variants(replace(found, cutoffs=cutoffs), *variants(others, _text, _near))
 
@@ -132,10 +136,7 @@ def _mismatched(phases: pd.DataFrame, setting: str) -> Iterator[Finding]:
     """Judge whether a batch that grows by the wrong factor misses the curve, on either side of it."""
     for arm, factor in zip(MISMATCHED, (2, 25), strict=True):
         claim = f"Not any annealing will do: with a batch that grows by {factor} the training loss leaves the curve"
-        rows = records(rows_where(phases, optimizer="momentum", arm=arm))[:-1]
-        parts = {
-            f"epochs {row['after']:g} to {row['until']:g}": _share(phases, "momentum", arm, _phase(row)) for row in rows
-        }
+        parts = _by_phase(phases, "momentum", arm)
         share = _share(phases, "momentum", arm)
         found = Finding(claim, setting, "controls", _text(share), *_beyond(share))
         yield with_variants(found, *variants(parts, _text, _beyond))

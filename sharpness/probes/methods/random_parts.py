@@ -184,10 +184,10 @@ def trace_over_examples(
     """
     if why := no_spread(loss):
         return {"num_hvps": 0, "reasons": {"sampling": why}}
-    vectors = random_units(curvature_operator(loss=loss, w=w, **options), seed, name, "examples")
     batches = Minibatches(loss).parts(NUM_PARTS, seed, "choice of examples")
     counts = np.array([float(loss.data.count(batch)) for batch in batches])
     parts = [curvature_operator(loss=loss.over([batch]), w=w, **options) for batch in batches]
+    vectors = random_units(parts[0], seed, name, "examples")
     forms = np.array([np.mean([_form(part, v) for v in vectors]) for part in parts]) * len(w)
     weights = counts / counts.mean()
     error = _error(weights * (forms - weights @ forms / weights.sum()), 1)
