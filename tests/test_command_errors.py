@@ -17,8 +17,8 @@ from sharpness.data.texts import load_text
 from sharpness.data.user_data import DataRequest
 from sharpness.errors import InputError, RunError, Terminated, run_command
 from sharpness.machine.panics import contained_panics
+from sharpness.machine.users_code import users_own
 from sharpness.spec import parse_spec
-from sharpness.users_code import users_own
 from tests.conftest import run_cold_python
 
 PANICKING = (

@@ -16,8 +16,9 @@ from tests.conftest import ROOT, run_cold_python, run_python
 LADDER = (
     ("errors",),
     ("parsing",),
-    ("machine", "files", "config", "spec"),
-    ("records", "vectors", "users_code"),
+    ("spec",),
+    ("machine", "files", "config"),
+    ("records", "vectors"),
     ("data", "models", "operators"),
     ("loss", "linalg"),
     ("curvature", "symmetries", "runs"),

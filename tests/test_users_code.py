@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sharpness.errors import InputError
-from sharpness.users_code import import_object
+from sharpness.machine.users_code import import_object
 
 SHADOWED = ("colorsys", "matplotlib", "wave")
 

@@ -16,8 +16,8 @@ from sharpness.data.still import cannot_move, refuse_loader, refuse_moving
 from sharpness.data.user_data import DataRequest, Loaded, count_classes
 from sharpness.errors import InputError
 from sharpness.machine.random_states import random_states_kept
+from sharpness.machine.users_code import import_object, users_own
 from sharpness.spec import Spec
-from sharpness.users_code import import_object, users_own
 
 
 def load_from_factory(spec: Spec, request: DataRequest) -> Loaded:

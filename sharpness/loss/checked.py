@@ -20,7 +20,7 @@ from sharpness.loss.mean import DECLARED, verdict_on_mean
 from sharpness.loss.shares import WeightedData
 from sharpness.loss.still_data import scan
 from sharpness.machine.distributed import from_all_ranks, on_all_ranks
-from sharpness.users_code import users_own
+from sharpness.machine.users_code import users_own
 
 
 class CheckedLoss(CriterionNetwork):

@@ -17,8 +17,8 @@ from sharpness.errors import InputError, unknown_name
 from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import ignored_label
 from sharpness.loss.square_loss import square_loss
+from sharpness.machine.users_code import import_object, users_own
 from sharpness.spec import parse_spec
-from sharpness.users_code import import_object, users_own
 
 Criterion = Callable[[Any, Any], Tensor]
 

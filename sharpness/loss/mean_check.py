@@ -24,7 +24,7 @@ from sharpness.loss.fit import check_inputs, check_labels, check_targets
 from sharpness.loss.shares import copied
 from sharpness.machine.memory import is_out_of_memory
 from sharpness.machine.random_states import seed_everything
-from sharpness.users_code import users_own
+from sharpness.machine.users_code import users_own
 
 if TYPE_CHECKING:
     from sharpness.loss.checked import CheckedLoss

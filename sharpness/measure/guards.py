@@ -16,7 +16,7 @@ from sharpness.loss import Evaluation, Loss
 from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import ignored_label
 from sharpness.loss.eval_mode import RUNNING_STATISTICS
-from sharpness.users_code import users_own
+from sharpness.machine.users_code import users_own
 from sharpness.vectors import refuse_non_finite
 
 T = TypeVar("T")

@@ -20,6 +20,7 @@ from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.criteria import Criterion, load_loss
 from sharpness.loss.eval_mode import batch_norms
+from sharpness.machine.users_code import import_object
 from sharpness.measure.adapter_folder import base_of, with_adapter
 from sharpness.measure.guards import Checked, check_before_probing, describe
 from sharpness.measure.preconditioner import preconditioner_at
@@ -30,7 +31,6 @@ from sharpness.models.user_model import UserModel, load_model
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import check_subset, load_run_data, subset_batches
 from sharpness.spec import names_in
-from sharpness.users_code import import_object
 
 BATCH_SIZE = 100
 
