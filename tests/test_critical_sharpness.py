@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError, RunError
+from sharpness.landscapes.line_search import first_crossing
 from sharpness.probes.critical_sharpness import CriticalSharpness
 from sharpness.probes.directional_sharpness import DirectionalSharpness
-from sharpness.probes.methods.line_search import first_crossing
 from tests.cases import CASES
 from tests.oracles import dense_hessian
 from tests.probe_cases import quadratic, small_network

@@ -19,11 +19,12 @@ from sharpness.checkpoints.optimizer_files import find_states
 from sharpness.checkpoints.optimizer_names import moments_by_name
 from sharpness.checkpoints.optimizer_states import find_adam_states
 from sharpness.cli.output import records_table
+from sharpness.curvature.preconditioned import adam_preconditioner
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.measure.runner import measure
 from sharpness.measure.user_checkpoint import load_user_checkpoint
-from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness, adam_preconditioner
+from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness
 from sharpness.runs import RecordFolder
 from tests.checkpoint_cases import network, trained
 from tests.given_cases import mlp, seeded

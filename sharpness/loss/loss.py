@@ -24,7 +24,7 @@ from sharpness.loss.graphs import (
     refuse_hidden_derivatives,
 )
 from sharpness.loss.shares import MicroBatch
-from sharpness.loss.slope import UNREACHED, check_slope
+from sharpness.loss.slope import PART_OF_A_CHECK, UNREACHED, check_slope
 from sharpness.machine.distributed import (
     from_all_ranks,
     is_distributed,
@@ -205,6 +205,12 @@ class Loss(CheckedLoss):
         other.divisible = norm != "batch" and (self.divisible or self.norm == "batch")
         other.data = self.data.over(self.batches)
         other.data.divisible = other.divisible
+        return other
+
+    def without_checks_of_derivatives(self) -> Self:
+        """Return the same loss, whose derivatives are taken as they come: their check takes some dozen gradients."""
+        other = copy.copy(self)
+        other.checks = {**self.checks, "slope": PART_OF_A_CHECK}
         return other
 
     def with_fixed_statistics(self, w: Tensor) -> Self:

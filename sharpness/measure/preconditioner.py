@@ -11,8 +11,9 @@ from sharpness.checkpoints.optimizer_files import FoundStates, find_states
 from sharpness.checkpoints.optimizer_names import moments_by_name
 from sharpness.checkpoints.optimizer_states import Moments
 from sharpness.checkpoints.wording import naming
+from sharpness.curvature.preconditioned import adam_preconditioner
 from sharpness.loss import Loss
-from sharpness.probes.preconditioned_sharpness import GRADIENTS, Preconditioner, adam_preconditioner
+from sharpness.probes.preconditioned_sharpness import GRADIENTS, Preconditioner
 
 
 def preconditioner_at(path: Path, loss: Loss, report: MatchReport) -> Preconditioner:

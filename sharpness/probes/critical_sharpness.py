@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError, RunError
+from sharpness.landscapes.line_search import Crossing, first_crossing
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.probes.methods.line_search import Crossing, first_crossing
 from sharpness.probes.methods.updates import chosen_update
 from sharpness.results import Probe, ProbeResult
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.curvature import CurvatureOperator
+from sharpness.curvature.preconditioned import Preconditioned, adam_edge
 from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.lanczos import extreme_eigenpairs
@@ -58,9 +58,9 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
 
     Cohen et al. 2022 (arXiv 2207.14484): under Adam with a learning rate eta it settles at ``(2 + 2 beta1) / ((1 -
     beta1) eta)``, which is ``38 / eta`` for beta1 = 0.9; ``edge_learning_rate`` in the details is the eta at which the
-    measured value is at that edge. Adam's own P is :func:`adam_preconditioner` of its state; on the command line it is
-    read from the checkpoint (``torch.save`` of model and optimiser, Lightning, the Trainer's ``optimizer.pt``), with
-    the state's beta1, unless ``source="gradients"``. Without a state P is ``sqrt(v) + eps`` with v the mean squared
+    measured value is at that edge. Adam's own P follows from its state (``adam_preconditioner``); on the command line
+    it is read from the checkpoint (``torch.save`` of model and optimiser, Lightning, the Trainer's ``optimizer.pt``),
+    with the state's beta1, unless ``source="gradients"``. Without a state P is ``sqrt(v) + eps`` with v the mean squared
     gradient of ``num_batches`` random batches of ``batch_size`` (the loss's largest batch by default): what Adam's v
     would be on average, had it stayed at these weights; it depends on the batch size. ``preconditioner_source`` says
     which it was.
@@ -171,23 +171,6 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
         return v.sqrt() + self.eps
 
 
-class Preconditioned:
-    """``P^-1/2 A P^-1/2`` of a curvature operator A for a positive diagonal P, as an operator."""
-
-    def __init__(self, operator: CurvatureOperator, p: Tensor) -> None:
-        self.operator, self.scale = operator, p.rsqrt()
-        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
-
-    @property
-    def error(self) -> float:
-        """The error of A times the largest entry of ``P^-1``."""
-        return self.operator.error * float(self.scale.max()) ** 2
-
-    def matvec(self, v: Tensor) -> Tensor:
-        """Return ``P^-1/2 A (P^-1/2 v)``."""
-        return self.scale * self.operator.matvec(self.scale * v)
-
-
 def checked(p: Tensor, x: Tensor) -> Tensor:
     """Return the diagonal of P; :class:`InputError` unless it is positive, finite and of the shape of the weights."""
     if p.shape != x.shape:
@@ -195,28 +178,3 @@ def checked(p: Tensor, x: Tensor) -> Tensor:
     if not bool(((p > 0) & p.isfinite()).all()):
         raise InputError(f"expected a positive finite preconditioner, got {float(p.min()):.3g} at least: add eps")
     return p
-
-
-def adam_preconditioner(
-    second_moment: Tensor, steps: int, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
-) -> Tensor:
-    """Return the diagonal of Adam's P after ``steps`` steps, from its ``exp_avg_sq`` as one flat vector.
-
-    ``P = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps)``: with it the step is ``eta P^-1 m``, m the raw first moment
-    (Cohen et al. 2022). Raises :class:`InputError` for fewer than one step.
-
-    >>> adam_preconditioner(torch.tensor([0.001 * 9.0]), 1)       # after the first gradient, 3
-    tensor([0.3000])
-    """
-    if steps < 1:
-        raise InputError(f"expected at least 1 step of the optimizer, got {steps}: there is no state before the first")
-    return (1 - beta1**steps) * ((second_moment / (1 - beta2**steps)).sqrt() + eps)
-
-
-def adam_edge(beta1: float) -> float:
-    """Return the sharpness at the edge of stability times the learning rate, ``(2 + 2 beta1) / (1 - beta1)``.
-
-    >>> round(adam_edge(0.9), 9), adam_edge(0.0)
-    (38.0, 2.0)
-    """
-    return (2 + 2 * beta1) / (1 - beta1)

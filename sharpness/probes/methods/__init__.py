@@ -1,4 +1,4 @@
-"""The algorithms that probes share: ascents, line searches, samplers, geodesics and estimates of noise.
+"""The algorithms that probes share: ascents, samplers, geodesics and estimates of noise.
 
 They know the loss and the operators and import no probe.
 """
