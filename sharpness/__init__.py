@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from sharpness.probes import Trace as Trace
     from sharpness.probes import WeightNorms as WeightNorms
     from sharpness.probes import WorstCaseSharpness as WorstCaseSharpness
+    from sharpness.training.tracker import Tracker as Tracker
     from sharpness.vectors import flatten as flatten
 
 

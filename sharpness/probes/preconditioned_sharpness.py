@@ -60,10 +60,10 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
     beta1) eta)``, which is ``38 / eta`` for beta1 = 0.9; ``edge_learning_rate`` in the details is the eta at which the
     measured value is at that edge. Adam's own P follows from its state (``adam_preconditioner``); on the command line
     it is read from the checkpoint (``torch.save`` of model and optimiser, Lightning, the Trainer's ``optimizer.pt``),
-    with the state's beta1, unless ``source="gradients"``. Without a state P is ``sqrt(v) + eps`` with v the mean squared
-    gradient of ``num_batches`` random batches of ``batch_size`` (the loss's largest batch by default): what Adam's v
-    would be on average, had it stayed at these weights; it depends on the batch size. ``preconditioner_source`` says
-    which it was.
+    with the state's beta1, unless ``source="gradients"``. Without a state P is ``sqrt(v) + eps`` with v the mean
+    squared gradient of ``num_batches`` random batches of ``batch_size`` (the loss's largest batch by default): what
+    Adam's v would be on average, had it stayed at these weights; it depends on the batch size.
+    ``preconditioner_source`` says which it was.
 
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
     >>> loss = Loss(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss, [batch], dtype=torch.float64)

@@ -11,6 +11,7 @@ from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
+from sharpness.operators import SymmetricOperator
 from sharpness.training.noise import NoiseScale
 from sharpness.vectors import norm
 
@@ -29,19 +30,18 @@ class TopEigenvalue:
 
     def __call__(self, loss: Loss, weights: Tensor, rate: float) -> dict[str, Any]:
         """Return value, residual, products and the edge of stability at these weights."""
-        operator = HessianOperator(loss, weights)
-        start = None if self.vector is None else self.vector.to(weights)
+        row = {f"top_eigenvalue{name}": value for name, value in self.solve(HessianOperator(loss, weights)).items()}
+        # Schedules that fall to 0 are there at the end of the run.
+        return row | ({"edge": 2 / rate} if rate else {"edge": None, "edge_reason": "the learning rate is 0"})
+
+    def solve(self, operator: SymmetricOperator) -> dict[str, Any]:
+        """Return the top eigenvalue of a matrix under no name, its residual and the products made, and go on there."""
+        start = None if self.vector is None else self.vector.to(operator.device, operator.dtype)
         budget = min(self.num_hvps, operator.size)
         pairs = extreme_eigenpairs(operator, 1, stop_on="residual", start=start, rtol=self.rtol, num_products=budget)
         assert pairs.eigenvectors is not None  # this solver keeps its basis
         self.vector = pairs.eigenvectors[0].detach().cpu()
-        row: dict[str, Any] = {
-            "top_eigenvalue": float(pairs.eigenvalues[0]),
-            "top_eigenvalue_residual": float(pairs.residuals[0]),
-            "top_eigenvalue_hvps": pairs.num_products,
-        }
-        # Schedules that fall to 0 are there at the end of the run.
-        return row | ({"edge": 2 / rate} if rate else {"edge": None, "edge_reason": "the learning rate is 0"})
+        return {"": float(pairs.eigenvalues[0]), "_residual": float(pairs.residuals[0]), "_hvps": pairs.num_products}
 
 
 MEASURES: Mapping[str, str] = {

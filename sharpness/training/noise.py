@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from sharpness.data.batches import Batch
+from sharpness.data.batches import Batch, batch_length, split
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.noise_scale import two_batch_estimates
@@ -159,13 +159,9 @@ def norms_of_parts(loss: Loss, weights: Tensor, batch: Batch, parts: int) -> Squ
     >>> norms_of_parts(loss, torch.tensor([1.0]), batch, 2)        # gradients 2 and 8, mean 5
     SquaredNorms(small=34.0, large=25.0, small_size=1, large_size=2)
     """
-    inputs, targets = batch
-    size = len(targets) // parts
+    size = batch_length(batch) // parts
     if size < 1:
-        raise InputError(f"expected at least {parts} examples in a batch to split it, got {len(targets)}")
-    gradients = [
-        loss.over([(inputs[i * size : (i + 1) * size], targets[i * size : (i + 1) * size])]).grad(weights)
-        for i in range(parts)
-    ]
+        raise InputError(f"expected at least {parts} examples in a batch to split it, got {batch_length(batch)}")
+    gradients = [loss.over([part]).grad(weights) for part in split(batch, size)[:parts]]
     whole = torch.stack(gradients).mean(0)
     return SquaredNorms(sum(norm(g) ** 2 for g in gradients) / parts, norm(whole) ** 2, size, size * parts)
