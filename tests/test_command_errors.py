@@ -13,12 +13,12 @@ import pytest
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
+from sharpness.config.spec import parse_spec
 from sharpness.data.texts import load_text
 from sharpness.data.user_data import DataRequest
 from sharpness.errors import InputError, RunError, Terminated, run_command
 from sharpness.machine.panics import contained_panics
 from sharpness.machine.users_code import users_own
-from sharpness.spec import parse_spec
 from tests.conftest import run_cold_python
 
 PANICKING = (

@@ -276,9 +276,11 @@ def test_legacy_switches_inside_a_forward_pass_are_consistent() -> None:
 
 
 def test_recurrent_networks_on_cuda_are_measured_without_a_clash_of_switches() -> None:
+    from sharpness import modes
     from sharpness.loss.eval_mode import plain_recurrence
     from sharpness.machine.precision import full_precision
 
     # The two contexts are plain switches, so that a clash would show here too.
     with full_precision(), plain_recurrence(nn.LSTM(3, 4), torch.device("cuda")):
         assert not torch.backends.cudnn.enabled
+    assert (modes._full_precision, modes._plain_recurrence) == (full_precision, plain_recurrence)

@@ -16,12 +16,12 @@ from tests.conftest import ROOT, run_cold_python, run_python
 LADDER = (
     ("errors",),
     ("parsing",),
-    ("spec",),
-    ("machine", "files", "config"),
+    ("config",),
+    ("machine", "files"),
     ("records", "vectors"),
     ("data", "models", "operators"),
     ("loss", "linalg"),
-    ("curvature", "symmetries", "runs"),
+    ("curvature", "symmetries", "runs", "modes"),
     ("results", "checkpoints"),
     ("landscapes",),
     ("training", "probes", "plots"),  # the first two meet in the run folder only; plots read records

@@ -25,6 +25,7 @@ from sharpness.cli.knobs import apply_knobs, split_knobs
 from sharpness.cli.landscape import part_of
 from sharpness.cli.stress import rows_of
 from sharpness.config import RunConfig, from_toml, to_toml
+from sharpness.config.spec import literal, names_in, parse_spec
 from sharpness.data.idx import encode_idx, read_idx
 from sharpness.data.npz_files import array_names, read_arrays
 from sharpness.data.sources import load_data
@@ -37,7 +38,6 @@ from sharpness.operators import FunctionOperator
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder, RunFolder
-from sharpness.spec import literal, names_in, parse_spec
 from sharpness.training import check_config
 
 QUICK = settings(

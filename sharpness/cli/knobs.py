@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from sharpness.config import from_dict
+from sharpness.config.spec import literal
 from sharpness.errors import InputError
-from sharpness.spec import literal
 
 KNOB = re.compile(r"--(?P<probe>[a-z]\w*)\.(?P<knob>[\w-]+)(=(?P<value>.*))?", re.DOTALL)
 Knobs = dict[str, dict[str, Any]]

@@ -14,6 +14,7 @@ from sharpness.checkpoints import recognise
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Probe
 from sharpness.cli.output import make_console, print_json, records_table, say, show_progress, warn, warn_of
+from sharpness.config.spec import names_in
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import choose_device
 from sharpness.measure.points import with_start, with_trained
@@ -23,7 +24,6 @@ from sharpness.measure.subject import Subject
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder
-from sharpness.spec import names_in
 
 
 def run_probe(command: Probe, knobs: Knobs) -> None:

@@ -1,4 +1,4 @@
-"""The config of a training run: frozen dataclasses, their TOML form, and the run id that is a hash of them."""
+"""The config of a training run: frozen dataclasses, their TOML form, the run id; and the specs of the command line."""
 
 from sharpness.config.fields import (
     AverageConfig,

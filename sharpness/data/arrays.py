@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.config.spec import Spec
 from sharpness.data.dataset import Examples
 from sharpness.data.npz_files import array_names, read_arrays
 from sharpness.data.options import file_of, scaling_of
 from sharpness.data.user_data import DataRequest, Loaded, count_classes
 from sharpness.errors import InputError
-from sharpness.spec import Spec
 
 OPTIONS = ("inputs", "targets", "scale", "mean", "std")
 INPUT_NAMES = ("x", "X", "inputs", "images", "data", "x_train")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
+from sharpness.config.spec import Spec
 from sharpness.data.batches import Batch, attributes_of, batch_length, is_example_list, split, taken, targets_of
 from sharpness.data.dataset import Examples
 from sharpness.data.digests import batch_sha256
@@ -17,7 +18,6 @@ from sharpness.data.user_data import DataRequest, Loaded, count_classes
 from sharpness.errors import InputError
 from sharpness.machine.random_states import random_states_kept
 from sharpness.machine.users_code import import_object, users_own
-from sharpness.spec import Spec
 
 
 def load_from_factory(spec: Spec, request: DataRequest) -> Loaded:

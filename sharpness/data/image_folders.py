@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from sharpness.config.spec import Spec
 from sharpness.data.dataset import Split
 from sharpness.data.images import Picture, decode_images
 from sharpness.data.options import channels_of, folder_of, scaling_of, whole_number
 from sharpness.data.user_data import DataRequest, Loaded
 from sharpness.errors import InputError
-from sharpness.spec import Spec
 
 OPTIONS = ("size", "channels", "mean", "std")
 SHOWN = 5  # classes that a note names

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from sharpness.config.spec import Spec
 from sharpness.data.scaling import Scaling
 from sharpness.errors import InputError
-from sharpness.spec import Spec
 
 
 def whole_number(spec: Spec, name: str, minimum: int) -> int | None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.config.spec import Spec
 from sharpness.data.arrays import INPUT_NAMES, TARGET_NAMES, choose, from_arrays
 from sharpness.data.batches import IGNORED, split
 from sharpness.data.images import Picture, decode_images
@@ -21,7 +22,6 @@ from sharpness.data.user_data import DataRequest, Loaded, count_classes, require
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.extras import extra, offline
 from sharpness.parsing import parse_object, read_bounded, shown_value
-from sharpness.spec import Spec
 
 COLUMN_OPTIONS = ("split", "inputs", "targets")
 TOKEN_OPTIONS = (*COLUMN_OPTIONS, "pad")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sharpness.config.spec import Spec, parse_spec
 from sharpness.data import DATASETS, arrays, image_folders, load_dataset, saved, texts
 from sharpness.data.batches import Batch, batch_length, named_tensors
 from sharpness.data.dataset import Batches, Examples
@@ -18,7 +19,6 @@ from sharpness.data.scaling import BYTES
 from sharpness.data.user_data import DataRequest, Loaded, UserData, require_memory
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.memory import bounded_memory, is_out_of_memory
-from sharpness.spec import Spec, parse_spec
 
 SPLITS = ("train", "test")
 

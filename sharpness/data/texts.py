@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpness.config.spec import Spec
 from sharpness.data.batches import IGNORED, split
 from sharpness.data.options import file_of, whole_number
 from sharpness.data.user_data import DataRequest, Loaded, require_memory
@@ -17,7 +18,6 @@ from sharpness.machine.environment import derived_seed
 from sharpness.machine.extras import extra, offline
 from sharpness.machine.panics import contained_panics
 from sharpness.parsing import read_object, shown_value
-from sharpness.spec import Spec
 
 OPTIONS = ("tokenizer", "length", "mask")
 LENGTH = 128

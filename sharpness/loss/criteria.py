@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sharpness.config.spec import parse_spec
 from sharpness.data.batches import IGNORED, Batch, cast, targets_of
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import ignored_label
 from sharpness.loss.square_loss import square_loss
 from sharpness.machine.users_code import import_object, users_own
-from sharpness.spec import parse_spec
 
 Criterion = Callable[[Any, Any], Tensor]
 

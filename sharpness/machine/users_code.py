@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sharpness.config.spec import IMPORTABLE
 from sharpness.errors import InputError, RunError, is_panic, place_of, reason_of, unknown_name
 from sharpness.machine.memory import is_out_of_memory
-from sharpness.spec import IMPORTABLE
 
 
 def import_object(path: str, what: str) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sharpness.checkpoints import MatchReport, check_fit, load_into, read_checkpoint
 from sharpness.checkpoints.formats import recognise
+from sharpness.config.spec import names_in
 from sharpness.data.batches import Batch
 from sharpness.data.sources import load_data
 from sharpness.data.user_data import UserData
@@ -30,7 +31,6 @@ from sharpness.measure.weight_decay import weight_decay_of
 from sharpness.models.user_model import UserModel, load_model
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import check_subset, load_run_data, subset_batches
-from sharpness.spec import names_in
 
 BATCH_SIZE = 100
 

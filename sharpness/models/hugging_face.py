@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from sharpness.config.spec import Spec
 from sharpness.errors import InputError
 from sharpness.machine.extras import extra, offline
 from sharpness.models.libraries import TIMM_OPTIONS, is_plain, passed_on
 from sharpness.parsing import read_object, shown_value
-from sharpness.spec import Spec
 
 SOURCES = (
     "_name_or_path name_or_path _commit_hash transformers_version transformers_weights finetuning_task auto_map "

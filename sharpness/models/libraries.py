@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import nn
 
+from sharpness.config.spec import Spec
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.extras import extra
 from sharpness.parsing import shown_value
-from sharpness.spec import Spec
 
 RATES = "drop_rate drop_path_rate drop_block_rate attn_drop_rate proj_drop_rate pos_drop_rate patch_drop_rate"
 SIZES = (

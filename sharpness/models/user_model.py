@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from sharpness.config import ModelConfig
+from sharpness.config.spec import Spec, parse_spec
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.users_code import import_object, users_own
 from sharpness.models import MODELS, NORMS, build_model
 from sharpness.models.hugging_face import hugging_face_model
 from sharpness.models.libraries import timm_model, torchvision_model
 from sharpness.models.sizing import build_within_memory
-from sharpness.spec import Spec, parse_spec
 
 
 @dataclass(frozen=True)
