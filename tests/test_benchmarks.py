@@ -22,6 +22,7 @@ from scripts.benchmarks import (
     report,
     rows,
     tools,
+    tracker,
     training,
     training_peers,
 )
@@ -316,6 +317,26 @@ def test_every_part_of_training_gives_a_row_and_the_same_command_measures_nothin
     assert again.returncode == 0 and " of 4," not in again.stdout
     refused = run_python("scripts/benchmarks/training.py", *arguments[:4], "--examples", "10")
     assert refused.returncode == 2 and "batches of at most 10" in refused.stderr
+
+
+# Tracking.
+
+
+def test_the_tracker_benchmark_compares_two_trainings_with_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tracker, "ROUNDS", 2)
+    monkeypatch.setattr(tracker, "TURNS", 2)
+    jobs = [Job("overhead", name, "turns of 0.02 s", 64, 1) for name in ("smith_le", "char_transformer")]
+    measured = rows.measure(jobs, tmp_path / "results.jsonl", here(tracker, tmp_path, []))
+    for row in measured:
+        assert row["same bits"] and row["steps"] >= 2 * 2 * 2 and row["reasons"] == {}
+        assert len(row["overhead (%)"]) == len(row["by processor time (%)"]) == 2
+        assert all(each > -100 for each in row["overhead (%)"])
+    files = tracker.render(measured, tmp_path)
+    text = (tmp_path / "benchmark.md").read_text()
+    assert {file.suffix for file in files} == {".md", ".csv", ".json", ".pdf", ".png"}
+    assert text.count("smith_le") == 1 + 6 and "critical_sharpness" in text
 
 
 # Getting going.
