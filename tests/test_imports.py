@@ -25,7 +25,7 @@ LADDER = (
     ("results", "checkpoints"),
     ("landscapes",),
     ("training", "probes", "plots"),  # the first two meet in the run folder only; plots read records
-    ("measure",),
+    ("measure", "integrations"),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LADDER) for name in names}
