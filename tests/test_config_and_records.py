@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sharpness import files
-from sharpness.config import RunConfig, TrainingConfig, differences, from_toml, to_toml
+from sharpness.config import MeasureConfig, RunConfig, TrainingConfig, differences, from_toml, to_toml
 from sharpness.errors import InputError
 from sharpness.files import append_jsonl, read_jsonl, write_atomically
 from sharpness.measure.recorded import find_record
@@ -115,6 +115,13 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
         ("data", {"label_noise": 1.01}, "label_noise from 0 to 1, got 1.01"),
         ("data", {"label_noise": -0.1}, "label_noise from 0 to 1"),
         ("data", {"label_noise": float("nan")}, "label_noise from 0 to 1"),
+        ("measure", {"overhead": 5}, "measure.overhead from 0 to 1, got 5"),
+        ("measure", {"quantities": ("noise_scale",)}, "measure.overhead above 0 with measure.quantities, got 0"),
+        (
+            "measure",
+            {"overhead": 0.1, "quantities": ("noise",)},
+            "unknown quantity 'noise': expected one of noise_scale",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_trained_is_refused_before_any_work(
@@ -123,6 +130,15 @@ def test_a_config_that_cannot_be_trained_is_refused_before_any_work(
     config = RunConfig()
     with pytest.raises(InputError, match=message):
         check_config(replace(config, **{section: replace(getattr(config, section), **changes)}))
+
+
+def test_what_a_tracker_cannot_follow_is_refused() -> None:
+    config = RunConfig(measure=MeasureConfig(overhead=0.05, quantities=("preconditioned_sharpness",)))
+    check_config(config)
+    with pytest.raises(InputError, match="expected adam or adamw for preconditioned_sharpness, got momentum"):
+        check_config(replace(config, training=TrainingConfig(optimizer="momentum")))
+    with pytest.raises(InputError, match=r"measure\.overhead without sam_rho and proximal"):
+        check_config(replace(config, training=TrainingConfig(sam_rho=0.1)))
 
 
 def test_a_half_written_last_line_is_ignored_and_then_cut_off(tmp_path: Path) -> None:

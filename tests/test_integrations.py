@@ -68,6 +68,7 @@ def test_the_trainer_of_transformers_is_tracked_and_trains_as_without(tmp_path: 
     rows = read_jsonl(tmp_path / "tracked" / "track.jsonl")
     assert callback.tracker is not None and rows == callback.tracker.rows and len(rows) > 6
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows}) and rows[-1]["step"] == 40
+    assert rows[-1]["epoch"] == 2
     assert {"preconditioned_sharpness", "critical_sharpness"} <= {name for row in rows for name in row}
     assert not [name for row in rows for name in row if name.endswith("value_reason")]
     assert all(row["examples"] in (4, 8, 16) for row in rows)  # the last batch of an update, or up to four kept ones
@@ -85,7 +86,7 @@ def test_a_model_without_named_inputs_is_refused(tmp_path: Path) -> None:
     callback.on_train_begin(arguments, None, None, model=model)
     model(torch.zeros(1, 2))
     with pytest.raises(sh.InputError, match="named inputs, got none: use sharpness"):
-        callback.on_step_end(arguments, SimpleNamespace(global_step=1), None, model=model, optimizer=None)
+        callback.on_step_end(arguments, SimpleNamespace(global_step=1, epoch=0.5), None, model=model, optimizer=None)
 
 
 class Module(nn.Module):
@@ -105,6 +106,7 @@ def lightning_run(folder: Path, time: Ticking, callback: Any, optimizers: int = 
     module = Module()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     trainer = SimpleNamespace(optimizers=[optimizer] * optimizers, global_step=0, default_root_dir=str(folder))
+    trainer.current_epoch = 3
     trainer.gradient_clip_val, trainer.gradient_clip_algorithm = 0.5, None
     callback.on_train_start(trainer, module)
     generator = torch.Generator().manual_seed(0)
@@ -130,7 +132,8 @@ def test_the_hooks_of_lightning_track_and_change_nothing(tmp_path: Path, time: T
     assert all(map(torch.equal, alone.state_dict().values(), module.state_dict().values()))
     rows = read_jsonl(tmp_path / "track.jsonl")
     assert callback.tracker is not None and rows == callback.tracker.rows and len(rows) > 6
-    assert rows[-1]["step"] == trainer.global_step == 50 and callback.tracker.clip_norm == 0.5
+    assert rows[-1]["step"] == trainer.global_step == 50 and rows[-1]["epoch"] == 3
+    assert callback.tracker.clip_norm == 0.5
     with pytest.raises(sh.InputError, match="expected one optimizer, got 2"):
         lightning_run(tmp_path, time, callback, optimizers=2)
 

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from sharpness.cli import run_command
-from sharpness.config import to_toml
+from sharpness.config import RunConfig, to_toml
 from sharpness.errors import InputError, RunError, Terminated
 from sharpness.files import append_jsonl, read_jsonl, write_atomically
 from sharpness.models import MODELS, ModelInfo
@@ -30,6 +30,7 @@ from sharpness.runs import RunFolder
 from sharpness.training import loop
 from sharpness.training.position import Position
 from sharpness.training.session import Session
+from sharpness.training.tracker import clock
 from tests.conftest import PATIENCE, ROOT, run_python
 from tests.reliability_cases import CONFIG, CPU, UPDATES, examples, outcome, small, trained
 
@@ -47,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return outcome(trained(tmp_path_factory.mktemp("whole") / "run"))
 
 
-def terminated(folder: Path, update: int) -> RunFolder:
+def terminated(folder: Path, update: int, config: RunConfig = CONFIG) -> RunFolder:
     """Train, or go on, and send this process a SIGTERM while it makes an update."""
     real, numbers = loop.one_update, itertools.count(1)
 
@@ -60,7 +61,7 @@ def terminated(folder: Path, update: int) -> RunFolder:
         patch.setattr(loop, "one_update", terminating)
         patch.setattr(loop, "RESUME_SECONDS", math.inf)
         with pytest.raises(Terminated, match="143"):
-            trained(folder)
+            trained(folder, config)
     return RunFolder.open(folder)
 
 
@@ -98,6 +99,27 @@ def test_stopped_after_every_update_equals_never_stopped(tmp_path: Path, whole: 
     for _ in range(1, UPDATES):
         terminated(tmp_path / "run", 1)
     assert outcome(trained(tmp_path / "run")) == whole
+
+
+@pytest.mark.parametrize("stops", [(), (3,), (6, 1, 2)])
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_a_tracked_run_has_the_bits_of_one_without_a_tracker_whenever_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, stops: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(clock, "WARM_UP", 1)
+    monkeypatch.setattr(clock.Clock, "affords", lambda self, _: self.trained > 0)  # from the third update on
+    config = replace(CONFIG, training=replace(CONFIG.training, optimizer=optimizer))
+    tracked = replace(config, measure=replace(config.measure, overhead=0.05))
+    whole = outcome(trained(tmp_path / "whole", config))
+    for update in stops:
+        terminated(tmp_path / "run", update, tracked)
+    run = trained(tmp_path / "run", tracked)
+    rows = [row for row in run.measures() if "overhead" in row]
+    assert outcome(run) | {"measures": [row for row in outcome(run)["measures"] if "overhead" not in row]} == whole
+    updates = [*stops, UPDATES - sum(stops)]
+    assert len({row["step"] for row in rows}) == len(rows) == sum(max(0, each - 2) for each in updates)
+    assert all(0 < row["epoch"] <= 3 and row["seconds"] > 0 for row in rows)
+    assert tracked.run_id != config.run_id
 
 
 @pytest.mark.parametrize("piece", ["model", "optimizer", "average", "measures", "sums", "at"])

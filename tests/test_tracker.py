@@ -381,9 +381,9 @@ def test_a_batch_may_be_a_dict_that_the_loop_fills_anew(time: Time) -> None:
         tracker.step(batch)
     batch["inputs"].zero_()
     time.now += 1.0
-    row = tracker.step(batch, at=1234)
+    row = tracker.step(batch, step=1234, tokens=5)
     copies = [{"inputs": inputs, "labels": labels}] * 4
-    assert row is not None and row["step"] == 1234 and row["examples"] == 48
+    assert row is not None and row["step"] == 1234 and row["tokens"] == 5 and row["examples"] == 48
     value = sh.TopEigenvalues()(sh.Loss(model, None, copies)).value
     assert row["top_eigenvalue"] == pytest.approx(value, rel=0.02)  # of the examples as they were
 

@@ -176,6 +176,11 @@ class MeasureConfig:
     """Epochs between checkpoints that are kept; 0 for the last alone."""
     test_every: float = 1.0
     """Epochs between evaluations of the test set for the log; the final weights are evaluated in any case."""
+    overhead: float = 0.0
+    """The share of the time of the updates that a tracker may take, 0.05 for a twentieth, beside all of the above; it
+    decides how often and on how many examples, so its rows differ between runs, and the weights do not; 0 for none."""
+    quantities: tuple[str, ...] = ()
+    """What it measures: names of ``sharpness.training.tracker.QUANTITIES``; all that suit the optimiser if left out."""
 
 
 @dataclass(frozen=True)

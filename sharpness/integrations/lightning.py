@@ -49,4 +49,4 @@ class SharpnessCallback(_Base):
             self.tracker = Tracker(pl_module, self.criterion, trainer.optimizers[0], **{**options, **self.options})
         if trainer.global_step != self._step:
             self._step = trainer.global_step
-            self.tracker.step(batch, at=self._step)
+            self.tracker.step(batch, step=self._step, epoch=trainer.current_epoch)

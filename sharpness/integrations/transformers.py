@@ -52,7 +52,7 @@ class SharpnessCallback(_Base):
         if self.tracker is None:
             options = {"sink": Path(args.output_dir) / "track.jsonl", "clip_norm": args.max_grad_norm or None}
             self.tracker = Tracker(model, self.criterion, optimizer, **{**options, **self.options})
-        self.tracker.step(self._batch, at=state.global_step)
+        self.tracker.step(self._batch, step=state.global_step, epoch=state.epoch)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take the hook away."""

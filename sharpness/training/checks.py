@@ -15,6 +15,7 @@ from sharpness.models import check_model
 from sharpness.runs.networks import CRITERIA
 from sharpness.training.measures import MEASURES
 from sharpness.training.optimizers import OPTIMIZERS
+from sharpness.training.tracker import QUANTITIES
 
 Bound = tuple[str, Callable[[float], bool]]
 AT_LEAST_ONE: Bound = ("{} of at least 1", lambda value: value >= 1)
@@ -63,6 +64,7 @@ BOUNDS: Mapping[str, Bound] = {
     "measure.examples": AT_LEAST_ZERO,
     "measure.keep_every": AT_LEAST_ZERO,
     "measure.test_every": POSITIVE,
+    "measure.overhead": PROBABILITY,
 }
 """The numbers that a field may have; those that are ``None`` are left out."""
 
@@ -80,6 +82,7 @@ def check_config(config: RunConfig) -> None:
         if name not in MEASURES:
             raise unknown_name("measure", name, MEASURES)
     _check_numbers(config)
+    _check_tracker(config)
     _check_budgets(config)
     _check_combinations(config)
     _check_sizes(config)
@@ -99,6 +102,24 @@ def _check_numbers(config: RunConfig) -> None:
         if value is not None and not holds(value):
             shown = key if section in ("data", "training") else name
             raise InputError(f"expected {wanted.format(shown)}, got {value}: correct it in the config")
+
+
+def _check_tracker(config: RunConfig) -> None:
+    measure, training = config.measure, config.training
+    if measure.quantities and not measure.overhead:
+        raise InputError("expected measure.overhead above 0 with measure.quantities, got 0: 0.05 is a twentieth")
+    for name in measure.quantities:
+        if name not in QUANTITIES:
+            raise unknown_name("quantity", name, QUANTITIES)
+    if "preconditioned_sharpness" in measure.quantities and training.optimizer not in ("adam", "adamw"):
+        raise InputError(
+            f"expected adam or adamw for preconditioned_sharpness, got {training.optimizer}: leave that quantity out"
+        )
+    if measure.overhead and (training.sam_rho is not None or training.proximal is not None):
+        raise InputError(
+            "expected measure.overhead without sam_rho and proximal, whose steps are not the optimiser's: use "
+            "measure.names"
+        )
 
 
 def _check_budgets(config: RunConfig) -> None:

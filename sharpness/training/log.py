@@ -15,9 +15,10 @@ from sharpness.loss.noise_scale import sgd_noise_scale
 from sharpness.machine.distributed import num_ranks
 from sharpness.training import schedules
 from sharpness.training.noise import norms_of_parts
-from sharpness.training.order import random_rows
+from sharpness.training.order import TrainingBatch, random_rows
 from sharpness.training.position import Position
 from sharpness.training.session import Session
+from sharpness.training.tracker import Tracker
 
 Measure = Callable[[int, Tensor], dict[str, Any] | None]
 """Called with the number of updates done and the weights; what it returns is added to the row of measurements."""
@@ -96,6 +97,12 @@ def log_measures(session: Session, at: Position, measure: Measure | None) -> Pos
     row |= (measure(at.update, loss.weights) if measure is not None else None) or {}
     session.write(lambda: session.run.append_measure(row))
     return replace(at, measure_rows=at.measure_rows + 1)
+
+
+def track(tracker: Tracker, at: Position, batch: TrainingBatch, total: int) -> Position:
+    """Let the tracker measure if it is due, and return the position with its row counted."""
+    row = tracker.step(batch.inputs, batch.targets, step=at.update, epoch=_plain(at.epochs_done(total)))
+    return at if row is None else replace(at, measure_rows=at.measure_rows + 1)
 
 
 def _measure_noise(session: Session, loss: Loss, at: Position) -> None:

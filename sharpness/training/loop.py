@@ -25,7 +25,7 @@ from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training import accumulation, proximal, sam, schedules
 from sharpness.training.checks import check_config
 from sharpness.training.ends import Ending, budget_used, close, goal_reached, loss_ceased
-from sharpness.training.log import Measure, log_epoch, log_measures, log_start
+from sharpness.training.log import Measure, log_epoch, log_measures, log_start, track
 from sharpness.training.noise import SquaredNorms
 from sharpness.training.order import TrainingBatch
 from sharpness.training.position import Position
@@ -138,7 +138,8 @@ def one_update(session: Session, at: Position) -> Position:
     session.sums.add(stats.loss * (batch.weight / num_ranks()), stats.right, size)
     if stats.norms is not None:
         session.measures.noise.add(stats.norms)
-    return at.after(size, len(session.train))
+    at = at.after(size, len(session.train))
+    return at if session.tracker is None else track(session.tracker, at, batch, len(session.train))
 
 
 def forward_backward(session: Session, batch: TrainingBatch) -> StepStats:

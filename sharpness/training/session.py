@@ -29,6 +29,7 @@ from sharpness.training.noise import NormWatch, PieceNorms, RankNorms
 from sharpness.training.optimizers import OPTIMIZERS
 from sharpness.training.order import Augmentation, epoch_order, varies
 from sharpness.training.position import EpochSums, Position
+from sharpness.training.tracker import Tracker
 from sharpness.vectors import flatten
 
 
@@ -48,6 +49,7 @@ class Session:
     held_out: Split
     measures: Measures
     average: Average
+    tracker: Tracker | None = None
     sums: EpochSums = field(default_factory=EpochSums)
     _losses: dict[int, tuple[Split, Loss]] = field(default_factory=dict, init=False, repr=False)
     _epoch: tuple[int, Tensor, Augmentation | None] | None = field(default=None, init=False, repr=False)
@@ -68,6 +70,7 @@ class Session:
         norm_watch = _norm_watch(config, network)
         if training.compile:
             network = torch.compile(network)  # type: ignore[assignment]
+        optimizer = OPTIMIZERS[training.optimizer](model.parameters(), training)
         return cls(
             config=config,
             dataset=dataset,
@@ -75,12 +78,13 @@ class Session:
             device=device,
             model=model,
             network=network,
-            optimizer=OPTIMIZERS[training.optimizer](model.parameters(), training),
+            optimizer=optimizer,
             norm_watch=norm_watch,
             train=dataset.train,
             held_out=dataset.held_out or dataset.test,
             measures=Measures(config.measure.names, flatten(model)),
             average=Average(config.average),
+            tracker=_tracker(config, model, optimizer, run),
         )
 
     @functools.cached_property
@@ -194,6 +198,21 @@ def _norm_watch(config: RunConfig, network: nn.Module) -> NormWatch:
     if isinstance(network, DistributedDataParallel):
         return RankNorms(network)
     return PieceNorms(list(network.parameters())) if config.training.accumulate > 1 else NormWatch()
+
+
+def _tracker(config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder) -> Tracker | None:
+    """Return the tracker that the config asks for, of the criterion that the updates are for; it begins afresh."""
+    if not config.measure.overhead:
+        return None
+    return Tracker(
+        model,
+        criterion_of(config, training=True),
+        optimizer,
+        overhead=config.measure.overhead,
+        quantities=config.measure.quantities or None,
+        sink=run.append_measure,
+        clip_norm=config.training.clip_norm,
+    )
 
 
 def _load_start(model: nn.Module, run: RunFolder, start: str) -> None:

@@ -78,21 +78,22 @@ class Tracker:
         self._loss: Loss | None = None
         self.rows = list[Row]()
 
-    def step(self, *batch: Any, at: int | None = None) -> Row | None:
+    def step(self, *batch: Any, **facts: Any) -> Row | None:
         """Call this after each step of the optimiser with the batch: inputs and targets, or the batch as it is.
 
-        Returns the row where something was measured. ``at`` is the number of the step, by default that of the call.
+        Returns the row where something was measured. ``facts`` stand in it: ``step``, which is by default the number of
+        the call, and whatever else is known, such as ``epoch`` or ``tokens``.
         """
         self.clock.arrive()
         try:
             if (self._keeps or self._plan.may_be_paid_for()) and rank() == 0:  # most steps end here
                 with locally():
-                    return self._measure_if_due(batch[0] if len(batch) == 1 else batch, at or self.clock.calls)
+                    return self._measure_if_due(batch[0] if len(batch) == 1 else batch, facts)
             return None
         finally:
             self.clock.leave()
 
-    def _measure_if_due(self, batch: Batch, number: int) -> Row | None:
+    def _measure_if_due(self, batch: Batch, facts: Row) -> Row | None:
         if self._keeps:
             self._kept.append(_copied(batch))
             self._keeps = len(self._kept) < LARGEST_SHARE
@@ -107,7 +108,7 @@ class Tracker:
             torch.accelerator.synchronize(device)
         seconds = self.clock.now
         plan.done(seconds, examples)
-        row = {"step": number, **row, "learning_rate": self._stepping().rate, "examples": examples}
+        row = {"step": self.clock.calls, **facts, **row, "learning_rate": self._stepping().rate, "examples": examples}
         row |= {"seconds": seconds, "step_seconds": self.clock.step_seconds}
         row["overhead"] = (self.clock.spent + seconds) / self.clock.trained
         self.rows.append(row)
@@ -117,7 +118,7 @@ class Tracker:
 
     def _row(self, name: str, batch: Batch, examples: int) -> tuple[Row, int]:
         """Return what one quantity is, or why it cannot be had, and on how many examples it was measured."""
-        loss = self._loss_now(batch)
+        loss = self._loss_now()
         batches = self._kept if QUANTITIES[name].kept else [batch]
         may_be_cut = loss.divisible or loss.norm == "batch"
         batches = _first(batches, examples) if may_be_cut else batches[:1]
@@ -128,7 +129,7 @@ class Tracker:
             row = {name: None, f"{name}_reason": reason_of(error)}
         return _finite(row), sum(map(batch_length, batches))
 
-    def _loss_now(self, batch: Batch) -> Loss:
+    def _loss_now(self) -> Loss:
         """Return the loss at the present weights; the first time model, criterion and data are looked at."""
         if (now := self._shapes_now()) != self._shapes:
             changed = next(n for n in {**self._shapes, **now} if self._shapes.get(n) != now.get(n))
@@ -139,7 +140,7 @@ class Tracker:
         stepping = self._stepping()
         if self._loss is None or self._loss.layout.names != tuple(stepping.parameters):
             self._memory = Memory()
-            self._loss = self._new_loss(batch, stepping)
+            self._loss = self._new_loss(max(self._kept, key=batch_length), stepping)
         tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         return self._loss.with_tensors({name: tensor.detach() for name, tensor in tensors.items()})
 
@@ -149,7 +150,7 @@ class Tracker:
         loss = Loss(
             self.model,
             self.criterion,
-            [_copied(batch)],
+            [batch],
             parameters=[glob.escape(name) for name in names],
             norm="batch" if trains else "frozen",
             weight_decay=stepping.penalty,
