@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
-import sharpness as sh
 from analysis.pages.papers import PAPERS
+from sharpness.files import read_jsonl
 from sharpness.landscapes import LANDSCAPES
 from sharpness.probes import PROBES
+from sharpness.training.tracker import QUANTITIES
 from tests.conftest import ROOT, run_cold_python, run_python
 from tests.study_cases import script
 from tests.test_imports import LADDER
@@ -54,35 +53,23 @@ def test_the_snippets_of_libraries_run_as_they_stand(library: str) -> None:
     assert len([line for line in snippet.strip().splitlines() if line]) <= 6
 
 
-def test_the_recipe_tracks_a_training_run(tmp_path: Path) -> None:
-    """With Hugging Face's own Trainer, and as Lightning's LambdaCallback calls the hook."""
-    from torch import nn
-    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
-
-    (recipe,) = [s for s in blocks(DOCS["measure.md"], "python") if "def track" in s]
+def test_the_tracker_of_the_page_measures_and_its_callbacks_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, callbacks = (s for s in blocks(DOCS["measure.md"], "python") if "Tracker(" in s or "SharpnessCallback" in s)
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(recipe, "measure.md", "exec"), names)
-    torch.manual_seed(0)
-    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=8, resid_pdrop=0, embd_pdrop=0)
-    tokens = [torch.randint(20, (8,)) for _ in range(12)]
-    data = [{"input_ids": t, "labels": t} for t in tokens]
-    batches = [{name: torch.stack([row[name] for row in data]) for name in ("input_ids", "labels")}]
-    callback = names["Sharpness"](batches)
-    settings: dict[str, Any] = {"num_train_epochs": 2, "report_to": [], "use_cpu": True, "save_strategy": "no"}
-    arguments = TrainingArguments(str(tmp_path), disable_tqdm=True, **settings)
-    model = GPT2LMHeadModel(config)
-    Trainer(model, arguments, train_dataset=data, callbacks=[callback]).train()  # pyright: ignore[reportArgumentType]
-    first, second = callback.history
-    assert first.upper is not None and second.upper is None and "start" in second.reasons["upper"]
-    cold = sh.TopEigenvalues(rtol=1e-4)(sh.Loss(model, None, batches))
-    assert second.value == pytest.approx(cold.value, rel=5e-2)
+    exec(compile(loop, "measure.md", "exec"), names)
+    rows = read_jsonl(tmp_path / "track.jsonl")
+    assert rows and rows == names["tracker"].rows
+    assert rows[0].keys() >= {"step", "critical_sharpness", "learning_rate", "examples", "seconds", "overhead"}
+    exec(compile(callbacks, "measure.md", "exec"), names)
+    assert [type(each).__module__ for each in names["callbacks"]] == ["sharpness.integrations.lightning"]
 
-    net = nn.Linear(3, 2)
-    module = SimpleNamespace(net=net, criterion=nn.functional.cross_entropy, sharpness=[])
-    module.probe_batches = [(torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 1, 0]))]
-    for _ in range(2):
-        names["hook"](None, module)
-    assert module.sharpness[1].num_hvps < module.sharpness[0].num_hvps
+
+def test_every_quantity_of_the_tracker_is_explained() -> None:
+    shown = re.findall(r"^\| `(\w+_\w+)` \| .* \| .* \| .*\|$", DOCS["measure.md"], re.MULTILINE)
+    assert sorted(shown) == sorted(QUANTITIES)
 
 
 @pytest.mark.slow
@@ -157,7 +144,7 @@ def test_every_block_of_code_is_of_a_language_that_is_run() -> None:
         assert "bash" not in shown or text in IN_ORDER, name
         assert "python" not in shown or name in {"extend.md", "landscapes.md", "measure.md", "numbers.md"}, name
         assert "toml" not in shown or name == "train.md", name
-    assert len(blocks(README, "python")) == 1 and len(blocks(DOCS["measure.md"], "python")) == 3
+    assert len(blocks(README, "python")) == 1 and len(blocks(DOCS["measure.md"], "python")) == 4
 
 
 def languages(text: str) -> list[str]:
