@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.density import SpectralDensity, spectral_density
+from sharpness.linalg.krylov_sampling import KrylovSamples
 from sharpness.linalg.quadrature import lanczos_quadrature, mass_below_zero
 from sharpness.linalg.sampling import HutchPlusPlusSamples, Products, SignSamples, XTraceSamples
 from sharpness.linalg.trace import Estimate, Method, estimate_trace, frobenius_norm
@@ -24,7 +25,12 @@ from tests.oracles import matrix_with_eigenvalues
 
 CPU = torch.device("cpu")
 METHODS: tuple[Method, ...] = get_args(Method)
-SAMPLES = {"xtrace": XTraceSamples, "hutch++": HutchPlusPlusSamples, "hutchinson": SignSamples}
+SAMPLES = {
+    "xtrace": XTraceSamples,
+    "hutch++": HutchPlusPlusSamples,
+    "hutchinson": SignSamples,
+    "krylov": KrylovSamples,
+}
 N = 200
 
 

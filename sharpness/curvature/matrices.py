@@ -26,6 +26,7 @@ from sharpness.curvature.output_space import Criterion, OutputProduct, criterion
 from sharpness.data.batches import targets_of
 from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.replay import Replayed
+from sharpness.linalg.shared_products import SharedProducts
 from sharpness.loss import Loss
 from sharpness.loss.graphs import Pieces, Product, derivative_along, nothing, refuse_hidden_derivatives
 from sharpness.loss.shares import MicroBatch
@@ -269,23 +270,31 @@ def curvature_operator(matrix: str, loss: Loss, w: Tensor | None = None, **optio
     return MATRICES[matrix](loss, w, **options)
 
 
-def remembering(operator: CurvatureOperator, resume: Path | None) -> SymmetricOperator:
+def remembering(
+    operator: CurvatureOperator, resume: Path | None, shared: SharedProducts | None = None
+) -> SymmetricOperator:
     """Return the operator itself, or one that keeps its products in a folder so that a killed solve goes on there.
 
-    With several processes each keeps its own copy, in a folder named for its rank.
+    It takes those that are ``shared`` already and shares its first. With several processes each keeps its own copy, in
+    a folder named for its rank.
     """
-    if resume is None:
+    if resume is None and shared is None:
         return operator
-    if is_distributed():
-        resume = resume / f"rank-{rank()}"
-    loss = operator.loss
-    drawn = isinstance(operator, FisherOperator)
+    identity = _identity_of(operator)
+    product = operator if shared is None else shared.of(operator, identity)
+    if resume is None:
+        return product
+    return Replayed(product, resume / f"rank-{rank()}" if is_distributed() else resume, identity)
+
+
+def _identity_of(operator: CurvatureOperator) -> str:
+    """Return the hash of what says which matrix this is: weights, data and how they are evaluated."""
+    loss, drawn = operator.loss, isinstance(operator, FisherOperator)
     matrix = (operator.matrix, operator.draws, operator.seed) if drawn else operator.matrix
     facts = (matrix, loss.norm, loss.dtype, loss.layout.names, loss.data_sha256(), loss.data.batch_sizes)
     facts = (*facts, loss.weight_decay) if loss.weight_decay else facts
     weights = sha256_of([operator.w])
-    identity = hashlib.sha256(f"{weights}{facts}{len(from_all_ranks(0))}".encode()).hexdigest()
-    return Replayed(operator, resume, identity)
+    return hashlib.sha256(f"{weights}{facts}{len(from_all_ranks(0))}".encode()).hexdigest()
 
 
 def per_layer(loss: Loss, w: Tensor | None = None) -> dict[str, Loss]:

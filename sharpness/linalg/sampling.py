@@ -40,18 +40,22 @@ class Products:
         blocks = []
         for block in columns.split(BLOCK, dim=1):
             blocks.append(matmat(self.operator, block))
-            self.made += block.shape[1]
+            self.count(block.shape[1])
             if not math.isfinite(length := norm(blocks[-1])):
                 raise RunError(f"expected finite products, got {length} by product {self.made}: check weights and data")
-            if self._progress is not None:
-                self._progress(self.made, self.ceiling)
         return torch.cat(blocks, dim=1)
+
+    def count(self, number: int) -> None:
+        """Count products and report them."""
+        self.made += number
+        if self._progress is not None:
+            self._progress(self.made, self.ceiling)
 
 
 class SignSamples:
     """Hutchinson's estimator: ``v^T A v`` and ``||A v||^2`` for vectors v of random signs."""
 
-    cost, first = 1, 20  # products per sample; samples at the first look
+    cost, first, before = 1, 20, 0  # products per sample; samples at the first look; products before the first sample
 
     def __init__(self, products: Products, seed: int) -> None:
         self.products, self.operator = products, products.operator
@@ -71,9 +75,9 @@ class SignSamples:
         for start in range(0, count, BLOCK):
             v = self.draw("signs", min(BLOCK, count - start))
             product = self.products(v)
-            self._compare(_double(v.T @ product))
-            self.quadratic = np.append(self.quadratic, _dots(v, product))
-            self.squares = np.append(self.squares, _dots(product, product))
+            self._compare(double(v.T @ product))
+            self.quadratic = np.append(self.quadratic, dots(v, product))
+            self.squares = np.append(self.squares, dots(product, product))
 
     def _compare(self, block: np.ndarray) -> None:
         """Note how far a block V^T A V is from symmetric: no product of one symmetric matrix makes it so."""
@@ -103,7 +107,7 @@ class SignSamples:
             units = torch.zeros(len(rows), self.operator.size, dtype=self.operator.dtype, device=self.operator.device)
             units[:, i : i + len(rows)].fill_diagonal_(1)
             product = self.products(units.T)
-            trace += float(_dots(units.T, product).sum())
+            trace += float(dots(units.T, product).sum())
             square += norm(product) ** 2
             by_columns += product @ v[i : i + len(rows)]
             by_rows[i : i + len(rows)] = v @ product
@@ -165,15 +169,15 @@ class Sketch(SignSamples):
         """
         old = self.count
         Q, R = torch.linalg.qr(torch.cat([self.Q, Y], dim=1))
-        R = _double(R)
+        R = double(R)
         R[:old] *= np.sign(R.diagonal()[:old])[:, None]  # R is diag(+-1) on the old Q: keep the old signs
         self.R = np.block([[self.R, R[:old, old:]], [np.zeros((len(R) - old, old)), R[old:, old:]]])
         self.Q = torch.cat([self.Q, Q[:, old:]], dim=1)
         Z = self.products(self.Q[:, old:])
-        new = _double(self.Q.T @ Z)
+        new = double(self.Q.T @ Z)
         self._compare(new[old:])
         self.H = np.block([[self.H, new[:old]], [new[:old].T, (new[old:] + new[old:].T) / 2]])
-        self.squares = np.append(self.squares, _dots(Y, Y))
+        self.squares = np.append(self.squares, dots(Y, Y))
         return Z
 
 
@@ -201,7 +205,7 @@ class XTraceSamples(Sketch):
         np.fill_diagonal(R, np.where(np.abs(pivots) < smallest, smallest, pivots))
         S = np.linalg.inv(R).T
         S /= np.linalg.norm(S, axis=0)
-        W = _double(self.Q.T @ self.tests)
+        W = double(self.Q.T @ self.tests)
         along = (S * W).sum(0)
         U = W - S * along
         rest = (U * (H @ U - self.R)).sum(0) + along * (S * self.R).sum(0)
@@ -220,16 +224,16 @@ class HutchPlusPlusSamples(Sketch):
 
     def grow(self, count: int) -> None:
         Z = self.extend(self.products(self.draw("sphere", count)))
-        left = _double(Z.T @ self.tests)
+        left = double(Z.T @ self.tests)
         v = self.draw("signs", count)
         product = self.products(v)
-        self.cross = np.hstack([np.vstack([self.cross, left]), _double(self.Q.T @ product)])
-        self.quadratic = np.append(self.quadratic, _dots(v, product))
+        self.cross = np.hstack([np.vstack([self.cross, left]), double(self.Q.T @ product)])
+        self.quadratic = np.append(self.quadratic, dots(v, product))
         self.tests = torch.cat([self.tests, v], dim=1)
 
     def estimate(self) -> tuple[float, float]:
         # A g is known, so g^T (I - Q Q^T) A (I - Q Q^T) g follows for any later Q without a product.
-        C = _double(self.Q.T @ self.tests)
+        C = double(self.Q.T @ self.tests)
         mean, error = mean_and_error(self.quadratic - 2 * (C * self.cross).sum(0) + (C * (self.H @ C)).sum(0))
         return float(np.trace(self.H)) + mean, error
 
@@ -239,10 +243,10 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def _dots(left: Tensor, right: Tensor) -> np.ndarray:
+def dots(left: Tensor, right: Tensor) -> np.ndarray:
     """Return the inner products of matching columns, summed in float64."""
-    return _double(left.mul(right)).sum(axis=0)
+    return double(left.mul(right)).sum(axis=0)
 
 
-def _double(x: Tensor) -> np.ndarray:
+def double(x: Tensor) -> np.ndarray:
     return x.cpu().double().numpy()

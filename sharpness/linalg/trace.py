@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 
 from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.knobs import check_confidence, check_rtol, check_seconds
+from sharpness.linalg.krylov_sampling import KrylovSamples
 from sharpness.linalg.sampling import (
     HutchPlusPlusSamples,
     NormSamples,
@@ -23,11 +24,12 @@ from sharpness.linalg.sampling import (
 )
 from sharpness.operators import SymmetricOperator
 
-Method = Literal["xtrace", "hutch++", "hutchinson"]
+Method = Literal["xtrace", "hutch++", "hutchinson", "krylov"]
 SAMPLERS: dict[str, type[SignSamples]] = {
     "xtrace": XTraceSamples,
     "hutch++": HutchPlusPlusSamples,
     "hutchinson": SignSamples,
+    "krylov": KrylovSamples,
 }
 
 
@@ -82,14 +84,15 @@ def estimate_trace(
     ``"hutchinson"`` averages ``v^T A v`` over random signs v (Hutchinson 1990), ``"hutch++"`` takes the trace on the
     range of a sketch A S exactly and samples the rest (Meyer, Musco, Musco and Woodruff 2021, Algorithm 1), and
     ``"xtrace"`` uses each vector for both, leaving it out of the sketch in turn (Epperly, Tropp and Webber 2024,
-    section 2.2). It looks at the interval at sizes fixed beforehand, so that stopping by what they show costs no
-    coverage; half widths are Student's t times the standard error. It is neither exact nor converged where the products
-    are not symmetric to ``rtol``, whatever the interval. ``docs/numbers.md`` says how well the intervals were
-    seen to hold.
+    section 2.2). ``"krylov"`` takes the sketch from the first steps of Lanczos towards the largest eigenvalue, which
+    cost nothing where that has been solved (:class:`sharpness.linalg.krylov_sampling.KrylovSamples`). It looks at the
+    interval at sizes fixed beforehand, so that stopping by what they show costs no coverage; half widths are Student's
+    t times the standard error. It is neither exact nor converged where the products are not symmetric to ``rtol``,
+    whatever the interval. ``docs/numbers.md`` says how well the intervals were seen to hold.
 
     Memory: as many vectors as products for XTrace, two thirds of that for Hutch++, twice this while the basis grows;
-    two blocks of 16 for Hutchinson. Raises :class:`InputError` for bad knobs and :class:`RunError` for products that
-    are not finite.
+    two blocks of 16 for Hutchinson, and 8 more for ``"krylov"``. Raises :class:`InputError` for bad knobs and
+    :class:`RunError` for products that are not finite.
 
     >>> from sharpness.operators import FunctionOperator
     >>> diagonal = 0.8 ** torch.arange(1000, dtype=torch.float64)
@@ -137,7 +140,8 @@ def _estimate(
     started, target, last = time.perf_counter(), sampler.first, ""
     looks: list[tuple[int, float, float]] = []
     while True:
-        exact = sampler.operator.size <= sampler.cost * (target - sampler.count)
+        missing = sampler.cost * (target - sampler.count) + (0 if sampler.count else sampler.before)
+        exact = sampler.operator.size <= missing
         level = (1 - confidence) / 2 ** (len(looks) + 1)
         value, error, half, square, square_error = _exact(sampler) if exact else _sampled(sampler, target, level)
         looks.append((sampler.products.made, value, half))
@@ -194,7 +198,7 @@ def _slack(sampler: SignSamples, square: float) -> float:
 
 def _next_look(sampler: SignSamples, seconds: float | None, elapsed: float) -> tuple[int, str]:
     """Return the samples at the next look and, where it must be the last, what makes it so; never by the values."""
-    limits = {2 * sampler.count: "", sampler.products.ceiling // sampler.cost: "num_products"}
+    limits = {2 * sampler.count: "", (sampler.products.ceiling - sampler.before) // sampler.cost: "num_products"}
     if seconds is not None:
         limits[int(sampler.count * min(2.0, seconds / elapsed))] = "seconds"
     target = min(limits)
@@ -205,7 +209,7 @@ def _next_look(sampler: SignSamples, seconds: float | None, elapsed: float) -> t
 
 
 def _check(sampler: SignSamples, rtol: float, confidence: float, seconds: float | None) -> None:
-    needed = min(sampler.cost * sampler.first, sampler.operator.size)
+    needed = min(sampler.before + sampler.cost * sampler.first, sampler.operator.size)
     if sampler.products.ceiling < needed:
         raise InputError(f"expected at least {needed} products, got {sampler.products.ceiling}: raise num_products")
     check_rtol(rtol, usual="2e-2")

@@ -18,7 +18,12 @@ from sharpness.plots.value import value_text
 from sharpness.records import ProbeRecord
 
 NUMBERS = ("estimate", "lower", "upper")
-METHODS = {"xtrace": "XTrace", "hutch++": "Hutch++", "hutchinson": "Hutchinson's estimator"}
+METHODS = {
+    "xtrace": "XTrace",
+    "hutch++": "Hutch++",
+    "hutchinson": "Hutchinson's estimator",
+    "krylov": "a Krylov sketch",
+}
 
 
 def trace_table(networks: Sequence[Network]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Eigenpairs, StopOn, Which
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.recurrence import largest_eigenvalue
+from sharpness.linalg.shared_products import SharedProducts
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.operators import SymmetricOperator
@@ -107,6 +108,7 @@ class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
         sampled: bool = False,
         sampling_confidence: float = CONFIDENCE,
         resume: Path | None = None,
+        shared: SharedProducts | None = None,
         progress: Progress | None = None,
     ) -> EigenvaluesResult:
         """Measure at ``w``; raises what the solver raises.
@@ -114,21 +116,22 @@ class TopEigenvalues(CurvatureProbe[EigenvaluesResult]):
         ``start`` (shape (n,) or (m, n)) is a warm start, as for tracking along training: no upper bound is proven then.
         ``sampled`` says that the examples are a random sample: the result then has an interval over their choice at
         ``sampling_confidence``, for about as many products again. ``resume`` is a folder for the products: a solve that
-        was killed goes on there.
+        was killed goes on there. ``shared`` are products of other solves of this loss.
         """
         operator = self.operator(loss, w)
-        pairs = self._solve(operator, remembering(operator, resume), start, progress)
-        shared = first_of(pairs)
+        product = remembering(operator, resume, shared)
+        pairs = self._solve(operator, product, start, progress)
+        fields = first_of(pairs)
         if isinstance(operator, FisherOperator) and operator.draws is not None:
-            shared |= self._over_draws(operator, pairs, shared)
+            fields |= self._over_draws(operator, pairs, fields)
         if sampled:
-            shared |= self._over_examples(loss, w, pairs, shared, sampling_confidence)
+            fields |= self._over_examples(loss, w, pairs, fields, sampling_confidence)
         return EigenvaluesResult(
             quantity=self.quantity(f"{self.which}_eigenvalue"),
-            **shared,
+            **fields,
             seed=self.seed,
             hvp_backend=operator.backend,
-            operator_details=curvature_details(operator),
+            operator_details=curvature_details(operator, product),
         )
 
     def of_few_examples(self, loss: Loss, result: EigenvaluesResult) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, FisherOperator, remembering
 from sharpness.errors import InputError
+from sharpness.linalg.shared_products import SharedProducts
 from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
@@ -43,7 +44,10 @@ class TraceResult(ProbeResult):
 
 @dataclass(frozen=True, kw_only=True)
 class Trace(CurvatureProbe[TraceResult]):
-    """The trace by XTrace, Hutch++ or Hutchinson's estimator, to a half width of ``rtol`` at ``confidence``.
+    """The trace to a half width of ``rtol`` at ``confidence``.
+
+    ``method`` is ``xtrace``, ``hutch++``, ``hutchinson`` or ``krylov``, whose sketch costs nothing after
+    :class:`TopEigenvalues` of the same ``seed`` where products are shared, as within one ``sharpness probe``.
 
     The interval is looked at only at sizes fixed beforehand, with the error probability shared between the looks
     (:func:`sharpness.linalg.trace.estimate_trace`). ``num_hvps`` is the ceiling; where that many vectors do not fit in
@@ -71,25 +75,31 @@ class Trace(CurvatureProbe[TraceResult]):
         *,
         sampled: bool = False,
         resume: Path | None = None,
+        shared: SharedProducts | None = None,
         progress: Progress | None = None,
     ) -> TraceResult:
         """Measure at ``w``; raises what the solver raises.
 
         ``sampled`` says that the examples are a random sample: the result then has an interval over their choice.
+        ``shared`` are products of other solves of this loss, of which ``method="krylov"`` takes its sketch.
         """
         operator = self.operator(loss, w)
         drawn = isinstance(operator, FisherOperator) and operator.draws is not None
         confidence = (1 + self.confidence) / 2 if drawn else self.confidence  # half of the error is for the draws
         ceiling = self.num_hvps
-        if self.method != "hutchinson":  # the others keep their products, twice for a moment while they orthogonalise
+        if self.method in (
+            "xtrace",
+            "hutch++",
+        ):  # they keep their products, twice for a moment while they orthogonalise
             ceiling = basis_limit(operator, 2 * self.num_hvps) // 2
             if ceiling < min(FEWEST, self.num_hvps):
                 raise InputError(
                     f"expected memory for {2 * FEWEST} vectors of {operator.size} numbers for {self.method}, got room "
                     f"for {2 * ceiling}: use method='hutchinson', which keeps none"
                 )
+        product = remembering(operator, resume, shared)
         estimate = estimate_trace(
-            remembering(operator, resume),
+            product,
             self.method,
             rtol=self.rtol,
             confidence=confidence,
@@ -98,7 +108,7 @@ class Trace(CurvatureProbe[TraceResult]):
             seconds=self.seconds,
             progress=progress,
         )
-        shared = {
+        fields = {
             "value": estimate.value,
             "lower": estimate.lower,
             "upper": estimate.upper,
@@ -108,19 +118,19 @@ class Trace(CurvatureProbe[TraceResult]):
             "reasons": {} if estimate.converged else {"converged": "; ".join(estimate.reasons)},
         }
         if drawn:
-            shared |= self._over_draws(operator, estimate)
+            fields |= self._over_draws(operator, estimate)
         if sampled:
-            half, options = shared["upper"] - shared["value"], self.matrix_options()
-            found = trace_over_examples(loss, w, options, shared["value"], half, seed=self.seed, name="trace")
-            shared = added(shared, found)
-        shared["reasons"] = {"residual": "an estimate of a sum has none", **shared["reasons"]}
+            half, options = fields["upper"] - fields["value"], self.matrix_options()
+            found = trace_over_examples(loss, w, options, fields["value"], half, seed=self.seed, name="trace")
+            fields = added(fields, found)
+        fields["reasons"] = {"residual": "an estimate of a sum has none", **fields["reasons"]}
         return TraceResult(
             quantity=self.quantity("trace"),
-            **shared,
+            **fields,
             seed=self.seed,
             hvp_backend=operator.backend,
             estimate=estimate,
-            operator_details={**curvature_details(operator), "num_products_that_fit": ceiling},
+            operator_details={**curvature_details(operator, product), "num_products_that_fit": ceiling},
         )
 
     def _over_draws(self, operator: CurvatureOperator, estimate: TraceEstimate) -> dict[str, Any]:

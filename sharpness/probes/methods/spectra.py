@@ -10,6 +10,8 @@ from torch import Tensor
 from sharpness.curvature import CurvatureOperator, curvature_operator
 from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Eigenpairs
+from sharpness.linalg.replay import Replayed
+from sharpness.linalg.shared_products import SharingOperator
 from sharpness.loss import Loss
 from sharpness.machine.distributed import from_all_ranks, is_distributed
 from sharpness.machine.memory import free_memory
@@ -83,8 +85,13 @@ def first_of(pairs: Eigenpairs) -> dict[str, Any]:
     }
 
 
-def curvature_details(operator: CurvatureOperator) -> dict[str, Any]:
-    """Return what every record of a curvature matrix says about it and its products."""
+def curvature_details(operator: CurvatureOperator, product: SymmetricOperator | None = None) -> dict[str, Any]:
+    """Return what every record of a curvature matrix says about it and its products.
+
+    ``product`` is the operator as the solver had it: where it shares products, those taken from others are counted.
+    """
     details = {"matrix": operator.matrix, "hvp_error": operator.error, "kept_bytes": operator.kept_bytes}
+    sharing = product.operator if isinstance(product, Replayed) else product
+    shared = {"num_shared_hvps": sharing.num_shared} if isinstance(sharing, SharingOperator) else {}
     warnings = {"warnings": list(operator.warnings)} if operator.warnings else {}
-    return details | operator.facts | warnings
+    return details | operator.facts | shared | warnings
