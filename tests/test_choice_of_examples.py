@@ -96,7 +96,7 @@ def test_intervals_of_layers_over_examples_cover_together(which: Any, truth: tup
         assert whole == tuple(extreme(bounds) for bounds in zip(*ends, strict=True))
         covered += together
     assert covered >= int(stats.binom.ppf(0.001, count, 0.95))
-    record = LayerEigenvalues(k=1)(small_network(), sampled=True).to_record()
+    record = LayerEigenvalues(which="both")(small_network(), sampled=True).to_record()
     assert record.sampling is None and "too few" in record.reasons["sampling"]
 
 

@@ -82,7 +82,7 @@ def test_the_density_record_sums_up_the_dense_spectrum() -> None:
 @pytest.mark.parametrize("name", ["mlp", "unused and frozen", "tied weights"])
 def test_layers_are_blocks_and_interlace_with_the_whole(name: str) -> None:
     loss, values = build(name)
-    result = LayerEigenvalues(k=2, rtol=1e-6, num_hvps=300)(loss)
+    result = LayerEigenvalues(k=2, which="both", rtol=1e-6, num_hvps=300)(loss)
     rows = {row["name"]: row for row in result.details()["layers"]}
     parts = per_layer(loss)
     assert list(rows) == list(parts)

@@ -83,6 +83,7 @@ def test_the_record_says_what_was_measured(small: list[str], tmp_path: Path) -> 
 def test_all_probes_leave_the_network_as_it_was(small: list[str], tmp_path: Path) -> None:
     from sharpness.cli.output import make_console
     from sharpness.cli.probe import measure_all
+    from sharpness.cli.work_bar import WorkBar
     from sharpness.measure.runner import applicable, probes_named
     from sharpness.runs import RecordFolder
 
@@ -91,16 +92,16 @@ def test_all_probes_leave_the_network_as_it_was(small: list[str], tmp_path: Path
     model = given.model.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags, random_state = [m.training for m in model.modules()], torch.get_rng_state()
-    probes = applicable(probes_named(None), given.subject, named=())
+    probes = applicable(probes_named(["all"]), given.subject, named=())
     assert "distance" not in probes and "interpolation" not in probes and len(probes) >= 6
-    folder, silent = RecordFolder(tmp_path), make_console(True)
-    quiet: dict[str, Any] = {"named": (), "found": lambda record: None}
-    outcomes = measure_all(silent, given.subject, probes, folder, None, **quiet)
+    folder = RecordFolder(tmp_path)
+    quiet: dict[str, Any] = {"named": (), "found": lambda record: None, "bar": WorkBar(make_console(True), {})}
+    outcomes = measure_all(given.subject, probes, folder, None, **quiet)
     assert [o.name for o in outcomes if o.status != "measured"] == ["geodesic_sharpness"]  # there is no attention
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert flags == [m.training for m in model.modules()] and torch.equal(random_state, torch.get_rng_state())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
-    again = measure_all(silent, given.subject, probes, folder, None, **quiet)
+    again = measure_all(given.subject, probes, folder, None, **quiet)
     assert [o.name for o in again if o.status != "there already"] == ["geodesic_sharpness"]
     assert not list(tmp_path.glob(".products/*"))
 

@@ -54,7 +54,7 @@ def records_of(seed: int) -> dict[str, ProbeRecord]:
     loss, other = loss_of(seed), loss_of(seed + 1)
     results = {
         "eigenvalues": TopEigenvalues(k=2, which="both", num_hvps=43)(loss),
-        "layers": LayerEigenvalues(k=1)(loss),
+        "layers": LayerEigenvalues(which="both")(loss),
         "density": SpectralDensity(steps=8)(loss),
         "trace": Trace(rtol=1e-6)(loss),
         "keskar": KeskarSharpness()(loss),

@@ -8,8 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from sharpness.cli.output import comparison_table, records_table, warn_of
+from sharpness.cli.output import warn_of
 from sharpness.cli.rows import rows_of
+from sharpness.cli.tables import comparison_table, records_table
 from sharpness.probes.density import SpectralDensity
 from sharpness.probes.eigenvalues import TopEigenvalues
 from sharpness.probes.layers import LayerEigenvalues
@@ -31,7 +32,7 @@ def test_every_eigenvalue_has_its_row_with_both_ends() -> None:
         assert row.value == f"{value:.5g}" and row.converged == "yes"
         low, high = (float(end) for end in row.interval.strip("[]").split(", "))
         assert low <= value * (1 + 1e-4 * (1 if value > 0 else -1)) and low <= high
-    layers = LayerEigenvalues(k=1)(loss)
+    layers = LayerEigenvalues(which="both")(loss)
     names = [row.quantity for row in rows_of(layers.to_record())]
     assert names == [f"{layer}: {end}" for layer in layers.layers for end in ("top", "bottom")]
 

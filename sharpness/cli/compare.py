@@ -10,22 +10,24 @@ from rich.table import Table
 from torch import nn
 
 from sharpness.checkpoints import MatchReport, MismatchError
-from sharpness.cli.knobs import Knobs, apply_knobs
+from sharpness.cli.knobs import Knobs
 from sharpness.cli.options import Compare
-from sharpness.cli.output import comparison_table, distinct_names, make_console, print_json, say, warn_of
+from sharpness.cli.output import distinct_names, make_console, print_json, say, warn_of
 from sharpness.cli.probe import (
+    announced,
+    asked_probes,
     checked_folder,
     deadline_of,
     draw,
     measure_all,
-    names_of,
     options_of,
     show_checkpoint,
 )
+from sharpness.cli.tables import comparison_table
 from sharpness.errors import InputError
 from sharpness.machine.environment import choose_device
 from sharpness.measure.points import with_far_end, with_start, with_trained
-from sharpness.measure.runner import applicable, probes_named
+from sharpness.measure.runner import applicable
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
@@ -36,8 +38,7 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
     deadline = deadline_of(command.seconds)
     console, device = make_console(command.json), choose_device(command.device)
     folder = checked_folder(command.out)
-    asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
-    named = set(asked) if command.probes is not None else set(knobs)
+    asked, named = asked_probes(command, knobs, "quick", "interpolation")
     first = with_trained(command, with_start(command, load_user_checkpoint(command, command.first, device)))
     try:
         theirs = replace(command, key=command.second_key, ema=command.second_ema)
@@ -55,11 +56,12 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[ProbeRecord]] = {title: [] for title in titles}
     try:
-        for name, probe in probes.items():  # one after the other on both, so that time that is short ends in whole rows
-            for title, subject in zip(titles, subjects, strict=True):
-                if subject.missing_point(name) is None:
-                    shared: dict[str, Any] = {"named": named, "found": found[title].append, "where": f", {title}"}
-                    measure_all(console, subject, {name: probe}, folder, deadline, **shared)
+        with announced(console, {f", {t}": s for t, s in zip(titles, subjects, strict=True)}, probes) as bar:
+            for name, probe in probes.items():  # one by one on both, so that time that is short ends in whole rows
+                for title, subject in zip(titles, subjects, strict=True):
+                    if subject.missing_point(name) is None:
+                        where: dict[str, Any] = {"found": found[title].append, "where": f", {title}"}
+                        measure_all(subject, {name: probe}, folder, deadline, named=named, bar=bar, **where)
     finally:
         _show(console, command, found, titles, [*first.checked.warnings, *second.checked.warnings])
 

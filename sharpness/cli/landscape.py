@@ -16,13 +16,13 @@ from sharpness.cli.output import (
     distinct_names,
     make_console,
     print_json,
-    records_table,
     say,
     show_progress,
     warn,
     warn_of,
 )
 from sharpness.cli.probe import checked_folder, deadline_of, draw, options_of, show_checkpoint
+from sharpness.cli.tables import records_table
 from sharpness.errors import InputError, unknown_name
 from sharpness.landscapes import LANDSCAPES
 from sharpness.machine.environment import choose_device

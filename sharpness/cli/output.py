@@ -1,4 +1,4 @@
-"""The output on the terminal: bars with the time left, tables of records, plain lines for logs."""
+"""The output on the terminal: bars with the time left, records as JSON, plain lines for logs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
-from sharpness.cli.rows import rows_of, warnings_of
+from sharpness.cli.rows import warnings_of
 from sharpness.records import ProbeRecord
 
 
@@ -72,50 +71,6 @@ def show_progress(console: Console, title: str, unit: str) -> Iterator[Callable[
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def records_table(records: Sequence[ProbeRecord], title: str) -> Table:
-    """Return a table of records, a row for each number, with intervals or errors and costs."""
-    table = Table(title=title, title_justify="left")
-    for name in (
-        "probe",
-        "quantity",
-        "value",
-        "interval",
-        "at",
-        "converged",
-        "examples",
-        "HVPs",
-        "gradients",
-        "seconds",
-    ):
-        table.add_column(name, justify="left" if name in ("probe", "quantity") else "right", overflow="fold")
-    for record in records:
-        costs = [
-            str(record.num_examples),
-            str(record.num_hvps),
-            str(record.num_gradients),
-            f"{record.seconds or 0:.1f}",
-        ]
-        for i, row in enumerate(rows_of(record)):
-            texts = (row.quantity, row.value, row.interval, row.confidence, row.converged)
-            table.add_row("" if i else record.probe, *texts, *([] if i else costs))
-    return table
-
-
-def comparison_table(pairs: Sequence[tuple[ProbeRecord | None, ProbeRecord | None]], titles: tuple[str, str]) -> Table:
-    """Return a table of the same quantities at two checkpoints side by side, with the ratio of the values."""
-    table = Table()
-    table.add_column("quantity")
-    for title in (*titles, "ratio"):
-        table.add_column(title, justify="right")
-    for pair in pairs:
-        sides = [{} if record is None else {row.quantity: row for row in rows_of(record)} for record in pair]
-        for name in dict.fromkeys([*sides[0], *sides[1]]):
-            rows = [side.get(name) for side in sides]
-            cells = ["" if row is None else f"{row.value} {row.interval}".strip() for row in rows]
-            table.add_row(name, *cells, _ratio(*(None if row is None else row.number for row in rows)))
-    return table
-
-
 def warn_of(records: Sequence[ProbeRecord], known: Sequence[str] = ()) -> None:
     """Print the warnings of records, each once, but not those that are ``known`` already."""
     for text in dict.fromkeys(text for record in records for text in warnings_of(record)):
@@ -135,7 +90,3 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{each[-1]} ({i})" for i, each in enumerate(parts)]
-
-
-def _ratio(first: float | None, second: float | None) -> str:
-    return "" if not first or second is None else f"{second / first:.3g}"

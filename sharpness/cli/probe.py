@@ -13,15 +13,19 @@ from rich.console import Console
 from sharpness.checkpoints import recognise
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Probe
-from sharpness.cli.output import make_console, print_json, records_table, say, show_progress, warn, warn_of
+from sharpness.cli.output import make_console, print_json, say, warn, warn_of
+from sharpness.cli.tables import records_table
+from sharpness.cli.work_bar import WorkBar, duration
 from sharpness.config.spec import names_in
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import choose_device
+from sharpness.measure.costs import expected_seconds, price_of
 from sharpness.measure.points import with_start, with_trained
-from sharpness.measure.request import Request
+from sharpness.measure.request import ProbeRequest, Request
 from sharpness.measure.runner import Outcome, applicable, measure, probes_named
 from sharpness.measure.subject import Subject
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
+from sharpness.probes import QUICK
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder
 
@@ -32,15 +36,15 @@ def run_probe(command: Probe, knobs: Knobs) -> None:
     console, device = make_console(command.json), choose_device(command.device)
     check_out(command)
     folder = checked_folder(command.out or command.checkpoint)
-    asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
-    named = set(asked) if command.probes is not None else set(knobs)
+    asked, named = asked_probes(command, knobs, "quick")
     checkpoint = with_trained(command, with_start(command, load_user_checkpoint(command, command.checkpoint, device)))
     show_checkpoint(console, checkpoint)
     probes = applicable(asked, checkpoint.subject, named=named)
     folder.path.mkdir(parents=True, exist_ok=True)
     records: list[ProbeRecord] = []
     try:
-        measure_all(console, checkpoint.subject, probes, folder, deadline, named=named, found=records.append)
+        with announced(console, {"": checkpoint.subject}, probes) as bar:
+            measure_all(checkpoint.subject, probes, folder, deadline, named=named, found=records.append, bar=bar)
     finally:
         if command.json:
             print_json(records)
@@ -59,9 +63,15 @@ def deadline_of(seconds: float | None) -> float | None:
     return None if seconds is None else time.perf_counter() + seconds
 
 
-def names_of(text: str | None) -> list[str] | None:
-    """Return the names of probes in a comma-separated list, ``None`` for all."""
-    return None if text is None else names_in(text, "probes")
+def asked_probes(command: ProbeRequest, knobs: Knobs, *default: str) -> tuple[dict[str, Any], set[str]]:
+    """Return the probes to measure with their knobs, and the names among them that must not be left out.
+
+    Without ``--probes`` they are those of ``default`` and those whose knobs were given. Those that were named, alone or
+    by a knob, must not be left out.
+    """
+    given = [] if command.probes is None else names_in(command.probes, "probes")
+    probes = probes_named(given or [*default, *knobs])
+    return apply_knobs(probes, knobs), {*given, *knobs} - {"quick", "all"}
 
 
 def check_out(command: Probe) -> None:
@@ -99,8 +109,23 @@ def show_checkpoint(console: Console, checkpoint: UserCheckpoint) -> None:
         warn(warning)
 
 
+def announced(console: Console, subjects: Mapping[str, Subject], probes: Mapping[str, Any]) -> WorkBar:
+    """Say how long the probes will take at these subjects, by their titles, and return the bar over all of it.
+
+    A gradient is timed, and where much is asked for a product too.
+    """
+    expected: dict[str, float] = {}
+    for where, subject in subjects.items():
+        here = {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
+        price = price_of(subject.loss, products=len(here) > len(QUICK))
+        expected |= {f"{name}{where}": s for name, s in expected_seconds(here, subject.loss, price).items()}
+    total = sum(expected.values())
+    if total >= 1:
+        say(console, f"{len(expected)} measures will take about {duration(total)} here")
+    return WorkBar(console, expected)
+
+
 def measure_all(
-    console: Console,
     subject: Subject,
     probes: Mapping[str, Any],
     folder: RecordFolder,
@@ -108,6 +133,7 @@ def measure_all(
     *,
     named: Collection[str],
     found: Callable[[ProbeRecord], None],
+    bar: WorkBar,
     where: str = "",
 ) -> list[Outcome]:
     """Measure one probe after the other and hand each record to ``found``; return what became of each.
@@ -119,7 +145,7 @@ def measure_all(
     for name, probe in probes.items():
         title = f"{name}{where}"
         try:
-            with show_progress(console, title, "steps") as progress:
+            with bar.part(title) as progress:
                 outcome = measure(name, probe, subject, folder, deadline=deadline, progress=progress)
         except InputError as error:
             if name in named:
@@ -131,7 +157,7 @@ def measure_all(
         if outcome.record is not None:
             found(outcome.record)
         if outcome.status == "there already":
-            say(console, f"{title}: in probes.jsonl already")
+            say(bar.console, f"{title}: in probes.jsonl already")
         elif outcome.record is None:
             warn(f"{title}: {outcome.status}: {outcome.reason}")
         outcomes.append(outcome)

@@ -54,12 +54,6 @@ def interval_text(record: ProbeRecord) -> str:
     return " ".join(["exact", *shown] if exact else shown)
 
 
-def quantity_text(record: ProbeRecord) -> str:
-    """Return the name of what was measured, and where the preconditioner came from that is part of its definition."""
-    source = record.details.get("preconditioner_source")
-    return f"{record.quantity} (P {source})" if source else record.quantity
-
-
 def warnings_of(record: ProbeRecord) -> Sequence[str]:
     """Return what a record warns of, one sentence each."""
     found = record.details.get("warnings")
@@ -74,7 +68,7 @@ def _bracket(lower: Any, upper: Any) -> str:
 def _of_value(record: ProbeRecord) -> Row:
     interval = interval_text(record)
     sure = _percent(record.confidence) if "[" in interval else ""
-    return Row(quantity_text(record), value_text(record), interval, sure, _converged(record, interval), record.value)
+    return Row(record.quantity, value_text(record), interval, sure, _converged(record, interval), record.value)
 
 
 def _percent(confidence: float | None) -> str:
@@ -95,7 +89,7 @@ def _eigenvalues(record: ProbeRecord) -> Iterator[Row]:
         for layer in layers:
             yield from _of_solve(layer, f"{layer['name']}: {layer.get('which', '')}", record, alone=True)
     elif record.details.get("eigenvalues"):
-        yield from _of_solve(record.details, quantity_text(record), record, alone=False)
+        yield from _of_solve(record.details, record.quantity, record, alone=False)
 
 
 def _of_solve(solve: Mapping[str, Any], name: str, record: ProbeRecord, *, alone: bool) -> Iterator[Row]:
@@ -130,4 +124,4 @@ def _of_sampling(record: ProbeRecord) -> Iterator[Row]:
     sampling = record.sampling
     if sampling:
         bracket = _bracket(sampling.get("lower"), sampling.get("upper"))
-        yield Row("  over the choice of examples", "", bracket, _percent(sampling.get("confidence")), "", None)
+        yield Row("  choice of examples", "", bracket, _percent(sampling.get("confidence")), "", None)

@@ -12,15 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sharpness.cli.knobs import Knobs, apply_knobs
+from sharpness.cli.knobs import Knobs
 from sharpness.cli.options import Stress
 from sharpness.cli.output import make_console, say, warn
-from sharpness.cli.probe import checked_folder, deadline_of, names_of, options_of, show_checkpoint
+from sharpness.cli.probe import asked_probes, checked_folder, deadline_of, options_of, show_checkpoint
 from sharpness.cli.rows import interval_text, value_text
 from sharpness.errors import InputError, unknown_name
 from sharpness.files import append_jsonl, iterate_lines
 from sharpness.machine.environment import choose_device
-from sharpness.measure.runner import applicable, probes_named
+from sharpness.measure.runner import applicable
 from sharpness.measure.stress import stress_test, usable_rescalings
 from sharpness.measure.subject import subject_sha256
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
@@ -37,8 +37,7 @@ def run_stress(command: Stress, knobs: Knobs) -> None:
     deadline = deadline_of(command.seconds)
     console, device = make_console(command.json), choose_device(command.device)
     checked_folder(command.out)
-    asked = apply_knobs(probes_named(names_of(command.probes)), knobs)
-    named = set(asked) if command.probes is not None else set(knobs)
+    asked, named = asked_probes(command, knobs, "all")
     if command.trained_on is not None:
         raise InputError("expected no --trained-on with stress, got one: its directions are those of --data")
     checkpoint = load_user_checkpoint(command, command.checkpoint, device)

@@ -289,8 +289,9 @@ def remembering(
 
 def _identity_of(operator: CurvatureOperator) -> str:
     """Return the hash of what says which matrix this is: weights, data and how they are evaluated."""
-    loss, drawn = operator.loss, isinstance(operator, FisherOperator)
-    matrix = (operator.matrix, operator.draws, operator.seed) if drawn else operator.matrix
+    loss, matrix = operator.loss, operator.matrix
+    if isinstance(operator, FisherOperator):
+        matrix = (operator.matrix, operator.draws, operator.seed)
     facts = (matrix, loss.norm, loss.dtype, loss.layout.names, loss.data_sha256(), loss.data.batch_sizes)
     facts = (*facts, loss.weight_decay) if loss.weight_decay else facts
     weights = sha256_of([operator.w])

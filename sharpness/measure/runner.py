@@ -22,11 +22,14 @@ from sharpness.machine.environment import deterministic
 from sharpness.machine.progress import Progress
 from sharpness.measure.recorded import find_record, is_whole, wanted_record
 from sharpness.measure.subject import Companions, Subject, details_of, identity_of
-from sharpness.probes import PROBES
+from sharpness.probes import PROBES, QUICK
 from sharpness.probes.preconditioned_sharpness import Preconditioner
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder
 from sharpness.runs import folder as run_folder
+
+GROUPS = {"quick": tuple(QUICK), "all": tuple(PROBES)}
+"""Names for several probes at once."""
 
 DISK_SHARE = 0.1  # of the free disk that kept products may take
 
@@ -45,16 +48,20 @@ class _TimeIsUp(Exception):
     """Raised inside a probe that has no bound of its own."""
 
 
-def probes_named(names: Sequence[str] | None) -> dict[str, Any]:
-    """Return the named probes with their default knobs, all of them without names; :class:`InputError` for others.
+def probes_named(names: Sequence[str]) -> dict[str, Any]:
+    """Return the named probes with their default knobs; :class:`InputError` for others.
 
-    >>> list(probes_named(["keskar"]))
-    ['keskar']
+    ``quick`` are those of a first answer, with knobs of their own, and ``all`` are all.
+
+    >>> list(probes_named(["keskar"])), len(probes_named(["quick"])) < len(probes_named(["all"]))
+    (['keskar'], True)
     """
-    for name in names or ():
-        if name not in PROBES:
-            raise unknown_name("probe", name, PROBES)
-    return {name: PROBES[name].probe() for name in names or PROBES}
+    chosen: dict[str, Any] = {}
+    for name in names:
+        if name not in (*PROBES, *GROUPS):
+            raise unknown_name("probe", name, [*GROUPS, *PROBES])
+        chosen |= QUICK if name == "quick" else {each: PROBES[each].probe() for each in GROUPS.get(name, (name,))}
+    return chosen
 
 
 def applicable(probes: Mapping[str, Any], subject: Subject, *, named: Collection[str]) -> dict[str, Any]:
@@ -154,6 +161,8 @@ def _call(
         options["part"] = part
     elif part != (0, 1):
         raise InputError(f"expected no --part for {name}, got one: it is not made of points that can be shared out")
+    if subject.shared is not None and _takes(probe, "shared"):
+        options["shared"] = subject.shared
     if _takes(probe, "resume") and _fits_on_disk(probe, loss, products):
         options["resume"] = products
     if deadline is not None and hasattr(probe, "seconds"):

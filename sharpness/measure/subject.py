@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.landscapes import LANDSCAPES
+from sharpness.linalg.shared_products import SharedProducts
 from sharpness.loss import Loss
 from sharpness.probes import PROBES
 from sharpness.probes.preconditioned_sharpness import Preconditioner
@@ -68,6 +69,7 @@ class Subject:
     sampled: bool = False  # whether the examples are a random choice of more
     trained: Callable[[], Loss] | None = None  # the loss whose gradient gives the direction of some probes
     preconditioner: Callable[[], Preconditioner] | None = None  # that of the optimiser that made the checkpoint
+    shared: SharedProducts | None = None  # products that several probes ask for
 
     def missing_point(self, name: str) -> str | None:
         """Return what the probe of this name needs and is not here, or ``None``."""

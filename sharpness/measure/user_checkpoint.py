@@ -18,9 +18,11 @@ from sharpness.data.batches import Batch
 from sharpness.data.sources import load_data
 from sharpness.data.user_data import UserData
 from sharpness.errors import InputError
+from sharpness.linalg.shared_products import NUM_SHARED, SharedProducts
 from sharpness.loss import Loss
 from sharpness.loss.criteria import Criterion, load_loss
 from sharpness.loss.eval_mode import batch_norms
+from sharpness.machine.memory import free_memory
 from sharpness.machine.users_code import import_object
 from sharpness.measure.adapter_folder import base_of, with_adapter
 from sharpness.measure.guards import Checked, check_before_probing, describe
@@ -33,6 +35,7 @@ from sharpness.runs import RunFolder
 from sharpness.runs.networks import check_subset, load_run_data, subset_batches
 
 BATCH_SIZE = 100
+SHARED_SHARE = 0.1  # of the free memory that shared products may take
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,15 @@ def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> 
         identity=identity,
         sampled=request.examples is not None and loss.num_examples < data.facts["examples_total"],
         preconditioner=own_p,
+        shared=shared_products(loss),
     )
     return UserCheckpoint(path, run, model, data, loss_name, report, checked, subject)
+
+
+def shared_products(loss: Loss) -> SharedProducts | None:
+    """Return an empty store of products, or ``None`` where those of a solve would take too much of the memory."""
+    needed = NUM_SHARED * loss.weights.numel() * loss.weights.element_size()
+    return SharedProducts() if needed <= SHARED_SHARE * free_memory(torch.device("cpu")) else None
 
 
 def weights_file(path: Path, run: RunFolder | None) -> Path:

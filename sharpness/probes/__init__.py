@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sharpness.landscapes.interpolation import Interpolation
 from sharpness.probes.adaptive_radius import AdaptiveRadius
 from sharpness.probes.average_case import AverageCaseSharpness
@@ -30,7 +32,7 @@ from sharpness.probes.relative_flatness import RelativeFlatness
 from sharpness.probes.sam import SamSharpness
 from sharpness.probes.trace import Trace
 from sharpness.probes.worst_case import WorstCaseSharpness
-from sharpness.results import ProbeInfo
+from sharpness.results import Probe, ProbeInfo
 
 PROBES: dict[str, ProbeInfo] = {
     "eigenvalues": ProbeInfo(TopEigenvalues, ("w",), "top Hessian eigenvalues by Lanczos, with a proven interval"),
@@ -80,3 +82,15 @@ PROBES: dict[str, ProbeInfo] = {
     "interpolation": ProbeInfo(Interpolation, ("w", "other"), "loss and accuracy on the line to another checkpoint"),
     "pyhessian": ProbeInfo(PyHessianCheck, ("w",), "cross-check of the top eigenvalue by PyHessian"),
 }
+
+QUICK: dict[str, Probe[Any]] = {
+    "norms": WeightNorms(),
+    "distance": DistanceFromStart(),
+    "critical_sharpness": CriticalSharpness(),
+    "gradient_noise": GradientNoise(),
+    "eigenvalues": TopEigenvalues(),
+    "keskar": KeskarSharpness(),
+    "worst_case": WorstCaseSharpness(num_starts=1),  # adaptive: no rescaling of the weights moves it
+    "trace": Trace(method="krylov", rtol=0.1, num_hvps=20),  # 8 of them are those of the eigenvalue
+}
+"""A first answer: the cheapest first, and each as cheap as it can be and still say how sure it is."""

@@ -105,11 +105,13 @@ class KeskarSharpness(Probe[KeskarResult]):
         value, gradient = evaluate(np.zeros(len(box.reach)))
         found = [self._search(evaluate, value, gradient, epsilon, box.reach.numpy()) for epsilon in epsilons]
         first, converged = found[0]
+        reasons = {} if converged else {"converged": f"{self.num_iterations} iterations are the protocol of the paper"}
         return KeskarResult(
             quantity="keskar_sharpness" if self.subspace is None else "keskar_subspace_sharpness",
             value=first.phi,
             lower=first.phi,
-            reasons={
+            reasons=reasons
+            | {
                 "upper": "the maximisation is inexact: what it found bounds the metric from below only",
                 "confidence": "the lower bound holds without a probability",
             },

@@ -69,8 +69,8 @@ class LayerEigenvalues(CurvatureProbe[LayersResult]):
 
     name = "layers"
 
-    k: int = 3
-    which: Which = "both"
+    k: int = 1
+    which: Which = "top"
     rtol: float = 1e-2
     confidence: float = 0.99
     num_hvps: int = 100

@@ -1,0 +1,120 @@
+"""What a measurement will take: passes over the data by probe, and the seconds of one pass as measured here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sharpness.curvature import HessianOperator
+from sharpness.loss import Loss
+from sharpness.vectors import norm
+
+
+@dataclass(frozen=True)
+class Work:
+    """Passes over the data: forwards, gradients and products with a curvature matrix."""
+
+    forwards: float = 0.0
+    gradients: float = 0.0
+    products: float = 0.0
+
+
+@dataclass(frozen=True)
+class Price:
+    """Seconds of one pass of each kind."""
+
+    forward: float
+    gradient: float
+    product: float
+
+    def seconds(self, work: Work) -> float:
+        """Return what so many passes take.
+
+        >>> Price(forward=1.0, gradient=3.0, product=7.0).seconds(Work(gradients=2, products=1))
+        13.0
+        """
+        return self.forward * work.forwards + self.gradient * work.gradients + self.product * work.products
+
+
+FORWARD, PRODUCT = 1 / 3, 2.3
+"""A forward pass and a kept product in gradients, as measured on the networks of docs/benchmarks.md."""
+
+
+def price_of(loss: Loss, *, products: bool) -> Price:
+    """Return the prices at the loss's own weights: those of a gradient, and of a product where it is asked for."""
+    gradient = _second_time(lambda: loss.grad(loss.weights))
+    if not products:
+        return Price(FORWARD * gradient, gradient, PRODUCT * gradient)
+    operator, v = HessianOperator(loss), torch.ones_like(loss.weights)
+    v /= norm(v)
+    return Price(FORWARD * gradient, gradient, _second_time(lambda: operator.matvec(v)))
+
+
+def _second_time(call: Callable[[], Any]) -> float:
+    """Return the seconds of the second call: the first one prepares things."""
+    call()
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _solve(count: int, wanted: int = 1) -> int:
+    """Return the products of a certified solve: about 9 for one eigenvalue, and a run beside those found for more."""
+    return min(count, 9 if wanted == 1 else 15 + 8 * wanted)
+
+
+def _ends(probe: Any) -> int:
+    return probe.k * (2 if probe.which == "both" else 1)
+
+
+def _batches(probe: Any, loss: Loss) -> float:
+    """Return the passes over the data that random batches make."""
+    size = probe.batch_size or max(loss.data.batch_sizes)
+    return probe.num_batches * size / loss.num_examples
+
+
+# Iterations that end by what they find are taken at what they took on the built-in networks.
+WORK: Mapping[str, Callable[[Any, Loss], Work]] = {
+    "eigenvalues": lambda p, loss: Work(products=_solve(p.num_hvps, _ends(p))),
+    "layers": lambda p, loss: Work(products=0.6 * len(loss.layout.layers()) * _solve(p.num_hvps, _ends(p))),
+    "density": lambda p, loss: Work(products=p.steps * p.starts),
+    "trace": lambda p, loss: Work(products=min(p.num_hvps, 12 if p.method == "krylov" else 80)),
+    "diagonal": lambda p, loss: Work(products=loss.layout.size if loss.layout.size <= p.exact_up_to else p.num_hvps),
+    "keskar": lambda p, loss: Work(gradients=1.4 * p.num_iterations),
+    "keskar_maximum": lambda p, loss: Work(gradients=150 * (1 if p.second_epsilon is None else 2)),
+    "worst_case": lambda p, loss: Work(gradients=p.steps * p.num_starts),
+    "geodesic_sharpness": lambda p, loss: Work(gradients=2 * p.steps * p.num_starts),
+    "sam": lambda p, loss: Work(gradients=2),
+    "average_case": lambda p, loss: Work(forwards=2 * p.num_pairs),
+    "critical_sharpness": lambda p, loss: Work(forwards=30, gradients=1),
+    "directional_sharpness": lambda p, loss: Work(gradients=1, products=1.5),
+    "batch_sharpness": lambda p, loss: Work(gradients=_batches(p, loss), products=_batches(p, loss)),
+    "interaction": lambda p, loss: Work(gradients=_batches(p, loss), products=p.num_batches),
+    "pac_bayes": lambda p, loss: Work(forwards=2 * p.num_pairs * 12),
+    "adaptive_radius": lambda p, loss: Work(gradients=12 * p.num_gradients),
+    "learning_coefficient": lambda p, loss: Work(
+        gradients=p.num_chains * (p.burn_in + p.num_draws) * (p.batch_size or loss.num_examples) / loss.num_examples,
+        products=60,
+    ),
+    "relative_flatness": lambda p, loss: Work(products=80),
+    "norms": lambda p, loss: Work(),
+    "occam": lambda p, loss: Work(products=p.steps * p.starts),
+    "fisher_trace": lambda p, loss: Work(products=min(p.num_hvps, 80)),
+    "fisher_rao_norm": lambda p, loss: Work(gradients=1),
+    "preconditioned_sharpness": lambda p, loss: Work(
+        gradients=_batches(p, loss) if p.source != "state" else 0, products=_solve(p.num_hvps)
+    ),
+    "gradient_noise": lambda p, loss: Work(gradients=3, products=2 * p.num_hvps / loss.num_examples),
+    "distance": lambda p, loss: Work(),
+    "interpolation": lambda p, loss: Work(forwards=2 * p.num_points),
+    "pyhessian": lambda p, loss: Work(products=40),
+}
+
+
+def expected_seconds(probes: Mapping[str, Any], loss: Loss, price: Price) -> dict[str, float]:
+    """Return how long each probe is expected to take, seconds."""
+    return {name: price.seconds(WORK[name](probe, loss)) for name, probe in probes.items()}
