@@ -1,0 +1,60 @@
+"""What measurements will take, held against what they took, counted in passes over the data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sharpness import Loss
+from sharpness.measure.costs import FORWARD, PRODUCT, WORK, Price, expected_seconds, price_of
+from sharpness.measure.runner import probes_named
+from sharpness.probes import PROBES
+
+IN_GRADIENTS = Price(forward=FORWARD, gradient=1.0, product=PRODUCT)
+# Their passes are over batches or single examples, which records count one by one.
+BY_BATCHES = {"gradient_noise", "batch_sharpness", "interaction", "learning_coefficient", "preconditioned_sharpness"}
+OTHER_POINTS = {"distance", "interpolation", "geodesic_sharpness"}
+
+
+def trained_loss() -> Loss:
+    """A network of 371 parameters near a minimum of its loss on 60 noisy examples, in two uneven batches."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 4))
+    x = torch.randn(60, 10)
+    y = (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0.3 * torch.randn(60)).long()
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return Loss(model, F.cross_entropy, [(x[:37], y[:37]), (x[37:], y[37:])])
+
+
+def test_every_probe_has_its_expected_work() -> None:
+    assert WORK.keys() == PROBES.keys()
+
+
+def test_the_expected_passes_are_right_within_a_factor_of_two() -> None:
+    loss = trained_loss()
+    probes = probes_named(["all"]) | {"quick trace": probes_named(["quick"])["trace"]}
+    expected, counted = 0.0, 0.0
+    for name, probe in probes.items():
+        if name in BY_BATCHES | OTHER_POINTS:
+            continue
+        result = probe(loss)
+        passes = FORWARD * result.num_forwards + result.num_gradients + PRODUCT * result.num_hvps
+        work = IN_GRADIENTS.seconds(WORK[name.removeprefix("quick ")](probe, loss))
+        assert work <= 4 * passes + 3 and passes <= 4 * work + 3, (name, work, passes)
+        expected, counted = expected + work, counted + passes
+    assert 0.5 < expected / counted < 2
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_prices_are_positive_and_nothing_costs_nothing(products: bool) -> None:
+    loss = trained_loss()
+    price = price_of(loss, products=products)
+    assert min(price.forward, price.gradient, price.product) > 0
+    seconds = expected_seconds(probes_named(["norms", "sam"]), loss, price)
+    assert seconds == {"norms": 0.0, "sam": pytest.approx(2 * price.gradient)}
