@@ -1,4 +1,4 @@
-"""The ``sharpness`` command: train a run, probe any checkpoint, compare two, list what there is."""
+"""The ``sharpness`` command: train a run, probe any checkpoint, compare two, track many, list what there is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import tyro
 
 from sharpness.cli.knobs import split_knobs
-from sharpness.cli.options import Command, Compare, Landscape, Probe, Stress, Train
+from sharpness.cli.options import Command, Compare, Landscape, Probe, Stress, Track, Train
 from sharpness.cli.output import bar_columns
 from sharpness.errors import InputError, run_command
 
@@ -25,7 +25,7 @@ def _dispatch() -> None:
     arguments, knobs = split_knobs(sys.argv[1:])
     description = "How flat or sharp is the minimum a network sits in?"
     command = tyro.cli(Command, prog="sharpness", description=description, args=arguments)  # type: ignore[arg-type]
-    if knobs and not isinstance(command, Probe | Compare | Stress | Landscape):
+    if knobs and not isinstance(command, Probe | Compare | Track | Stress | Landscape):
         raise InputError(f"expected knobs with the commands that measure only, got --{next(iter(knobs))}.…")
     if isinstance(command, Train):
         # Before its first tensor, torch reads here whether to ask Linux for memory pages of 2 MiB. The bits are the
@@ -42,6 +42,10 @@ def _dispatch() -> None:
         from sharpness.cli.compare import run_compare
 
         run_compare(command, knobs)
+    elif isinstance(command, Track):
+        from sharpness.cli.track import run_track
+
+        run_track(command, knobs)
     elif isinstance(command, Stress):
         from sharpness.cli.stress import run_stress
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sharpness.checkpoints import MismatchError
+from sharpness.checkpoints.series import step_of
 from sharpness.cli.compare import report_table, show_table
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Landscape
@@ -45,11 +46,11 @@ def run_landscape(command: Landscape, knobs: Knobs) -> None:
     _check_html(command)
     folder = checked_folder(command.out)
     landscape = apply_knobs({command.name: LANDSCAPES[command.name].probe()}, knobs)[command.name]
-    names = distinct_names(command.checkpoints)
-    checkpoint = load_user_checkpoint(command, command.checkpoints[0], device)
+    paths, names = in_order(command)
+    checkpoint = load_user_checkpoint(command, paths[0], device)
     show_checkpoint(console, checkpoint)
     try:
-        subject = with_points(command, checkpoint, names[0], list(zip(names[1:], command.checkpoints[1:], strict=True)))
+        subject = with_points(command, checkpoint, names[0], list(zip(names[1:], paths[1:], strict=True)))
     except MismatchError as error:
         show_table(report_table(error.report))
         raise
@@ -63,6 +64,19 @@ def run_landscape(command: Landscape, knobs: Knobs) -> None:
     if outcome.status == "there already":
         say(console, f"{command.name}: in probes.jsonl already")
     _show(console, command, names[0], outcome.record, checkpoint.checked.warnings)
+
+
+def in_order(command: Landscape) -> tuple[Sequence[Path], list[str]]:
+    """Return the checkpoints and their names, those of a trajectory by step where all have one, the last one first."""
+    paths, names = command.checkpoints, distinct_names(command.checkpoints)
+    if "trajectory" not in LANDSCAPES[command.name].points:
+        return paths, names
+    steps = [step_of(path) for path in paths]
+    known = [step for step in steps if step is not None]
+    if len(set(known)) < len(paths):
+        return paths, names
+    *before, last = sorted(zip(known, paths, strict=True))
+    return [path for _, path in (last, *before)], [f"step {step}" for step, _ in (last, *before)]
 
 
 def part_of(text: str) -> tuple[int, int]:

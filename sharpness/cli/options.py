@@ -57,6 +57,21 @@ class Compare(ProbeRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Track(ProbeRequest):
+    """Measure the checkpoints of a training: one table, CSV and figure over its steps; new ones only, run again.
+
+    sharpness track out/checkpoint-* --model hf:out/checkpoint-500 --data text:corpus.txt --out curvature
+    """
+
+    checkpoints: tyro.conf.Positional[Annotated[tuple[Path, ...], Arg(metavar="CHECKPOINT")]]
+    """Checkpoints as for `sharpness probe`, run folders (all that they kept), or folders of these, in any order."""
+    out: Annotated[Path, Arg(metavar="DIR")]
+    """Folder for records, table and figure, made if it is not there."""
+    warm: bool = False
+    """Begin each eigenvalue with the vector of the step before: fewer products, and no upper bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stress(ProbeRequest):
     """Which measures move when weights are rescaled and no output changes? (Dinh et al. 2017.)"""
 
@@ -80,7 +95,8 @@ class Landscape(Request):
     name: tyro.conf.Positional[Annotated[str, Arg(metavar="NAME")]]
     """One of `sharpness landscapes`; `sharpness landscapes NAME` lists its knobs, given as --NAME.KNOB VALUE."""
     checkpoints: tyro.conf.Positional[Annotated[tuple[Path, ...], Arg(metavar="CHECKPOINT")]]
-    """As for `sharpness probe`: the one in the middle or at 0 first, of a trajectory the last one first."""
+    """As for `sharpness probe`: the one in the middle or at 0 first, of a trajectory the last one first, or in any
+    order where all have steps in their names or content."""
     out: Annotated[Path, Arg(metavar="DIR")]
     """Folder for the record and the figures, made if it is not there."""
     part: Annotated[str, Arg(metavar="I/N")] = "1/1"
@@ -119,6 +135,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Stress, tyro.conf.subcommand("stress")]
     | Annotated[Landscape, tyro.conf.subcommand("landscape")]
     | Annotated[Probes, tyro.conf.subcommand("probes")]

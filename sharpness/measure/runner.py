@@ -163,6 +163,8 @@ def _call(
         raise InputError(f"expected no --part for {name}, got one: it is not made of points that can be shared out")
     if subject.shared is not None and _takes(probe, "shared"):
         options["shared"] = subject.shared
+    if subject.warm is not None and subject.warm.vector is not None and _takes(probe, "start"):
+        options["start"] = subject.warm.vector
     if _takes(probe, "resume") and _fits_on_disk(probe, loss, products):
         options["resume"] = products
     if deadline is not None and hasattr(probe, "seconds"):
@@ -171,7 +173,10 @@ def _call(
     elif deadline is not None:
         progress = _until(deadline, progress)
     weights = [subject.loss.weights, *(point.weights for point in companions.points)]
-    record = probe(loss, *weights, **options, progress=progress).to_record(subject.checkpoint_sha256)
+    result = probe(loss, *weights, **options, progress=progress)
+    if subject.warm is not None and getattr(result, "eigenvectors", None) is not None:
+        subject.warm.vector = result.eigenvectors[0]
+    record = result.to_record(subject.checkpoint_sha256)
     details = {**record.details, **details_of(subject, companions)}
     if warnings := [*record.details.get("warnings", ()), *subject.details.get("warnings", ())]:
         details["warnings"] = warnings

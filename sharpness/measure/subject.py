@@ -49,6 +49,13 @@ class SplitLosses:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class WarmStart:
+    """The vector that the last solve of a series found, for the next one to begin with; shape (n,)."""
+
+    vector: Tensor | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A checkpoint with its loss; ``start``, ``points``, ``split_losses``, ``trained`` and ``preconditioner`` load
@@ -70,6 +77,7 @@ class Subject:
     trained: Callable[[], Loss] | None = None  # the loss whose gradient gives the direction of some probes
     preconditioner: Callable[[], Preconditioner] | None = None  # that of the optimiser that made the checkpoint
     shared: SharedProducts | None = None  # products that several probes ask for
+    warm: WarmStart | None = None  # what eigenvalues begin with along a training
 
     def missing_point(self, name: str) -> str | None:
         """Return what the probe of this name needs and is not here, or ``None``."""
@@ -106,6 +114,7 @@ def subject_sha256(subject: Subject) -> str:
 def identity_of(subject: Subject, companions: Companions) -> dict[str, Any]:
     """Return what a record of this subject must agree with beside its probe and knobs."""
     own: dict[str, Any] = {**subject.identity, "weights_sha256": subject_sha256(subject)}
+    own |= {} if subject.warm is None else {"warm_start": True}
     losses, trained = companions.losses, companions.trained
     if companions.points:
         own["points_sha256"] = [sha256_of([point.weights]) for point in companions.points]

@@ -65,14 +65,17 @@ class UserCheckpoint:
         ]
 
 
-def load_user_checkpoint(request: Request, path: Path, device: torch.device) -> UserCheckpoint:
+def load_user_checkpoint(
+    request: Request, path: Path, device: torch.device, weights: Path | None = None
+) -> UserCheckpoint:
     """Return the checkpoint at ``path`` with the model, data and loss of the request, after every guard.
 
-    A run folder brings its own model and data, a Hugging Face folder its model. Raises :class:`InputError` for whatever
+    A run folder brings its own model and data, a Hugging Face folder its model; ``weights`` are another file of the run
+    folder than its final one. Raises :class:`InputError` for whatever
     does not fit.
     """
     run = RunFolder.open(path) if recognise(path) == "run folder" else None
-    checkpoint = read_checkpoint(weights_file(path, run), request.allow_global)
+    checkpoint = read_checkpoint(weights or weights_file(path, run), request.allow_global)
     data = _data(request, path, run)
     choice: dict[str, Any] = {"key": request.key, "ema": request.ema, "strict": request.strict}
     adapter = checkpoint.kind == "adapter folder"

@@ -1,0 +1,133 @@
+"""``sharpness track``: the checkpoints of a training by the same probes, one table, CSV and figure over its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sharpness.checkpoints.series import Snapshot, find_snapshots
+from sharpness.cli.knobs import Knobs
+from sharpness.cli.options import Track
+from sharpness.cli.output import make_console, print_json, say, warn_of
+from sharpness.cli.probe import (
+    announced,
+    asked_probes,
+    checked_folder,
+    deadline_of,
+    measure_all,
+    options_of,
+    show_checkpoint,
+)
+from sharpness.cli.tables import PLAIN, short
+from sharpness.errors import InputError
+from sharpness.machine.environment import choose_device
+from sharpness.measure.points import with_start, with_trained
+from sharpness.measure.runner import applicable
+from sharpness.measure.subject import Subject, WarmStart
+from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
+from sharpness.records import ProbeRecord
+
+Found = dict[Snapshot, list[ProbeRecord]]
+
+
+def run_track(command: Track, knobs: Knobs) -> None:
+    """Measure one checkpoint after the other and show what was found, also where something ends it early."""
+    deadline = deadline_of(command.seconds)
+    console, device = make_console(command.json), choose_device(command.device)
+    folder = checked_folder(command.out)
+    asked, named = asked_probes(command, knobs, "eigenvalues", "critical_sharpness")
+    snapshots = find_snapshots(command.checkpoints)
+    first = _loaded(command, snapshots[0], device)
+    show_checkpoint(console, first)
+    say(console, f"{len(snapshots)} checkpoints, steps {snapshots[0].step} to {max(each.step for each in snapshots)}")
+    probes = applicable(asked, first.subject, named=named)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    found: Found = {snapshot: [] for snapshot in snapshots}
+    try:
+        with announced(console, {_where(each, snapshots): first.subject for each in snapshots}, probes) as bar:
+            for snapshot, subject in _subjects(command, snapshots, first, device):
+                where: dict[str, Any] = {"found": found[snapshot].append, "where": _where(snapshot, snapshots)}
+                measure_all(subject, probes, folder, deadline, named=named, bar=bar, **where)
+    finally:
+        _show(console, command, found, first.checked.warnings)
+
+
+def _where(snapshot: Snapshot, snapshots: Sequence[Snapshot]) -> str:
+    several = len({each.series for each in snapshots}) > 1
+    return f", {snapshot.series} step {snapshot.step}" if several else f", step {snapshot.step}"
+
+
+def _loaded(command: Track, snapshot: Snapshot, device: torch.device) -> UserCheckpoint:
+    run = snapshot.run
+    path, weights = (snapshot.path, None) if run is None else (run, snapshot.path)
+    return with_trained(command, with_start(command, load_user_checkpoint(command, path, device, weights)))
+
+
+def _subjects(
+    command: Track, snapshots: Sequence[Snapshot], first: UserCheckpoint, device: torch.device
+) -> Iterator[tuple[Snapshot, Subject]]:
+    """Yield each checkpoint with its loss, one in memory at a time; :class:`InputError` for another architecture.
+
+    A warm start goes on within a series.
+    """
+    layout = first.subject.loss.layout
+    warm: dict[str, WarmStart] = {}
+    for i, snapshot in enumerate(snapshots):
+        subject = (first if i == 0 else _loaded(command, snapshot, device)).subject
+        if subject.loss.layout != layout:
+            raise InputError(
+                f"expected checkpoints of one architecture, got other parameters in {snapshot.path} than in "
+                f"{snapshots[0].path}: track each architecture with an --out of its own"
+            )
+        vector = warm.setdefault(snapshot.series, WarmStart()) if command.warm else None
+        yield snapshot, replace(subject, warm=vector)
+
+
+def _show(console: Console, command: Track, found: Found, known: Sequence[str]) -> None:
+    """Print the table, and write CSV and figure of what was measured."""
+    records = [record for each in found.values() for record in each]
+    if command.json:
+        print_json(records)
+    if not records:
+        return
+    console.print(track_table(found, str(command.out)))
+    warn_of(next(each for each in reversed(found.values()) if each), known)  # of all of them it would be a wall of text
+    from sharpness.plots.track import render_track  # the plotting libraries take a while to load
+
+    rows = [row for snapshot, of_it in found.items() for row in _rows(snapshot, of_it)]
+    facts = {"checkpoints": [str(path) for path in command.checkpoints], **options_of(command)}
+    for path in render_track(rows, command.out, facts):
+        if path.suffix in (".pdf", ".csv"):
+            say(console, f"  {path}")
+
+
+def _rows(snapshot: Snapshot, records: Sequence[ProbeRecord]) -> Iterator[Mapping[str, Any]]:
+    """Yield what the CSV says of each record of one checkpoint."""
+    for record in records:
+        number = {name: getattr(record, name) for name in ("quantity", "value", "lower", "upper", "confidence")}
+        cost = {name: getattr(record, name) for name in ("converged", "num_hvps", "num_gradients", "seconds")}
+        where = {"series": snapshot.series, "step": snapshot.step, "checkpoint": str(snapshot.path)}
+        loss = record.details.get("at_checkpoint", {})
+        rates = {"learning_rate": snapshot.rate, "edge": snapshot.edge}
+        yield {**where, "probe": record.probe, **number, **cost, **rates, "loss": loss.get("loss")}
+
+
+def track_table(found: Found, title: str) -> Table:
+    """Return a table with a line for each checkpoint and a column for each quantity; CSV and records have the rest."""
+    quantities = list(dict.fromkeys(record.quantity for records in found.values() for record in records))
+    table = Table(title=Text(title), title_justify="left", **PLAIN)
+    several = len({snapshot.series for snapshot in found}) > 1
+    for name in (*["series"] * several, "step", *quantities, "edge"):
+        table.add_column(short(name), justify="left" if name == "series" else "right", no_wrap=True)
+    for snapshot, records in found.items():
+        values = {record.quantity: record.value for record in records}
+        cells = [short(snapshot.series)] * several + [str(snapshot.step)]
+        cells += ["" if values.get(name) is None else f"{values[name]:.5g}" for name in quantities]
+        table.add_row(*map(Text, [*cells, "" if snapshot.edge is None else f"{snapshot.edge:.5g}"]))
+    return table

@@ -1,0 +1,134 @@
+"""``sharpness track``: the checkpoints of a training in one table, CSV and figure, found and ordered by their steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sharpness.checkpoints.series import find_snapshots, step_of
+from sharpness.config import MeasureConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig, to_toml
+from sharpness.config.fields import DataConfig
+from sharpness.errors import InputError
+from tests.conftest import run_python
+
+EXAMPLES = ("--examples", "60")
+
+
+def sharpness(*arguments: object, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    result = run_python("-c", "from sharpness.cli import main; main()", *map(str, arguments))
+    assert (result.returncode != 0) == fails, result.stderr
+    return result
+
+
+def weights(path: Path, width: int = 4) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(nn.Linear(3, width).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that kept a checkpoint of each of its 3 epochs; its rate falls."""
+    folder = tmp_path_factory.mktemp("track")
+    config = RunConfig(
+        data=DataConfig(num_train=60, num_test=20, evaluation_batch_size=60),
+        model=ModelConfig(name="fc_128_128_128", norm="none"),
+        training=TrainingConfig(optimizer="momentum", learning_rate=0.05, momentum=0.5, batch_size=20, epochs=3),
+        schedule=ScheduleConfig(kind="linear", final=0.1),
+        measure=MeasureConfig(keep_every=1.0),
+    )
+    (folder / "config.toml").write_text(to_toml(config))
+    sharpness("train", folder / "config.toml", "--out", folder / "run")
+    return folder / "run"
+
+
+def test_steps_come_from_what_programs_write_or_from_names(tmp_path: Path) -> None:
+    trainer = tmp_path / "out" / "checkpoint-9"
+    weights(trainer / "model.safetensors")
+    (trainer / "config.json").write_text("{}")
+    logged = [{"learning_rate": 0.5, "step": 10}, {"learning_rate": 0.25, "step": 20}, {"loss": 1.0}]
+    (trainer / "trainer_state.json").write_text(json.dumps({"global_step": 20, "log_history": logged}))
+    groups = {"optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}]}
+    torch.save({"state_dict": nn.Linear(3, 4).state_dict(), "global_step": 7} | groups, tmp_path / "out" / "last1.ckpt")
+    weights(tmp_path / "out" / "epoch=0-step=3.safetensors")
+    (tmp_path / "out" / "notes.txt").write_text("no checkpoint")
+    found = find_snapshots([tmp_path / "out"])
+    assert [each.step for each in found] == [3, 7, 20]
+    assert [each.rate for each in found] == [None, 0.1, 0.25]
+    assert [each.edge for each in found] == [None, 20.0, 8.0]
+    assert {each.series for each in found} == {"out"}
+    assert step_of(weights(tmp_path / "best.safetensors")) is None
+
+
+def test_a_run_folder_has_its_start_and_every_checkpoint_with_the_rate_of_its_step(run: Path) -> None:
+    found = find_snapshots([run])
+    assert [each.step for each in found] == [0, 3, 6, 9] and all(each.run == run for each in found)
+    rows = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
+    rates = {row["step"]: row.get("learning_rate") for row in rows}
+    assert [each.rate for each in found[1:]] == [rates[3], rates[6], rates[9]]
+    assert found[1].edge == pytest.approx(2 * 1.5 / rates[3])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a/best.safetensors"], "a step in the name"),
+        (["a/w1.safetensors", "a/v1.safetensors"], "one checkpoint for each step"),
+        ([], "no checkpoint|got a folder|expected checkpoints"),
+    ],
+)
+def test_what_is_no_series_is_refused(tmp_path: Path, names: list[str], words: str) -> None:
+    (tmp_path / "a").mkdir()
+    paths = [weights(tmp_path / name) for name in names] or [tmp_path / "a"]
+    with pytest.raises(InputError, match=words):
+        find_snapshots(paths)
+
+
+def test_a_run_is_tracked_and_only_what_is_new_is_measured_again(run: Path, tmp_path: Path) -> None:
+    out, probes = tmp_path / "out", ("--probes", "eigenvalues,norms", *EXAMPLES)
+    half = tmp_path / "half"
+    shutil.copytree(run, half)
+    (half / "checkpoint-6.safetensors").unlink()
+    sharpness("track", half, *probes, "--out", out)
+    before = (out / "probes.jsonl").read_text()
+    assert pd.read_csv(out / "track.csv")["step"].tolist() == [0, 0, 3, 3, 9, 9]
+    shown = sharpness("track", run, *probes, "--out", out).stdout
+    after = (out / "probes.jsonl").read_text()
+    assert after.startswith(before) and len(after.splitlines()) == len(before.splitlines()) + 2
+    table = pd.read_csv(out / "track.csv")
+    assert sorted(set(table["step"])) == [0, 3, 6, 9] and "top_eigenvalue" in shown
+    top = table[table["probe"] == "eigenvalues"]
+    lower, value, upper = (top[name].to_numpy() for name in ("lower", "value", "upper"))
+    assert np.all(lower <= value) and np.all(value <= upper)
+    assert {path.suffix for path in out.glob("track.*")} == {".pdf", ".png", ".csv", ".json"}
+    own = sharpness("probe", run, *probes, "--out", tmp_path / "own", "--json").stdout
+    final: dict[str, Any] = {row["probe"]: row for row in map(json.loads, own.splitlines())}
+    assert top[top["step"] == 9]["value"].item() == final["eigenvalues"]["value"]
+
+
+def test_a_warm_start_takes_fewer_products_and_proves_no_upper_bound(run: Path, tmp_path: Path) -> None:
+    common = (run, "--probes", "eigenvalues", *EXAMPLES)
+    for name, more in (("cold", ()), ("warm", ("--warm",))):
+        sharpness("track", *common, *more, "--out", tmp_path / name)
+    cold, warm = (pd.read_csv(tmp_path / name / "track.csv") for name in ("cold", "warm"))
+    assert warm["upper"].isna().tolist() == [False, True, True, True] and np.isfinite(cold["upper"].to_numpy()).all()
+    assert warm["value"].to_numpy() == pytest.approx(cold["value"].to_numpy(), rel=2e-2)
+
+
+def test_checkpoints_of_two_architectures_are_one_clear_line(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    config = (run / "config.toml").read_text().replace("fc_128_128_128", "fc_256_256_256")
+    (tmp_path / "config.toml").write_text(config)
+    sharpness("train", tmp_path / "config.toml", "--out", other)
+    refused = sharpness("track", run, other, "--probes", "norms", "--out", tmp_path / "out", fails=True)
+    assert refused.returncode == 2 and "one architecture" in refused.stderr and "Traceback" not in refused.stderr
