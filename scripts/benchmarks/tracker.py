@@ -1,16 +1,16 @@
 """What the tracker costs where 5 % were asked for, against the same training without it.
 
 Two trainings of one network from the same weights on the same batches, one of them tracked, take turns of a few
-seconds; a round is so many turns that the tracker measures several quantities in it. The overhead is the seconds of the
-tracked turns over those of the others, less 1, of a round, by the wall and by the processor time of the process, which
-other work on the machine disturbs less. At the end both networks must have the same bits.
+updates; a round is so many turns that the tracker comes to measure about every quantity in it. The overhead is the
+seconds of the tracked turns over those of the others, less 1, by the wall and by the processor time of the process,
+which other work on the machine disturbs less. At the end both networks must have the same bits.
 
-To begin: --networks smith_le --examples 200 --seconds 2 takes half a minute. Each row is kept as it finishes, in a
+To begin: --networks smith_le --examples 200 --updates 500 takes half a minute. Each row is kept as it finishes, in a
 process of its own, so the same command goes on after a stop of any kind.
 """
 
 # python scripts/benchmarks/tracker.py
-# About 17 minutes on one core.
+# About 8 minutes on one core.
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from sharpness.training.tracker import QUANTITIES, Tracker
 from sharpness.vectors import flatten
 
 ASKED = 0.05
-BATCH, LENGTH, CHARACTERS = 32, 32, 96
-ROUNDS, TURNS = 5, 10
-TURN_SECONDS = 3.0
+BATCH, LENGTH, CHARACTERS = 16, 32, 96
+ROUNDS, UPDATES, TURN = 5, 3000, 20
+"""Rounds and updates in all, and updates of one turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,8 @@ class Options(SharedOptions):
 
     networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("f1", "resnet8", "char_transformer")
     """Names of `sharpness models`."""
-    seconds: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = TURN_SECONDS
-    """About how long a turn is; less for a trial, in which the tracker hardly comes to measure."""
+    updates: Annotated[int, tyro.conf.arg(metavar="N")] = UPDATES
+    """Updates of each training; fewer for a trial, in which the tracker hardly comes to measure."""
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """CPU threads of every process."""
     runs: tyro.conf.Suppress[Path] = Path("runs")  # no trained network is read
@@ -69,16 +69,16 @@ class Options(SharedOptions):
         for network in self.networks:
             if network not in MODELS:
                 raise unknown_name("model", network, MODELS)
-        if self.examples < BATCH or self.seconds <= 0 or not self.networks:
+        if self.examples < BATCH or self.updates < ROUNDS * TURN or not self.networks:
             raise InputError(
-                f"expected at least {BATCH} examples, a network and turns of some seconds, got {self.examples}, "
-                f"{len(self.networks)} and {self.seconds}"
+                f"expected at least {BATCH} examples, {ROUNDS * TURN} updates and a network, got {self.examples}, "
+                f"{self.updates} and {len(self.networks)}"
             )
 
     def jobs(self) -> Iterator[Job]:
         """Yield the jobs, each of which adds a row."""
         for network in self.networks:
-            yield Job("overhead", network, f"turns of {self.seconds:g} s", self.examples, self.threads)
+            yield Job("overhead", network, f"{self.updates} updates", self.examples, self.threads)
 
 
 # What one process measures.
@@ -124,21 +124,17 @@ def windows(examples: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def overhead(job: Job) -> Row:
-    """Return the overhead of each round, and what each quantity took."""
+    """Return the seconds of each round without and with the tracker, and what each quantity took."""
     bare, tracked = Training(job, False), Training(job, True)
-    for training in (bare, tracked):
-        training(2)
-    count = max(2, round(_turn_of(job) / (bare(10)[0] / 10)))
-    tracked(10)
-    rounds = [_round(bare, tracked, count) for _ in range(ROUNDS)]
+    turns = int(job.tool.removesuffix(" updates")) // (ROUNDS * TURN)
+    rounds = [_round(bare, tracked, turns) for _ in range(ROUNDS)]
     rows, clock = tracked.tracker.rows, tracked.tracker.clock
-    walls, processors = ([100 * (t / b - 1) for b, t in ratios] for ratios in zip(*rounds, strict=True))
-    return {
+    names = ("without (s)", "with (s)", "without, processor (s)", "with, processor (s)")
+    seconds = {name: [each[i] for each in rounds] for i, name in enumerate(names)}
+    return seconds | {
         "batch": BATCH,
-        "step (ms)": 1e3 * clock.step_seconds,
-        "steps": clock.calls,
-        "overhead (%)": walls,
-        "by processor time (%)": processors,
+        "step (ms)": 1e3 * sum(seconds["without, processor (s)"]) / (ROUNDS * turns * TURN),
+        "updates": clock.calls,
         "its own account (%)": 100 * clock.spent / clock.trained,
         "measurements": len(rows),
         "load": os.getloadavg()[2],
@@ -148,17 +144,11 @@ def overhead(job: Job) -> Row:
     }
 
 
-def _turn_of(job: Job) -> float:
-    return float(job.tool.removeprefix("turns of ").removesuffix(" s"))
-
-
-def _round(bare: Training, tracked: Training, count: int) -> tuple[tuple[float, float], tuple[float, float]]:
+def _round(bare: Training, tracked: Training, turns: int) -> tuple[float, float, float, float]:
     """Return the wall seconds without and with the tracker of a number of turns, and those of the processor."""
-    turns = [(bare(count), tracked(count)) for _ in range(TURNS)]
-    (wall, wall_tracked), (used, used_tracked) = (
-        (sum(b[kind] for b, _ in turns), sum(t[kind] for _, t in turns)) for kind in range(2)
-    )
-    return (wall, wall_tracked), (used, used_tracked)
+    pairs = [(bare(TURN), tracked(TURN)) for _ in range(turns)]
+    walls, used = ([sum(pair[which][kind] for pair in pairs) for which in range(2)] for kind in range(2))
+    return walls[0], walls[1], used[0], used[1]
 
 
 def _state(model: nn.Module) -> list[Tensor]:
@@ -191,12 +181,13 @@ PARTS = {
     "overhead": Part(
         measure,
         f"The overhead of a tracker that was asked for {100 * ASKED:g} %",
-        f"Two trainings with Adam, batches of {BATCH}, in turns; {ROUNDS} rounds of {TURNS} turns each. A round is the "
-        "seconds of all its tracked turns over those of the others, less 1. Its own account is what the tracker's log "
-        "says. Load: processes of the whole machine that wanted to run, over the last quarter of an hour; where they "
-        "are more than the processors, the processor time of this process is the better number.",
-        "network | step (ms) | steps | overhead (%) | by processor time (%) | its own account (%) | measurements | "
-        "same bits | load | processors",
+        f"Two trainings with Adam, batches of {BATCH}, in turns of {TURN} updates: the seconds of all tracked turns "
+        f"over those of the others, less 1, and in brackets those of {ROUNDS} rounds. Its own account is what the "
+        "tracker's log says. Step: processor time of an update without it. Load: processes of the whole machine that "
+        "wanted to run, over the last quarter of an hour; where they are more than the processors, the processor time "
+        "of this process is the better number.",
+        "network | step (ms) | updates | overhead, processor (%) | overhead, wall (%) | its own account (%) | "
+        "measurements | same bits | load | processors",
     ),
     "quantities": Part(
         measure,
@@ -210,32 +201,50 @@ PARTS = {
 
 def render(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write the tables of all rows, and the figure of overheads."""
-    lines = {"overhead": lines_of(rows, "overhead")}
+    lines = {"overhead": [line | _overheads(line) for line in lines_of(rows, "overhead")]}
     lines["quantities"] = [row | each for row in lines["overhead"] for each in row.get("quantities", [])]
-    provenance = provenance_of(rows, rounds=ROUNDS, turns=TURNS, asked=ASKED)
+    provenance = provenance_of(rows, rounds=ROUNDS, turn=TURN, asked=ASKED)
     files = write_report("Tracker benchmark", PARTS, lines, provenance, out)
-    return files + _draw([line for line in lines["overhead"] if "overhead (%)" in line], out, provenance)
+    return files + _draw([line for line in lines["overhead"] if "with (s)" in line], out, provenance)
+
+
+def _overheads(line: Row) -> Row:
+    """Return the overhead over all rounds with the extremes of the rounds, as a table shows it."""
+    if "with (s)" not in line:
+        return {}
+    shown: Row = {}
+    for name, more in (("wall", ""), ("processor", ", processor")):
+        rounds, whole = _percent(line, more), 100 * (sum(line[f"with{more} (s)"]) / sum(line[f"without{more} (s)"]) - 1)
+        shown[f"overhead, {name} (%)"] = f"{whole:.1f} ({min(rounds):.1f} to {max(rounds):.1f})"
+    return shown
+
+
+def _percent(line: Row, more: str) -> list[float]:
+    """Return the overhead of each round, by the wall or ``, processor`` time."""
+    pairs = zip(line[f"without{more} (s)"], line[f"with{more} (s)"], strict=True)
+    return [100 * (after / before - 1) for before, after in pairs]
 
 
 WANTED = (3.0, 7.0)
 """Where the overhead is to lie, in per cent."""
 CAPTION = (
-    f"Overhead of a tracker that was asked for {100 * ASKED:g} % (dashed), each mark one of {ROUNDS} rounds in turns "
-    f"with the same training without it; batches of {BATCH}, Adam. Shaded: {WANTED[0]:g} to {WANTED[1]:g} %."
+    f"Overhead of a tracker that was asked for {100 * ASKED:g} % (dashed), against the same training without it in "
+    f"turns: small marks are rounds, large ones all {ROUNDS} rounds together; batches of {BATCH}, Adam. Shaded: "
+    f"{WANTED[0]:g} to {WANTED[1]:g} %."
 )
 
 
 def _draw(lines: Sequence[Row], out: Path, provenance: Row) -> list[Path]:
-    """Draw the overhead of every round."""
+    """Draw the overhead of every round and of all together, by processor and by wall time."""
     if not lines:
         return []
+    kinds = {"processor (%)": ", processor", "wall (%)": ""}
     table = frame_of(
         [
-            {"network": line["network"], "round": number, "wall (%)": wall, "processor (%)": used}
+            {"network": line["network"], "round": number}
+            | {name: _percent(line, more)[number - 1] for name, more in kinds.items()}
             for line in lines
-            for number, (wall, used) in enumerate(
-                zip(line["overhead (%)"], line["by processor time (%)"], strict=True), 1
-            )
+            for number in range(1, ROUNDS + 1)
         ]
     )
     networks = list(dict.fromkeys(table["network"]))
@@ -244,10 +253,13 @@ def _draw(lines: Sequence[Row], out: Path, provenance: Row) -> list[Path]:
         ax = axes.flat[0]
         ax.axhspan(*WANTED, color="0.92", zorder=0)
         ax.axhline(100 * ASKED, color="0.4", linewidth=0.8, linestyle="--", zorder=1)
-        for aside, look, kind in zip((-0.12, 0.12), LOOKS, ("wall (%)", "processor (%)"), strict=False):
+        for aside, look, (kind, more) in zip((-0.15, 0.15), LOOKS, kinds.items(), strict=False):
+            style = {"color": look.color, "marker": look.marker, "linestyle": ""}
             places = [networks.index(name) + aside for name in table["network"]]
-            style = {"color": look.color, "marker": look.marker, "linestyle": "", "markersize": 3.5}
-            ax.plot(places, table[kind], label=f"{kind.removesuffix(' (%)')} time", **style)
+            ax.plot(places, table[kind], markersize=2.5, alpha=0.6, **style)
+            wholes = [100 * (sum(x[f"with{more} (s)"]) / sum(x[f"without{more} (s)"]) - 1) for x in lines]
+            label = f"{kind.removesuffix(' (%)').capitalize()} time"
+            ax.plot([i + aside for i in range(len(networks))], wholes, markersize=6, label=label, **style)
         ax.set_xticks(range(len(networks)), [name.replace("_", " ") for name in networks])
         ax.set(ylabel="Overhead (%)", xlim=(-0.5, len(networks) - 0.5))
         ax.set_ylim(bottom=min(0.0, *table["wall (%)"], *table["processor (%)"]), top=None)
