@@ -17,6 +17,7 @@ import torch
 from scripts.benchmarks import (
     curvature,
     curvature_peers,
+    device,
     landscape,
     landscape_peers,
     report,
@@ -336,6 +337,25 @@ def test_the_tracker_benchmark_compares_two_trainings_with_the_same_bits(
     text = (tmp_path / "benchmark.md").read_text()
     assert {file.suffix for file in files} == {".md", ".csv", ".json", ".pdf", ".png"}
     assert text.count("smith_le") == 1 + 6 and "critical_sharpness" in text
+
+
+# Another device.
+
+
+def test_the_device_benchmark_finds_every_path_right_and_tools_agree(tmp_path: Path) -> None:
+    options = device.Options(size="small", device="cpu", threads=1)
+    jobs = [job for job in options.jobs() if job.part == "products" or job.network == "GPT-2"]
+    measured = rows.measure(jobs, tmp_path / "results.jsonl", here(device, tmp_path, []))
+    checks = [entry for row in measured for entry in row.get("entries", [])]
+    assert len(checks) == len(device.NETWORKS) * len(device.PATHS) and all(each["right"] for each in checks)
+    found = {row["tool"].partition(",")[0]: row for row in measured if row["part"] == "eigenvalue"}
+    assert found["ours"]["lower"] <= found["ours"]["eigenvalue"] <= found["ours"]["upper"]
+    for row in found.values():
+        assert row.get("eigenvalue", found["ours"]["eigenvalue"]) == pytest.approx(
+            found["ours"]["eigenvalue"], rel=0.03
+        )
+    device.render(measured, tmp_path)
+    assert (tmp_path / "benchmark.md").read_text().startswith("# Device benchmark: cpu")
 
 
 # Getting going.

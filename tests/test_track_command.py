@@ -108,7 +108,7 @@ def test_a_run_is_tracked_and_only_what_is_new_is_measured_again(run: Path, tmp_
     table = pd.read_csv(out / "track.csv")
     assert sorted(set(table["step"])) == [0, 3, 6, 9] and "top_eigenvalue" in shown
     top = table[table["probe"] == "eigenvalues"]
-    lower, value, upper = (top[name].to_numpy() for name in ("lower", "value", "upper"))
+    lower, value, upper = (np.asarray(top[name]) for name in ("lower", "value", "upper"))
     assert np.all(lower <= value) and np.all(value <= upper)
     assert {path.suffix for path in out.glob("track.*")} == {".pdf", ".png", ".csv", ".json"}
     own = sharpness("probe", run, *probes, "--out", tmp_path / "own", "--json").stdout
@@ -121,7 +121,7 @@ def test_a_warm_start_takes_fewer_products_and_proves_no_upper_bound(run: Path, 
     for name, more in (("cold", ()), ("warm", ("--warm",))):
         sharpness("track", *common, *more, "--out", tmp_path / name)
     cold, warm = (pd.read_csv(tmp_path / name / "track.csv") for name in ("cold", "warm"))
-    assert warm["upper"].isna().tolist() == [False, True, True, True] and np.isfinite(cold["upper"].to_numpy()).all()
+    assert warm["upper"].isna().tolist() == [False, True, True, True] and np.isfinite(np.asarray(cold["upper"])).all()
     assert warm["value"].to_numpy() == pytest.approx(cold["value"].to_numpy(), rel=2e-2)
 
 

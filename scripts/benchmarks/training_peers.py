@@ -24,9 +24,9 @@ from sharpness.training.session import Session
 CPU = torch.device("cpu")
 
 
-def session_of(config: RunConfig, dataset: Dataset, folder: Path) -> Session:
+def session_of(config: RunConfig, dataset: Dataset, folder: Path, device: torch.device = CPU) -> Session:
     """Return a run that has begun, in a folder of its own."""
-    session = Session.open(config, dataset, RunFolder.create(folder, config), CPU)
+    session = Session.open(config, dataset, RunFolder.create(folder, config), device)
     log_start(session, session.restore())
     session.network.train()
     return session
@@ -58,10 +58,15 @@ class Updates:
     """So many updates of a new network on the next of these batches, and nothing else."""
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, batches: Iterator[tuple[Tensor, Tensor]], count: int
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        batches: Iterator[tuple[Tensor, Tensor]],
+        count: int,
+        device: torch.device = CPU,
     ) -> None:
         self.batches, self.count = batches, count
-        self.model = build_model(config.model, dataset.input_shape, dataset.num_classes, 0).train()
+        self.model = build_model(config.model, dataset.input_shape, dataset.num_classes, 0).train().to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
 
     def __call__(self) -> None:
@@ -72,14 +77,21 @@ class Updates:
             self.optimizer.step()
 
 
-def bare_updates(config: RunConfig, dataset: Dataset, count: int, rows: Iterator[Tensor] | None = None) -> Updates:
+def bare_updates(
+    config: RunConfig,
+    dataset: Dataset,
+    count: int,
+    rows: Iterator[Tensor] | None = None,
+    device: torch.device = CPU,
+) -> Updates:
     """Return the barest loop: rows, network, loss, gradient, step; no log, no checkpoint.
 
     ``rows`` are those of each batch, by default drawn anew in every epoch.
     """
     images, targets = dataset.train.inputs, dataset.train.targets
     rows = rows or _endless_rows(len(targets), config.training.batch_size)
-    return Updates(config, dataset, ((normalise(images[chosen]), targets[chosen]) for chosen in rows), count)
+    pieces = ((normalise(images[chosen]), targets[chosen]) for chosen in rows)
+    return Updates(config, dataset, pieces, count, device)
 
 
 def _endless_rows(examples: int, size: int) -> Iterator[Tensor]:
