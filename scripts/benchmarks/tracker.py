@@ -10,7 +10,7 @@ process of its own, so the same command goes on after a stop of any kind.
 """
 
 # python scripts/benchmarks/tracker.py
-# About 8 minutes on one core.
+# About 15 minutes on one core.
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from sharpness.vectors import flatten
 
 ASKED = 0.05
 BATCH, LENGTH, CHARACTERS = 16, 32, 96
-ROUNDS, UPDATES, TURN = 5, 3000, 20
+ROUNDS, UPDATES, TURN = 5, 4000, 20
 """Rounds and updates in all, and updates of one turn."""
 
 

@@ -8,15 +8,18 @@ import torch
 
 WARM_UP = 5
 """Calls before steps are timed: the first ones compile, choose kernels and touch memory."""
-PAUSE = 10.0
-"""A step that takes so many times the usual one held something else, such as an evaluation."""
+PAUSE, PAUSE_SECONDS = 10.0, 1.0
+"""A step that takes so many times the usual one, and so long, held something else, such as an evaluation.
+
+Both: on a busy machine short steps are held up by ten times their length, and so is what the tracker does.
+"""
 DECAY = 0.1
 
 
 class Clock:
     """Tells training and tracking apart: a training step is the time between two calls without that of the calls.
 
-    A step of more than ten times the mean of the recent ones counts as that mean, so that pauses buy nothing.
+    A step of more than a second and ten times the mean of the recent ones counts as that mean: pauses buy nothing.
     :meth:`arrive`, :meth:`affords` and :meth:`leave` are called at every step, so they do little.
     """
 
@@ -34,7 +37,7 @@ class Clock:
         if self.calls > WARM_UP + 1:
             seconds = self._began - self._left
             usual = self._usual or seconds
-            if seconds > PAUSE * usual:
+            if seconds > PAUSE_SECONDS and seconds > PAUSE * usual:
                 seconds = usual
             self._usual = usual + DECAY * (seconds - usual)
             self.trained += seconds
