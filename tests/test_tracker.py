@@ -288,6 +288,16 @@ def test_it_spends_what_was_asked_for_and_no_more(overhead: float, time: Time, m
     assert turns == [list(QUANTITIES)[i % len(QUANTITIES)] for i in range(len(turns))]
 
 
+def test_a_loop_can_say_that_it_did_something_else(time: Time) -> None:
+    model = plain(torch.float32)
+    tracker = sh.Tracker(model, cross_entropy, SGD(model.parameters(), lr=0.1), sink=None)
+    stand_still(tracker, time, batch_of(0, width=4), 10)
+    time.now += 0.5
+    tracker.clock.resume()
+    stand_still(tracker, time, batch_of(0, width=4), 10)
+    assert tracker.clock.trained == 20 - clock.WARM_UP - 1
+
+
 def test_the_first_steps_and_pauses_buy_nothing(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     costing(time, monkeypatch, lambda *_: 1.0)
     model = plain(torch.float32)

@@ -99,6 +99,7 @@ class Training:
 
     def __call__(self, count: int) -> tuple[float, float]:
         """Make so many updates, and return the seconds that passed and those of the processor."""
+        self.tracker.clock.resume()  # after the turn of the other one
         began, used = time.perf_counter(), time.process_time()
         for inputs, targets in itertools.islice(self.batches, count):
             loss = cross_entropy(self.model(inputs), targets)

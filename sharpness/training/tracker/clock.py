@@ -56,6 +56,10 @@ class Clock:
         if self.calls > WARM_UP:
             self.spent += self._left - self._began
 
+    def resume(self) -> None:
+        """Note that the loop goes on after something that was no training, however short."""
+        self._left = time.perf_counter()
+
     @property
     def warm(self) -> bool:
         """Whether the warm-up is over."""
