@@ -68,6 +68,7 @@ class Row:
 ROWS = (
     Row("f1", MNIST, 10, "batch", dense(784, *[512] * 5, 10) + 5 * 2 * 512),
     Row("f1", MNIST, 10, "none", dense(784, *[512] * 5, 10)),
+    Row("f1_small", MNIST, 10, "batch", dense(784, 64, 64, 10) + 2 * 2 * 64),
     Row("f1_narrow", MNIST, 10, "batch", dense(784, *[128] * 5, 10) + 5 * 2 * 128),
     Row("f2", (1, 1, 360), 1973, "batch", dense(360, *[512] * 7, 1973) + 7 * 2 * 512),
     Row("c1", CIFAR, 10, "batch", convs(5, 3, 64, 64) + 3 * 128 + dense(64 * 8 * 8, 384, 192, 10) + 2 * (384 + 192)),

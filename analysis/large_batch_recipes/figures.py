@@ -1,4 +1,4 @@
-"""The figures of the large-batch recipes: error against batch, steps to the goal, and time on many workers."""
+"""The figures of the large-batch recipes: error against batch size and against the rate, and time on many workers."""
 
 from __future__ import annotations
 
@@ -10,124 +10,192 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from analysis.large_batch_recipes.numbers import ARMS, mean_errors, of_seeds, tuned, value_of
 from analysis.report.report import Drawing
+from analysis.statistics.intervals import student
 from sharpness.plots.axes import fixed_ticks, log_axis
-from sharpness.plots.frames import floats, records, rows_where
-from sharpness.plots.seeds import range_of_seeds
-from sharpness.plots.style import FULL, LOOKS, Line, Look, new_figure, shades
+from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
+from sharpness.plots.style import COLUMN, LOOKS, Look, new_figure, shades
 
-PANELS = {
-    "Goyal et al., You et al.": ("linear", "linear + warm-up", "LARS, linear", "LARS, sqrt"),
-    "Hoffer et al.": ("fixed rate", "sqrt", "sqrt + ghost", "sqrt + ghost + longer"),
-    "Masters & Luschi": ("linear",),
+RECIPES = ("linear", "linear + warm-up", "tuned", "LARS, tuned")
+"""What stands beside Figure 1 of Goyal et al. 2017."""
+NORMED = {
+    "BatchNorm, constant rate": "at the same rate",
+    "BatchNorm, sqrt": "by the square-root rule",
+    "sqrt + ghosts": "and ghost batches",
+    "sqrt + ghosts + longer": "and as many updates",
+    "BatchNorm, tuned": "tuned there",
+    "ghosts, tuned": "tuned there, ghost batches",
 }
-BASE = "base"
-DASHES: Mapping[str, Line] = {"ring": "-", "2D torus": "--"}
+"""What stands beside Table 1 of Hoffer et al. 2017, a change after the other, and what tuning at the batch gives."""
+PLAIN_TEXT = (
+    "Without norms, beside Figure 1 of Goyal et al. 2017: there the linear rule with warm-up keeps the 23.6 % of batch "
+    "256 up to 8,192, 32 times as many, where it has 23.7 %, and has 24.8, 27.6 and 34.0 % at twice that and so on."
+)
+LEGENDS = {
+    "linear": "linear rule",
+    "linear + warm-up": "linear rule, warm-up",
+    "tuned": "rate tuned at each $B$",
+    "LARS, tuned": "LARS, tuned at each $B$",
+}
+ASIDE = (0.89, 1.12, 0.7, 1.4)
+"""Factors by which arrows of the arms stand aside of each other; marks stand aside by their fourth roots."""
+ABOVE = 4.5
+"""Percentage points above the lowest error at which the axis ends."""
 
 
-def recipes_figure(runs: pd.DataFrame, settings: Mapping[str, Any], margin: float, note: str) -> Drawing | str:
-    """Draw the final test error against the batch size: growing batches by recipe, and the linear rule downwards."""
-    shown = runs.loc[np.isfinite(floats(runs, "error"))]
-    if shown.empty:
-        return "no run has a final error"
-    base = settings["base"]["training"]["batch_size"]
-    figure, axes = new_figure(FULL, 3.1, 1, 3)
-    for ax, (title, recipes) in zip(axes[0], PANELS.items(), strict=True):
-        downwards = title == "Masters & Luschi"
-        part = shown if downwards else shown.loc[floats(shown, "batch") >= base]
-        drawn = [
-            _errors(ax, part, recipe, look)
-            for recipe, look in zip(recipes, LOOKS, strict=False)
-            if len(rows_where(part, recipe=recipe))
-        ]
-        mean = floats(rows_where(shown, recipe=BASE), "error")
-        if len(mean):
-            ax.axhspan(mean.mean(), mean.mean() + margin, color="0.9", zorder=0, linewidth=0)
-        ax.axvline(base, color="0.5", linestyle=":", linewidth=1)
-        batch_axis(ax, floats(part, "batch"))
-        error_axis(ax, floats(shown, "error"))
-        ax.tick_params(labelleft=ax is axes[0, 0])
-        ax.set_title(title)
-        ax.legend(handles=drawn, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=1)
-    axes[0, 0].set_ylabel("Test error (%)")
+def recipes_figure(arms: pd.DataFrame, base: tuple[str, int], margin: float, note: str) -> Drawing | str:
+    """Draw the mean test error of the recipes without norms against the batch size, on a plain axis."""
+    rows = pd.concat([mean_errors(arms, name) for name in RECIPES], ignore_index=True)
+    if rows.empty:
+        return "no recipe has an error"
+    figure, axes = new_figure(COLUMN, 3.0)
+    ax = axes[0, 0]
+    low = float(floats(rows, "error").min())
+    limits = (low - 0.6, low + ABOVE)
+    start = floats(rows_where(arms, arm=base[0], batch=base[1]), "error")
+    if len(start):
+        ax.axhspan(start.mean(), start.mean() + margin, color="0.9", zorder=0, linewidth=0)
+    for name, look, aside in zip(RECIPES, LOOKS, ASIDE, strict=True):
+        _errors(ax, rows_where(rows, arm=name), look, limits, aside)
+    handles = [look.handle(LEGENDS[name]) for name, look in zip(RECIPES, LOOKS, strict=True)]
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.0)
+    batch_axis(ax, floats(rows, "batch"))
+    ax.set(ylabel="Test error (%)", ylim=limits)
     caption = (
-        "Final test error (log axis) against the batch size: means over seeds, bars: their whole range; a diverged "
-        f"run counts as a guess ({100 * settings['chance']:g} %). Dotted: the base batch {base}, whose run all "
-        f"recipes share; grey: at most {margin:g} percentage point above it. Right: the linear rule at batches below "
-        f"the base too. All runs see the training set {settings['base']['training']['epochs']} times, but for "
-        f"'longer', which makes as many updates as the base. {note}"
+        f"{PLAIN_TEXT} Final test error against the batch size: mean over seeds, bars: 95 % intervals. Arrows: the "
+        f"error lies above the axis, as the number says (90 is a guess). Grey: at most {margin:g} points above batch "
+        f"{base[1]} at its tuned rate. {note}"
     )
-    return Drawing(figure, shown, caption)
+    return Drawing(figure, rows, caption)
 
 
-def _errors(ax: Axes, runs: pd.DataFrame, recipe: str, look: Look) -> Line2D:
-    """Draw one recipe with the base batch as its own, and return its handle."""
-    own = runs.loc[[name in (recipe, BASE) for name in runs["recipe"]]]
-    if recipe.startswith("LARS"):  # with an optimiser of its own the base batch is one too
-        smallest = runs.loc[(runs["recipe"] == "LARS, linear") & (runs["batch"] == runs["batch"].min())]
-        own = pd.concat([smallest, rows_where(runs, recipe=recipe)]).drop_duplicates()
-    range_of_seeds(ax, own, "batch", "error", **look.artist)
-    return look.handle(recipe)
+def _errors(ax: Axes, rows: pd.DataFrame, look: Look, limits: tuple[float, float], aside: float) -> None:
+    inside = rows_if(rows, floats(rows, "error") <= limits[1])
+    x, y = aside**0.25 * floats(inside, "batch"), floats(inside, "error")
+    bars = np.nan_to_num(np.stack([y - floats(inside, "lower"), floats(inside, "upper") - y]))
+    ax.errorbar(x, y, bars, elinewidth=0.8, capsize=1.5, linewidth=1.1, **_without_width(look))
+    outside = rows_if(rows, floats(rows, "error") > limits[1])
+    for row in records(outside):
+        x = aside * row["batch"]
+        place = {"xy": (x, limits[1]), "xytext": (x, limits[1] - 0.55)}
+        arrow = {"arrowstyle": "->", "color": look.color, "linewidth": 1.0}
+        text = {"ha": "center", "va": "top", "fontsize": 6.5, "color": look.color}
+        ax.annotate(f"{row['error']:.0f}", **place, arrowprops=arrow, **text)
 
 
-def error_axis(ax: Axes, errors: np.ndarray) -> None:
-    """Make the axis of errors in % logarithmic, with ticks close enough for less than a decade."""
-    log_axis(ax.yaxis, errors)
-    ticks = np.outer(10.0 ** np.arange(-1, 3), [1, 1.5, 2, 3, 5, 7]).ravel()
-    low, high = ax.get_ylim()
-    fixed_ticks(ax.yaxis, ticks[(ticks >= low) & (ticks <= min(high, 100))])
+def norms_figure(arms: pd.DataFrame, small: int, large: int, margin: float, note: str) -> Drawing | str:
+    """Draw the mean test error with BatchNorm at a small batch, and at a large one after each change."""
+    rows = [rows_where(mean_errors(arms, "BatchNorm, tuned"), batch=small).assign(change=f"$B$ = {small}, tuned")]
+    for name, change in NORMED.items():
+        rows.append(rows_where(mean_errors(arms, name), batch=large).assign(change=f"$B$ = {large}, {change}"))
+    table = pd.concat(rows, ignore_index=True)
+    if rows[0].empty:
+        return "the base batch with BatchNorm has no error"
+    figure, axes = new_figure(COLUMN, 2.2)
+    ax, look = axes[0, 0], LOOKS[0]
+    start = float(floats(table, "error")[0])
+    ax.axvspan(start, start + margin, color="0.9", zorder=0, linewidth=0)
+    places = -np.arange(len(table))
+    x = floats(table, "error")
+    bars = np.nan_to_num(np.stack([x - floats(table, "lower"), floats(table, "upper") - x]))
+    ax.errorbar(x, places, xerr=bars, linestyle="", capsize=1.5, elinewidth=0.8, color=look.color, marker=look.marker)
+    ax.set_yticks(places, [str(change) for change in table["change"]])
+    ax.set(xlabel="Test error (%)", ylim=(-len(table) + 0.4, 0.6))
+    caption = (
+        f"With BatchNorm: final test error at batch {small} and at batch {large} after one change after the other, and "
+        "with rates tuned there; mean over seeds, bars: 95 % intervals. Grey: at most "
+        f"{margin:g} points above batch {small}. Deeper and wider, it has errors of 1.73, 2.95, 2.45, "
+        "2.40 and 1.47 % in the first five rows in Table 1 of Hoffer et al. 2017 (F1 on MNIST, batches 128 and 4,096). "
+        f"{note}"
+    )
+    return Drawing(figure, table, caption)
+
+
+def _without_width(look: Look) -> dict[str, Any]:
+    return {**look.artist, "markersize": 3.5}
+
+
+def rates_figure(rows: pd.DataFrame, settings: Mapping[str, Any], note: str) -> Drawing | str:
+    """Draw the held-out error against the rate, a line for each batch, with the tuned and the rule's rate."""
+    own = rows_where(of_seeds(rows, settings, tuning=True), recipe="plain")
+    if own.empty:
+        return "no network without norms was trained"
+    table = _by_rate(own)
+    figure, axes = new_figure(COLUMN, 3.0)
+    ax, low = axes[0, 0], float(floats(table, "error").min())
+    parts = groups(table, "batch")
+    for (batch, part), color in zip(parts, shades([batch for batch, _ in parts]).values(), strict=True):
+        shown = rows_if(part, floats(part, "error") <= USED)
+        ax.plot(floats(shown, "value"), floats(shown, "error"), color=color, linewidth=1.1, label=f"$B$ = {batch}")
+        _mark(ax, part, tuned(rows, settings, "plain", batch), color, {"marker": "o", "markersize": 4.5})
+        rule = value_of(rows, settings, ARMS["linear"], batch)
+        _mark(ax, part, rule, color, {"marker": "D", "markersize": 7, "markerfacecolor": "none"})
+    handles, _ = ax.get_legend_handles_labels()
+    style: dict[str, Any] = {"color": "0.2", "linestyle": ""}
+    handles += [Line2D([], [], marker="o", markersize=4.5, label="tuned", **style)]
+    handles += [Line2D([], [], marker="D", markersize=6, markerfacecolor="none", label="linear rule", **style)]
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
+    log_axis(ax.xaxis, floats(table, "value"))
+    ax.set(xlabel="Learning rate", ylabel="Held-out error (%)", ylim=(low - 0.6, low + 2 * ABOVE))
+    caption = (
+        "How rates are tuned: final held-out error against the learning rate without norms, mean over the seeds that "
+        "tune, by batch size. Discs: the lowest, which is the tuned rate. Diamonds: what the linear rule makes of that "
+        f"of the base batch, where it lies inside the axes. Lines end where training fails. {note}"
+    )
+    return Drawing(figure, table, caption)
+
+
+USED = 40.0
+"""Errors in % from which on a line is not drawn: the axis ends far below."""
+
+
+def _by_rate(tuning: pd.DataFrame) -> pd.DataFrame:
+    table = [
+        {"batch": batch, "value": value, "error": found.value, "lower": found.lower, "upper": found.upper}
+        for batch, part in groups(tuning, "batch")
+        for value, own in groups(part, "value")
+        for found in [student(floats(own, "held_out"))]
+    ]
+    return pd.DataFrame(table)
+
+
+def _mark(ax: Axes, part: pd.DataFrame, value: float | None, color: Any, style: Mapping[str, Any]) -> None:
+    rows = part if value is None else rows_if(part, np.isclose(floats(part, "value"), value))
+    if value is not None and len(rows):
+        ax.plot(value, floats(rows, "error")[0], color=color, linestyle="", zorder=4, **style)
 
 
 def batch_axis(ax: Axes, batches: np.ndarray) -> None:
-    """Give an axis of batch sizes ticks at the largest and every second power of two, or every one, below it."""
+    """Give an axis of batch sizes a tick at each of them, logarithmic."""
     log_axis(ax.xaxis, batches)
-    low, high = np.log2(batches.min()), np.log2(batches.max())
-    fixed_ticks(ax.xaxis, 2.0 ** np.arange(high, low - 0.5, -2 if high - low > 5 else -1))
-    ax.set_xlabel("Batch size")
+    fixed_ticks(ax.xaxis, sorted(set(batches)))
+    ax.set_xlabel("Batch size $B$")
 
 
 def workers_figure(
-    runs: pd.DataFrame, fastest: pd.DataFrame, projected: pd.DataFrame, settings: Mapping[str, Any], note: str
+    fastest: pd.DataFrame, projected: pd.DataFrame, settings: Mapping[str, Any], note: str
 ) -> Drawing | str:
-    """Draw the steps to the goal against the batch (left), and the projected time against workers (right)."""
+    """Draw the projected time to the goal on a ring against the number of workers, a line for each batch."""
     if fastest.empty:
-        return "no recipe reached the goal with all its runs at any batch"
-    figure, axes = new_figure(FULL, 2.8, 1, 2)
-    left, right = axes[0]
-    _steps(left, runs, fastest)
-    batches = [int(batch) for batch in fastest["batch"]]
-    colors = shades(batches, 0.9)
+        return "no recipe always reached the goal at any batch"
+    figure, axes = new_figure(COLUMN, 2.8)
+    ax = axes[0, 0]
+    colors = shades([int(batch) for batch in fastest["batch"]])
+    ring = rows_where(projected, topology="ring")
     for batch, color in colors.items():
-        for topology, line in DASHES.items():
-            rows = rows_where(projected, batch=batch, topology=topology)
-            right.plot(floats(rows, "workers"), floats(rows, "seconds"), color=color, linestyle=line, linewidth=1)
-    handles = [Line2D([], [], color=color, label=f"B = {batch}") for batch, color in colors.items()]
-    handles += [Line2D([], [], color="0.2", linestyle=line, label=name) for name, line in DASHES.items()]
-    right.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    log_axis(right.xaxis, floats(projected, "workers"))
-    log_axis(right.yaxis, floats(projected, "seconds"))
-    right.set(xlabel="Workers", ylabel="Projected time to the goal (s)")
+        rows = rows_where(ring, batch=batch)
+        x = floats(rows, "workers")
+        ax.plot(x, floats(rows, "seconds"), color=color, linewidth=1.2, label=f"$B$ = {batch}")
+        ax.fill_between(x, floats(rows, "lower"), floats(rows, "upper"), color=color, alpha=0.2, linewidth=0)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
+    log_axis(ax.xaxis, floats(ring, "workers"))
+    log_axis(ax.yaxis, floats(ring, "seconds"))
+    ax.set(xlabel="Workers in a ring", ylabel="Projected time to the goal (s)")
     caption = (
-        f"Left: steps to a test error of {100 * settings['goal_error']:g} %, one mark per run that reached it; "
-        "joined: the recipe with the lowest median at each batch, of those whose runs all reached it; dashed: in "
-        "proportion to 1 / B from the smallest batch. Right: those steps times the modelled time of a step on so "
-        f"many workers; no run used more than one. {note}"
+        f"Time to a held-out error of {100 * settings['goal_error']:g} % on so many workers, projected: the steps "
+        "measured at each batch, with the recipe and rate that need the fewest, times the time of a step by a model "
+        "with assumed constants. Bands: 95 % intervals of the steps over seeds. Nothing ran on more than one worker. "
+        f"{note}"
     )
     return Drawing(figure, projected, caption)
-
-
-def _steps(ax: Axes, runs: pd.DataFrame, fastest: pd.DataFrame) -> None:
-    reached = runs.loc[np.isfinite(floats(runs, "steps"))]
-    ax.plot(floats(reached, "batch"), floats(reached, "steps"), color="0.7", marker="o", markersize=2.5, linestyle="")
-    x, y = floats(fastest, "batch"), floats(fastest, "steps")
-    ax.plot(x, y, color=LOOKS[0].color, marker=LOOKS[0].marker)
-    ax.plot(x, y[0] * x[0] / x, color="0.2", linestyle="--", linewidth=1)
-    for row in records(fastest):
-        last = row["batch"] == x[-1]
-        place: dict[str, Any] = {"xytext": (-5, -7) if last else (4, 4), "ha": "right" if last else "left"}
-        place |= {"textcoords": "offset points", "fontsize": 6, "color": "0.25"}
-        place |= {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4}}
-        ax.annotate(row["recipe"], (row["batch"], row["steps"]), **place)
-    batch_axis(ax, floats(reached, "batch"))
-    log_axis(ax.yaxis, np.concatenate([floats(reached, "steps"), y[0] * x[0] / x]), padding=1.6)
-    ax.set_ylabel("Steps to the goal")

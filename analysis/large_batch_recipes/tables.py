@@ -1,4 +1,4 @@
-"""The tables of the large-batch recipes: error and steps of each, and the time to the goal on many workers."""
+"""The tables of the large-batch recipes: rate and error of each, and the time to the goal on many workers."""
 
 from __future__ import annotations
 
@@ -9,64 +9,86 @@ import numpy as np
 import pandas as pd
 
 from analysis.large_batch_recipes.allreduce import ALLREDUCE, Cluster
-from analysis.large_batch_recipes.figures import PANELS
-from analysis.large_batch_recipes.numbers import BASE, WORKERS, excess, fastest_batches
-from analysis.report.numbers import ABSENT, difference, mean_and_std, significant
+from analysis.large_batch_recipes.numbers import ARMS, WORKERS, Arm, base_batch, excess, fastest_batches
+from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio, significant
 from analysis.report.report import TextTable
-from analysis.statistics.intervals import summarise
+from analysis.statistics.intervals import Interval, summarise
 from sharpness.plots.frames import floats, groups, records, rows_where
 
-ORDER = tuple(dict.fromkeys((BASE, *(recipe for recipes in PANELS.values() for recipe in recipes))))
+TUNED = {arm.recipe: name for name, arm in ARMS.items() if arm.rule == "tuned"}
+"""The arm of a recipe whose rate is tuned at each batch."""
 
 
-def recipe_table(runs: pd.DataFrame, settings: Mapping[str, Any], note: str) -> TextTable:
-    """Return the error of every recipe and batch, its difference to the base batch, and the steps to the goal."""
-    base = (BASE, settings["base"]["training"]["batch_size"])
-    places = [(name, batch) for name in ORDER for batch, _ in groups(rows_where(runs, recipe=name), "batch")]
-    numbers = [recipe_row(runs, base, place) for place in places]
+def base_of(arm: Arm, settings: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the arm and batch that an arm's rule starts from."""
+    return TUNED[arm.base], base_batch(settings, arm)
+
+
+def recipe_table(arms: pd.DataFrame, settings: Mapping[str, Any], note: str) -> TextTable:
+    """Return rate and error of every arm and batch, and the error less that of the base batch and of the tuned rate."""
+    places = [(name, batch) for name in ARMS for batch, _ in groups(rows_where(arms, arm=name), "batch")]
+    numbers = [recipe_row(arms, settings, *place) for place in places if not _is_base(place, settings)]
     text = [
         [
-            f"{row['recipe']}, B = {row['batch']}",
-            row.pop("shown"),
-            row.pop("change_shown"),
-            ABSENT if row["median_steps"] is None else f"{row['median_steps']:g}",
-            f"{row['reached']}/{row['runs']}",
-            f"{row['finished']}/{row['runs']}" + (f", {row['diverged']} diverged" if row["diverged"] else ""),
+            f"{row['arm']}, B = {row['batch']}",
+            f"{row['updates']:,}",
+            significant(row["value"], 3),
+            *(row.pop(f"{part}_shown") for part in ("error", "change", "cost")),
         ]
         for row in numbers
     ]
-    header = ["", "test error (%)", "against base", "steps to goal", "reached", "finished"]
+    header = ["", "updates", "rate", "test error (%)", "less base batch (pp)", "less tuned rate (pp)"]
     caption = (
-        "Final test error, mean ± sample standard deviation over seeds (a diverged run counts as a guess, "
-        f"{100 * settings['chance']:g} %); its difference to the base batch in percentage points, paired by seed, "
-        f"with 95 % Student t intervals; median steps to a test error of {100 * settings['goal_error']:g} % over the "
-        f"runs that reached it, looked at after each epoch. {note}"
+        "Final test error, mean ± sample standard deviation over seeds, with the learning rate (of LARS: the trust "
+        "coefficient) that was tuned on held-out images of other seeds or that a rule gives; less the error of the "
+        "base batch at its tuned rate; and what a rule costs, its error less that of the recipe with the rate tuned at "
+        f"this batch. Differences are paired by seed, with 95 % Student t intervals. {note}"
     )
     return TextTable("recipes_table", "Recipes for large batches", header, text, pd.DataFrame(numbers), caption)
 
 
-def recipe_row(runs: pd.DataFrame, base: tuple[str, int], place: tuple[str, int]) -> dict[str, Any]:
-    """Return what the runs of one recipe at one batch came to, as numbers and as text."""
-    part = rows_where(runs, recipe=place[0], batch=place[1])
-    change, spread = excess(runs, base, place), summarise(floats(part, "error"))
-    statuses, steps = list(part["status"]), floats(part, "steps")
-    reached = steps[np.isfinite(steps)]
-    return {
-        "recipe": place[0],
-        "batch": place[1],
+def _is_base(place: tuple[str, int], settings: Mapping[str, Any]) -> bool:
+    """Say whether a rule gives the base batch its own tuned rate, which has a row already."""
+    return ARMS[place[0]].rule != "tuned" and place[1] == base_of(ARMS[place[0]], settings)[1]
+
+
+def recipe_row(arms: pd.DataFrame, settings: Mapping[str, Any], name: str, batch: int) -> dict[str, Any]:
+    """Return what the networks of one arm at one batch came to, as numbers and as text."""
+    arm, part = ARMS[name], rows_where(arms, arm=name, batch=batch)
+    base, spread = base_of(arm, settings), summarise(floats(part, "error"))
+    change = None if (name, batch) == base else excess(arms, base, (name, batch))
+    other = TUNED.get(arm.recipe)
+    cost = None if arm.rule == "tuned" or other is None else excess(arms, (other, batch), (name, batch))
+    row: dict[str, Any] = {
+        "arm": name,
+        "batch": batch,
+        "updates": int(floats(part, "updates")[0]),
+        "value": float(floats(part, "value")[0]),
         "error": spread.mean,
         "error_std": spread.std,
-        "runs": len(part),
-        "change": change.value,
-        "change_lower": change.lower,
-        "change_upper": change.upper,
-        "finished": statuses.count("finished"),
-        "diverged": statuses.count("diverged"),
-        "reached": len(reached),
-        "median_steps": float(np.median(reached)) if len(reached) else None,
-        "shown": mean_and_std(spread),
-        "change_shown": ABSENT if place[0] == BASE else difference(change),
+        "seeds": len(part),
+        "diverged": int(np.sum(np.asarray(part["diverged"], dtype=bool))),
+        "error_shown": mean_and_std(spread),
     }
+    for key, found in (("change", change), ("cost", cost)):
+        own = found or Interval(None, None, None, 0)
+        row |= {key: own.value, f"{key}_lower": own.lower, f"{key}_upper": own.upper, f"{key}_shown": difference(own)}
+    return row
+
+
+def steps_table(fastest: pd.DataFrame, settings: Mapping[str, Any], note: str) -> TextTable:
+    """Return the steps to the goal at each batch with the recipe that needs the fewest."""
+    text = []
+    for row in records(fastest):
+        steps = ratio(Interval(row["steps"], row["lower"], row["upper"], row["seeds"]))
+        text.append([str(row["batch"]), row["recipe"], significant(row["value"], 3), steps])
+    header = ["batch", "recipe", "rate", "steps to goal"]
+    caption = (
+        f"Updates to a held-out error of {100 * settings['goal_error']:g} %, looked at after each epoch: geometric "
+        "mean over seeds with its 95 % interval, for the recipe without norms and the rate (of LARS the trust "
+        f"coefficient) that need the fewest on other seeds, of those that always reach it. {note}"
+    )
+    return TextTable("steps_table", "Steps to the goal", header, text, fastest, caption)
 
 
 def worker_table(projected: pd.DataFrame, settings: Mapping[str, Any], note: str) -> TextTable:
@@ -82,8 +104,8 @@ def worker_table(projected: pd.DataFrame, settings: Mapping[str, Any], note: str
         text.append([*row, significant(floats(fixed, "seconds")[0], 3) if len(fixed) else ABSENT])
     header = ["workers", *(part for name in ALLREDUCE for part in (f"best by {name}", "s")), f"s by ring, B = {base}"]
     caption = (
-        "Projected time to the goal: measured steps (median over seeds, best recipe at each batch) times the modelled "
-        f"time of a step, {Cluster(**settings['cluster'])}, {settings['parameters']:,} parameters; workers beyond the "
-        f"batch size are idle. {note}"
+        "Projected time to the goal: measured steps (the recipe and rate that need the fewest at each batch) times the "
+        f"time of a step by a model with assumed constants, {Cluster(**settings['cluster'])}, "
+        f"{settings['parameters']:,} parameters; workers beyond the batch size are idle. {note}"
     )
     return TextTable("workers_table", "Time to the goal on many workers", header, text, projected, caption)

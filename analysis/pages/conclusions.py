@@ -75,8 +75,12 @@ QUESTIONS = (
         "Do recipes keep the error of small batches at large ones?",
         (
             ("large_batch_recipes", r"linear \+ warm-up, batch 256", "A linear rate with warm-up changes it by {} pp"),
-            ("large_batch_recipes", r"sqrt \+ ghost \+ longer", "Longer training with ghost norms changes it by {} pp"),
-            ("large_batch_recipes", "You et al. 2017: LARS, linear,? .*256", "LARS changes it by {} pp"),
+            (
+                "large_batch_recipes",
+                r"sqrt \+ ghosts \+ longer",
+                "Longer training with ghost norms changes it by {} pp",
+            ),
+            ("large_batch_recipes", "You et al. 2017: LARS, batch", "LARS changes it by {} pp"),
         ),
     ),
     Question(

@@ -10,7 +10,7 @@ from torch import nn
 
 from sharpness.config import ModelConfig
 from sharpness.errors import InputError, unknown_name
-from sharpness.models.fully_connected import cohen_tanh, f1, f1_narrow, f2, relu_network
+from sharpness.models.fully_connected import cohen_tanh, f1, f1_narrow, f1_small, f2, relu_network
 from sharpness.models.keskar_conv import c1, c2
 from sharpness.models.norms import check_ghost_batch, with_ghost_norm
 from sharpness.models.resnet import resnet
@@ -45,6 +45,7 @@ def _simple_cnn(first: int, second: int, hidden: int) -> ModelInfo:
 MODELS: dict[str, ModelInfo] = {
     "f1": ModelInfo("F1 of Keskar et al. 2017: five hidden layers of 512, BatchNorm, ReLU", f1),
     "f1_narrow": ModelInfo("F1 with hidden layers of 128 in place of 512, for many runs on a CPU", f1_narrow),
+    "f1_small": ModelInfo("F1 with two hidden layers of 64, for many copies side by side on a CPU", f1_small),
     "f2": ModelInfo("F2 of Keskar et al. 2017: seven hidden layers of 512, BatchNorm, ReLU", f2),
     "c1": ModelInfo("C1 of Keskar et al. 2017: two convolutions 5 x 5, hidden layers 384 and 192, BatchNorm", c1),
     "c2": ModelInfo("C2 of Keskar et al. 2017: 13 convolutions 3 x 3, hidden layer 512, BatchNorm, dropout", c2),
