@@ -67,6 +67,47 @@ def _are_log_probabilities(outputs: Tensor) -> bool:
     return bool((outputs.detach().logsumexp(1).abs() < NORMALISED).all())
 
 
+def hessian_by_outputs(criterion: Criterion, outputs: Tensor, targets: Any) -> OutputProduct:
+    """Return ``t -> H t`` with H the Hessian of the mean criterion by the outputs, shape (N, K, ...).
+
+    For cross-entropy of one class per prediction it is ``H_n = c_n (diag(p_n) - p_n p_n^T)`` with c_n the share of the
+    prediction in the mean, whatever the label smoothing: nothing is kept but the outputs, and a product takes the
+    memory of two more of them. Everything else is differentiated twice
+    (:func:`sharpness.curvature.output_space.criterion_hessian`).
+
+    >>> hessian_by_outputs(F.cross_entropy, torch.zeros(1, 2), torch.tensor([0]))(torch.tensor([[1.0, 0.0]]))
+    tensor([[ 0.2500, -0.2500]])
+    """
+    shares = _shares_of_predictions(criterion, targets)
+    if shares is None:
+        return criterion_hessian(criterion, outputs, targets)
+    z = outputs.detach()
+    c = shares.to(z).unsqueeze(1)
+
+    def product(t: Tensor) -> Tensor:
+        p = z.softmax(1)
+        mean = torch.einsum("nk...,nk...->n...", p, t).unsqueeze(1)
+        return (t - mean).mul_(p).mul_(c)
+
+    return product
+
+
+def _shares_of_predictions(criterion: Criterion, targets: Any) -> Tensor | None:
+    """Return the share of each prediction in a cross-entropy; ``None`` for other criteria, and where it has no formula.
+
+    Class weights with smoothed labels weigh the classes within a prediction, so that there the Hessian depends on them.
+    """
+    kind, options = kind_of(criterion)
+    weight, smoothing = options.get("weight"), options.get("label_smoothing", 0.0)
+    labels = isinstance(targets, Tensor) and not targets.is_floating_point()
+    if kind != "cross_entropy" or not labels or (weight is not None and smoothing):
+        return None
+    counted = targets != options.get("ignore_index", -100)
+    shares = counted.double() if weight is None else weight.double()[targets.clamp(0, len(weight) - 1)] * counted
+    total = 1.0 if options.get("reduction", "mean") == "sum" else float(shares.sum())
+    return shares / total if total > 0 else None  # a mean over nothing is refused where it is differentiated
+
+
 def check_likelihood(criterion: Criterion, outputs: Tensor, targets: Any) -> str:
     """Return the kind of a criterion that is minus the log of a likelihood, empty for one that may be.
 
@@ -116,7 +157,7 @@ def expected_moments(criterion: Criterion, outputs: Tensor, targets: Any, count:
     if kind == "binary_cross_entropy":
         return _binary_moments(criterion, outputs), "closed form"
     if kind:
-        return criterion_hessian(joined(criterion, outputs), outputs, targets), "closed form"
+        return hessian_by_outputs(joined(criterion, outputs), outputs, targets), "closed form"
     _check_classes(criterion, outputs, targets)
     shares = _probabilities(criterion, outputs) * (targets != ignored_label(criterion)).unsqueeze(1) / count
     gradients = _gradient_of_each_class(criterion, outputs)

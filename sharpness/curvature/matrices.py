@@ -19,10 +19,11 @@ from sharpness.curvature.likelihoods import (
     USUAL_DRAWS,
     drawn_moments,
     expected_moments,
+    hessian_by_outputs,
     joined,
     kind_of,
 )
-from sharpness.curvature.output_space import Criterion, OutputProduct, criterion_hessian, gradient_moments
+from sharpness.curvature.output_space import Criterion, OutputProduct, gradient_moments
 from sharpness.data.batches import targets_of
 from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.replay import Replayed
@@ -109,7 +110,7 @@ class GaussNewtonOperator(CurvatureOperator):
         criterion = joined(self._criterion, outputs)
         if criterion is not self._criterion:
             self.facts["split"] = "before LogSoftmax: it and nll_loss are taken as cross_entropy of the logits"
-        return self._watched(criterion_hessian(criterion, outputs, targets_of(micro.batch)))
+        return self._watched(hessian_by_outputs(criterion, outputs, targets_of(micro.batch)))
 
     @property
     def _criterion(self) -> Criterion:
