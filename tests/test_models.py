@@ -88,6 +88,7 @@ ROWS = (
     Row("simple_cnn_narrow", MNIST, 10, "none", convs(5, 1, 16, 32) + 48 + dense(32 * 7 * 7, 512, 10)),
     Row("simple_cnn", MNIST, 10, "none", convs(5, 1, 32, 64) + 96 + dense(64 * 7 * 7, 1024, 10)),
     Row("simple_cnn_wide", MNIST, 10, "none", convs(5, 1, 64, 128) + 192 + dense(128 * 7 * 7, 2048, 10)),
+    Row("strided_cnn", MNIST, 10, "none", convs(3, 1, 16, 32) + 48 + dense(32 * 7 * 7, 256, 10)),
     Row("resnet8", CIFAR, 10, "running", resnet(1, norm=2)),
     Row("resnet8", CIFAR, 10, "none", resnet(1, norm=1)),
     Row("resnet20", CIFAR, 10, "running", resnet(3, norm=2)),

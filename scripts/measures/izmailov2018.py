@@ -6,7 +6,7 @@ Everywhere the statistics of BatchNorm, of a network that has them, are recomput
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,15 +18,33 @@ from scripts.runner.grid import Rows
 from scripts.runner.site import Site
 from sharpness.errors import InputError
 from sharpness.landscapes import Interpolation, RandomRays, ThreePointPlane
+from sharpness.landscapes.grid import PlaneResult
 from sharpness.loss import Loss
 from sharpness.vectors import norm
 
-SGD, SWA, AVERAGE = "SGD", "SWA", "average"
+SGD, SWA, AVERAGE, START = "SGD", "SWA", "average", "start"
 
 
-def rays(site: Site, **knobs: Any) -> Rows:
+def along(site: Site) -> Rows:
+    """Return what becomes of the weights at the ends of epochs of a run of SWA, and of their average up to each.
+
+    ``distance`` is that of the weights from the average of all of them.
+    """
+    loss, test = site.losses()
+    points = list(kept(site).values())
+    last, total, rows = mean_of(points), torch.zeros_like(points[0], dtype=torch.float64), list[dict[str, Any]]()
+    for count, w in enumerate(points, 1):
+        total += w.double()
+        averaged = evaluated(loss, test, (total / count).to(w.dtype))
+        row = {"count": count, "distance": norm(w - last), "length": norm(w)} | evaluated(loss, test, w)
+        rows.append(row | {f"average_{name}": value for name, value in averaged.items()})
+        site.progress(count, len(points))
+    return rows
+
+
+def rays(site: Site, count: int, **knobs: Any) -> Rows:
     """Return the random rays from the weights of SGD and from those of SWA, the same directions from both."""
-    loss, test, points = pair_of(site)
+    loss, test, points = pair_of(site, count)
     probe, rows = RandomRays(**knobs), list[dict[str, Any]]()
     for number, (name, w) in enumerate(points.items()):
         result = probe(loss, w, test_loss=test, progress=partial(_half, site, number))
@@ -39,9 +57,9 @@ def _half(site: Site, number: int, done: int, total: int) -> None:
     site.progress(number * total + done, 2 * total)
 
 
-def line(site: Site, **knobs: Any) -> Rows:
+def line(site: Site, count: int, **knobs: Any) -> Rows:
     """Return loss and accuracy at ``w(t) = t w_SGD + (1 - t) w_SWA`` and the distance of the two."""
-    loss, test, points = pair_of(site)
+    loss, test, points = pair_of(site, count)
     result = Interpolation(**knobs)(loss, points[SWA], points[SGD], test_loss=test, progress=site.progress)
     names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     details = result.to_record().to_dict()["details"]  # without what is not finite
@@ -64,46 +82,65 @@ def plane(site: Site, **knobs: Any) -> Rows:
     """Return the plane through the weights of :func:`three_points`, their average marked with its own losses."""
     loss, test = site.losses()
     points = last_points(site)
-    first, second, third = points.values()
-    names = tuple(points)
-    result = ThreePointPlane(**knobs)(loss, first, second, third, test_loss=test, names=names, progress=site.progress)
+    result = plane_through(site, loss, test, points, knobs)
     # The average lies in the plane; its coordinates are the means of those of the three.
     place = {key: sum(mark[key] for mark in result.marks) / 3 for key in ("x", "y")}
     mark = {"name": AVERAGE, **place, "distance": 0.0} | evaluated(loss, test, with_average(points)[AVERAGE])
-    record = replace(result, marks=[*result.marks, mark]).to_record(None)
-    return [{"record": record.to_dict()}]
+    return [{"record": replace(result, marks=[*result.marks, mark]).to_record(None).to_dict()}]
 
 
-def pair_of(site: Site) -> tuple[Loss, Loss, Mapping[str, Tensor]]:
-    """Return train and test loss of the first of two runs, its final weights, and the average of the second's."""
+def basin(site: Site, count: int, **knobs: Any) -> Rows:
+    """Return the plane through the weights from which SWA begins, those of SGD and those of SWA."""
+    loss, test, points = pair_of(site, count)
+    three = {START: site.weights("x0", site.runs[1]), **points}
+    return [{"record": plane_through(site, loss, test, three, knobs).to_record(None).to_dict()}]
+
+
+def plane_through(
+    site: Site, loss: Loss, test: Loss, points: Mapping[str, Tensor], knobs: Mapping[str, Any]
+) -> PlaneResult:
+    """Return the plane through three named points."""
+    options: dict[str, Any] = {"test_loss": test, "names": tuple(points), "progress": site.progress}
+    return ThreePointPlane(**knobs)(loss, *points.values(), **options)
+
+
+def pair_of(site: Site, count: int) -> tuple[Loss, Loss, Mapping[str, Tensor]]:
+    """Return train and test loss, the final weights of the first run, and the average of so many kept of the second."""
     sgd, swa = site.runs
-    average = (swa.manifest() or {}).get("average")
-    if average is None:
-        raise InputError(f"expected a run with an average of its weights, got {swa.path}: set average.kind to 'swa'")
-    points = {SGD: site.weights(sgd.final_checkpoint(), sgd), SWA: site.weights(average["name"], swa)}
-    return *site.losses(), points
+    own = list(kept(replace(site, runs=[swa])).values())
+    if len(own) < count:
+        raise InputError(f"expected {count} checkpoints in {swa.path}, got {len(own)}: set measure.keep_every")
+    return *site.losses(), {SGD: site.weights(sgd.final_checkpoint(), sgd), SWA: mean_of(own[:count])}
+
+
+def kept(site: Site) -> dict[str, Tensor]:
+    """Return the weights of a run's kept checkpoints by name, oldest first."""
+    return {checkpoint.name: site.weights(checkpoint.name) for checkpoint in site.checkpoints()}
 
 
 def last_points(site: Site, count: int = 3) -> dict[str, Tensor]:
-    """Return the weights of a run's last kept checkpoints by name, oldest first.
+    """Return the weights of a run's last kept checkpoints, oldest first, as W1, W2 and so on.
 
     Raises :class:`InputError` where fewer were kept.
     """
-    kept = site.checkpoints()
-    if len(kept) < count:
-        raise InputError(f"expected {count} checkpoints in {site.run.path}, got {len(kept)}: set measure.keep_every")
-    return {f"W{i}": site.weights(checkpoint.name) for i, checkpoint in enumerate(kept[-count:], 1)}
+    own = list(kept(site).values())
+    if len(own) < count:
+        raise InputError(f"expected {count} checkpoints in {site.run.path}, got {len(own)}: set measure.keep_every")
+    return {f"W{i}": w for i, w in enumerate(own[-count:], 1)}
 
 
 def with_average(points: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the points and after them their mean, taken in float64.
+    """Return the points and after them their mean."""
+    return {**points, AVERAGE: mean_of(list(points.values()))}
 
-    >>> with_average({"a": torch.tensor([1.0]), "b": torch.tensor([4.0])})["average"]
+
+def mean_of(points: Sequence[Tensor]) -> Tensor:
+    """Return the mean, taken in float64.
+
+    >>> mean_of([torch.tensor([1.0]), torch.tensor([4.0])])
     tensor([2.5000])
     """
-    weights = list(points.values())
-    mean = torch.stack([w.double() for w in weights]).mean(0).to(weights[0].dtype)
-    return {**points, AVERAGE: mean}
+    return torch.stack([w.double() for w in points]).mean(0).to(points[0].dtype)
 
 
 def evaluated(loss: Loss, test: Loss, w: Tensor) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from sharpness.models.keskar_conv import c1, c2
 from sharpness.models.norms import check_ghost_batch, with_ghost_norm
 from sharpness.models.resnet import resnet
 from sharpness.models.simple_cnn import simple_cnn
+from sharpness.models.strided_cnn import strided_cnn
 from sharpness.models.transformer import character_transformer
 from sharpness.models.vgg import vgg11, vgg16
 from sharpness.models.wide_resnet import wide_resnet
@@ -59,6 +60,9 @@ MODELS: dict[str, ModelInfo] = {
     "simple_cnn_narrow": _simple_cnn(16, 32, 512),
     "simple_cnn": _simple_cnn(32, 64, 1024),
     "simple_cnn_wide": _simple_cnn(64, 128, 2048),
+    "strided_cnn": ModelInfo(
+        "2 convolutions 3 x 3 of stride 2 (16, 32), hidden layer 256, for many runs on a CPU", strided_cnn, ("none",)
+    ),
     **{
         f"resnet{depth}": ModelInfo(f"ResNet-{depth} for small images, of Hoffer et al. 2017's kind", resnet(depth))
         for depth in (8, 20, 44)
