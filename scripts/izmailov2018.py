@@ -41,6 +41,8 @@ from sharpness.training.checks import examples_of
 
 NEW_ORDER = 1000
 """Added to the seed of a run that goes on, so that its epochs see the examples in orders of their own."""
+CYCLES = 3
+"""Cycles of the cyclical arm, at whose ends are the three weights of the paper's Figure 1."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Preset:
     pretrained: int
     """Epochs of SGD after which SWA begins."""
     cycle: float
-    """Epochs of a cycle of the cyclical arm, which has the largest budget."""
+    """Epochs of a cycle of the cyclical arm, which has :data:`CYCLES`."""
     rays: RandomRays
     line: Interpolation
     plane: ThreePointPlane
@@ -91,11 +93,11 @@ PRESETS = {
         ),
         budget=48,
         pretrained=36,
-        cycle=12.0,
+        cycle=6.0,
         swa_rate=0.03,
-        rays=RandomRays(num_points=13, length=24.0),
-        line=Interpolation(num_points=41, start=-2.0, stop=3.0),
-        plane=ThreePointPlane(num_points=21),
+        rays=RandomRays(num_rays=5, num_points=9, length=40.0),
+        line=Interpolation(num_points=31, start=-2.0, stop=3.0),
+        plane=ThreePointPlane(num_points=17, margin=0.5),
     ),
     # VGG-16 with the budgets of the authors' code: 200 epochs, SWA from epoch 161. It has not been run. The weights
     # that it keeps take 9 GB a seed.
@@ -174,7 +176,8 @@ def swa_config(preset: Preset, sgd: Cell) -> RunConfig:
 def cyclical_config(preset: Preset, sgd: Cell) -> RunConfig:
     """Return SWA with cycles of the rate, from the whole one linearly to 1 % of it (equation of section 3.2)."""
     constant = swa_config(preset, sgd)
-    training = replace(constant.training, learning_rate=preset.base.training.learning_rate)
+    rate, epochs = preset.base.training.learning_rate, round(CYCLES * preset.cycle)
+    training = replace(constant.training, learning_rate=rate, epochs=epochs)
     schedule = ScheduleConfig(kind="cyclic", cycle=preset.cycle, final=0.01)
     average = AverageConfig(kind="swa", every=preset.cycle)
     measure = _kept(preset, preset.cycle)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,30 +14,78 @@ from analysis.statistics.resampling import Floats
 from sharpness.plots.frames import floats, records, rows_where
 from sharpness.records import ProbeRecord
 
-SGD, SWA, AVERAGE = "SGD", "SWA", "average"
+SGD, SWA, CYCLICAL, AVERAGE = "SGD", "SWA", "cyclical SWA", "average"
 COLUMNS = {
+    "along": (
+        *("seed", "count", "distance", "length", "train_loss", "test_loss", "test_accuracy"),
+        *("average_train_loss", "average_test_loss", "average_test_accuracy"),
+    ),
     "rays": ("seed", "net", "length", "record"),
     "line": ("seed", "t", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "distance"),
     "three_points": ("seed", "point", "test_accuracy"),
     "plane": ("seed", "record"),
+    "basin": ("seed", "record"),
 }
 """The columns of the study's own tables that are read."""
 KINDS = {"error": "test error", "loss": "train loss"}
 
 
-def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return loss (nats) and error of every finished run: of SGD its final weights, of the others their average.
+def swa_at(budget: float) -> str:
+    """Return the name of SWA at a budget.
 
-    ``last_error`` is the test error of the final weights themselves.
+    >>> swa_at(1.0), swa_at(1.25)
+    ('SWA', 'SWA 1.25')
+    """
+    return SWA if budget == 1 else f"{SWA} {budget:g}"
+
+
+def averaged(settings: Mapping[str, Any], budget: float = 1.0) -> int:
+    """Return how many weights SWA averages within a budget."""
+    return round(budget * settings["budget"]) - settings["pretrained"]
+
+
+def outcomes(runs: pd.DataFrame, along: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Return losses (nats) and error by seed: of SGD's final weights, SWA at each budget and the cyclical average.
+
+    ``last_error`` is the test error of the last weights themselves, without averaging.
     """
     rows = []
     for run in records(rows_where(runs, status="finished")):
-        prefix = "" if run["arm"] == SGD else "average_"
-        accuracy, last = run[f"{prefix}test_accuracy"], run["test_accuracy"]
-        if accuracy is not None:
-            row = {"arm": run["arm"], "seed": run["seed"], "train_loss": run[f"{prefix}train_loss"]}
-            rows.append(row | {"test_error": 1 - accuracy, "last_error": 1 - last})
-    return pd.DataFrame(rows, columns=pd.Index(["arm", "seed", "train_loss", "test_error", "last_error"]))
+        if run["arm"] in (SGD, CYCLICAL):
+            rows.append(_outcome(run["arm"], run, "" if run["arm"] == SGD else "average_"))
+        for budget in settings["budgets"] if run["arm"] == SWA and len(along) else ():
+            at = records(rows_where(along, seed=run["seed"], count=averaged(settings, budget)))
+            rows += [_outcome(swa_at(budget), row, "average_") for row in at]
+    columns = pd.Index(["arm", "seed", "train_loss", "test_loss", "test_error", "last_error"])
+    return pd.DataFrame([row for row in rows if row["test_error"] is not None], columns=columns)
+
+
+def _outcome(arm: str, row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    accuracy, last = row[f"{prefix}test_accuracy"], row["test_accuracy"]
+    result = {name: row[f"{prefix}{name}"] for name in ("train_loss", "test_loss")}
+    errors = {
+        "test_error": None if accuracy is None else 1 - accuracy,
+        "last_error": None if last is None else 1 - last,
+    }
+    return {"arm": arm, "seed": row["seed"], **result, **errors}
+
+
+def stationarity(along: pd.DataFrame) -> Interval:
+    """Return the mean train loss of the weights in the second half of the averaging over that in the first, by seed."""
+    halves = []
+    for _, own in along.groupby("seed"):
+        losses = floats(own.sort_values("count"), "train_loss")
+        halves.append((losses[: len(losses) // 2].mean(), losses[len(losses) // 2 :].mean()))
+    return paired_ratio(*np.array(halves).reshape(-1, 2).T)
+
+
+def average_against_its_own(along: pd.DataFrame) -> Interval:
+    """Return the test error of the whole average minus the mean one of the weights in it, by seed, in points."""
+    pairs = []
+    for _, own in along.groupby("seed"):
+        own = own.sort_values("count")
+        pairs.append((1 - floats(own, "test_accuracy").mean(), 1 - floats(own, "average_test_accuracy")[-1]))
+    return in_points(*np.array(pairs).reshape(-1, 2).T)
 
 
 def by_seed(table: pd.DataFrame, column: str, value: str, first: object, second: object) -> tuple[ArrayLike, ArrayLike]:
@@ -123,23 +172,42 @@ def means_at(places: Floats, values: Floats) -> tuple[Floats, Floats]:
 
 
 def line_ends(line: pd.DataFrame) -> pd.DataFrame:
-    """Return for every seed train loss and test error at SGD (t = 1) and SWA (t = 0), and as far beyond either.
+    """Return for every seed the train loss at SGD (t = 1) and SWA (t = 0), and how much higher it is beyond SGD.
 
-    ``beyond_ratio`` is the train loss at t = 2, beyond SGD, over that at t = -1, as far beyond SWA.
+    ``beyond_1`` is the train loss as far beyond SGD as the two are apart (t = 2) over that beyond SWA (t = -1), and
+    ``beyond_2`` the same twice as far (t = 3 and -2).
     """
     rows = []
     for seed in sorted(set(line["seed"])):
-        at = {row["t"]: row for row in records(rows_where(line, seed=seed))}
-        row: dict[str, object] = {"seed": seed}
-        for name, t in ((SGD, 1.0), (SWA, 0.0)):
-            row |= {f"{name}_loss": at[t]["train_loss"], f"{name}_error": 1 - at[t]["test_accuracy"]}
-        ends = [at[t]["train_loss"] for t in (2.0, -1.0)]
-        row["beyond_ratio"] = ends[0] / ends[1] if None not in ends else None
+        at = {row["t"]: row["train_loss"] for row in records(rows_where(line, seed=seed))}
+        row: dict[str, object] = {"seed": seed, SGD: at[1.0], SWA: at[0.0]}
+        for far in (1, 2):
+            ends = at.get(1.0 + far), at.get(-1.0 * far)
+            row[f"beyond_{far}"] = None if None in ends else ends[0] / ends[1]  # pyright: ignore[reportOptionalOperand]
         rows.append(row)
-    names = [f"{name}_{what}" for name in (SGD, SWA) for what in ("loss", "error")]
-    return pd.DataFrame(rows, columns=pd.Index(["seed", *names, "beyond_ratio"])).astype(
-        dict.fromkeys([*names, "beyond_ratio"], float)
-    )
+    names = [SGD, SWA, "beyond_1", "beyond_2"]
+    return pd.DataFrame(rows, columns=pd.Index(["seed", *names])).astype(dict.fromkeys(names, float))
+
+
+def rises(rays: pd.DataFrame) -> pd.DataFrame:
+    """Return by seed and distance the mean rise over the rays of test error (points) and train loss of SGD and SWA.
+
+    ``difference`` is that of SWA less that of SGD.
+    """
+    frames = []
+    for row in records(rays):
+        details = ProbeRecord.from_dict(row["record"]).details
+        error = -100 * np.array(details["test_accuracy"], dtype=float)
+        loss = np.array(details["train_loss"], dtype=float)
+        for kind, curves in (("error", error), ("loss", loss)):
+            rise = (curves - curves[:, :1]).mean(axis=0)
+            labels = {"seed": row["seed"], "net": row["net"], "kind": kind}
+            frames.append(pd.DataFrame(labels | {"distance": details["distances"], "rise": rise}))
+    columns = ["seed", "net", "kind", "distance", "rise"]
+    table = pd.concat(frames) if frames else pd.DataFrame(columns=pd.Index(columns))
+    wide = table.pivot(index=["seed", "kind", "distance"], columns="net", values="rise").reset_index()
+    wide = wide.reindex(columns=["seed", "kind", "distance", SGD, SWA])
+    return wide.assign(difference=wide[SWA] - wide[SGD])
 
 
 def average_against_best(points: pd.DataFrame) -> Interval:
