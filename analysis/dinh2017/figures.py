@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ from analysis.report.report import Drawing
 from sharpness.plots.axes import fixed_ticks, log_axis
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.seeds import each_seed, hues, lines, mean_of_seeds, scatter
-from sharpness.plots.style import FULL, LOOKS, new_figure
+from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure
 
 ROLES = dict(zip(("SB", "LB"), LOOKS, strict=False))
 COLORS = hues("role", {role: look.color for role, look in ROLES.items()})
 PREDICTED: dict[str, Any] = {"linestyle": ":", "linewidth": 1.6}
 CURVATURE = {"top_eigenvalue": ("bound", r"$\lambda_{\max}$ (nats)"), "trace": ("sum", "Trace (nats)")}
-COLUMNS = 4
+COLUMNS = 2
 FLAT = (0.5, 2.0)
 """The axis of a measure that stays within these reaches from one to the other, so that rounding looks like none."""
 MARKED: dict[str, Any] = {"markersize": 3.2, "markeredgecolor": "white", "markeredgewidth": 0.3}
@@ -58,36 +58,44 @@ def curvature_figure(table: pd.DataFrame, expected: pd.DataFrame, note: str) -> 
 def measures_figure(
     table: pd.DataFrame, network: str, measures: Mapping[str, tuple[str, bool]], note: str
 ) -> Drawing | str:
-    """Draw every measure over its own value at alpha = 1 against alpha, a panel each, those that move first."""
-    rows = rows_where(table, network=network)
-    rows = rows.loc[np.isfinite(floats(rows, "ratio")) & rows["measure"].isin(list(measures))]
+    """Draw the measures over their values at alpha = 1: a panel for each that should move, one for all others."""
+    own = rows_where(table, network=network)
+    rows = own.loc[np.isfinite(floats(own, "ratio")) & own["measure"].isin(list(measures))]
     if not (floats(rows, "alpha") != 1).any():
         return f"no {network} was measured after a rescaling"
-    down = -(-len(measures) // COLUMNS)
-    figure, axes = new_figure(FULL, 0.55 + 1.45 * down, down, COLUMNS)
-    for (measure, (title, _)), ax in zip(measures.items(), axes.flat, strict=False):
-        own = rows_where(rows, measure=measure)
-        moved = flags_of(rows_where(table, network=network, measure=measure))
-        _curves(ax, own, "ratio")
-        ax.axhline(1, color="0.35", linewidth=0.7, zorder=1)
-        values = floats(own, "ratio")
-        flat = not len(values) or (values.min() >= FLAT[0] and values.max() <= FLAT[1])
-        log_axis(ax.yaxis, FLAT if flat else values, 1.0 if flat else 1.25)
+    panels = {title: [name] for name, (title, moves) in measures.items() if moves}
+    still = {name: title for name, (title, moves) in measures.items() if not moves}
+    panels[f"{len(still)} that should not move"] = list(still)
+    down = -(-len(panels) // COLUMNS)
+    figure, axes = new_figure(COLUMN, 0.55 + 1.35 * down, down, COLUMNS)
+    for (title, names), ax in zip(panels.items(), axes.flat, strict=False):
+        _moves(ax, rows.loc[rows["measure"].isin(names)], title, flags_of(own.loc[own["measure"].isin(names)]))
         alpha_axis(ax, floats(rows, "alpha"))
-        count = f"moved in {sum(moved)} of {len(moved)}" if any(moved) else f"did not move in {len(moved)}"
-        title = title.replace("λ_max", r"$\lambda_{\max}$")
-        ax.set_title(f"{title}\n{count}", fontweight="bold" if any(moved) else "normal", linespacing=1.15)
-    for ax in axes.flat[len(measures) :]:
+    for ax in axes.flat[len(panels) :]:
         ax.remove()
     figure.supxlabel("α", fontsize=9)
     figure.supylabel("Value / value at α = 1", fontsize=9)
     figure.legend(handles=_roles(), loc="outside upper center", ncols=2, handlelength=2.6)
     caption = (
         f"{network}: each measure over its value at alpha = 1 after rescalings that change no output, log axes. Thin: "
-        "each seed; thick with marks: geometric mean. In bold what moved, by the measure's own interval where it has "
-        f"one and by 1 % otherwise; the count is of runs and alphas. {note}"
+        "each seed; thick with marks: geometric mean. By theory the last panel's measures do not move, each drawn over "
+        f"the others: {', '.join(still.values())}. In bold what moved, by a measure's own interval where it has one, "
+        f"by 1 % otherwise; the count is of runs and alphas. {note}"
     )
     return Drawing(figure, rows[[*RUN, "measure", "alpha", "value", "ratio", "moved"]], caption)
+
+
+def _moves(ax: Axes, rows: pd.DataFrame, title: str, moved: Sequence[bool]) -> None:
+    """Draw one or several measures over their values at alpha = 1, and say in how many cases one moved."""
+    for measure in dict.fromkeys(rows["measure"]):
+        _curves(ax, rows_where(rows, measure=measure), "ratio")
+    ax.axhline(1, color="0.35", linewidth=0.7, zorder=1)
+    values = floats(rows, "ratio")
+    flat = not len(values) or (values.min() >= FLAT[0] and values.max() <= FLAT[1])
+    log_axis(ax.yaxis, FLAT if flat else values, 1.0 if flat else 1.25)
+    count = f"moved in {sum(moved)} of {len(moved)}" if any(moved) else f"did not move in {len(moved)}"
+    title = title.replace("λ_max", r"$\lambda_{\max}$")
+    ax.set_title(f"{title}\n{count}", fontweight="bold" if any(moved) else "normal", linespacing=1.15)
 
 
 def volume_figure(areas: pd.DataFrame, note: str) -> Drawing | str:

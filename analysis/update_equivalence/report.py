@@ -57,16 +57,16 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     measured, training = staged(tables, settings), settings["base"]["training"]
     curved, apart, noise, fell = (measured[name] for name in ("curvatures", "distances", "variances", "falls"))
     note = f"{lost(apart)}{counts(tables)}"
-    names = stage_names(settings)
+    names, said = stage_names(settings), answer(apart, settings)
     drawings = Drawings(
         {
-            "distance": lambda: distance_figure(apart, names, training["learning_rate"], CLOSE, note),
+            "distance": lambda: distance_figure(apart, names, training["learning_rate"], CLOSE, f"{said} {note}"),
             "variance": lambda: variance_figure(noise, names, note),
             "stability": lambda: stability_figure(fell, note),
         }
     )
     table = stage_table(apart, noise, curved, settings, note)
-    return Report(drawings, [table], [answer(apart, settings)], findings(measured, settings))
+    return Report(drawings, [table], [said], findings(measured, settings))
 
 
 def staged(tables: Tables, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
