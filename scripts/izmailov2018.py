@@ -95,7 +95,7 @@ PRESETS = {
         pretrained=36,
         cycle=6.0,
         swa_rate=0.03,
-        rays=RandomRays(num_rays=5, num_points=9, length=40.0),
+        rays=RandomRays(num_rays=5, num_points=11, length=50.0),
         line=Interpolation(num_points=31, start=-2.0, stop=3.0),
         plane=ThreePointPlane(num_points=17, margin=0.5),
     ),
