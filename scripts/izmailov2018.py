@@ -196,7 +196,7 @@ def start_of(preset: Preset, sgd: Cell) -> str:
 
 
 def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Task]:
-    """Yield the tasks of every seed, the long ones first."""
+    """Yield the planes of the first seed, and the other tasks seed by seed."""
     by_arm = {(cell.labels["arm"], cell.labels["seed"]): cell for cell in cells}
     seeds = sorted({cell.labels["seed"] for cell in cells})
     pairs = {seed: [by_arm["SGD", seed], by_arm["SWA", seed]] for seed in seeds}
@@ -204,11 +204,11 @@ def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Task]:
     yield Task("plane", {"seed": seeds[0]}, plane, [by_arm["cyclical SWA", seeds[0]]], asdict(preset.plane))
     yield Task("basin", {"seed": seeds[0]}, basin, pairs[seeds[0]], {**count, **asdict(preset.plane)})
     for seed, pair in pairs.items():
-        yield Task("rays", {"seed": seed}, rays, pair, {**count, **asdict(preset.rays)})
-    for seed, pair in pairs.items():
-        yield Task("along", {"seed": seed}, along, [by_arm["SWA", seed]])
-        yield Task("line", {"seed": seed}, line, pair, {**count, **asdict(preset.line)})
-        yield Task("three_points", {"seed": seed}, three_points, [by_arm["cyclical SWA", seed]])
+        labels = {"seed": seed}
+        yield Task("rays", labels, rays, pair, {**count, **asdict(preset.rays)})
+        yield Task("along", labels, along, [by_arm["SWA", seed]])
+        yield Task("line", labels, line, pair, {**count, **asdict(preset.line)})
+        yield Task("three_points", labels, three_points, [by_arm["cyclical SWA", seed]])
 
 
 STUDY = Study(
