@@ -64,6 +64,8 @@ class Preset:
     budgets: tuple[float, ...] = (1.0, 1.25, 1.5)
     """Budgets of SWA, the epochs of SGD before it among them, in units of that of SGD; 1 must be among them."""
     swa_rate: float = 0.01
+    every: int = 1
+    """Epochs between the weights of SWA that are evaluated, of which each budget has a whole number."""
     error_rise: float = 0.05
     """The rise of the test error whose distance is the width."""
     loss_rise: float = 0.5
@@ -95,9 +97,10 @@ PRESETS = {
         pretrained=36,
         cycle=6.0,
         swa_rate=0.03,
-        rays=RandomRays(num_rays=5, num_points=11, length=50.0),
-        line=Interpolation(num_points=31, start=-2.0, stop=3.0),
-        plane=ThreePointPlane(num_points=17, margin=0.5),
+        rays=RandomRays(num_rays=4, num_points=9, length=50.0),
+        line=Interpolation(num_points=21, start=-2.0, stop=3.0),
+        plane=ThreePointPlane(num_points=13, margin=0.5),
+        every=2,
     ),
     # VGG-16 with the budgets of the authors' code: 200 epochs, SWA from epoch 161. It has not been run. The weights
     # that it keeps take 9 GB a seed.
@@ -206,7 +209,7 @@ def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Task]:
     for seed, pair in pairs.items():
         labels = {"seed": seed}
         yield Task("rays", labels, rays, pair, {**count, **asdict(preset.rays)})
-        yield Task("along", labels, along, [by_arm["SWA", seed]])
+        yield Task("along", labels, along, [by_arm["SWA", seed]], {"every": preset.every})
         yield Task("line", labels, line, pair, {**count, **asdict(preset.line)})
         yield Task("three_points", labels, three_points, [by_arm["cyclical SWA", seed]])
 

@@ -25,9 +25,10 @@ from sharpness.vectors import norm
 SGD, SWA, AVERAGE, START = "SGD", "SWA", "average", "start"
 
 
-def along(site: Site) -> Rows:
-    """Return what becomes of the weights at the ends of epochs of a run of SWA, and of their average up to each.
+def along(site: Site, every: int) -> Rows:
+    """Return loss and accuracy of weights at the ends of epochs of a run of SWA, and of the average up to each.
 
+    All weights are averaged, and one of ``every`` is evaluated with the average.
     ``distance`` is that of the weights from the average of all of them.
     """
     loss, test = site.losses()
@@ -35,6 +36,8 @@ def along(site: Site) -> Rows:
     last, total, rows = mean_of(points), torch.zeros_like(points[0], dtype=torch.float64), list[dict[str, Any]]()
     for count, w in enumerate(points, 1):
         total += w.double()
+        if count % every:
+            continue
         averaged = evaluated(loss, test, (total / count).to(w.dtype))
         row = {"count": count, "distance": norm(w - last), "length": norm(w)} | evaluated(loss, test, w)
         rows.append(row | {f"average_{name}": value for name, value in averaged.items()})
