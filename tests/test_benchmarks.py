@@ -354,6 +354,9 @@ def test_the_device_benchmark_finds_every_path_right_and_tools_agree(tmp_path: P
         assert row.get("eigenvalue", found["ours"]["eigenvalue"]) == pytest.approx(
             found["ours"]["eigenvalue"], rel=0.03
         )
+    assert (
+        sum(each.numel() for each in device.bottlenecks((3, 4, 6, 3), 64).parameters()) == 25_557_032
+    )  # torchvision's
     device.render(measured, tmp_path)
     assert (tmp_path / "benchmark.md").read_text().startswith("# Device benchmark: cpu")
 

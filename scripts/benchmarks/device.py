@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # scripts/ is not 
 import torch
 import tyro
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, relu
 
 from scripts.benchmarks.curvature_peers import as_pairs
-from scripts.benchmarks.networks import Problem, gpt2, hide_broken_torchvision, token_batches
+from scripts.benchmarks.networks import Problem, gpt2, token_batches
 from scripts.benchmarks.report import Part, lines_of, provenance_of, write_report
 from scripts.benchmarks.rows import Benchmark, Job, Row, SharedOptions
 from scripts.benchmarks.tools import interleaved, measured, peer, seconds_of
@@ -179,14 +179,43 @@ def _to(batches: Sequence[Batch], device: torch.device) -> list[Any]:
 # Eigenvalues.
 
 
+class Bottleneck(nn.Module):
+    """Convolutions of 1, 3 and 1 with a fourfold width at the end, and a shortcut (He et al. 2016, arXiv 1512.03385)."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        sizes = ((inputs, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1))
+        layers = [_convolution(*size) for size in sizes]
+        self.body = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+        plain = inputs == 4 * width and stride == 1
+        self.shortcut = nn.Identity() if plain else _convolution(inputs, 4 * width, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(self.body(x) + self.shortcut(x))
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+
+
+def bottlenecks(blocks: Sequence[int], width: int) -> nn.Module:
+    """Return a ResNet with so many bottlenecks of each width; (3, 4, 6, 3) and 64 make ResNet-50."""
+    layers: list[nn.Module] = [_convolution(3, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    inputs = width
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            layers.append(Bottleneck(inputs, width << stage, 2 if stage and not block else 1))
+            inputs = 4 * width << stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000))
+
+
 def resnet50(size: Size) -> Problem:
-    """Return timm's ResNet-50 with random weights in evaluation mode, the small one a ResNet-18 on few images."""
-    name, side, count = ("resnet50", 128, 256) if size == "large" else ("resnet18", 32, 16)
+    """Return ResNet-50 with random weights in evaluation mode, the small one of four narrow blocks on few images."""
+    (blocks, width), side, count = (((3, 4, 6, 3), 64), 128, 256) if size == "large" else (((1, 1, 1, 1), 4), 32, 16)
     torch.manual_seed(0)
-    hide_broken_torchvision()
-    model = peer("timm").create_model(name, num_classes=10).eval()
-    half = count // 2
-    batches = [(torch.randn(half, 3, side, side), torch.randint(10, (half,))) for _ in range(2)]
+    model, half = bottlenecks(blocks, width).eval(), count // 2
+    batches = [(torch.randn(half, 3, side, side), torch.randint(1000, (half,))) for _ in range(2)]
     return Problem(model, cross_entropy, batches)
 
 
