@@ -86,9 +86,10 @@ class KeskarMaximum(Probe[KeskarMaximumResult]):
     (:class:`sharpness.probes.methods.keskar_box.Box`). The paper stops after 10 iterations of L-BFGS-B
     (:class:`sharpness.probes.keskar_sharpness.KeskarSharpness`). Here each start climbs by the signs of the gradient
     and then by projected L-BFGS (:func:`sharpness.probes.methods.keskar_ascent.climb`), on the device and in the dtype
-    of the loss, until 5 gradients raise the rise by no more than ``rtol`` of it. The first start is the corner in the
-    direction of the gradient, the other ``num_starts - 1`` are uniform in the box. ``num_gradients`` is the ceiling in
-    each box, over all starts. A local maximum: phi is a lower bound of the metric still, and never negative.
+    of the loss, until the last tenth of its gradients, and 5 at least, raised the rise by no more than ``rtol`` of it.
+    The first start is the corner in the direction of the gradient, the other ``num_starts - 1`` are uniform in the box.
+    ``num_gradients`` is the ceiling in each box, over all starts. A local maximum: phi is a lower bound of the metric
+    still, and never negative.
 
     >>> batch = (torch.eye(2), torch.zeros(2, 1))
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)
@@ -103,7 +104,7 @@ class KeskarMaximum(Probe[KeskarMaximumResult]):
     second_epsilon: float | None = 5e-4
     subspace: int | None = None
     num_starts: int = 3
-    rtol: float = 1e-3
+    rtol: float = 1e-2
     num_gradients: int = 300
     seed: int = 0
 
@@ -138,7 +139,7 @@ class KeskarMaximum(Probe[KeskarMaximumResult]):
 
     def _checked(self) -> tuple[float, ...]:
         """Return the half widths to measure, or raise for a bad knob."""
-        check_rtol(self.rtol, "1e-3")
+        check_rtol(self.rtol, "1e-2")
         if self.num_starts < 1 or self.num_gradients < 1:
             raise InputError(
                 f"expected at least 1 start and 1 gradient, got {self.num_starts} and {self.num_gradients}: "

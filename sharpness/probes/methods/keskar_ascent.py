@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sharpness.probes.methods.apgd import Objective
 
-PATIENCE = 5  # gradients over which the best value must grow
+PATIENCE = 5  # gradients, at least, over which the best value must grow
+LAST_SHARE = 0.1  # of the climb so far, where that is more
 SMALLEST_SIGN_STEP = 2.0**-10  # of the half width: where signs no longer help
 SMALLEST_STEP = 2.0**-24  # where a line search gives up
 MEMORY = 10  # pairs that L-BFGS keeps
@@ -50,15 +51,17 @@ class Climb:
 
     def stalled(self, since: int) -> bool:
         """Say whether the last gradients of the stage that began at gradient ``since`` raised the best value little."""
-        if len(self.best) - since <= PATIENCE:
+        window = max(PATIENCE, int(LAST_SHARE * len(self.best)))
+        if len(self.best) - since <= window:
             return False
-        return self.best[-1] - self.best[-1 - PATIENCE] <= self.rtol * max(self.best[-1] - self.floor, 0.0)
+        return self.best[-1] - self.best[-1 - window] <= self.rtol * max(self.best[-1] - self.floor, 0.0)
 
 
 def climb(objective: Objective, start: Tensor, floor: float, *, rtol: float, num_gradients: int) -> Climb:
     """Return the climb from ``start``: signs until they no longer help, then projected L-BFGS until it does not.
 
-    A stage ends when its last 5 gradients raised the best value by no more than ``rtol`` of its height over ``floor``.
+    A stage ends when the last tenth of the climb's gradients, and 5 at least, raised the best value by no more than
+    ``rtol`` of its height over ``floor``.
 
     >>> found = climb(lambda u: (float(u @ u), 2 * u), torch.tensor([0.1, -0.2]), 0.0, rtol=1e-3, num_gradients=10)
     >>> found.best[-1], found.point, found.reason
