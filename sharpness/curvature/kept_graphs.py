@@ -14,7 +14,7 @@ from sharpness.curvature.product_check import MISSING, WRONG, check_products
 from sharpness.data.batches import batch_length, named_tensors
 from sharpness.errors import InputError, RunError, unknown_name
 from sharpness.loss import Loss
-from sharpness.loss.graphs import GraphSize, MissingDerivativeError, Product, add_pieces, needing_second_derivatives
+from sharpness.loss.graphs import GraphSize, MissingDerivativeError, Product, add_pieces
 from sharpness.loss.shares import MicroBatch
 from sharpness.loss.slope import PART_OF_A_CHECK
 from sharpness.machine.distributed import sum_over_ranks, sums_over_ranks
@@ -151,7 +151,7 @@ class CurvatureOperator:
             self._kept.clear()
             self._micro_batch_size = loss.data.micro_batch_size
         directions, sums = [loss.pieces(v) for v in rows], [loss.pieces(row) for row in total]
-        with loss.measuring(), needing_second_derivatives():
+        with loss.differentiating_twice():
             for micro in loss.data.micro_batches():
                 key = (micro.first_example, batch_length(micro.batch))
                 graph = self._kept.get(key) or self._build(micro)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self, TypeVar
 
 import torch
@@ -16,7 +16,9 @@ from sharpness.data.batches import Batch, batch_length, cast, named_tensors
 from sharpness.data.digests import rows_of_bytes
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss import eval_mode as modes
+from sharpness.loss.batch_norm import closed_form_norms
 from sharpness.loss.calls import call
+from sharpness.loss.graphs import needing_second_derivatives
 from sharpness.machine.distributed import is_distributed, on_all_ranks, sum_over_ranks, sums_over_ranks
 from sharpness.machine.random_states import seed_everything
 from sharpness.vectors import Layout, flatten
@@ -105,6 +107,12 @@ class FlatNetwork:
         """Return the context in which the network is evaluated: see :func:`sharpness.loss.eval_mode.measuring`."""
         statistics = self.norm == "batch"
         return modes.measuring(self.model, self.device, batch_statistics=statistics, training=self.training)
+
+    @contextmanager
+    def differentiating_twice(self) -> Iterator[None]:
+        """Hold the network as :meth:`measuring` does, with what makes second derivatives fast and their lack clear."""
+        with self.measuring(), needing_second_derivatives(), closed_form_norms(self._norms):
+            yield
 
     def fixed_tensors(self) -> Iterator[Tensor]:
         """Yield the parameters and buffers that are not part of ``w``."""

@@ -20,7 +20,6 @@ from sharpness.loss.graphs import (
     Pieces,
     add_pieces,
     derivative_along,
-    needing_second_derivatives,
     refuse_hidden_derivatives,
 )
 from sharpness.loss.shares import MicroBatch
@@ -300,7 +299,7 @@ class Loss(CheckedLoss):
             gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
             return derivative_along(gradients, leaves)(directions, False)
 
-        with self.measuring(), torch.enable_grad(), needing_second_derivatives():
+        with self.differentiating_twice(), torch.enable_grad():
             for micro in self.data.micro_batches():
                 if pieces := self.at(leaves, partial(products, micro)):
                     add_pieces(self.pieces(total), pieces, micro.share)
