@@ -148,7 +148,7 @@ def test_planes_of_every_kind_are_readable(name: str, record: ProbeRecord) -> No
 def test_a_plane_has_two_figures_and_any_other_probe_one() -> None:
     assert set(SURFACES) == set(PLANES)
     assert list(kinds_of("eigen_plane")) == ["eigen_plane", "eigen_plane_surface"]
-    assert list(kinds_of("rays")) == ["rays"] and list(kinds_of("unknown")) == ["unknown"]
+    assert list(kinds_of("rays")) == ["rays"] and list(kinds_of("unknown")) == []
 
 
 def test_a_plane_is_written_with_its_surface_and_both_go_where_nothing_is_finite(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_circle_is_one_where_both_axes_have_one_unit(units: tuple[str, str], a
     thin, wide = (contours(plane(height=height)) for height in (0.3, 0.4))
     assert thin[1].axes[0].get_aspect() == "auto" and "points, not to one scale" in thin[2]
     assert wide[1].axes[0].get_aspect() == 1 and "scale" not in wide[2]
-    assert figure.axes[0].get_xlabel() == f"Direction\n({units[0]})"
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", "", *[f"Direction\n({units[0]})"] * 2]
     assert figure.axes[0].get_ylabel() == f"Direction\n({units[1]})"
 
 
@@ -438,7 +438,11 @@ def test_the_mean_of_rays_ends_where_one_is_not_finite() -> None:
 def test_networks_have_their_colours_in_the_figure_of_rays() -> None:
     _, figure, _ = drawn("rays", [network(rays()), network(rays(0.1), "B")], "rays")
     for ax in figure.axes:
-        assert [line.get_color() for line in ax.lines] == [LOOKS[0].color] * 5 + [LOOKS[1].color] * 5
+        assert [line.get_color() for line in ax.lines] == [LOOKS[0].color, LOOKS[1].color]
+        bands = [band.get_paths()[0].get_extents() for band in ax.collections]  # from the smallest ray to the largest
+        for band, scale in zip(bands, (1.0, 0.1), strict=True):
+            if ax.get_ylabel().startswith("Train loss"):
+                assert (band.y0, band.y1) == pytest.approx((0.02, 0.02 + 3 * scale))
     assert legend_texts(figure) == ["A", "B"]
 
 

@@ -9,13 +9,13 @@ import torch
 from rich.console import Console
 
 from sharpness.cli.output import warn_of
-from sharpness.cli.rows import rows_of
 from sharpness.cli.tables import comparison_table, records_table
 from sharpness.probes.density import SpectralDensity
 from sharpness.probes.eigenvalues import TopEigenvalues
 from sharpness.probes.layers import LayerEigenvalues
 from sharpness.probes.trace import Trace
 from sharpness.records import ProbeRecord
+from sharpness.records.rows import rows_of
 from tests.probe_cases import small_network
 
 

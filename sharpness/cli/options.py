@@ -29,7 +29,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(ProbeRequest):
-    """Measure the sharpness of a checkpoint: prints a table, and writes records (probes.jsonl) and a figure per probe.
+    """Measure the sharpness of a checkpoint: prints a table, and writes records (probes.jsonl) and figures.
 
     sharpness probe resnet.pt --model timm:resnet18,num_classes=10 --data folder:images,size=224 --out results
     """

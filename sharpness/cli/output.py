@@ -19,8 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sharpness.cli.rows import warnings_of
 from sharpness.records import ProbeRecord
+from sharpness.records.rows import warnings_of
 
 
 def make_console(json_only: bool = False) -> Console:

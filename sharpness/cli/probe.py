@@ -167,7 +167,7 @@ def measure_all(
 
 
 def draw(console: Console, records: Mapping[str, Sequence[ProbeRecord]], out: Path, facts: Mapping[str, Any]) -> None:
-    """Draw a figure per probe, the networks by their labels in one, and say where they lie."""
+    """Draw the page of all numbers and the curves, the networks by their labels, and say where they lie."""
     from sharpness.plots import Network, render_records  # the plotting libraries take a while to load
 
     networks = [Network(label, {record.probe: record for record in found}) for label, found in records.items()]

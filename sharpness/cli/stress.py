@@ -16,7 +16,6 @@ from sharpness.cli.knobs import Knobs
 from sharpness.cli.options import Stress
 from sharpness.cli.output import make_console, say, warn
 from sharpness.cli.probe import asked_probes, checked_folder, deadline_of, options_of, show_checkpoint
-from sharpness.cli.rows import interval_text, value_text
 from sharpness.errors import InputError, unknown_name
 from sharpness.files import append_jsonl, iterate_lines
 from sharpness.machine.environment import choose_device
@@ -26,6 +25,7 @@ from sharpness.measure.subject import subject_sha256
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
 from sharpness.parsing import shown_value
 from sharpness.records import ProbeRecord
+from sharpness.records.rows import interval_text, value_text
 from sharpness.results import facts_of
 from sharpness.symmetries.rescaling import Rescaling
 

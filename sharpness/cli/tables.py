@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sharpness.cli.rows import Row, rows_of
 from sharpness.records import ProbeRecord
+from sharpness.records.rows import Row, rows_of
 
 PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0), "caption_style": ""}
 LONGEST = 23  # characters of a name: with the numbers beside it a line has at most 80

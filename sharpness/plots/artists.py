@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,10 @@ LONGEST_LABEL = 40
 """Longer labels leave no room beside them; the caption and the CSV have them in full."""
 WIDEST = 34
 """So many characters on both sides of the axes leave room for them in one column."""
+
+PITCH = 0.185
+"""Inches between two rows of numbers."""
+HEADS = {False: "moved by a rescaling that changes no output", True: "not moved by it"}
 
 Shown = Sequence[tuple[Network, Look]]
 
@@ -87,3 +92,28 @@ def legend_above(figure: Figure, shown: Shown, marked: bool) -> None:
     short = max(len(network.label) for network, _ in shown) <= len("batch 1000, seed 10")
     columns = min(len(handles), 2) if short else 1
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)
+
+
+def places(invariant: Sequence[bool]) -> tuple[list[float], Mapping[float, str]]:
+    """Return the height of each row, and those of the heads above the rows that are moved and those that are not."""
+    heights, heads, height = list[float](), dict[float, str](), 0.0
+    for position, kind in enumerate(invariant):
+        if position == 0 or kind != invariant[position - 1]:
+            heads[height] = HEADS[kind]
+            height -= 1
+        heights.append(height)
+        height -= 1
+    return heights, heads
+
+
+def name_rows(ax: Axes, names: Sequence[str], heights: Sequence[float], heads: Mapping[float, str]) -> None:
+    """Name the rows at the left of axes, with their heads inside."""
+    ax.set_yticks(list(heights), list(names))
+    ax.set_ylim(min(heights) - 0.6, 0.5)
+    ax.tick_params(axis="y", length=0, labelsize=6.8)
+    ax.grid(visible=False, axis="y")
+    ax.spines["left"].set_visible(False)
+    how: dict[str, Any] = {"va": "center", "fontsize": 6.5, "color": "0.35", "style": "italic", "zorder": 2}
+    how["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+    for height, text in heads.items():
+        ax.text(0.0, height, text, transform=ax.get_yaxis_transform(), **how)

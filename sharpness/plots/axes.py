@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from matplotlib.axis import XAxis, YAxis
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 Axis = XAxis | YAxis
@@ -19,14 +19,14 @@ FEWEST_DECADES = 1e-5
 def log_axis(axis: Axis, values: Iterable[float], padding: float = 1.25) -> None:
     """Make an axis logarithmic around the positive values, with ticks that are readable over any range.
 
-    Up to two decades get ticks at 1, 2 and 5; more get decades, thinned to about six.
+    Up to two and a half decades get ticks at 1, 2 and 5; more get decades, thinned to about six.
     """
     positive = np.array([v for v in values if np.isfinite(v) and v > 0])
     low, high = (positive.min(), positive.max()) if len(positive) else (0.1, 10.0)
     padding = max(padding, 2.0) if high / low < 1.5 else padding
     low, high = low / padding, high * padding
     decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    if high / low <= 120:
+    if high / low <= 300:
         ticks = np.outer(10.0**decades, [1, 2, 5]).ravel()
     else:
         ticks = 10.0 ** decades[:: int(np.ceil(len(decades) / 7))]
@@ -35,7 +35,10 @@ def log_axis(axis: Axis, values: Iterable[float], padding: float = 1.25) -> None
 
 
 def asinh_axis(axis: Axis, values: NDArray[np.float64], threshold: float, max_labels: int = 8) -> None:
-    """Make an axis linear within +-threshold and logarithmic beyond, around the values, with ticks at powers of ten."""
+    """Make an axis linear within +-threshold and logarithmic beyond, around the values.
+
+    Ticks are at powers of ten, also at their double and fivefold where there are few, with minor ones between them.
+    """
     inside = np.arcsinh(values[np.isfinite(values)] / threshold)
     low, high = (inside.min(), inside.max()) if len(inside) else (-1.0, 1.0)
     padding = 0.05 * (high - low) or 1.0
@@ -44,7 +47,17 @@ def asinh_axis(axis: Axis, values: NDArray[np.float64], threshold: float, max_la
     ticks = [0.0, *_powers(threshold, high, gap), *(-power for power in _powers(threshold, -low, gap))]
     axis.axes.set(**{f"{axis.axis_name}lim": threshold * np.sinh([low, high])})
     getattr(axis.axes, f"set_{axis.axis_name}scale")("asinh", linear_width=threshold)
-    fixed_ticks(axis, [tick for tick in ticks if low <= np.arcsinh(tick / threshold) <= high], _asinh_label)
+    shown = [tick for tick in ticks if low <= np.arcsinh(tick / threshold) <= high]
+    decades = _decades(shown)
+    if len(decades) < 3:  # one or two powers of ten do not say what lies between them
+        shown += [s * d for s in (2, 5) for d in decades if low <= np.arcsinh(s * d / threshold) <= high]
+    fixed_ticks(axis, shown, _asinh_label)
+    thinned = len(decades) >= len(shown)  # then some powers of ten have no label
+    between = np.outer(decades, (1, 2, 5) if thinned else np.arange(2, 10)).ravel()
+    inside = np.arcsinh(between / threshold)
+    minor = between[(inside >= low) & (inside <= high) & ~np.isin(between, shown)]
+    axis.set_minor_locator(FixedLocator(list(minor)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def number_axis(axis: Axis, values: NDArray[np.float64], max_labels: int = 5) -> None:
@@ -82,6 +95,19 @@ def linear_share(values: NDArray[np.float64]) -> float:
     """
     sizes = np.abs(values[values != 0])
     return max(float(sizes.min()), FEWEST_DECADES * float(sizes.max())) if len(sizes) else 1.0
+
+
+def _decades(ticks: Iterable[float]) -> list[float]:
+    """Return the powers of ten from the smallest to the largest of these, on each side of 0.
+
+    >>> _decades([-1.0, 0.0, 0.1, 10.0])
+    [-1.0, 0.1, 1.0, 10.0]
+    """
+    found = list[float]()
+    for sign in (-1, 1):
+        sizes = [round(np.log10(abs(tick))) for tick in ticks if tick * sign > 0]
+        found += [sign * 10.0**k for k in range(min(sizes, default=0), max(sizes, default=-1) + 1)]
+    return found
 
 
 def _powers(threshold: float, end: float, gap: float) -> list[float]:

@@ -18,6 +18,9 @@ WHICH = {
     "both": "top and bottom eigenvalues",
     "magnitude": "eigenvalues of largest magnitude",
 }
+NAMES = {name: name.capitalize() for name in ("bayes", "fisher", "gauss", "keskar", "newton", "occam", "rao")}
+NAMES |= {name: name.upper() for name in ("gni", "ias", "pac", "sam")}
+"""Words of quantities that are names."""
 
 Pairs = Sequence[tuple[Network, ProbeRecord]]
 
@@ -132,3 +135,24 @@ def missing(table: pd.DataFrame, networks: Sequence[Network], pairs: Pairs = ())
     there = {*table["network"], *(far.label for _, record in pairs if (far := far_end(networks, record)) is not None)}
     absent = [network.label for network in networks if network.label not in there]
     return f"Without a record to draw: {', '.join(absent)}." if absent else ""
+
+
+def title(quantity: str) -> str:
+    """Return the name of a quantity as words.
+
+    >>> title("distance_from_start"), title("sam_sharpness")
+    ('Distance from start', 'SAM sharpness')
+    """
+    words = " ".join(NAMES.get(word, word) for word in quantity.replace("_", " ").split())
+    return words[:1].upper() + words[1:]
+
+
+def value_text(record: ProbeRecord) -> str:
+    """Return a value with its interval as far as it is known, each with four digits.
+
+    >>> value_text(ProbeRecord(probe="trace", quantity="trace", value=20.0, lower=19.5, upper=20.5))
+    '20 [19.5, 20.5]'
+    """
+    ends = ["" if bound is None else f"{bound:.4g}" for bound in (record.lower, record.upper)]
+    interval = f" [{ends[0] or '?'}, {ends[1] or '?'}]" if any(ends) else ""
+    return f"{record.value:.4g}{interval}".replace("-", "\N{MINUS SIGN}")

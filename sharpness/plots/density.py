@@ -79,31 +79,57 @@ def density_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
 
     The density axis is logarithmic and reaches a decade below 1 / size (dotted), a single eigenvalue per unit.
     """
-    shown = shown_in(table, networks)
     extremes = rows_where(table, mark=EIGENVALUE)
+    shown = shown_in(table, networks)
     num_rows = len(shown) if len(extremes) else 0
     figure = Figure(figsize=(COLUMN, 2.6 + 0.16 * num_rows), layout="constrained")
     figure.get_layout_engine().set(hspace=0.0, h_pad=0.03)  # type: ignore[union-attr]
     ratios = [1.0, 0.03 + 0.09 * num_rows] if num_rows else [1.0]
     axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
-    ax, threshold = axes[0], common_threshold(networks)
+    draw_density(axes[0], table, networks)
+    if num_rows:
+        axes[0].set_xlabel("")
+        strips(axes[1], extremes, shown)
+        _eigenvalue_axis(axes[1], table, networks)
+    legend_above(figure, shown, marked=bool(num_rows))
+    return figure
+
+
+def draw_density(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> None:
+    """Draw the curves of :func:`density_table` into axes, and write the largest eigenvalues that are known."""
+    shown, extremes = shown_in(table, networks), rows_where(table, mark=EIGENVALUE)
     shares = {1 / network.records["density"].details["size"] for network, _ in shown}
     floor = min(shares) / 10
-    for network, look in shown:
+    for number_of_it, (network, look) in enumerate(shown):
         _density_curve(ax, rows_where(table, network=network.label, mark=CURVE), look, floor)
+        own = floats(rows_where(extremes, network=network.label), "eigenvalue")
+        if len(own) and own.max() > 0:
+            text = rf"$\lambda_{{\max}}$ = {own.max():.4g}"
+            ax.text(
+                0.99,
+                0.98 - 0.09 * number_of_it,
+                text,
+                color=look.color,
+                ha="right",
+                va="top",
+                transform=ax.transAxes,
+                fontsize=7,
+            )
     for share in shares:
         ax.axhline(share, color="0.35", linestyle=":", linewidth=0.9, zorder=1)
     ax.text(1.01, max(shares), "$1/n$", transform=ax.get_yaxis_transform(), va="center", fontsize=7)
     _density_axis(ax, floor, np.concatenate([floats(table, "density"), floats(table, "density_upper")]))
+    _eigenvalue_axis(ax, table, networks)
+
+
+def _eigenvalue_axis(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> None:
+    """Make the axis of eigenvalues around what is seen of the curves and the extreme ones with their bounds."""
+    shown, extremes = shown_in(table, networks), rows_where(table, mark=EIGENVALUE)
+    floor = min(1 / network.records["density"].details["size"] for network, _ in shown) / 10
     visible = floats(table, "eigenvalue")[(floats(table, "density") > floor) | np.isnan(floats(table, "density"))]
     bounds = np.concatenate([visible, floats(extremes, "lower"), floats(extremes, "upper")])
-    if num_rows:
-        strips(axes[1], extremes, shown)
-    for panel in axes:
-        asinh_axis(panel.xaxis, bounds, threshold)
-    axes[-1].set_xlabel(spectrum_label(shown, "density"))
-    legend_above(figure, shown, marked=bool(num_rows))
-    return figure
+    asinh_axis(ax.xaxis, bounds, common_threshold(networks))
+    ax.set_xlabel(spectrum_label(shown, "density"))
 
 
 def _density_axis(ax: Axes, floor: float, values: NDArray[np.float64]) -> None:

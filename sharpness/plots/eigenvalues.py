@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sharpness.plots.artists import Shown, dot, legend_above, shown_in
+from sharpness.plots.artists import dot, legend_above, shown_in
 from sharpness.plots.axes import asinh_axis, number_axis
 from sharpness.plots.caption_text import (
     Pairs,
@@ -58,6 +58,8 @@ def eigenvalues_table(networks: Sequence[Network]) -> pd.DataFrame:
     ]
     values = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
     curves = convergence_table([n for n in networks if n.label in set(values["network"])]).assign(mark=CURVE)
+    if curves.empty and len(rows) == len(set(values["network"])):
+        rows = []  # a single number has no figure
     table = pd.DataFrame([*rows, *curves.to_dict("records")], columns=pd.Index(COLUMNS))
     numbers = {*LAYER_NUMBERS, *CONVERGENCE_NUMBERS}
     return table.astype(dict.fromkeys(numbers, float) | {"converged": object, "products": "Int64"})
@@ -66,10 +68,13 @@ def eigenvalues_table(networks: Sequence[Network]) -> pd.DataFrame:
 def eigenvalues_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     """Draw the eigenvalues, a row per network, and below them the interval of the first one against products.
 
-    Without a course, as after a warm start, there are the eigenvalues alone.
+    Without a course, as after a warm start, there are the eigenvalues alone; where each network has one of them, there
+    is its course alone.
     """
     values, curves = rows_where(table, mark=EIGENVALUE), rows_where(table, mark=CURVE)
     shown, followed = shown_in(values, networks), shown_in(curves, networks)
+    if len(values) == len(shown):
+        return convergence_figure(curves, networks)
     above = 0.12 + 0.17 * len(shown)
     heights = [above, 1.7] if followed else [above]
     figure = Figure(figsize=(COLUMN, sum(heights) + (1.25 if followed else 0.8)), layout="constrained")
@@ -78,7 +83,7 @@ def eigenvalues_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figu
     number_axis(axes[0].xaxis, np.concatenate([floats(values, name) for name in LAYER_NUMBERS]))
     axes[0].set_xlabel(spectrum_label(shown, "eigenvalues"))
     if followed:
-        draw_convergence(axes[1], curves, followed)
+        draw_convergence(axes[1], curves, networks)
     legend_above(figure, shown, marked=True)
     return figure
 
@@ -88,6 +93,8 @@ def eigenvalues_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str
     values = rows_where(table, mark=EIGENVALUE)
     drawn = drawn_records(networks, "eigenvalues", values)
     followed = drawn_records(networks, "eigenvalues", rows_where(table, mark=CURVE))
+    if len(values) == len(drawn):
+        return convergence_caption(rows_where(table, mark=CURVE), networks)
     return (
         f"Above: eigenvalues of the {matrices(drawn)} by Lanczos ({each(drawn, eigenvalues_of)}){intervals(values)}. "
         f"{f'Below: {convergence_words(followed)} ' if followed else ''}{data(drawn)}. {missing(table, networks)}"
@@ -120,13 +127,14 @@ def convergence_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figu
     """Draw the interval of the first eigenvalue against products, relative to its final value, in per cent."""
     shown = shown_in(table, networks)
     figure = Figure(figsize=(COLUMN, 2.5), layout="constrained")
-    draw_convergence(figure.subplots(), table, shown)
+    draw_convergence(figure.subplots(), table, networks)
     legend_above(figure, shown, marked=True)
     return figure
 
 
-def draw_convergence(ax: Axes, table: pd.DataFrame, shown: Shown) -> None:
+def draw_convergence(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> None:
     """Draw the Ritz values, the bound beyond them, and the width asked for into axes."""
+    shown = shown_in(table, networks)
     asked = {width_asked(network.records["eigenvalues"]) for network, _ in shown}
     rtols = sorted(width for width in asked if width is not None)
     ends = sorted({end_of(network.records["eigenvalues"]) for network, _ in shown}, reverse=True)

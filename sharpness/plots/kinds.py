@@ -1,4 +1,4 @@
-"""A figure for the records of each probe: a table, a drawing and a caption."""
+"""A figure for the records of each probe that has more to show than a number: a table, a drawing and a caption."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from matplotlib.figure import Figure
 from sharpness.plots import (
     density,
     eigenvalues,
-    keskar,
     layers,
     line,
+    noise,
+    overview,
     plane,
-    pyhessian,
     rays,
     surface,
     trace,
     two_paths,
-    value,
 )
 from sharpness.plots.grids import plane_table
 from sharpness.plots.networks import Network
@@ -69,33 +68,36 @@ KINDS = {
     "connectivity": Kind(two_paths.connectivity_table, two_paths.connectivity_figure, two_paths.connectivity_caption),
     "density": Kind(density.density_table, density.density_figure, density.density_caption),
     "eigenvalues": Kind(eigenvalues.eigenvalues_table, eigenvalues.eigenvalues_figure, eigenvalues.eigenvalues_caption),
+    "gradient_noise": Kind(noise.noise_table, noise.noise_figure, noise.noise_caption),
     "interpolation": Kind(line.line_table, line.line_figure, line.line_caption),
-    "keskar": Kind(keskar.keskar_table, keskar.keskar_figure, keskar.keskar_caption),
     "layers": Kind(layers.layers_table, layers.layers_figure, layers.layers_caption),
-    "pyhessian": Kind(pyhessian.pyhessian_table, pyhessian.pyhessian_figure, pyhessian.pyhessian_caption),
     "rays": Kind(rays.rays_table, rays.rays_figure, rays.rays_caption),
     "trace": Kind(trace.trace_table, trace.trace_figure, trace.trace_caption),
     **{probe: _contours(probe) for probe in PLANES},
 }
-"""The figures by probe; every other probe's value is drawn as one number per network (:func:`kind_of`)."""
+"""The figures by probe; the number of every other probe stands in the overview."""
+
+COURSES = ("eigenvalues", "trace")
+"""Probes whose record may be a single number without a course, which has no figure."""
+
+OVERVIEW = "overview"
+"""The name of the page of all numbers."""
+
+PAGE = Kind(overview.overview_table, overview.overview_figure, overview.overview_caption)
 
 SURFACES = {probe: _surface(probe) for probe in PLANES}
 """The second figures of planes, named ``<probe>_surface``."""
 
 
-def kind_of(probe: str) -> Kind:
-    """Return the kind of figure of a probe, known or not."""
-    number = Kind(
-        partial(value.value_table, probe=probe),
-        partial(value.value_figure, probe=probe),
-        partial(value.value_caption, probe=probe),
-    )
-    return KINDS.get(probe, number)
-
-
 def kinds_of(probe: str) -> dict[str, Kind]:
-    """Return all figures of a probe by their names, the one of its name first."""
-    return {probe: kind_of(probe)} | ({f"{probe}_surface": SURFACES[probe]} if probe in SURFACES else {})
+    """Return all figures of a probe by their names, the one of its name first; none where it has but a number.
+
+    >>> list(kinds_of("eigen_plane")), kinds_of("distance")
+    (['eigen_plane', 'eigen_plane_surface'], {})
+    """
+    if probe not in KINDS:
+        return {}
+    return {probe: KINDS[probe]} | ({f"{probe}_surface": SURFACES[probe]} if probe in SURFACES else {})
 
 
 def save_kind(

@@ -25,6 +25,8 @@ from sharpness.plots.networks import Network, companion, with_record
 from sharpness.plots.spectra import LAYER_NUMBERS, eigenvalue_rows, end_of, spectra_frame, spectrum_label
 from sharpness.plots.style import COLUMN, FULL, STYLE
 
+Rows = Sequence[tuple[str, int]]
+
 MOST_ROWS = (12, 40, 100)
 """Up to so many layers a strip is one column wide, is one panel, is two panels; with more it is three."""
 
@@ -52,32 +54,54 @@ def layers_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
 
     Many layers go on in a second and a third panel beside the first.
     """
-    shown = shown_in(table, networks)
-    layers = table.dropna(subset=["position"])
-    rows = list(dict.fromkeys(zip(layers["layer"], layers["size"], strict=True)))
+    shown, rows = shown_in(table, networks), layers_of(table)
     num_panels = 1 + sum(len(rows) > most for most in MOST_ROWS[1:])
     num_rows = -(-len(rows) // num_panels)
-    pitch = max(0.085 * (1 + len(shown)), 0.17)
     width = COLUMN if len(rows) <= MOST_ROWS[0] else FULL
-    height = max(0.95 + pitch * num_rows, 1.75)  # of the label beside the axes
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, layers_height(num_rows, len(shown))), layout="constrained")
     axes = figure.subplots(1, num_panels, squeeze=False, sharex=True)[0]
-    values = floats(table, "eigenvalue")
-    bounds = np.concatenate([values, floats(table, "lower"), floats(table, "upper")])
     for number, ax in enumerate(axes):
-        _panel(ax, rows[number * num_rows : (number + 1) * num_rows], num_rows, table, shown)
-        asinh_axis(ax.xaxis, bounds, linear_share(values), max_labels=8 if num_panels == 1 else 5)
-        ax.axvline(0, color="0.6", linewidth=0.6, zorder=0.9)
-    if num_panels == 1:
-        axes[0].set_xlabel(spectrum_label(shown, "layers"))
-    else:  # once for all panels, which may be narrower than the label
+        part = rows[number * num_rows : (number + 1) * num_rows]
+        draw_layers(ax, table, networks, part, num_rows, max_labels=8 if num_panels == 1 else 5)
+    if num_panels > 1:  # once for all panels, which may be narrower than the label
+        for ax in axes:
+            ax.set(xlabel="", ylabel="")
         figure.supxlabel(spectrum_label(shown, "layers"), fontsize=STYLE["axes.labelsize"])
-    axes[0].set_ylabel("Layer (parameters)")
+        axes[0].set_ylabel("Layer (parameters)")
     legend_above(figure, shown, marked=True)
     return figure
 
 
-def _panel(ax: Axes, rows: Sequence[tuple[str, int]], num_rows: int, table: pd.DataFrame, shown: Shown) -> None:
+def layers_of(table: pd.DataFrame) -> Rows:
+    """Return the layers of a table in their order, each with its number of parameters."""
+    layers = table.dropna(subset=["position"])
+    return list(dict.fromkeys(zip(layers["layer"], layers["size"], strict=True)))
+
+
+def layers_height(num_rows: int, num_networks: int) -> float:
+    """Return how many inches so many layers need, with the label beside the axes."""
+    return max(0.95 + max(0.085 * (1 + num_networks), 0.17) * num_rows, 1.75)
+
+
+def draw_layers(
+    ax: Axes,
+    table: pd.DataFrame,
+    networks: Sequence[Network],
+    rows: Rows | None = None,
+    num_rows: int | None = None,
+    max_labels: int = 8,
+) -> None:
+    """Draw layers into axes, by default all of them, with room for ``num_rows``."""
+    rows, shown = layers_of(table) if rows is None else rows, shown_in(table, networks)
+    _panel(ax, rows, len(rows) if num_rows is None else num_rows, table, shown)
+    values = floats(table, "eigenvalue")
+    bounds = np.concatenate([values, floats(table, "lower"), floats(table, "upper")])
+    asinh_axis(ax.xaxis, bounds, linear_share(values), max_labels=max_labels)
+    ax.axvline(0, color="0.6", linewidth=0.6, zorder=0.9)
+    ax.set(xlabel=spectrum_label(shown, "layers"), ylabel="Layer (parameters)")
+
+
+def _panel(ax: Axes, rows: Rows, num_rows: int, table: pd.DataFrame, shown: Shown) -> None:
     """Draw some layers, with room for ``num_rows``, and the top eigenvalues of the whole networks as vertical lines."""
     heights = {row: -height for height, row in enumerate(rows)}
     for number, (network, look) in enumerate(shown):

@@ -53,16 +53,21 @@ def line_table(networks: Sequence[Network]) -> pd.DataFrame:
 
 def line_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     """Draw the first network's line bold and those of others faint."""
-    drawn = drawn_records(networks, "interpolation", table)
     figure, axes = new_figure(COLUMN, 2.5)
+    draw_line(axes[0, 0], table, networks)
+    return figure
+
+
+def draw_line(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> None:
+    """Draw the lines of :func:`line_table` into axes."""
+    drawn = drawn_records(networks, "interpolation", table)
     ends = _ends(networks, *drawn[0])
     if max(len(end.name) for end in ends) > SHORT:
         ends = [End(end.alpha, f"$w_{end.alpha:g}$", end.look) for end in ends]
     else:
         ends = [End(end.alpha, label_text(end.name), end.look) for end in ends]
     lines = [rows_where(table, network=network.label) for network, _ in drawn]
-    draw_lines(axes[0, 0], lines, ends, r"$\alpha$ in $(1-\alpha)\,w_0 + \alpha\,w_1$", with_unit("Loss", drawn))
-    return figure
+    draw_lines(ax, lines, ends, r"$\alpha$ in $(1-\alpha)\,w_0 + \alpha\,w_1$", with_unit("Loss", drawn))
 
 
 def _ends(networks: Sequence[Network], network: Network, record: ProbeRecord) -> list[End]:

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
+from sharpness.errors import unknown_name
 from sharpness.plots.artists import label_text
 from sharpness.plots.caption_text import Pairs, data, drawn_records, each, missing, number, rise_text, unit, with_unit
 from sharpness.plots.frames import floats, rows_where
@@ -71,19 +72,38 @@ def plane_figure(table: pd.DataFrame, networks: Sequence[Network], probe: str) -
     figure, axes = new_figure(width, rows * (max(SHORTEST, *tall.values()) + 0.6) + LINE * lines + 0.1, rows, columns)
     bands = {name: bands_of(name, list(grids.values())) for name in {name for *_, name in panels}}
     for ax, (network, record, name) in zip(axes.flat, panels, strict=False):
-        grid = grids[network.label]
-        _panel(ax, grid, name, bands[name], with_unit(QUANTITIES[name], drawn), int(TICKS * tall[network.label]))
-        _checkpoints(ax, table, network, grid)
-        ax.set_aspect("equal" if to_scale(record) else "auto")
-        x_label, y_label = axis_texts(record, 30)
-        ax.set_xlabel(x_label, fontsize=8, linespacing=1.0)
-        ax.set_ylabel(y_label, fontsize=8, linespacing=1.0)
+        draw_plane(ax, table, network, record, name, bands[name], int(TICKS * tall[network.label]))
         if len(drawn) > 1:
             ax.set_title(wrapped(network.label, 36), linespacing=1.0)
+    if len(drawn) == 1:  # of one plane the labels below stand at the lowest panels alone
+        for ax in list(axes.flat)[: max(0, len(panels) - columns)]:
+            ax.set_xlabel("")
     for ax in axes.flat[len(panels) :]:
         ax.remove()
     figure.legend(handles=legend, loc="outside lower center", ncols=1, handlelength=1.6, fontsize=7)
     return figure
+
+
+def draw_plane(
+    ax: Axes,
+    table: pd.DataFrame,
+    network: Network,
+    record: ProbeRecord,
+    name: str = "train_loss",
+    bands: Bands | None = None,
+    most_ticks: int = 14,
+) -> None:
+    """Draw one quantity of one network's plane into axes, with the checkpoints in it and a bar of its colours."""
+    grid = grid_of(table, network.label)
+    if name not in grid.values:
+        raise unknown_name("quantity of the plane", name, grid.values)
+    bands = bands_of(name, [grid]) if bands is None else bands
+    _panel(ax, grid, name, bands, with_unit(QUANTITIES[name], [(network, record)]), most_ticks)
+    _checkpoints(ax, table, network, grid)
+    ax.set_aspect("equal" if to_scale(record) else "auto")
+    x_label, y_label = axis_texts(record, 30)
+    ax.set_xlabel(x_label, fontsize=8, linespacing=1.0)
+    ax.set_ylabel(y_label, fontsize=8, linespacing=1.0)
 
 
 def _ratio(grid: Grid, record: ProbeRecord) -> float:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from sharpness.plots.artists import legend_above, shown_in
 from sharpness.plots.axes import number_axis
 from sharpness.plots.caption_text import data, drawn_records, each, missing, number, rise_text, with_unit
-from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.frames import floats, rows_if, rows_where
 from sharpness.plots.line import CURVES
 from sharpness.plots.networks import Network, with_record
 from sharpness.plots.style import COLUMN, FULL, Look, new_figure
@@ -55,12 +55,10 @@ def rays_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     for row, kinds in zip(axes, names, strict=True):
         values = np.concatenate([floats(table, name) for name in kinds])
         for ax, name in zip(row, kinds, strict=True):
-            for network, look in shown_in(table, networks):
-                _rays(ax, rows_where(table, network=network.label), name, look)
+            draw_rays(ax, table, networks, name)
             _axis(ax, name, values, with_unit(_title(name), drawn))
-            ax.set(xlim=(0, table["distance"].max()))
-    for ax in axes[-1]:
-        ax.set_xlabel(" or ".join(dict.fromkeys(DISTANCES[r.details["normalisation"]] for _, r in drawn)))
+    for ax in axes[:-1].flat:
+        ax.set_xlabel("")
     shown = shown_in(table, networks)
     if len(shown) > 1:
         legend_above(figure, shown, marked=False)
@@ -72,6 +70,16 @@ def rays_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     return figure
 
 
+def draw_rays(ax: Axes, table: pd.DataFrame, networks: Sequence[Network], name: str = "train_loss") -> None:
+    """Draw one quantity of :func:`rays_table` into axes: each ray of one network, of several their band."""
+    drawn, shown = drawn_records(networks, "rays", table), shown_in(table, networks)
+    for network, look in shown:
+        _rays(ax, rows_where(table, network=network.label), name, look, alone=len(shown) == 1)
+    _axis(ax, name, floats(table, name), with_unit(_title(name), drawn))
+    ax.set(xlim=(0, table["distance"].max()))
+    ax.set_xlabel(" or ".join(dict.fromkeys(DISTANCES[r.details["normalisation"]] for _, r in drawn)))
+
+
 def panels(table: pd.DataFrame) -> list[list[str]]:
     """Return the quantities of each row of panels: losses, then any accuracies."""
     finite = [name for name in CURVES if np.isfinite(floats(table, name)).any()]
@@ -80,7 +88,13 @@ def panels(table: pd.DataFrame) -> list[list[str]]:
     return [[f"{split}_{kind}" for split in splits] for kind in kinds]
 
 
-def _rays(ax: Axes, rows: pd.DataFrame, name: str, look: Look) -> None:
+def _rays(ax: Axes, rows: pd.DataFrame, name: str, look: Look, alone: bool) -> None:
+    """Draw the rays of one network thin, or beside others as a band from the smallest to the largest; the mean bold."""
+    if not alone:
+        rays = rows_if(rows, rows["ray"] != MEAN)
+        ends = rays.groupby("distance")[name].agg(["min", "max"])
+        ax.fill_between(ends.index, ends["min"], ends["max"], color=look.color, alpha=0.2, linewidth=0)
+        rows = rows_where(rows, ray=MEAN)
     thin: dict[str, Any] = {"linewidth": 0.45, "alpha": 0.45, "zorder": 2}
     bold: dict[str, Any] = {"linestyle": look.linestyle, "linewidth": 1.8, "zorder": 3}
     for number_or_mean in dict.fromkeys(rows["ray"]):
@@ -110,9 +124,10 @@ def rays_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     gaps, total = int(np.sum(~np.isfinite(points))), len(points)
     broken = f"; {gaps} of {total} train losses are not finite and not drawn" if gaps else ""
     rises = "; ".join(f"{network.label}: {_rise(record)}" for network, record in drawn)
+    thin = "Thin: each ray" if len(drawn) == 1 else "Band: from the smallest ray to the largest"
     return (
         f"Loss and any accuracy along random rays from the checkpoint, train{' and test' if tested else ''}: "
-        f"{each(drawn, _rays_words)}. Thin: each ray; bold: their mean, where all are "
+        f"{each(drawn, _rays_words)}. {thin}; bold: their mean, where all are "
         f"finite{broken}. Mean rise of the train loss at the largest distance: {rises}. {data(drawn)}. "
         f"{missing(table, networks)}"
     ).strip()

@@ -1,4 +1,4 @@
-"""A figure for every probe that the records are of, with the numbers drawn and where they come from."""
+"""A page of all numbers and a figure for every curve, with the numbers drawn and where they come from."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.errors import InputError, place_of, reason_of
-from sharpness.plots.kinds import kinds_of, save_kind
+from sharpness.plots.kinds import COURSES, OVERVIEW, PAGE, kinds_of, save_kind
 from sharpness.plots.networks import Network, Rendered, check_networks, far_end, with_record
 from sharpness.plots.save import record_facts, remove_figure, rendered_with
+from sharpness.records import ProbeRecord
 
 
 def render(networks: Sequence[Network], out: Path, provenance: Mapping[str, Any]) -> Rendered:
-    """Write the figures of all probes, in the order in which the networks have records of them."""
+    """Write the page of all numbers, then the figures of all probes, in the order of the networks' records."""
     check_networks(networks)
     probes = list(dict.fromkeys(probe for network in networks for probe in network.records))
     for probe in probes:
         if not re.fullmatch(r"\w[\w-]*", probe):
             raise InputError(f"expected a probe's name of letters, digits, _ and -, got {probe!r}: it names files")
-    files, refusals = [], []
+    files, refusals = _page(networks, out, provenance), []
     for probe in probes:
+        if not kinds_of(probe):
+            refusals += _refusals(networks, probe, {network.label for network, _ in with_record(networks, probe)})
         for name, kind in kinds_of(probe).items():
             with _telling_odd_details(probe):
                 table = kind.table(networks)
+            if table.empty and probe in COURSES and _has_value(networks, probe):
+                remove_figure(out, name)
+                continue
             if name == probe:
                 refusals += _refusals(networks, probe, set(table["network"]))
             if table.empty:
@@ -35,6 +41,16 @@ def render(networks: Sequence[Network], out: Path, provenance: Mapping[str, Any]
             with _telling_odd_details(probe):
                 files += save_kind(kind, table, networks, out, name, _origin(networks, probe, provenance))
     return Rendered(files, refusals)
+
+
+def _page(networks: Sequence[Network], out: Path, provenance: Mapping[str, Any]) -> list[Path]:
+    """Write the page of all numbers; where there are too few for one, remove an older one."""
+    with _telling_odd_details("its probe"):
+        table = PAGE.table(networks)
+        if table.empty:
+            remove_figure(out, OVERVIEW)
+            return []
+        return save_kind(PAGE, table, networks, out, OVERVIEW, _origin(networks, None, provenance))
 
 
 @contextlib.contextmanager
@@ -68,14 +84,24 @@ def _refusals(networks: Sequence[Network], probe: str, drawn: set[str]) -> list[
     return texts
 
 
-def _origin(networks: Sequence[Network], probe: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the caller knows, each network's facts and record of the probe, and what renders the figure."""
-    entries = [
-        {
-            "label": network.label,
-            **network.facts,
-            "record": record_facts(record) | {"checkpoint_sha256": record.checkpoint_sha256},
-        }
-        for network, record in with_record(networks, probe)
-    ]
+def _origin(networks: Sequence[Network], probe: str | None, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the caller knows, each network's facts and records (of one probe or all), and what renders them."""
+    if probe is None:
+        entries = [
+            {"label": n.label, **n.facts, "records": {name: _facts(record) for name, record in n.records.items()}}
+            for n in networks
+        ]
+    else:
+        entries = [
+            {"label": network.label, **network.facts, "record": _facts(record)}
+            for network, record in with_record(networks, probe)
+        ]
     return {"schema": 1, **provenance, "networks": entries, "rendered_with": rendered_with()}
+
+
+def _has_value(networks: Sequence[Network], probe: str) -> bool:
+    return any(record.value is not None for _, record in with_record(networks, probe))
+
+
+def _facts(record: ProbeRecord) -> dict[str, Any]:
+    return record_facts(record) | {"checkpoint_sha256": record.checkpoint_sha256}

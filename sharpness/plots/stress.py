@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sharpness.plots.axes import log_axis
+from sharpness.plots.caption_text import title
 from sharpness.plots.frames import floats
 from sharpness.plots.save import save_figure
 from sharpness.plots.style import FULL, STYLE
-from sharpness.plots.value import title
 
 MOVED, STILL = "#d55e00", "#0173b2"
 COLUMNS = ("quantity", "before", "after", "ratio", "moved")

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 COLUMN, FULL = 3.25, 6.75
 """Widths in inches: one of two columns, and both."""
+
+WIDTHS: Mapping[str, tuple[float, float]] = {
+    "acl": (3.03, 6.3),
+    "cvpr": (3.25, 6.875),
+    "iclr": (5.5, 5.5),
+    "icml": (3.25, 6.75),
+    "ieee": (3.5, 7.16),
+    "jmlr": (6.0, 6.0),
+    "nature": (3.5, 7.2),
+    "neurips": (5.5, 5.5),
+}
+"""Widths of one column and of the page in inches, by venue; where there is one column both are its width."""
 
 Line = Literal["-", "--", ""]
 
@@ -47,6 +62,19 @@ STYLE: dict[Any, Any] = {
     # A fixed salt gives the same bytes on every render.
     "svg.hashsalt": "sharpness",
 }
+
+
+def styled(**changes: Any) -> AbstractContextManager[None]:
+    """Return a context in which Matplotlib draws in the style of all figures here, with ``changes`` to its settings.
+
+    Outside of it nothing is changed. Dots in the names of settings are written as ``__``.
+
+    >>> with styled(font__size=10):
+    ...     mpl.rcParams["font.size"], mpl.rcParams["axes.grid"]
+    (10.0, True)
+    """
+    settings: dict[Any, Any] = {name.replace("__", "."): value for name, value in changes.items()}
+    return mpl.rc_context(STYLE | settings)
 
 
 @dataclass(frozen=True)
@@ -88,6 +116,11 @@ def shades(values: Iterable[Hashable], lightest: float = 0.85) -> dict[Any, Any]
     """
     ordered = list(values)
     return dict(zip(ordered, colormaps["viridis"](np.linspace(0.0, lightest, len(ordered))), strict=True))
+
+
+def one_panel(width: float, height: float) -> Axes:
+    """Return the axes of a new figure with one panel, of this size in inches."""
+    return new_figure(width, height)[1][0, 0]
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:

@@ -6,15 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sharpness.plots.artists import dot, legend_above, shown_in
 from sharpness.plots.axes import log_axis, number_axis
-from sharpness.plots.caption_text import data, drawn_records, each, matrices, missing, number, plural, with_unit
+from sharpness.plots.caption_text import (
+    data,
+    drawn_records,
+    each,
+    matrices,
+    missing,
+    number,
+    plural,
+    value_text,
+    with_unit,
+)
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.networks import Network, with_record
-from sharpness.plots.style import COLUMN, new_figure
-from sharpness.plots.value import value_text
+from sharpness.plots.style import COLUMN, one_panel
 from sharpness.records import ProbeRecord
 
 NUMBERS = ("estimate", "lower", "upper")
@@ -27,12 +37,15 @@ METHODS = {
 
 
 def trace_table(networks: Sequence[Network]) -> pd.DataFrame:
-    """Return estimate and interval (nats) after so many products, a row per look; the last is what is reported."""
+    """Return estimate and interval (nats) after so many products, a row per look; the last is what is reported.
+
+    A trace that was looked at once is left out: it is one number.
+    """
     rows = []
     for network, record in with_record(networks, "trace"):
-        if record.value is None:
-            continue
         looks = np.array(record.details.get("looks") or np.empty((0, 3)), dtype=float)
+        if record.value is None or len(looks) < 2:
+            continue  # a single number has no figure
         for products, estimate, half_width in looks[:-1]:
             row = {"network": network.label, "products": int(products), "estimate": estimate, "converged": False}
             rows.append(row | {"lower": estimate - half_width, "upper": estimate + half_width})
@@ -44,9 +57,17 @@ def trace_table(networks: Sequence[Network]) -> pd.DataFrame:
 
 def trace_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     """Draw the estimate against products with its interval as a band, and what is reported as a mark with a bar."""
+    ax = one_panel(COLUMN, 2.3)
+    draw_trace(ax, table, networks)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    legend_above(figure, shown_in(table, networks), marked=True)
+    return figure
+
+
+def draw_trace(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> None:
+    """Draw the estimates of :func:`trace_table` into axes."""
     shown = shown_in(table, networks)
-    figure, axes = new_figure(COLUMN, 2.3)
-    ax = axes[0, 0]
     for network, look in shown:
         rows = rows_where(table, network=network.label)
         x, (estimate, lower, upper) = floats(rows, "products"), (floats(rows, name) for name in NUMBERS)
@@ -59,8 +80,6 @@ def trace_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     pairs = [(network, network.records["trace"]) for network, _ in shown]
     matrix = matrices(pairs)
     ax.set(xlabel=f"{matrix}-vector products", ylabel=with_unit(f"Trace of the {matrix}", pairs))
-    legend_above(figure, shown, marked=True)
-    return figure
 
 
 def trace_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sharpness.plots.axes import number_axis
+from sharpness.plots.caption_text import title
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.save import save_figure
 from sharpness.plots.style import COLUMN, LOOKS, STYLE, shades
-from sharpness.plots.value import title
 
 AT_THE_EDGE = ("top_eigenvalue", "critical_sharpness", "directional_sharpness", "batch_sharpness")
 """Quantities that training holds at 2 over the rate where it is at an edge of stability."""

@@ -6,21 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sharpness.records import ProbeRecord
+from sharpness.records.probe_record import ProbeRecord
 
 ERRORS = ("standard_error", "trace_standard_error")
+SAMPLING = "  choice of examples"
+"""The name of the row of an interval over other examples."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number: its name, value, interval or error, and whether it converged, as text."""
+    """One number: its name, value, interval or error, and whether it converged, as text; then the numbers."""
 
     quantity: str
     value: str
     interval: str
     confidence: str
     converged: str
-    number: float | None  # the value itself
+    number: float | None
+    lower: float | None = None
+    upper: float | None = None
 
 
 def rows_of(record: ProbeRecord) -> list[Row]:
@@ -68,7 +72,9 @@ def _bracket(lower: Any, upper: Any) -> str:
 def _of_value(record: ProbeRecord) -> Row:
     interval = interval_text(record)
     sure = _percent(record.confidence) if "[" in interval else ""
-    return Row(record.quantity, value_text(record), interval, sure, _converged(record, interval), record.value)
+    converged = _converged(record, interval)
+    numbers = record.value, record.lower, record.upper
+    return Row(record.quantity, value_text(record), interval, sure, converged, *numbers)
 
 
 def _percent(confidence: float | None) -> str:
@@ -111,7 +117,7 @@ def _of_solve(solve: Mapping[str, Any], name: str, record: ProbeRecord, *, alone
         done = narrow or solve.get("converged", record.converged)
         converged = "no" if not done else "yes" if width is not None else _residual(solve, i)
         sure = _percent(record.confidence) if bracket else ""
-        yield Row(f"{end} {rank}" if many else end, f"{value:.5g}", bracket, sure, converged, value)
+        yield Row(f"{end} {rank}" if many else end, f"{value:.5g}", bracket, sure, converged, value, lower, upper)
 
 
 def _residual(solve: Mapping[str, Any], i: int) -> str:
@@ -124,4 +130,4 @@ def _of_sampling(record: ProbeRecord) -> Iterator[Row]:
     sampling = record.sampling
     if sampling:
         bracket = _bracket(sampling.get("lower"), sampling.get("upper"))
-        yield Row("  choice of examples", "", bracket, _percent(sampling.get("confidence")), "", None)
+        yield Row(SAMPLING, "", bracket, _percent(sampling.get("confidence")), "", None)

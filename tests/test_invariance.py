@@ -1,0 +1,42 @@
+"""Does the list of measures that no rescaling moves say what a rescaling does?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sharpness.loss import Loss
+from sharpness.measure.stress import stress_test
+from sharpness.probes import PROBES
+from sharpness.records.invariance import INVARIANT, is_invariant
+
+MOVED: dict[str, dict[str, Any]] = {
+    "eigenvalues": {},
+    "fisher_trace": {},
+    "gradient_noise": {},
+    "keskar": {},
+    "norms": {},
+    "pac_bayes": {"scaling": "plain"},
+    "sam": {"scaling": "plain"},
+    "trace": {},
+    "worst_case": {"scaling": "plain"},
+}
+
+
+def rectified() -> Loss:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    x, y = torch.randn(40, 3).double(), torch.randint(3, (40,))
+    return Loss(model, nn.functional.cross_entropy, [(x[:25], y[:25]), (x[25:], y[25:])], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("invariant", "name"), [(True, n) for n in INVARIANT] + [(False, n) for n in MOVED])
+def test_a_rescaling_moves_what_it_is_said_to_move(invariant: bool, name: str) -> None:
+    probe = replace(PROBES[name].probe(), **(INVARIANT if invariant else MOVED)[name])
+    (row,) = stress_test(rectified(), {name: probe}, 4.0)
+    assert row.moved is not invariant, row.reason
+    assert is_invariant(row.before.to_record()) is invariant
