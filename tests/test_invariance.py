@@ -29,9 +29,9 @@ MOVED: dict[str, dict[str, Any]] = {
 
 def rectified() -> Loss:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).double()
-    x, y = torch.randn(40, 3).double(), torch.randint(3, (40,))
-    return Loss(model, nn.functional.cross_entropy, [(x[:25], y[:25]), (x[25:], y[25:])], dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    x, y = torch.randn(60, 5).double(), torch.randint(3, (60,))
+    return Loss(model, nn.functional.cross_entropy, [(x[:40], y[:40]), (x[40:], y[40:])], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("invariant", "name"), [(True, n) for n in INVARIANT] + [(False, n) for n in MOVED])
