@@ -180,7 +180,7 @@ def _to(batches: Sequence[Batch], device: torch.device) -> list[Any]:
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1, 3 and 1 with a fourfold width at the end, and a shortcut (He et al. 2016, arXiv 1512.03385)."""
+    """Convolutions of 1, 3 and 1 with a fourfold width at the end, and a shortcut (He et al. 2016, 1512.03385)."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
