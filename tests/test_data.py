@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import importlib.util
 import io
 import os
 import socket
@@ -23,6 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from scripts.embedded import fashion_mnist_10k
 from sharpness import data
 from sharpness.data import DATASETS, Batches, Dataset, Split, load_dataset, normalise, random_subset
 from sharpness.data.cifar import CIFAR10, CIFAR100, CifarLayout, read_cifar
@@ -110,20 +110,10 @@ def test_unknown_dataset_lists_the_closest_first() -> None:
     one_line(error, "unknown dataset 'cifar-10': expected one of cifar10, cifar100")
 
 
-def build_script():
-    path = Path(__file__).parents[1] / "scripts" / "build_fashion_mnist_10k.py"
-    spec = importlib.util.spec_from_file_location("build_fashion_mnist_10k", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_build_script_says_what_is_missing_or_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = build_script()
+    script = fashion_mnist_10k
     monkeypatch.setattr(script, "FASHION_MNIST_HOME", replace(FASHION_MNIST_HOME, system_folder=tmp_path))
     monkeypatch.setattr(script, "TARGET", tmp_path / "out")
     assert script.main() == 2

@@ -18,6 +18,8 @@ class DataConfig:
     """Use the first so many training examples; all of them when left out."""
     num_test: int | None = None
     """Use the first so many test examples; all of them when left out."""
+    context: int | None = None
+    """Bytes in each window of a text, which is an example; 128 when left out."""
     num_validation: int = 0
     """Hold out the last so many of the training examples; a target error is that of these, else of the test set."""
     label_noise: float = 0.0

@@ -50,6 +50,8 @@ class Examples:
 class Split(Examples):
     """Examples in a fixed order: ``inputs`` of N x C x H x W bytes (0 to 255), ``targets`` of N class numbers (int64).
 
+    Of a text they are N x T class numbers, one for each of the T places of a window.
+
     Raises :class:`InputError` when the shapes or types are others.
 
     >>> len(Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0])))
@@ -62,9 +64,9 @@ class Split(Examples):
             raise InputError(
                 f"expected inputs of N x C x H x W bytes (uint8), got {tuple(inputs.shape)} of {inputs.dtype}"
             )
-        if targets.dtype != torch.int64 or targets.shape != inputs.shape[:1]:
+        if targets.dtype != torch.int64 or targets.shape not in (inputs.shape[:1], (len(inputs), inputs.shape[3])):
             raise InputError(
-                f"expected {len(inputs)} targets (int64), one for each input, "
+                f"expected {len(inputs)} targets (int64), one for each input or one for each of its places, "
                 f"got {tuple(targets.shape)} of {targets.dtype}"
             )
 
@@ -99,6 +101,11 @@ class Dataset:
     source: str
     held_out: Split | None = None
     label_noise: tuple[float, int] | None = None
+
+    @property
+    def predictions_per_example(self) -> int:
+        """How many targets an example has: one, or of a text one for each byte of its window."""
+        return self.train.targets[0].numel()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from sharpness.config.spec import Spec, parse_spec
-from sharpness.data import DATASETS, arrays, image_folders, load_dataset, saved, texts
+from sharpness.data import DATASETS, arrays, check_context, image_folders, load_dataset, saved, texts
 from sharpness.data.batches import Batch, batch_length, named_tensors
 from sharpness.data.dataset import Batches, Examples
 from sharpness.data.factories import load_from_factory
+from sharpness.data.options import whole_number
 from sharpness.data.scaling import BYTES
 from sharpness.data.user_data import DataRequest, Loaded, UserData, require_memory
 from sharpness.errors import InputError, unknown_name
@@ -126,8 +127,11 @@ def load_test_data(
     spec = parse_spec(text, SOURCES)
     if spec.kind is not None or spec.importable:
         return None
-    number = None if examples is None or spec.name not in DATASETS else min(examples, DATASETS[spec.name].num_test)
-    test = f"{spec.name},split=test"
+    number = examples
+    if examples is not None and spec.name in DATASETS:
+        number = min(examples, DATASETS[spec.name].num_examples(_context_of(spec))[1])
+    context = f",context={spec.options['context']}" if "context" in spec.options else ""
+    test = f"{spec.name},split=test{context}"
     return load_data(test, batch_size=batch_size, examples=number, seed=seed, data_dir=data_dir)
 
 
@@ -135,12 +139,19 @@ def _load_built_in(spec: Spec, request: DataRequest) -> Loaded:
     if spec.name not in DATASETS:
         usages = (source.usage for source in SOURCES.values())
         raise unknown_name("dataset", spec.name, [*DATASETS, *usages, "package.module:factory"])
-    name = str(spec.checked(("split",)).get("split", "train"))
+    name = str(spec.checked(("split", "context")).get("split", "train"))
     if name not in SPLITS:
         raise InputError(f"{spec.text}: {unknown_name('split', name, SPLITS)}")
-    dataset = load_dataset(spec.name, data_dir=request.data_dir)
+    dataset = load_dataset(spec.name, data_dir=request.data_dir, context=_context_of(spec))
     part = dataset.train if name == "train" else dataset.test
     return Loaded(request.drawn(part), len(part), dataset.num_classes, scaling=BYTES)
+
+
+def _context_of(spec: Spec) -> int | None:
+    """Return the option ``context`` of a text, checked, ``None`` where it is left out."""
+    context = whole_number(spec, "context", 1)
+    check_context(spec.name, context)
+    return context
 
 
 def _user_data(request: DataRequest, loaded: Loaded) -> UserData:

@@ -34,7 +34,9 @@ def load_run_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
     Raises what :func:`sharpness.data.load_dataset` raises.
     """
     data = config.data
-    dataset = load_dataset(data.name, data_dir=data_dir, num_train=data.num_train, num_test=data.num_test)
+    dataset = load_dataset(
+        data.name, data_dir=data_dir, num_train=data.num_train, num_test=data.num_test, context=data.context
+    )
     return as_configured(config, dataset)
 
 

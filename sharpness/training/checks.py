@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from sharpness.config import RunConfig
-from sharpness.data import DATASETS
+from sharpness.data import DATASETS, check_context
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.distributed import num_ranks
 from sharpness.models import check_model
@@ -73,6 +73,7 @@ def check_config(config: RunConfig) -> None:
     """Raise :class:`InputError` for a config that cannot be trained."""
     if config.data.name not in DATASETS:
         raise unknown_name("dataset", config.data.name, DATASETS)
+    check_context(config.data.name, config.data.context)
     check_model(config.model)
     if config.training.optimizer not in OPTIMIZERS:
         raise unknown_name("optimizer", config.training.optimizer, OPTIMIZERS)
@@ -85,14 +86,16 @@ def check_config(config: RunConfig) -> None:
     _check_tracker(config)
     _check_budgets(config)
     _check_combinations(config)
+    _check_text(config)
     _check_sizes(config)
 
 
 def examples_of(config: RunConfig) -> tuple[int, int, int]:
     """Return how many training, held-out and test examples a config leaves."""
-    info, data = DATASETS[config.data.name], config.data
-    examples = min(data.num_train or info.num_train, info.num_train)
-    return examples - data.num_validation, data.num_validation, min(data.num_test or info.num_test, info.num_test)
+    data = config.data
+    num_train, num_test = DATASETS[data.name].num_examples(data.context)
+    examples = min(data.num_train or num_train, num_train)
+    return examples - data.num_validation, data.num_validation, min(data.num_test or num_test, num_test)
 
 
 def _check_numbers(config: RunConfig) -> None:
@@ -151,6 +154,22 @@ def _check_combinations(config: RunConfig) -> None:
         raise InputError("expected measure.names with noise_scale for batch.kind = 'noise_scale', got none: add it")
     if config.batch.kind == "noise_scale" and config.budget.updates is not None and not training.epochs:
         raise InputError("expected epochs with batch.kind = 'noise_scale', got updates alone: decays need their length")
+
+
+def _check_text(config: RunConfig) -> None:
+    """Refuse what a text has no meaning for."""
+    data = config.data
+    if not DATASETS[data.name].text:
+        return
+    unfit = {
+        "label_noise": data.label_noise,
+        "crop_padding": data.crop_padding,
+        "flip": data.flip,
+        "loss = 'square'": config.training.loss == "square",
+    }
+    for name, value in unfit.items():
+        if value:
+            raise InputError(f"expected data of classes for {name}, got the text {data.name}: leave it out")
 
 
 def _check_sizes(config: RunConfig) -> None:

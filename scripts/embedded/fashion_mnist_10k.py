@@ -17,7 +17,7 @@ from sharpness.data.idx import encode_idx, gzip_bytes, read_idx
 from sharpness.errors import InputError
 from sharpness.files import write_atomically
 
-TARGET = Path(__file__).resolve().parents[1] / "sharpness" / "data" / "fashion_mnist_10k"
+TARGET = Path(__file__).resolve().parents[2] / "sharpness" / "data" / "fashion_mnist_10k"
 NUM_EXAMPLES = 10_000
 
 # SHA-256 of the unpacked files: the package packs them anew, so its .gz files are not the published ones byte by byte.
