@@ -46,6 +46,15 @@ CONFIG = RunConfig(
     measure=MeasureConfig(names=("eigenvalue", "noise_scale", "distance"), every=0.5, keep_every=1.0),
 )
 UPDATES = 5 + 3 + 3
+TEXT = RunConfig(
+    data=DataConfig("jargon", num_train=22, num_test=7, context=12, evaluation_batch_size=9, num_validation=3),
+    model=ModelConfig("char_transformer_small", "rms"),
+    training=TrainingConfig(optimizer="adamw", learning_rate=3e-3, batch_size=8, epochs=3, beta2_half_life=500.0),
+    schedule=ScheduleConfig(kind="wsd", warmup=0.5, decay=0.4),
+    average=AverageConfig(kind="ema", horizons=(2.0, 5.0)),
+)
+"""A language model: 19 windows for training in batches of 8, 8 and 3."""
+CONFIGS = {"images": CONFIG, "text": replace(TEXT, training=replace(TEXT.training, optimizer="muon"))}
 
 
 def small(input_shape: tuple[int, ...], num_classes: int, norm: str) -> nn.Module:
@@ -63,7 +72,8 @@ def trained(folder: Path, config: RunConfig = CONFIG) -> RunFolder:
 
 def examples(config: RunConfig) -> Dataset:
     """Return the data of a config."""
-    return load_dataset(config.data.name, num_train=config.data.num_train, num_test=config.data.num_test)
+    data = config.data
+    return load_dataset(data.name, num_train=data.num_train, num_test=data.num_test, context=data.context)
 
 
 def outcome(run: RunFolder) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def outcome(run: RunFolder) -> dict[str, Any]:
     rows = {"log": run.log(), "measures": run.measures()}
     logs = {name: [{k: v for k, v in row.items() if k != "seconds"} for row in each] for name, each in rows.items()}
     weights = {path.name: sha256_file(path) for path in run.path.glob("*.safetensors")}
-    facts = {key: manifest.get(key) for key in ("status", "step", "examples", "final", "average")}
+    facts = {key: manifest.get(key) for key in ("status", "step", "examples", "final", "average", "averages")}
     return {**logs, **facts, "weights": weights, "names": {p.name for p in run.path.iterdir()}}
 
 
@@ -135,7 +145,8 @@ if __name__ == "__main__":
     with_small()
     loop.RESUME_SECONDS = 0.0
     place, epochs, number = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    longer = replace(CONFIG, training=replace(CONFIG.training, epochs=epochs))
+    config = CONFIGS[sys.argv[4] if len(sys.argv) > 4 else "images"]
+    longer = replace(config, training=replace(config.training, epochs=epochs))
     if number:
         _kill_again_and_again(place, longer, number)
     else:

@@ -145,10 +145,10 @@ def test_the_adaptive_and_the_plain_measure_do_see_it() -> None:
 
 
 def test_the_block_of_the_character_transformer_is_known() -> None:
-    loss = loss_of(Block, width=128)
-    assert [tuple(pair.first.shape) for pair in find_pairs(loss)] == [(4, 128, 32), (4, 128, 32)]
+    loss = loss_of(lambda: Block(128, nn.LayerNorm), width=128)  # 16 frequencies for each of 4 heads
+    assert [tuple(pair.first.shape) for pair in find_pairs(loss)] == [(64, 128, 1, 2), (4, 128, 32)]
     result = GeodesicSharpness(rho=0.05, steps=2, num_starts=1)(loss)
-    assert result.value > 0 and result.pairs == {"block query-key": 4, "block value-output": 4}
+    assert result.value > 0 and result.pairs == {"block query-key": 64, "block value-output": 4}
 
 
 def random_pair(heads: int = 2, n: int = 5, m: int = 4, h: int = 3) -> tuple[Tensor, Pair]:

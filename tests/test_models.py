@@ -16,13 +16,13 @@ from sharpness.config import ModelConfig
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.eval_mode import batch_norms
-from sharpness.models import MODELS, build_model, check_model
+from sharpness.models import BATCH_NORMS, MODELS, build_model, check_model
 from sharpness.models.norms import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d, with_ghost_norm
-from sharpness.models.transformer import CharacterTransformer, tokens_of
+from sharpness.models.transformer import Block, CharacterTransformer, tokens_of
 from sharpness.models.user_model import load_model
 from sharpness.vectors import flatten
 
-MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+MNIST, CIFAR, TEXT = (1, 28, 28), (3, 32, 32), (1, 1, 16)
 VGG11 = (3, 64, 128, 256, 256, 512, 512, 512, 512)
 VGG16 = (3, 64, 64, 128, 128, *(256,) * 3, *(512,) * 6)
 
@@ -52,6 +52,12 @@ def wide_resnet(norm: int) -> int:
     """Return the count of WideResNet-16-4, two blocks a stage: each convolution of 3 x 3 goes into one of the norms."""
     weights = convs(3, 3, 16) + stage(16, 64, 2) + stage(64, 128, 2) + stage(128, 256, 2)
     return weights + norm * (16 + 4 * (64 + 128 + 256)) + dense(256, 10)
+
+
+def transformer(width: int, depth: int, norm: int) -> int:
+    """Return the count of a transformer without its output layer; ``norm`` parameters for each normalised number."""
+    block = 3 * width**2 + dense(width, width) + dense(width, 4 * width, width)
+    return 256 * width + depth * block + norm * width * (2 * depth + 1)
 
 
 @dataclass(frozen=True)
@@ -100,15 +106,15 @@ ROWS = (
     Row("vgg11", CIFAR, 10, "running", convs(3, *VGG11) + 3 * sum(VGG11[1:]) + dense(512, 4096, 4096, 10)),
     Row("vgg16", CIFAR, 10, "running", convs(3, *VGG16) + 3 * sum(VGG16[1:]) + dense(512, 512, 512, 10)),
     Row("vgg16", CIFAR, 10, "none", convs(3, *VGG16) + sum(VGG16[1:]) + dense(512, 512, 512, 10)),
-    Row(
-        "char_transformer",
-        (1, 1, 16),
-        65,
-        "none",
-        (256 + 16) * 128 + 2 * (2 * 256 + 3 * 128**2 + dense(128, 128) + dense(128, 512, 128)) + 256 + dense(128, 65),
-    ),
+    Row("char_transformer_small", TEXT, 65, "layer", transformer(32, 1, norm=2) + dense(32, 65)),
+    Row("char_transformer", TEXT, 65, "layer", transformer(128, 2, norm=2) + dense(128, 65)),
+    Row("char_transformer", TEXT, 65, "rms", transformer(128, 2, norm=1) + dense(128, 65)),
+    Row("char_transformer_tied", TEXT, 256, "rms", transformer(128, 2, norm=1)),
+    Row("char_transformer_wide", TEXT, 256, "layer", transformer(256, 4, norm=2) + dense(256, 256)),
 )
-IMAGE_NETWORKS = sorted({row.name for row in ROWS if len(MODELS[row.name].norms) > 1} | {"simple_cnn", "cohen_tanh"})
+IMAGE_NETWORKS = sorted(
+    {row.name for row in ROWS if "running" in MODELS[row.name].norms} | {"simple_cnn", "cohen_tanh"}
+)
 
 
 def built(row: Row, seed: int = 0) -> nn.Module:
@@ -132,13 +138,14 @@ def test_counts_and_gradients(row: Row) -> None:
     parameters = dict(model.named_parameters())
     assert sum(p.numel() for p in parameters.values()) == row.count
     output = model(pixels(3, row.shape, torch.float64))
-    assert output.shape == (3, row.classes) and output.dtype == torch.float64
-    F.cross_entropy(output, torch.arange(3)).backward()
+    places = row.shape[2:] if row.shape == TEXT else ()  # a text has a prediction for each of its places
+    assert output.shape == (3, row.classes, *places) and output.dtype == torch.float64
+    F.cross_entropy(output, torch.arange(3).view(3, *[1] * len(places)).expand(3, *places)).backward()
     for name, p in parameters.items():
         assert p.grad is not None and bool(p.grad.isfinite().all()), name
         # A bias before BatchNorm moves nothing: its gradient is zero but for rounding.
-        assert p.grad.any() or (p.ndim == 1 and row.norm != "none"), name
-    assert bool(batch_norms(model)) == (row.norm != "none")
+        assert p.grad.any() or (p.ndim == 1 and row.norm in BATCH_NORMS), name
+    assert bool(batch_norms(model)) == (row.norm in BATCH_NORMS)
     assert all((norm.running_mean is not None) == (row.norm == "running") for norm in batch_norms(model))
 
 
@@ -237,20 +244,47 @@ def test_a_wide_block_is_its_formula() -> None:
     assert torch.equal(y, before)  # the shortcut gets what came in, not its ReLU
 
 
-def test_characters_see_none_that_follow() -> None:
-    model = build_model(ModelConfig("char_transformer", "none"), (1, 1, 12), 5, seed=0).double()
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_bytes_see_none_that_follow_at_any_length(norm: Literal["layer", "rms"]) -> None:
+    model = build_model(ModelConfig("char_transformer", norm), (1, 1, 12), 5, seed=0).double()
     assert isinstance(model, CharacterTransformer)
-    tokens = torch.randint(256, (2, 12))
+    tokens = torch.randint(256, (2, 40))  # longer than the windows it was built for
     changed = tokens.clone()
     changed[:, 7] = (changed[:, 7] + 1) % 256
     with torch.no_grad():
         states, others = model.states(tokens), model.states(changed)
         moved = (states - others).abs().amax(dim=(0, 2))
-        torch.testing.assert_close(model(tokens), model(tokens.view(2, 1, 1, 12).float() / 255))
+        torch.testing.assert_close(model(tokens), model(tokens.view(2, 1, 1, 40).float() / 255))
+        torch.testing.assert_close(model(tokens)[..., :9], model(tokens[:, :9]))
     quotients = torch.arange(256).view(1, 1, 1, 256) / 255
     for numbers in (quotients, torch.nextafter(quotients, torch.zeros(()))):  # as divided elsewhere, one bit off
         assert torch.equal(tokens_of(numbers), torch.arange(256).view(1, 256))
     assert float(moved[:7].max()) < 1e-12 and float(moved[7:].min()) > 1e-6
+
+
+def test_a_transformer_is_that_of_torchs_own_layer_with_turned_queries_and_keys() -> None:
+    # One head without its turn is torch's attention; the turn is a product with complex numbers.
+    block = Block(32, nn.LayerNorm).double()
+    x = torch.randn(3, 7, 32, dtype=torch.float64)
+    with torch.no_grad():
+        q, k, v = block.queries_keys_values(block.norm1(x)).chunk(3, -1)
+        rates = torch.tensor([10000 ** (-2 * i / 32) for i in range(16)], dtype=torch.float64)
+        turns = torch.exp(1j * torch.arange(7, dtype=torch.float64)[:, None] * rates)
+        q, k = (torch.complex(part[..., :16], part[..., 16:]) * turns for part in (q, k))
+        scores = torch.einsum("nti,nsi->nts", q, k.conj()).real / 32**0.5
+        scores.masked_fill_(torch.ones(7, 7).triu(1).bool(), -torch.inf)
+        y = x + block.heads(scores.softmax(-1) @ v)
+        wanted = y + block.mlp(block.norm2(y))
+        torch.testing.assert_close(block(x), wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_tied_embeddings_give_the_logits() -> None:
+    model = build_model(ModelConfig("char_transformer_tied", "rms"), TEXT, 256, seed=0)
+    assert isinstance(model, CharacterTransformer)
+    tokens = torch.randint(256, (2, 9))
+    with torch.no_grad():
+        wanted = torch.einsum("ntw,kw->nkt", model.states(tokens), model.characters.weight)
+        torch.testing.assert_close(model(tokens), wanted)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +296,10 @@ def test_characters_see_none_that_follow() -> None:
         (ModelConfig("f1", ghost_batch=8, synchronised=True), MNIST, "got both"),
         (ModelConfig("c1"), (784,), r"channels x height x width for this network, got \(784,\)"),
         (ModelConfig("simple_cnn", "none"), (1, 3, 9), "at least 4 x 4 for this network, got 3 x 9"),
-        (ModelConfig("char_transformer", "none"), CIFAR, "1 x 1 x T bytes"),
+        (ModelConfig("char_transformer", "layer"), CIFAR, "1 x 1 x T bytes"),
+        (ModelConfig("char_transformer", "none"), TEXT, "norm = 'layer' or 'rms' for char_transformer, got 'none'"),
+        (ModelConfig("f1", "rms"), MNIST, "norm = 'batch' or 'running' or 'none' for f1, got 'rms'"),
+        (ModelConfig("char_transformer_tied", "rms"), TEXT, "expected 256 classes"),
     ],
 )
 def test_what_cannot_be_built_is_refused(config: ModelConfig, shape: tuple[int, ...], message: str) -> None:

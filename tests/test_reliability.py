@@ -142,7 +142,10 @@ def test_a_state_of_an_older_version_is_gone_on_from(tmp_path: Path, whole: dict
     run = copied(stopped, tmp_path / "run")
     state = run.load_resume_state()
     assert state is not None
-    run.save_resume_state(state | {"at": state["at"] | {"slot": 0, "slots": 1}})  # fields that are gone
+    # Fields that are gone, and the one average without its name.
+    run.save_resume_state(
+        state | {"at": state["at"] | {"slot": 0, "slots": 1}, "average": state["average"][CONFIG.average.kind]}
+    )
     config = (run.path / "config.toml").read_text()
     (run.path / "config.toml").write_text(config.replace("[schedule]", "vectorised = false\n\n[schedule]"))
     assert outcome(trained(run.path)) == whole
@@ -173,16 +176,24 @@ def test_draws_that_do_not_depend_on_the_update_alone_are_noticed(
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [(15, 15), pytest.param(100, 100, marks=pytest.mark.slow)], ids=["15", "100"]
+    ("name", "kills", "epochs", "updates"),
+    [
+        ("images", 15, 15, [0, *range(5, 3 * 15 + 3, 3)]),
+        ("text", 8, 30, [0, *range(3, 3 * 30 + 1, 3)]),
+        pytest.param("images", 100, 100, [0, *range(5, 3 * 100 + 3, 3)], marks=pytest.mark.slow),
+    ],
+    ids=["15", "text", "100"],
 )
-def test_killed_at_random_points_it_ends_with_the_same_bits(tmp_path: Path, kills: int, epochs: int) -> None:
-    result = run_python("-m", "tests.reliability_cases", str(tmp_path), str(epochs), str(kills))
+def test_killed_at_random_points_it_ends_with_the_same_bits(
+    tmp_path: Path, name: str, kills: int, epochs: int, updates: list[int]
+) -> None:
+    result = run_python("-m", "tests.reliability_cases", str(tmp_path), str(epochs), str(kills), name)
     assert result.returncode == 0, result.stderr
     count, update = map(int, result.stdout.split())
     assert count == kills and update > 1
     ends = [outcome(RunFolder.open(tmp_path / name)) for name in ("whole", "killed")]
     assert ends[0] == ends[1] and ends[0]["status"] == "finished"
-    assert [row["step"] for row in ends[1]["log"]] == [0, *range(5, 3 * epochs + 3, 3)]
+    assert [row["step"] for row in ends[1]["log"]] == updates
 
 
 class Faults:

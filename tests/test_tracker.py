@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 import sharpness as sh
 from sharpness.files import read_jsonl
 from sharpness.machine.random_states import seed_everything
+from sharpness.training.signum import Signum
 from sharpness.training.tracker import QUANTITIES, clock, plan, quantities
 from sharpness.training.tracker import tracker as module
 from sharpness.training.tracker.stepping import Stepping
@@ -75,6 +76,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adam decayed": lambda p: ADAM(p, lr=1e-2, weight_decay=0.1),
     "amsgrad": lambda p: ADAM(p, lr=1e-2, amsgrad=True, betas=(0.8, 0.9)),
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.0, eps=1e-3),
+    "signum": lambda p: Signum(p, lr=1e-2, momentum=0.7),
 }
 
 

@@ -26,6 +26,14 @@ CONFIG = RunConfig(
 )
 
 
+TEXT = replace(
+    CONFIG,
+    data=DataConfig("kjv", num_train=21, num_test=9, context=12, evaluation_batch_size=5),
+    model=ModelConfig("char_transformer_small", "layer"),
+    training=TrainingConfig(optimizer="adamw", learning_rate=3e-3, batch_size=8, epochs=2, beta2_half_life=500.0),
+)
+
+
 def command_line(folder: Path, config: RunConfig, processes: int, name: str = "run") -> list[str]:
     """Return the arguments of Python that train a config, with torchrun for several processes."""
     file = folder / f"{name}.toml"
@@ -71,19 +79,21 @@ def assert_same(one: RunFolder, several: RunFolder, rtol: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "processes", "rtol", "torchrun"),
+    ("config", "dtype", "processes", "rtol", "torchrun"),
     [
-        ("float64", 2, 1e-10, False),
-        pytest.param("float64", 2, 1e-10, True, marks=pytest.mark.slow),
-        pytest.param("float32", 2, 1e-5, True, marks=pytest.mark.slow),
-        pytest.param("float64", 3, 1e-10, True, marks=pytest.mark.slow),
-        pytest.param("float32", 3, 1e-5, True, marks=pytest.mark.slow),
+        (CONFIG, "float64", 2, 1e-10, False),
+        (TEXT, "float64", 2, 1e-8, False),  # Adam's step is about the sign of a gradient that may be rounding
+        pytest.param(CONFIG, "float64", 2, 1e-10, True, marks=pytest.mark.slow),
+        pytest.param(CONFIG, "float32", 2, 1e-5, True, marks=pytest.mark.slow),
+        pytest.param(CONFIG, "float64", 3, 1e-10, True, marks=pytest.mark.slow),
+        pytest.param(CONFIG, "float32", 3, 1e-5, True, marks=pytest.mark.slow),
+        pytest.param(TEXT, "float64", 2, 1e-8, True, marks=pytest.mark.slow),
     ],
 )
 def test_processes_share_a_batch_and_end_with_the_weights_of_one(
-    dtype: Any, processes: int, rtol: float, torchrun: bool, tmp_path: Path
+    config: RunConfig, dtype: Any, processes: int, rtol: float, torchrun: bool, tmp_path: Path
 ) -> None:
-    config = replace(CONFIG, training=replace(CONFIG.training, dtype=dtype))
+    config = replace(config, training=replace(config.training, dtype=dtype))
     alone, together = (trained(tmp_path / str(n), config, n, torchrun=torchrun and n > 1) for n in (1, processes))
     manifest = together.manifest() or {}
     assert manifest["processes"] == processes and (alone.manifest() or {})["processes"] == 1

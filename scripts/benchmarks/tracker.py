@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # scripts/ is not installed
 
@@ -89,7 +89,7 @@ class Training:
 
     def __init__(self, job: Job, tracked: bool) -> None:
         text = job.network == "char_transformer"
-        norm = "batch" if "batch" in MODELS[job.network].norms else "none"
+        norm: Any = MODELS[job.network].norms[0]
         shape, classes = ((1, 1, LENGTH), CHARACTERS) if text else ((1, 28, 28), 10)
         self.model = build_model(ModelConfig(name=job.network, norm=norm), shape, classes, 0).train()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
@@ -118,10 +118,10 @@ def images(examples: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def windows(examples: int) -> list[tuple[Tensor, Tensor]]:
-    """Return batches of made texts, each with the character that follows."""
+    """Return batches of made texts, each character with the one that follows."""
     batches = token_batches(max(1, examples // BATCH), BATCH, LENGTH + 1, CHARACTERS)
     tokens = [batch["input_ids"] for batch in batches]
-    return [(each[:, None, None, :-1].float() / 255, each[:, -1]) for each in tokens]
+    return [(each[:, None, None, :-1].float() / 255, each[:, 1:]) for each in tokens]
 
 
 def overhead(job: Job) -> Row:

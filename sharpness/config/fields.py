@@ -40,9 +40,9 @@ class ModelConfig:
 
     name: str = "f1"
     """A name of ``sharpness models``."""
-    norm: Literal["batch", "running", "none"] = "batch"
+    norm: Literal["batch", "running", "none", "layer", "rms"] = "batch"
     """``batch``: BatchNorm uses the statistics of the batch it sees; ``running``: running ones in evaluation; ``none``:
-    the network without its norms."""
+    the network without its norms. Of a transformer ``layer``: LayerNorm; ``rms``: RMSNorm."""
     synchronised: bool = False
     """Batch statistics in training are those of the whole batch over all processes (CUDA only), not of each one's."""
     ghost_batch: int | None = None
@@ -64,9 +64,16 @@ class TrainingConfig:
     start: str | None = None
     """A file of weights to start from instead, or a run whose last ones, from the folder that holds the run folder."""
     momentum: float = 0.9
-    """For momentum, nesterov and lars."""
+    """For momentum, nesterov, lars, signum and muon."""
+    beta1: float = 0.9
+    """The decay of the first moment of adam, of adamw, and of muon where it is adamw."""
+    beta2: float = 0.999
+    """The decay of their second moment."""
+    beta2_half_life: float | None = None
+    """In its place, tokens in which the second moment halves: bytes of a text, else examples. Batches of every size
+    then remember the same data (Marek et al. 2025)."""
     weight_decay: float = 0.0
-    """Added to the gradient as ``weight_decay * w``; of adamw decoupled."""
+    """Added to the gradient as ``weight_decay * w``; of adamw, signum and muon decoupled."""
     trust: float = 1e-3
     """The trust coefficient of lars."""
     clip_norm: float | None = None
@@ -99,12 +106,14 @@ class TrainingConfig:
 class ScheduleConfig:
     """The changes of the learning rate; times are in epochs, which may be fractions."""
 
-    kind: Literal["constant", "steps", "linear", "cosine", "polynomial", "cyclic"] = "constant"
+    kind: Literal["constant", "steps", "linear", "cosine", "polynomial", "cyclic", "wsd"] = "constant"
     milestones: tuple[float, ...] = ()
     """Epochs at which ``steps`` multiplies the rate by ``factor``."""
     factor: float = 0.1
     final: float = 0.0
-    """The end of linear, cosine and polynomial and the bottom of cyclic, as a share of the rate."""
+    """The end of linear, cosine, polynomial and wsd and the bottom of cyclic, as a share of the rate."""
+    decay: float = 0.2
+    """The last share of the epochs, over which ``wsd`` (warm-up, stable, decay) falls linearly."""
     power: float = 2.0
     cycle: float = 1.0
     """Length of a cycle of ``cyclic``."""
@@ -144,6 +153,8 @@ class AverageConfig:
     """Epochs between the weights that ``swa`` averages: the cycle of the learning rate."""
     decay: float = 0.999
     """Share of the old average that ``ema`` keeps at each update."""
+    horizons: tuple[float, ...] = ()
+    """In its place, an average for each of these numbers of updates h, which keeps ``1 - 1/h``."""
 
 
 @dataclass(frozen=True)

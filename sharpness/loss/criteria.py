@@ -102,11 +102,17 @@ def cast_criterion(criterion: Any, device: torch.device, dtype: torch.dtype) -> 
 
 
 def correct_predictions(criterion: Any, output: Any, batch: Batch) -> tuple[int, int]:
-    """Return how many class predictions are right and how many there are; (0, 0) if this is no classifier."""
+    """Return how many class predictions are right and how many there are; (0, 0) if this is no classifier.
+
+    Logits are N x classes for N targets; those of a criterion of torch's may be N x classes x ... for N x ... targets,
+    as for each byte of a text.
+    """
     targets, logits = targets_of(batch), tensor_in(output)
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.is_complex() or targets.ndim != 1:
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.is_complex() or not targets.ndim:
         return 0, 0
-    if logits is None or logits.is_complex() or logits.ndim != 2 or len(logits) != len(targets) or logits.shape[1] < 2:
+    if logits is None or logits.is_complex() or logits.ndim < 2 or logits.shape[1] < 2:
+        return 0, 0
+    if (len(logits), *logits.shape[2:]) != targets.shape or (targets.ndim > 1 and not is_known(criterion)):
         return 0, 0
     judged = targets != ignored_label(criterion)
     return int((logits.argmax(1) == targets)[judged].sum()), int(judged.sum())

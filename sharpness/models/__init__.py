@@ -16,11 +16,13 @@ from sharpness.models.norms import check_ghost_batch, with_ghost_norm
 from sharpness.models.resnet import resnet
 from sharpness.models.simple_cnn import simple_cnn
 from sharpness.models.strided_cnn import strided_cnn
+from sharpness.models.transformer import NORMS as TEXT_NORMS
 from sharpness.models.transformer import character_transformer
 from sharpness.models.vgg import vgg11, vgg16
 from sharpness.models.wide_resnet import wide_resnet
 
-NORMS = ("batch", "running", "none")
+BATCH_NORMS = ("batch", "running")
+NORMS = (*BATCH_NORMS, "none")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ def _fully_connected(*widths: int) -> ModelInfo:
 def _simple_cnn(first: int, second: int, hidden: int) -> ModelInfo:
     described = f"Simple CNN of Shallue et al. 2019: 2 convolutions 5 x 5 ({first}, {second}), hidden layer {hidden}"
     return ModelInfo(described, simple_cnn(first, second, hidden), ("none",))
+
+
+def _transformer(width: int, depth: int, *, tied: bool = False) -> ModelInfo:
+    blocks, embeddings = f"{depth} block{'s' * (depth > 1)}", ", tied embeddings" if tied else ""
+    described = f"causal transformer over bytes, a loss for each: {blocks} of width {width}{embeddings}"
+    return ModelInfo(described, character_transformer(width, depth, tied=tied), tuple(TEXT_NORMS))
 
 
 MODELS: dict[str, ModelInfo] = {
@@ -70,11 +78,10 @@ MODELS: dict[str, ModelInfo] = {
     "wide_resnet16_4": ModelInfo("WideResNet-16-4 of Zagoruyko & Komodakis 2016", wide_resnet(16, 4)),
     "vgg11": ModelInfo("VGG-11 for small images, hidden layers 4096, of Keskar et al.'s PyTorch code", vgg11),
     "vgg16": ModelInfo("VGG-16 for small images, hidden layers 512, of Izmailov et al. 2018", vgg16),
-    "char_transformer": ModelInfo(
-        "causal transformer over 1 x 1 x T bytes that predicts the next one: 2 blocks, width 128",
-        character_transformer,
-        ("none",),
-    ),
+    "char_transformer_small": _transformer(32, 1),
+    "char_transformer": _transformer(128, 2),
+    "char_transformer_tied": _transformer(128, 2, tied=True),
+    "char_transformer_wide": _transformer(256, 4),
 }
 
 
@@ -97,24 +104,24 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], num_classes: 
 def check_model(config: ModelConfig) -> None:
     """Raise :class:`sharpness.errors.InputError` for an unknown name or norm and for settings that do not go together.
 
-    Networks without BatchNorm are built with ``norm="none"`` alone; ``ghost_batch`` needs BatchNorm, at least 2
-    examples, and statistics that are not synchronised.
+    ``norm`` is one of those that the network can be built with; ``ghost_batch`` needs BatchNorm, at least 2 examples,
+    and statistics that are not synchronised.
     """
     if config.name not in MODELS:
         raise unknown_name("model", config.name, MODELS)
-    if config.norm not in NORMS:
-        raise unknown_name("norm", config.norm, NORMS)
-    if config.norm not in MODELS[config.name].norms:
+    norms = MODELS[config.name].norms
+    if config.norm not in norms:
+        known = " or ".join(map(repr, norms))
+        why = "this network has no BatchNorm; " if "batch" not in norms else ""
         raise InputError(
-            f"expected norm = 'none' for {config.name}, got {config.norm!r}: this network has no BatchNorm; "
-            "set norm to none"
+            f"expected norm = {known} for {config.name}, got {config.norm!r}: {why}set norm to {norms[-1]}"
         )
     if config.ghost_batch is None:
         return
     check_ghost_batch(config.ghost_batch)
-    if config.norm == "none":
+    if config.norm not in BATCH_NORMS:
         raise InputError(
-            f"expected norm = 'batch' or 'running' with ghost_batch = {config.ghost_batch}, got 'none': "
+            f"expected norm = 'batch' or 'running' with ghost_batch = {config.ghost_batch}, got {config.norm!r}: "
             "leave ghost_batch out"
         )
     if config.synchronised:

@@ -1,56 +1,83 @@
-"""A small causal transformer over characters."""
+"""A small causal transformer over the bytes of a text, with rotary positions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.errors import InputError
 
 TOKENS = 256
-WIDTH = 128
-HEADS = 4
-DEPTH = 2
+HEAD_WIDTH = 32
+LONGEST_WAVE = 10000.0
+NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+"""The norms that it can be built with, by their names in ``model.norm``."""
 
 
 class Block(nn.Module):
     """``y = x + attention(norm(x))``, then ``y + mlp(norm(y))``: no position sees those after it."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, norm: type[nn.Module]) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.num_heads = width // HEAD_WIDTH
+        self.norm1, self.norm2 = norm(width), norm(width)
         # Without biases: the softmax is blind to that of the keys.
-        self.queries_keys_values = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
-        self.heads = nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.queries_keys_values = nn.Linear(width, 3 * width, bias=False)
+        self.heads = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return N x T x width for N x T x width."""
-        pieces = self.queries_keys_values(self.norm1(x)).unflatten(-1, (3, HEADS, WIDTH // HEADS))
+        pieces = self.queries_keys_values(self.norm1(x)).unflatten(-1, (3, self.num_heads, HEAD_WIDTH))
         queries, keys, values = pieces.permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        seen = F.scaled_dot_product_attention(turned(queries), turned(keys), values, is_causal=True)
         x = x + self.heads(seen.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 
 
 class CharacterTransformer(nn.Module):
-    """A transformer that reads ``length`` characters and gives the logits of the one that follows."""
+    """A transformer that gives at each place of a text of any length the logits of the byte that follows."""
 
-    def __init__(self, length: int, num_classes: int) -> None:
+    def __init__(self, width: int, depth: int, num_classes: int, norm: type[nn.Module], tied: bool) -> None:
         super().__init__()
-        self.characters, self.places = nn.Embedding(TOKENS, WIDTH), nn.Embedding(length, WIDTH)
-        self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
-        self.norm, self.logits = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, num_classes)
-        for embedding in (self.characters, self.places):
-            nn.init.normal_(embedding.weight, std=0.02)
+        self.characters = nn.Embedding(TOKENS, width)
+        self.blocks = nn.Sequential(*(Block(width, norm) for _ in range(depth)))
+        self.norm = norm(width)
+        self.logits = None if tied else nn.Linear(width, num_classes)
+        nn.init.normal_(self.characters.weight, std=0.02)
 
     def states(self, inputs: Tensor) -> Tensor:
-        """Return N x T x width: what the network makes of each character and of those before it."""
-        return self.norm(self.blocks(self.characters(tokens_of(inputs)) + self.places.weight))
+        """Return N x T x width: what the network makes of each byte and of those before it."""
+        return self.norm(self.blocks(self.characters(tokens_of(inputs))))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return N x classes for N inputs of T characters each."""
-        return self.logits(self.states(inputs)[:, -1])
+        """Return N x classes x T for N inputs of T bytes each, as cross-entropy takes them with N x T targets."""
+        states = self.states(inputs)
+        logits = F.linear(states, self.characters.weight) if self.logits is None else self.logits(states)
+        return logits.transpose(1, 2)
+
+
+def turned(x: Tensor) -> Tensor:
+    """Return queries or keys (... x T x h) turned by their places: a rotary embedding.
+
+    At place t the entries i and i + h/2 are one complex number, which is multiplied by ``exp(i t b^(-2 i / h))`` with
+    b = 10000, so that the product of a query and a key depends on how far apart they are, not on where (Su et al. 2021,
+    arXiv 2104.09864, equation 15, with the pairs half a head apart). There is no longest text.
+
+    >>> x = torch.ones(3, 4)
+    >>> torch.equal(turned(x)[0], x[0]), bool((turned(x)[1] @ turned(x)[2]).isclose(turned(x)[0] @ turned(x)[1]))
+    (True, True)
+    """
+    length, width = x.shape[-2:]
+    exact = {"dtype": torch.promote_types(x.dtype, torch.float32), "device": x.device}
+    rates = LONGEST_WAVE ** (-torch.arange(0, width, 2, **exact) / width)
+    angles = torch.arange(length, **exact)[:, None] * rates
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
 
 def tokens_of(inputs: Tensor) -> Tensor:
@@ -64,22 +91,32 @@ def tokens_of(inputs: Tensor) -> Tensor:
     return numbers.long().flatten(1)
 
 
-def character_transformer(input_shape: tuple[int, ...], num_classes: int, norm: str) -> CharacterTransformer:
-    """Return a transformer that reads an image of one row, 1 x 1 x T bytes, as T characters and predicts the next one.
+def character_transformer(
+    width: int, depth: int, *, tied: bool = False
+) -> Callable[[tuple[int, ...], int, str], CharacterTransformer]:
+    """Return the function that builds a transformer over windows of bytes, 1 x 1 x T, that predicts each next byte.
 
-    The network of no paper: 2 blocks of width 128 with LayerNorm before attention (4 heads, causal) and before the MLP
-    (512, GELU), learned places, LayerNorm and Linear to the logits; no BatchNorm, no dropout. Data sets are bytes and
-    class numbers, so the text is cut into windows of T bytes and the class is the byte that follows; only the last
-    position is trained. Inputs are int64 tokens, or the bytes divided by 255 that batches of a data set hold: another
-    scaling gives other characters. Embeddings start from N(0, 0.02^2), the rest from PyTorch's defaults. Raises
-    :class:`sharpness.errors.InputError` for inputs of another shape.
+    The network of no paper: ``depth`` blocks with a norm before attention (heads of 32, causal, rotary positions) and
+    before the MLP (four times as wide, GELU), a norm, and Linear to the logits, which ``tied`` makes the transpose of
+    the embedding; no dropout. The norm is LayerNorm (``layer``) or RMSNorm (``rms``). Inputs are int64 tokens, or the
+    bytes divided by 255 that batches of a data set hold: another scaling gives other bytes. Embeddings start from
+    N(0, 0.02^2), the rest from PyTorch's defaults. It raises :class:`sharpness.errors.InputError` for inputs of
+    another shape, and for other than 256 classes where they are tied.
 
-    >>> import torch
-    >>> character_transformer((1, 1, 32), 65, "none")(torch.zeros(2, 1, 1, 32)).shape
-    torch.Size([2, 65])
+    >>> character_transformer(32, 1)((1, 1, 16), 65, "rms")(torch.zeros(2, 1, 1, 24)).shape
+    torch.Size([2, 65, 24])
     """
-    if len(input_shape) != 3 or input_shape[:2] != (1, 1):
-        raise InputError(
-            f"expected inputs of 1 x 1 x T bytes for char_transformer, got {input_shape}: cut a text into such windows"
-        )
-    return CharacterTransformer(input_shape[2], num_classes)
+
+    def create(input_shape: tuple[int, ...], num_classes: int, norm: str) -> CharacterTransformer:
+        if len(input_shape) != 3 or input_shape[:2] != (1, 1):
+            raise InputError(
+                f"expected inputs of 1 x 1 x T bytes for char_transformer, got {input_shape}: take a text, such as kjv"
+            )
+        if tied and num_classes != TOKENS:
+            raise InputError(
+                f"expected {TOKENS} classes for a char_transformer with tied embeddings, got {num_classes}: take one "
+                "that is not tied"
+            )
+        return CharacterTransformer(width, depth, num_classes, NORMS[norm], tied)
+
+    return create

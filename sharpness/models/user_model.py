@@ -16,7 +16,7 @@ from sharpness.config import ModelConfig
 from sharpness.config.spec import Spec, parse_spec
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.users_code import import_object, users_own
-from sharpness.models import MODELS, NORMS, build_model
+from sharpness.models import MODELS, build_model
 from sharpness.models.hugging_face import hugging_face_model
 from sharpness.models.libraries import timm_model, torchvision_model
 from sharpness.models.sizing import build_within_memory
@@ -89,8 +89,6 @@ def _built_in(spec: Spec, input_shape: tuple[int, ...] | None, num_classes: int 
         raise InputError(f"{spec.text}: expected data of inputs with class numbers for this network: change --data")
     norm = options.get("norm", MODELS[spec.name].norms[0])
     norm = "none" if norm is None else norm  # a spec's option none is None, and here the name of a norm
-    if norm not in NORMS:
-        raise unknown_name("norm", str(norm), NORMS)
     return build_model(ModelConfig(spec.name, norm), input_shape, classes, seed)
 
 

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from sharpness.config import AverageConfig
+
+
+def averages_of(config: AverageConfig) -> dict[str, Average]:
+    """Return the averages that a config asks for, by the names of their files without the update; none for ``none``.
+
+    >>> list(averages_of(AverageConfig(kind="ema"))), list(averages_of(AverageConfig("ema", horizons=(10.0, 100.0))))
+    (['ema'], ['ema10', 'ema100'])
+    """
+    if config.kind == "none":
+        return {}
+    if not config.horizons:
+        return {config.kind: Average(config)}
+    return {f"ema{h:g}": Average(replace(config, decay=1 - 1 / h)) for h in config.horizons}
 
 
 class Average:
@@ -34,7 +48,7 @@ class Average:
     def after_update(self, model: nn.Module, before: float, now: float) -> None:
         """Take in the weights after an update that went from epoch ``before`` to ``now`` (both may be fractions)."""
         config = self.config
-        if config.kind == "none" or now < config.start:
+        if now < config.start:
             return
         if config.kind == "ema":
             self._move(model, 1.0 if self.count == 0 else 1 - config.decay)

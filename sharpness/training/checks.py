@@ -11,10 +11,10 @@ from sharpness.config import RunConfig
 from sharpness.data import DATASETS, check_context
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.distributed import num_ranks
-from sharpness.models import check_model
+from sharpness.models import BATCH_NORMS, check_model
 from sharpness.runs.networks import CRITERIA
 from sharpness.training.measures import MEASURES
-from sharpness.training.optimizers import OPTIMIZERS
+from sharpness.training.optimizers import OPTIMIZERS, WITH_SECOND_MOMENT
 from sharpness.training.tracker import QUANTITIES
 
 Bound = tuple[str, Callable[[float], bool]]
@@ -22,6 +22,7 @@ AT_LEAST_ONE: Bound = ("{} of at least 1", lambda value: value >= 1)
 AT_LEAST_ZERO: Bound = ("{} of at least 0", lambda value: value >= 0 and math.isfinite(value))
 POSITIVE: Bound = ("a positive {}", lambda value: value > 0 and math.isfinite(value))
 SHARE: Bound = ("{} from 0 to below 1", lambda value: 0 <= value < 1)
+UPPER_SHARE: Bound = ("{} above 0 and up to 1", lambda value: 0 < value <= 1)
 PROBABILITY: Bound = ("{} from 0 to 1", lambda value: 0 <= value <= 1)
 SEED: Bound = ("a {} from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
 BOUNDS: Mapping[str, Bound] = {
@@ -36,6 +37,9 @@ BOUNDS: Mapping[str, Bound] = {
     "training.epochs": AT_LEAST_ZERO,
     "training.seed": SEED,
     "training.momentum": SHARE,
+    "training.beta1": SHARE,
+    "training.beta2": SHARE,
+    "training.beta2_half_life": POSITIVE,
     "training.weight_decay": AT_LEAST_ZERO,
     "training.trust": POSITIVE,
     "training.clip_norm": POSITIVE,
@@ -45,6 +49,7 @@ BOUNDS: Mapping[str, Bound] = {
     "training.proximal": POSITIVE,
     "training.proximal_steps": AT_LEAST_ONE,
     "schedule.final": AT_LEAST_ZERO,
+    "schedule.decay": UPPER_SHARE,
     "schedule.cycle": POSITIVE,
     "schedule.warmup": AT_LEAST_ZERO,
     "schedule.warmup_from": AT_LEAST_ZERO,
@@ -146,6 +151,16 @@ def _check_combinations(config: RunConfig) -> None:
         )
     if training.proximal is not None and training.sam_rho is not None:
         raise InputError("expected sam_rho or proximal, got both: they change the gradient in two ways")
+    if training.beta2_half_life is not None and training.optimizer not in WITH_SECOND_MOMENT:
+        raise InputError(
+            f"expected one of {', '.join(WITH_SECOND_MOMENT)} with beta2_half_life, got {training.optimizer}: leave "
+            "one of them out"
+        )
+    if config.average.horizons and (config.average.kind != "ema" or min(config.average.horizons) < 1):
+        raise InputError(
+            f"expected average.kind = 'ema' and average.horizons of at least 1 update, got {config.average.kind!r} "
+            f"and {list(config.average.horizons)}: correct it in the config"
+        )
     if config.schedule.milestones and config.schedule.kind != "steps":
         raise InputError(f"expected schedule.kind = 'steps' with milestones, got {config.schedule.kind!r}")
     if config.batch.milestones and config.batch.kind != "steps":
@@ -181,7 +196,7 @@ def _check_sizes(config: RunConfig) -> None:
             f"expected a batch_size of at most the {examples} training examples, got {config.training.batch_size}: "
             "lower it"
         )
-    if config.model.norm == "none":
+    if config.model.norm not in BATCH_NORMS:
         return
     if config.batch.kind == "constant":
         _check_last_batch("batch_size", config.training.batch_size, examples)

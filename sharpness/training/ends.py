@@ -13,6 +13,7 @@ from torch import nn
 from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.distributed import num_ranks
 from sharpness.machine.environment import git_commit, versions
+from sharpness.training.averages import Average
 from sharpness.training.position import Position
 from sharpness.training.session import Session
 
@@ -58,7 +59,7 @@ def goal_reached(session: Session, before: Position, at: Position) -> Ending | N
 
 
 def close(session: Session, at: Position, ending: Ending) -> dict[str, Any]:
-    """Evaluate and write the final weights and their average, and the manifest that ends the run; return it."""
+    """Evaluate and write the final weights and their averages, and the manifest that ends the run; return it."""
     run, epochs = session.run, at.epochs_done(len(session.train))
     if ending["status"] == "finished":
         ending = ending | {"final": session.evaluate_all()}
@@ -70,8 +71,12 @@ def close(session: Session, at: Position, ending: Ending) -> dict[str, Any]:
     if ending["status"] == "finished":
         place, state = {"step": at.update, "epoch": epochs}, session.model.state_dict()
         session.write(lambda: run.save_weights(f"checkpoint-{at.update}", state, place))
-        if session.average.count:
-            ending |= {"average": _close_average(session, at)}
+        kept = {name: average for name, average in session.averages.items() if average.count}
+        accounts = {name: _close_average(session, at, name, average) for name, average in kept.items()}
+        if session.config.average.horizons:
+            ending |= {"averages": accounts}
+        elif accounts:
+            ending |= {"average": accounts[session.config.average.kind]}
     position = {"step": at.update, "epochs_done": epochs, "examples": at.examples, "seconds": at.seconds}
     session.write(lambda: run.write_manifest({**ending, **position, **_circumstances(session)}))
     manifest = run.manifest()
@@ -79,16 +84,15 @@ def close(session: Session, at: Position, ending: Ending) -> dict[str, Any]:
     return manifest
 
 
-def _close_average(session: Session, at: Position) -> dict[str, Any]:
-    """Write the averaged weights, with statistics of the training data, and return their account for the manifest."""
-    name, count = f"{session.config.average.kind}-{at.update}", session.average.count
-    model = _averaged_model(session)
-    facts = {"step": at.update, "averaged": count}
-    session.write(lambda: session.run.save_weights(name, model.state_dict(), facts))
-    return {"name": name, "averaged": count, **session.evaluate_all(model)}
+def _close_average(session: Session, at: Position, name: str, average: Average) -> dict[str, Any]:
+    """Write averaged weights, with statistics of the training data, and return their account for the manifest."""
+    model, file = _averaged_model(session, average), f"{name}-{at.update}"
+    facts = {"step": at.update, "averaged": average.count}
+    session.write(lambda: session.run.save_weights(file, model.state_dict(), facts))
+    return {"name": file, "averaged": average.count, **session.evaluate_all(model)}
 
 
-def _averaged_model(session: Session) -> nn.Module:
+def _averaged_model(session: Session, average: Average) -> nn.Module:
     """Return a network with the averaged weights, its running statistics recomputed by one pass over the data.
 
     The pass is over the training examples as they are, in evaluation batches, each weighted by its examples.
@@ -96,7 +100,7 @@ def _averaged_model(session: Session) -> nn.Module:
     model = copy.deepcopy(session.model)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.copy_(session.average.weights[name])
+            p.copy_(average.weights[name])
     if batch_norms(model) and all(norm.running_mean is not None for norm in batch_norms(model)):
         loss = session.loss_over(session.train, model).with_norm("recalibrate")
         model.load_state_dict({**model.state_dict(), **(loss.buffers_at(loss.weights, loss.batches) or {})})

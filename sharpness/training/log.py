@@ -50,7 +50,7 @@ def log_epoch(session: Session, before: Position, at: Position) -> tuple[Positio
     row: dict[str, Any] = {"epoch": _plain(at.epochs_done(total)), "step": at.update}
     reason = None
     if first_bad is None and (test is None or math.isfinite(test.loss)):
-        loss, accuracy = sums.means()
+        loss, accuracy = sums.means(session.dataset.predictions_per_example)
         row |= {"train_loss": loss, "train_accuracy": accuracy}
         row |= {"test_loss": test and test.loss, "test_accuracy": test and test.accuracy}
         at = _with_best(session, at, loss)

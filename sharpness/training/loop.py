@@ -21,12 +21,14 @@ from sharpness.machine.distributed import is_distributed, num_ranks, on_all_rank
 from sharpness.machine.environment import derived_seed, deterministic
 from sharpness.machine.precision import tensor_float_32
 from sharpness.machine.progress import Progress
+from sharpness.models import BATCH_NORMS
 from sharpness.runs import RunFolder, remove_leftovers
 from sharpness.training import accumulation, proximal, sam, schedules
 from sharpness.training.checks import check_config
 from sharpness.training.ends import Ending, budget_used, close, goal_reached, loss_ceased
 from sharpness.training.log import Measure, log_epoch, log_measures, log_start, track
 from sharpness.training.noise import SquaredNorms
+from sharpness.training.optimizers import set_rates
 from sharpness.training.order import TrainingBatch
 from sharpness.training.position import Position
 from sharpness.training.session import Session
@@ -111,12 +113,12 @@ def one_update(session: Session, at: Position) -> Position:
     training, parameters = session.config.training, session.parameters
     done = at.epochs_done(len(session.train))  # epochs, a fraction
 
-    size = min(schedules.batch_size(session.config, done, at.batch), len(session.train) - at.seen)
+    asked = schedules.batch_size(session.config, done, at.batch)
+    size = min(asked, len(session.train) - at.seen)
     batch = next_batch(session, at, size)
 
     rate = session.rate(done)  # schedules.learning_rate
-    for group in session.optimizer.param_groups:
-        group["lr"] = rate
+    set_rates(session.optimizer, training, rate, asked * session.dataset.predictions_per_example)
 
     seed_draws(derived_seed(training.seed, "update", at.update, rank()), session.device)  # of dropout and the like
     anchors = [p.detach().clone() for p in parameters] if training.proximal is not None else []
@@ -197,7 +199,8 @@ def after_update(
     """Do what is due after an update and return where the run stands, and how it ended if it did."""
     config, total = session.config, len(session.train)
     was, now = before.epochs_done(total), at.epochs_done(total)
-    session.average.after_update(session.model, was, now)
+    for average in session.averages.values():
+        average.after_update(session.model, was, now)
     ending = budget_used(session, at)
     if at.epoch > before.epoch or ending is not None:
         at, reason = log_epoch(session, before, at)
@@ -208,7 +211,7 @@ def after_update(
     if (config.measure.names or measure is not None) and schedules.is_due(config.measure.every, was, now):
         at = log_measures(session, at, measure)
     if config.batch.kind == "noise_scale" and schedules.is_due(config.batch.every, was, now):
-        least = num_ranks() * (1 if config.model.norm == "none" else 2)
+        least = num_ranks() * (2 if config.model.norm in BATCH_NORMS else 1)
         size = schedules.measured_batch(config, session.measures.noise.simple, at.batch, least, total)
         at = replace(at, batch=size)
     if config.measure.keep_every and ending is None and schedules.is_due(config.measure.keep_every, was, now):

@@ -84,12 +84,15 @@ class EpochSums:
         finite = torch.isfinite(torch.stack(self.losses)) if self.losses else torch.ones(1, dtype=torch.bool)
         return None if bool(finite.all()) else int(finite.int().argmin()) + 1
 
-    def means(self) -> tuple[float, float]:
-        """Return mean loss and accuracy over the examples of the epoch so far, each at the weights of its update."""
+    def means(self, predictions: int = 1) -> tuple[float, float]:
+        """Return mean loss and accuracy over the examples of the epoch so far, each at the weights of its update.
+
+        An example has so many ``predictions``, each right or wrong.
+        """
         sizes = torch.tensor(self.sizes)
         share = sizes / sizes.sum()
         losses = torch.stack(self.losses).cpu().double()
-        return float(share.to(losses) @ losses), int(torch.stack(self.right).sum()) / int(sizes.sum())
+        return float(share.to(losses) @ losses), int(torch.stack(self.right).sum()) / (predictions * int(sizes.sum()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a stopped run goes on from."""

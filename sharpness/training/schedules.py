@@ -34,6 +34,8 @@ def learning_rate(config: RunConfig, epoch: float, total: float, updates_per_epo
     - ``steps``: ``r factor^(milestones passed)``;
     - ``linear``: ``r (1 - (1 - s) p)``; ``polynomial``: ``r (s + (1 - s) (1 - p)^power)`` (You et al. 2017);
     - ``cosine``: ``r (s + (1 - s) (1 + cos(pi p)) / 2)`` (Loshchilov and Hutter 2017);
+    - ``wsd``: r until the share ``decay`` of E is left, then linearly down to ``r s`` (warm-up, stable, decay: Hu et
+      al. 2024, arXiv 2404.06395; with the linear decay of Hägele et al. 2024, arXiv 2405.18392);
     - ``cyclic``: ``r ((1 - t) + t s)`` with ``t = ((i - 1) mod c + 1) / c`` at update i of cycles of c updates
       (Izmailov et al. 2018, section 3.2); c = 1 is the constant rate ``r s``.
 
@@ -59,6 +61,9 @@ def learning_rate(config: RunConfig, epoch: float, total: float, updates_per_epo
         return rate * (s + (1 - s) * (1 - p) ** schedule.power)
     if schedule.kind == "cosine":
         return rate * (s + (1 - s) * (1 + math.cos(math.pi * p)) / 2)
+    if schedule.kind == "wsd":
+        left = max(total - epoch, 0.0) / (schedule.decay * total)
+        return rate * (s + (1 - s) * min(1.0, left))
     if schedule.kind == "cyclic":
         updates = max(1, round(schedule.cycle * updates_per_epoch))
         done = round((epoch - schedule.warmup) * updates_per_epoch)
@@ -108,7 +113,7 @@ def is_due(every: float, was: float, now: float) -> bool:
 
 
 def momentum_of(config: RunConfig) -> float:
-    """Return the momentum that the optimiser uses, 0 for one without."""
+    """Return the momentum of an optimiser whose noise is that of SGD with it, 0 for others."""
     return config.training.momentum if config.training.optimizer in ("momentum", "nesterov", "lars") else 0.0
 
 

@@ -22,7 +22,7 @@ from sharpness.models import build_model
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import as_configured, criterion_of, evaluation_batches, network_loss
 from sharpness.training import schedules
-from sharpness.training.averages import Average
+from sharpness.training.averages import Average, averages_of
 from sharpness.training.checks import check_processes
 from sharpness.training.measures import Measures
 from sharpness.training.noise import NormWatch, PieceNorms, RankNorms
@@ -48,7 +48,7 @@ class Session:
     train: Split
     held_out: Split
     measures: Measures
-    average: Average
+    averages: dict[str, Average]
     tracker: Tracker | None = None
     sums: EpochSums = field(default_factory=EpochSums)
     _losses: dict[int, tuple[Split, Loss]] = field(default_factory=dict, init=False, repr=False)
@@ -70,7 +70,7 @@ class Session:
         norm_watch = _norm_watch(config, network)
         if training.compile:
             network = torch.compile(network)  # type: ignore[assignment]
-        optimizer = OPTIMIZERS[training.optimizer](model.parameters(), training)
+        optimizer = OPTIMIZERS[training.optimizer](model, training)
         return cls(
             config=config,
             dataset=dataset,
@@ -83,7 +83,7 @@ class Session:
             train=dataset.train,
             held_out=dataset.held_out or dataset.test,
             measures=Measures(config.measure.names, flatten(model)),
-            average=Average(config.average),
+            averages=averages_of(config.average),
             tracker=_tracker(config, model, optimizer, run),
         )
 
@@ -159,7 +159,9 @@ class Session:
             self.measures.start = flatten(self.model)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.average.load_state_dict(state["average"], self.device)
+        saved = state["average"]
+        for name, average in self.averages.items():
+            average.load_state_dict(saved.get(name, saved), self.device)  # an older version kept one, without its name
         self.measures.load_state_dict(state["measures"])
         self.sums.load_state_dict(state["sums"], self.device)
         at = Position.from_state(state["at"])
@@ -180,7 +182,7 @@ class Session:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict(),
+            "average": {name: average.state_dict() for name, average in self.averages.items()},
             "measures": self.measures.state_dict(),
             "sums": self.sums.state_dict(),
             "at": asdict(at),

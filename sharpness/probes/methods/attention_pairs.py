@@ -184,7 +184,7 @@ def _of_ours(module: Any, at: Places) -> _Block | None:
     if not isinstance(module, transformer.Block):
         return None
     inner = _projection(module.queries_keys_values, at).chunks(3)
-    return _Block(transformer.HEADS, inner, _projection(module.heads, at))
+    return _Block(module.num_heads, inner, _projection(module.heads, at), turned=True)
 
 
 def _has_layers(module: Any, *names: str) -> bool:

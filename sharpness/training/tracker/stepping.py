@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sharpness.curvature.preconditioned import adam_edge, adam_preconditioner
 from sharpness.errors import InputError
+from sharpness.training.signum import Signum
 from sharpness.vectors import norm
 
 Edge = tuple[float | None, str]
@@ -22,7 +23,7 @@ ZERO_RATE = "the learning rate is 0"
 class Stepping:
     """An optimiser's groups and states for the parameters of a flat vector, in its order.
 
-    ``kind`` is ``sgd``, ``adam`` (AdamW too) or nothing, where the update is taken to be the gradient.
+    ``kind`` is ``sgd``, ``adam`` (AdamW too), ``signum`` or nothing, where the update is taken to be the gradient.
     """
 
     kind: str
@@ -68,7 +69,7 @@ class Stepping:
         """
         groups = self.groups.values()
         decays = {float(group.get("weight_decay", 0.0)) for group in groups}
-        coupled = self.kind and not any(group.get("decoupled_weight_decay") for group in groups)
+        coupled = self.kind in ("sgd", "adam") and not any(group.get("decoupled_weight_decay") for group in groups)
         return decays.pop() if coupled and len(decays) == 1 else 0.0
 
     def next_update(self, gradient: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ class Stepping:
         updates = list[Tensor]()
         for (name, p), g in zip(self.parameters.items(), pieces, strict=True):
             group, state = self.groups[name], self.optimizer.state.get(p, {})
-            d = {"sgd": _sgd, "adam": _adam}.get(self.kind, lambda g, *_: g)(g, group, state)
+            d = {"sgd": _sgd, "adam": _adam, "signum": _signum}.get(self.kind, lambda g, *_: g)(g, group, state)
             updates.append(d * (float(group["lr"]) / rate) if rate else d)
         return torch.cat(updates)
 
@@ -119,7 +120,7 @@ class Stepping:
         """
         if self.kind == "adam":
             return None, "Adam's edge is that of the preconditioned Hessian: preconditioned_sharpness"
-        if not self.kind:
+        if self.kind != "sgd":
             return None, f"no edge is known for {self.name}"
         if not self.has_one_rate:
             return None, "the groups have different learning rates"
@@ -164,7 +165,7 @@ def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def kind_of(optimizer: torch.optim.Optimizer) -> str:
-    """Return ``sgd``, ``adam`` or nothing for what an optimiser's step is known to be.
+    """Return ``sgd``, ``adam``, ``signum`` or nothing for what an optimiser's step is known to be.
 
     >>> kind_of(torch.optim.AdamW([nn.Parameter(torch.ones(1))]))
     'adam'
@@ -173,6 +174,8 @@ def kind_of(optimizer: torch.optim.Optimizer) -> str:
         return ""
     if isinstance(optimizer, torch.optim.SGD):
         return "sgd"
+    if isinstance(optimizer, Signum):
+        return "signum"
     return "adam" if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) else ""
 
 
@@ -194,6 +197,12 @@ def _adam(g: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Tens
     if state and group.get("amsgrad"):
         second = torch.maximum(second, _flat(state["max_exp_avg_sq"], g))
     return first / (1 - beta1**step) / ((second / (1 - beta2**step)).sqrt() + float(group["eps"]))
+
+
+def _signum(g: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
+    """Return the update of Signum, the signs of ``beta m + (1 - beta) g``."""
+    beta = float(group["momentum"])
+    return ((1 - beta) * g + (beta * _flat(state["average"], g) if state else 0)).sign()
 
 
 def _second_moment(group: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
