@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sharpness.probes import DistanceFromStart as DistanceFromStart
     from sharpness.probes import FisherRaoNorm as FisherRaoNorm
     from sharpness.probes import FisherTrace as FisherTrace
+    from sharpness.probes import GeneralisedSharpness as GeneralisedSharpness
     from sharpness.probes import GeodesicSharpness as GeodesicSharpness
     from sharpness.probes import GradientNoise as GradientNoise
     from sharpness.probes import Interaction as Interaction

@@ -25,7 +25,8 @@ from sharpness.loss.slope import NO_DERIVATIVE, UNREACHED
 from sharpness.models import MODELS, build_model
 from sharpness.probes import TopEigenvalues
 
-SHAPES = {"f1": (1, 28, 28), "f1_narrow": (1, 28, 28), "f2": (1, 28, 28), "char_transformer": (1, 1, 16)}
+TRANSFORMERS = [name for name in MODELS if name.startswith("char_transformer")]
+SHAPES = {"f1": (1, 28, 28), "f1_narrow": (1, 28, 28), "f2": (1, 28, 28), **dict.fromkeys(TRANSFORMERS, (1, 1, 16))}
 LEFT_OUT = ("c3", "c4", "fc_1024_1024_1024", "fc_2048_2048_2048", "vgg16", "wide_resnet16_4", "resnet44")
 """Copies of others with more classes, and networks whose like is in the table and that take minutes on two cores."""
 TIMM = ("resnet10t", "mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto", "regnetx_002", "mixer_s32_224")
@@ -44,8 +45,8 @@ def built_in(name: str) -> Loss:
     """Return a network of ours at its initial weights."""
     shape = SHAPES.get(name, (3, 32, 32))
     norm: Any = MODELS[name].norms[0]
-    model = build_model(ModelConfig(name=name, norm=norm), shape, 10, 0)
-    if name == "char_transformer":
+    model = build_model(ModelConfig(name=name, norm=norm), shape, 256 if name in TRANSFORMERS else 10, 0)
+    if name in TRANSFORMERS:
         tokens = torch.randint(256, (6, 1, 1, 16), generator=torch.Generator().manual_seed(0))
         x, y = tokens, tokens[:, 0, 0] % 10
         return Loss(model, F.cross_entropy, [(x[:4], y[:4]), (x[4:], y[4:])])

@@ -108,6 +108,7 @@ WORK: Mapping[str, Callable[[Any, Loss], Work]] = {
     "preconditioned_sharpness": lambda p, loss: Work(
         gradients=_batches(p, loss) if p.source != "state" else 0, products=_solve(p.num_hvps)
     ),
+    "generalised_sharpness": lambda p, loss: Work(gradients=1, products=min(p.num_hvps, 10 + 8 * p.num_starts)),
     "gradient_noise": lambda p, loss: Work(gradients=3, products=2 * p.num_hvps / loss.num_examples),
     "distance": lambda p, loss: Work(),
     "interpolation": lambda p, loss: Work(forwards=2 * p.num_points),

@@ -16,6 +16,7 @@ from sharpness.probes.distance import DistanceFromStart
 from sharpness.probes.eigenvalues import TopEigenvalues
 from sharpness.probes.fisher_rao import FisherRaoNorm
 from sharpness.probes.fisher_trace import FisherTrace
+from sharpness.probes.generalised_sharpness import GeneralisedSharpness
 from sharpness.probes.geodesic_sharpness import GeodesicSharpness
 from sharpness.probes.gradient_noise import GradientNoise
 from sharpness.probes.interaction import Interaction
@@ -74,6 +75,9 @@ PROBES: dict[str, ProbeInfo] = {
     "fisher_rao_norm": ProbeInfo(FisherRaoNorm, ("w",), "size of the weights in the metric of the Fisher matrix"),
     "preconditioned_sharpness": ProbeInfo(
         PreconditionedSharpness, ("w",), "top eigenvalue of the Hessian as Adam sees it"
+    ),
+    "generalised_sharpness": ProbeInfo(
+        GeneralisedSharpness, ("w",), "largest curvature as sign descent or Muon sees it, from below"
     ),
     "gradient_noise": ProbeInfo(
         GradientNoise, ("w",), "gradient noise scale B_simple and B_noise, best step by batch size"
