@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sharpness.landscapes import ThreePointPlane as ThreePointPlane
     from sharpness.landscapes import TrajectoryPlane as TrajectoryPlane
     from sharpness.loss import Loss as Loss
+    from sharpness.machine.progress import ProgressBar as ProgressBar
     from sharpness.operators import FunctionOperator as FunctionOperator
     from sharpness.operators import scaled as scaled
     from sharpness.operators import shifted as shifted

@@ -17,6 +17,7 @@ from sharpness.loss.slope import FAILED, NO_DERIVATIVE, UNREACHED
 from sharpness.machine.environment import peak_memory, versions
 from sharpness.machine.progress import Progress
 from sharpness.records import ProbeRecord
+from sharpness.records.tables import frame_of, html_table, one_line, tidy_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,30 @@ class ProbeResult:
     sampling: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep the short representation, for which a dataclass would write all its fields, of thousands of numbers."""
+        super().__init_subclass__(**options)
+        cls.__repr__ = ProbeResult.__repr__
+
+    def __repr__(self) -> str:
+        """Return the kind of result, its value with the interval, and what it cost."""
+        return f"<{type(self).__name__}: {one_line(self._so_far())}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        return html_table([self._so_far()])
+
+    def _so_far(self) -> ProbeRecord:
+        """Return the record, of which a result within its probe has no evidence yet."""
+        if self.evidence is not NOT_YET:
+            return self.to_record()
+        names = ("value", "lower", "upper", "confidence", "num_hvps")
+        return ProbeRecord(probe="", quantity=self.quantity, **{name: getattr(self, name) for name in names})
+
+    def to_frame(self) -> Any:
+        """Return a pandas table with a row for each number, as :func:`sharpness.records.tables.tidy_rows` has it."""
+        return frame_of(tidy_rows([self.to_record()]))
 
     @property
     def seconds(self) -> float:

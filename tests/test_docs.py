@@ -98,7 +98,7 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     (config,) = blocks(DOCS["train.md"], "toml")
     (tmp_path / "run.toml").write_text(config)
     lines = [command for command in commands() if command.startswith("sharpness ")]
-    assert len(lines) == 11
+    assert len(lines) == 13
     # The README measures a network of `make reproduce`: the run of the first command lies in its place.
     reproduced = tmp_path / OF_REPRODUCE
     reproduced.parent.mkdir(parents=True)

@@ -8,7 +8,7 @@ import sys
 import tyro
 
 from sharpness.cli.knobs import split_knobs
-from sharpness.cli.options import Command, Compare, Landscape, Probe, Stress, Track, Train
+from sharpness.cli.options import Collect, Command, Compare, Landscape, Probe, Report, Stress, Track, Train
 from sharpness.cli.output import bar_columns
 from sharpness.errors import InputError, run_command
 
@@ -54,6 +54,14 @@ def _dispatch() -> None:
         from sharpness.cli.landscape import run_landscape
 
         run_landscape(command, knobs)
+    elif isinstance(command, Collect):
+        from sharpness.cli.collect import run_collect
+
+        run_collect(command)
+    elif isinstance(command, Report):
+        from sharpness.cli.report import run_report
+
+        run_report(command)
     else:
         from sharpness.cli.lists import run_list
 

@@ -12,7 +12,7 @@ from torch import nn
 from sharpness.checkpoints import MatchReport, MismatchError
 from sharpness.cli.knobs import Knobs
 from sharpness.cli.options import Compare
-from sharpness.cli.output import distinct_names, make_console, print_json, say, warn_of
+from sharpness.cli.output import make_console, print_json, say, warn_of
 from sharpness.cli.probe import (
     announced,
     asked_probes,
@@ -31,6 +31,7 @@ from sharpness.measure.runner import applicable
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
+from sharpness.records.checkpoints import distinct_names
 
 
 def run_compare(command: Compare, knobs: Knobs) -> None:

@@ -14,7 +14,6 @@ from sharpness.cli.compare import report_table, show_table
 from sharpness.cli.knobs import Knobs, apply_knobs
 from sharpness.cli.options import Landscape
 from sharpness.cli.output import (
-    distinct_names,
     make_console,
     print_json,
     say,
@@ -32,6 +31,7 @@ from sharpness.measure.runner import measure
 from sharpness.measure.subject import POINTS
 from sharpness.measure.user_checkpoint import load_user_checkpoint
 from sharpness.records import ProbeRecord
+from sharpness.records.checkpoints import distinct_names
 
 PART = re.compile(r"(\d+)/(\d+)")
 

@@ -131,6 +131,34 @@ class Datasets:
     """List the datasets."""
 
 
+@dataclass(frozen=True)
+class Collect:
+    """Write one tidy table over the records of many folders: a row for each number, with what it is of and its cost.
+
+    sharpness collect results runs --csv numbers.csv
+    """
+
+    folders: tyro.conf.Positional[Annotated[tuple[Path, ...], Arg(metavar="DIR")]]
+    """Folders with results in them or below, as --out of the other commands names them, and run folders."""
+    csv: Annotated[Path | None, Arg(metavar="FILE")] = None
+    """Write the table as CSV."""
+    parquet: Annotated[Path | None, Arg(metavar="FILE")] = None
+    """Write the table as Parquet, which needs pyarrow."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one HTML page about a checkpoint or a comparison, with figures in it, and a block for a model card.
+
+    sharpness report results
+    """
+
+    folder: tyro.conf.Positional[Annotated[Path, Arg(metavar="DIR")]]
+    """A folder with the results of one to four checkpoints, as `sharpness probe` and `compare` write it."""
+    out: Annotated[Path | None, Arg(metavar="DIR")] = None
+    """Folder for report.html and model_card.md; by default that of the results."""
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
@@ -138,6 +166,8 @@ Command = (
     | Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Stress, tyro.conf.subcommand("stress")]
     | Annotated[Landscape, tyro.conf.subcommand("landscape")]
+    | Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Probes, tyro.conf.subcommand("probes")]
     | Annotated[Landscapes, tyro.conf.subcommand("landscapes")]
     | Annotated[Models, tyro.conf.subcommand("models")]

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -76,17 +75,3 @@ def warn_of(records: Sequence[ProbeRecord], known: Sequence[str] = ()) -> None:
     for text in dict.fromkeys(text for record in records for text in warnings_of(record)):
         if text not in known:
             warn(text)
-
-
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of paths that tell them apart; the same path twice gets its number.
-
-    >>> distinct_names([Path("/a/run/w.pt"), Path("/b/run/w.pt")]), distinct_names([Path("/c/w.pt")])
-    (['a/run/w.pt', 'b/run/w.pt'], ['w.pt'])
-    """
-    parts = [path.absolute().parts for path in paths]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-depth:]) for each in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{each[-1]} ({i})" for i, each in enumerate(parts)]

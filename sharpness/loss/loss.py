@@ -30,6 +30,7 @@ from sharpness.machine.distributed import (
     sum_over_ranks,
     sums_over_ranks,
 )
+from sharpness.records.tables import facts_html
 from sharpness.vectors import as_reals
 
 T = TypeVar("T")
@@ -104,6 +105,25 @@ class Loss(CheckedLoss):
             training=training,
         )
         self.calibration = self.batches if calibration is None else calibration
+
+    def __repr__(self) -> str:
+        """Return what the loss is of, on one line."""
+        facts = self._described()
+        return f"<Loss: {', '.join(facts[name] for name in facts)}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        return facts_html(self._described(), "Loss")
+
+    def _described(self) -> dict[str, str]:
+        criterion = getattr(self.criterion, "__name__", type(self.criterion).__name__)
+        sizes = self.data.batch_sizes
+        return {
+            "model": f"{type(self.model).__name__} with {self.layout.size:,} parameters",
+            "criterion": "the model's own loss" if self.criterion is None else criterion,
+            "data": f"{sum(sizes):,} examples in {len(sizes)} batch{'es' if len(sizes) != 1 else ''}",
+            "as": f"{str(self.dtype).removeprefix('torch.')} on {self.device}, norm {self.norm}",
+        } | ({"penalty": f"weight decay {self.weight_decay:g}"} if self.weight_decay else {})
 
     @property
     def num_examples(self) -> int:

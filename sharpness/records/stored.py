@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sharpness.errors import InputError
-from sharpness.files import Line
+from sharpness.files import Line, iterate_lines
 from sharpness.parsing import parse_json
 from sharpness.records.probe_record import ProbeRecord, checked_fields
 
@@ -53,6 +54,11 @@ def read_record(line: Line) -> ProbeRecord:
         return ProbeRecord.from_dict(row)
     except InputError as error:
         raise line.naming(error) from error
+
+
+def records_in(path: Path) -> list[ProbeRecord]:
+    """Return the records of a ``probes.jsonl``; :class:`InputError` that names the line for what is none."""
+    return [read_record(line) for line in iterate_lines(path)]
 
 
 def glance(line: Line) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from sharpness.config import RunConfig, differences, from_dict, from_toml, to_toml
 from sharpness.errors import InputError, RunError
-from sharpness.files import append_jsonl, iterate_lines, read_jsonl, read_sealed, write_atomically
+from sharpness.files import append_jsonl, read_jsonl, read_sealed, write_atomically
 from sharpness.parsing import parse_json, read_bounded
 from sharpness.records import ProbeRecord
-from sharpness.records.stored import read_record
+from sharpness.records.stored import records_in
 from sharpness.runs.record_index import RecordIndex
 
 LOCK_SECONDS = 1.0
@@ -79,7 +79,7 @@ class RecordFolder:
 
     def records(self) -> list[ProbeRecord]:
         """Return the records of ``probes.jsonl``; :class:`InputError` that names the line for what is none."""
-        return [read_record(line) for line in iterate_lines(self.index.path)]
+        return records_in(self.index.path)
 
     def append_record(self, record: ProbeRecord) -> None:
         """Append one record to ``probes.jsonl``."""
