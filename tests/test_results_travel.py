@@ -180,6 +180,7 @@ def test_a_report_of_two_says_what_is_sharper_by_which_measures(
     results: dict[str, ProbeResult], tmp_path: Path
 ) -> None:
     folder = saved(tmp_path / "two", results, (1.0, 4.0))
+    saved(folder / "track", results)  # what lies below is another report
     run_report(Report(folder))
     html = (folder / "report.html").read_text()
     assert "1/w.pt is sharper in" in html and "top eigenvalue sharper" in html

@@ -14,7 +14,8 @@ from sharpness.records.model_card import model_card
 
 def run_report(command: Report) -> None:
     """Read the records and write both files."""
-    folders = folders_of([command.folder])
+    own = (command.folder / "probes.jsonl").exists()
+    folders = [command.folder] if own else folders_of([command.folder])
     if len(folders) > 1:
         raise InputError(
             f"expected the results of one folder, got {len(folders)} below {command.folder}: name one of them, such as "
