@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sharpness.probes import Diagonal as Diagonal
     from sharpness.probes import DirectionalSharpness as DirectionalSharpness
     from sharpness.probes import DistanceFromStart as DistanceFromStart
+    from sharpness.probes import Drift as Drift
     from sharpness.probes import FisherRaoNorm as FisherRaoNorm
     from sharpness.probes import FisherTrace as FisherTrace
     from sharpness.probes import GeneralisedSharpness as GeneralisedSharpness
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from sharpness.probes import PreconditionedSharpness as PreconditionedSharpness
     from sharpness.probes import PyHessianCheck as PyHessianCheck
     from sharpness.probes import RelativeFlatness as RelativeFlatness
+    from sharpness.probes import Rounding as Rounding
     from sharpness.probes import SamSharpness as SamSharpness
     from sharpness.probes import SpectralDensity as SpectralDensity
     from sharpness.probes import TopEigenvalues as TopEigenvalues

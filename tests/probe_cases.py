@@ -37,6 +37,26 @@ def noisy_quadratic(h: Tensor, w: Tensor, centres: Tensor, batch_size: int) -> L
     return Loss(_Weights(w), criterion, batches, dtype=w.dtype)
 
 
+def matrix_quadratic(hessian: Tensor, *shapes: tuple[int, ...]) -> Loss:
+    """Return ``1/2 w^T H w`` as a function of tensors of these shapes, at random weights."""
+    generator = torch.Generator().manual_seed(4)
+    model = nn.ParameterList(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pieces = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([piece.reshape(-1) for piece in self.pieces]) * x
+
+    def criterion(output: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * torch.einsum("ni,ij,nj->n", output, hessian, output).mean()
+
+    size = len(hessian)
+    return Loss(Whole(), criterion, [(torch.ones(1, size, dtype=torch.float64), torch.zeros(1))], dtype=torch.float64)
+
+
 def small_network(name: str = "mlp", dtype: torch.dtype = torch.float64) -> Loss:
     """Return the loss of one of the small networks on its uneven batches."""
     case = CASES[name]

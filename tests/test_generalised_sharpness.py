@@ -7,37 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from sharpness.errors import InputError
-from sharpness.loss import Loss
 from sharpness.probes import GeneralisedSharpness, TopEigenvalues
 from sharpness.probes.methods.unit_balls import BALLS
 from tests.cases import CASES
 from tests.oracles import dense_hessian, matrix_with_eigenvalues
-from tests.probe_cases import quadratic, small_network
+from tests.probe_cases import matrix_quadratic, quadratic, small_network
 
 GEOMETRIES = ("sign", "spectral")
-
-
-def matrix_loss(hessian: Tensor, *shapes: tuple[int, ...]) -> Loss:
-    """Return ``1/2 w^T H w`` as a function of tensors of these shapes, at random weights."""
-    generator = torch.Generator().manual_seed(4)
-    model = nn.ParameterList(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-
-    class Whole(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.pieces = model
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.cat([piece.reshape(-1) for piece in self.pieces]) * x
-
-    def criterion(output: Tensor, target: Tensor) -> Tensor:
-        return 0.5 * torch.einsum("ni,ij,nj->n", output, hessian, output).mean()
-
-    size = len(hessian)
-    return Loss(Whole(), criterion, [(torch.ones(1, size, dtype=torch.float64), torch.zeros(1))], dtype=torch.float64)
 
 
 def test_of_a_diagonal_hessian_it_is_the_sum_of_what_is_positive() -> None:
@@ -59,11 +37,11 @@ def test_in_a_small_box_it_is_that_of_the_best_corner() -> None:
     for seed in range(6):
         hessian = matrix_with_eigenvalues(torch.linspace(0.1, 5, 10), seed)
         truth = float(torch.einsum("ci,ij,cj->c", corners, hessian, corners).max())
-        result = GeneralisedSharpness(num_starts=20, num_hvps=400, rtol=1e-6)(matrix_loss(hessian, (10,)))
+        result = GeneralisedSharpness(num_starts=20, num_hvps=400, rtol=1e-6)(matrix_quadratic(hessian, (10,)))
         assert result.value is not None and 0.9 * truth < result.value <= truth * (1 + 1e-9)
         assert result.local_maxima == 20
         found += result.value > truth * (1 - 1e-9)
-        one = GeneralisedSharpness(num_starts=1)(matrix_loss(hessian, (10,)))
+        one = GeneralisedSharpness(num_starts=1)(matrix_quadratic(hessian, (10,)))
         assert one.value is not None and one.upper is not None
         assert 0.5 * truth < one.value <= truth * (1 + 1e-9) < one.upper
     assert found >= 3
@@ -72,7 +50,7 @@ def test_in_a_small_box_it_is_that_of_the_best_corner() -> None:
 def test_of_rank_one_it_is_the_square_of_the_dual_norm() -> None:
     a, b, c = (torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (12, 6, 3))
     vector = torch.cat([a, b, c])
-    loss = matrix_loss(torch.outer(vector, vector), (3, 4), (3, 1, 2), (3,))
+    loss = matrix_quadratic(torch.outer(vector, vector), (3, 4), (3, 1, 2), (3,))
     nuclear = sum(float(torch.linalg.svdvals(piece).sum()) for piece in (a.view(3, 4), b.view(3, 2)))
     for geometry, dual in (("sign", float(vector.abs().sum())), ("spectral", nuclear + float(c.norm()))):
         result = GeneralisedSharpness(geometry=geometry)(loss)
@@ -86,7 +64,7 @@ def test_of_rank_one_it_is_the_square_of_the_dual_norm() -> None:
 
 
 def test_of_a_multiple_of_the_identity_the_bounds_meet() -> None:
-    loss = matrix_loss(2.5 * torch.eye(21, dtype=torch.float64), (3, 4), (3, 1, 2), (3,))
+    loss = matrix_quadratic(2.5 * torch.eye(21, dtype=torch.float64), (3, 4), (3, 1, 2), (3,))
     for geometry, square in (("sign", 21), ("spectral", 3 + 2 + 1)):
         result = GeneralisedSharpness(geometry=geometry)(loss)
         assert result.value == pytest.approx(2.5 * square, rel=1e-9) == pytest.approx(result.upper, rel=1e-6)

@@ -8,7 +8,7 @@ import sys
 import tyro
 
 from sharpness.cli.knobs import split_knobs
-from sharpness.cli.options import Collect, Command, Compare, Landscape, Probe, Report, Stress, Track, Train
+from sharpness.cli.options import Collect, Command, Compare, Landscape, Predict, Probe, Report, Stress, Track, Train
 from sharpness.cli.output import bar_columns
 from sharpness.errors import InputError, run_command
 
@@ -38,6 +38,10 @@ def _dispatch() -> None:
         from sharpness.cli.probe import run_probe
 
         run_probe(command, knobs)
+    elif isinstance(command, Predict):
+        from sharpness.cli.predict import run_predict
+
+        run_predict(command)
     elif isinstance(command, Compare):
         from sharpness.cli.compare import run_compare
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -38,6 +38,25 @@ class Probe(ProbeRequest):
     """A run folder, a .safetensors or torch file, an index of shards, or a folder of Hugging Face or PEFT."""
     out: Annotated[Path | None, Arg(metavar="DIR")] = None
     """Folder for records and figures, made if it is not there; by default the run folder itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Request):
+    """What does the curvature say that rounding and drift of the weights will cost, and what do they cost?
+
+    sharpness predict runs/small-batch --examples 500 --bits 8 4 3 --drift 0.01
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint as for `sharpness probe`."""
+    out: Annotated[Path | None, Arg(metavar="DIR")] = None
+    """Folder for the records, made if it is not there; by default the run folder itself."""
+    bits: Annotated[tuple[int, ...], Arg(metavar="N ...")] = (8, 4, 3)
+    """Round each matrix of weights to so many bits, row by row."""
+    drift: Annotated[float, Arg(metavar="SHARE")] = 0.01
+    """Let the weights move by this share of their length."""
+    matrix: Literal["hessian", "gauss_newton"] = "hessian"
+    """The curvature: of the loss, or of the network linearised in its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +181,7 @@ class Report:
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Stress, tyro.conf.subcommand("stress")]

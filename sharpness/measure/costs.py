@@ -96,6 +96,8 @@ WORK: Mapping[str, Callable[[Any, Loss], Work]] = {
     "interaction": lambda p, loss: Work(gradients=_batches(p, loss), products=p.num_batches),
     "pac_bayes": lambda p, loss: Work(forwards=2 * p.num_pairs * 12),
     "adaptive_radius": lambda p, loss: Work(gradients=12 * p.num_gradients),
+    "rounding": lambda p, loss: Work(2 + len(p.bits), gradients=1, products=p.num_hvps + len(p.bits)),
+    "drift": lambda p, loss: Work(4 + 2 * p.num_measured, gradients=1, products=p.num_hvps + 10),
     "learning_coefficient": lambda p, loss: Work(
         gradients=p.num_chains * (p.burn_in + p.num_draws) * (p.batch_size or loss.num_examples) / loss.num_examples,
         products=60,

@@ -13,6 +13,7 @@ from sharpness.probes.density import SpectralDensity
 from sharpness.probes.diagonal import Diagonal
 from sharpness.probes.directional_sharpness import DirectionalSharpness
 from sharpness.probes.distance import DistanceFromStart
+from sharpness.probes.drift import Drift
 from sharpness.probes.eigenvalues import TopEigenvalues
 from sharpness.probes.fisher_rao import FisherRaoNorm
 from sharpness.probes.fisher_trace import FisherTrace
@@ -30,6 +31,7 @@ from sharpness.probes.pac_bayes import PacBayesSigma
 from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness
 from sharpness.probes.pyhessian_check import PyHessianCheck
 from sharpness.probes.relative_flatness import RelativeFlatness
+from sharpness.probes.rounding import Rounding
 from sharpness.probes.sam import SamSharpness
 from sharpness.probes.trace import Trace
 from sharpness.probes.worst_case import WorstCaseSharpness
@@ -67,6 +69,10 @@ PROBES: dict[str, ProbeInfo] = {
     "adaptive_radius": ProbeInfo(
         AdaptiveRadius, ("w",), "largest relative change of all weights for a stated rise of the loss"
     ),
+    "rounding": ProbeInfo(
+        Rounding, ("w",), "loss rise under rounding to few bits: expected, along the rounding, and measured"
+    ),
+    "drift": ProbeInfo(Drift, ("w",), "loss rise under drift of the weights: by the curvature, and measured"),
     "learning_coefficient": ProbeInfo(LearningCoefficient, ("w",), "local learning coefficient by Langevin dynamics"),
     "relative_flatness": ProbeInfo(RelativeFlatness, ("w",), "relative flatness of each layer (Petzka et al. 2021)"),
     "norms": ProbeInfo(WeightNorms, ("w",), "l2 and spectral norms of the weights"),
