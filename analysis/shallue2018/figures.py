@@ -35,6 +35,8 @@ MARKS: Mapping[str, Mapping[str, Any]] = {
 """The look of a trial by its outcome."""
 BEST: dict[str, Any] = {"linestyle": "", "marker": "o", "mfc": "none", "color": "k", "mew": 0.7}
 RULES = (("linear", 1.0), ("square-root", 0.5))
+RULE_NAMES = {"linear": "linear", "sqrt": "square-root"}
+UP = r"$\uparrow$"
 
 
 def batch_axis(axis: Axis, batches: Iterable[float]) -> None:
@@ -111,25 +113,31 @@ def useful_figure(numbers: pd.DataFrame, batches: Sequence[float]) -> Figure:
 
 
 def rules_figure(numbers: pd.DataFrame, base: int) -> Figure:
-    """Draw steps to the goal with the rate tuned and with both rules from the base batch, plain SGD."""
-    figure, axes = new_figure(COLUMN, 2.9)
+    """Draw how many times the steps of the tuned rate both rules from the base batch need, plain SGD.
+
+    Where a search's trial at the rule's rate missed the goal, it needs more than an arrow's foot says.
+    """
+    figure, axes = new_figure(COLUMN, 2.6)
     ax = axes[0, 0]
-    tuned = rows_where(numbers, rule="linear").assign(steps=floats(rows_where(numbers, rule="linear"), "tuned_steps"))
-    kinds = {"tuned at each $B$": tuned.assign(censored=False)}
-    for rule, label in (("linear", "linear"), ("sqrt", "square-root")):
-        kinds[f"{label} rule from $B$ = {base}"] = rows_where(numbers, rule=rule)
-    for look, (label, rows) in zip(LOOKS, kinds.items(), strict=False):
-        sizes = groups(rows, "batch_size")
-        means = [of.means(floats(own, "steps")[:, None])[0] for _, own in sizes]
-        x = [size for size, _ in sizes]
-        ax.plot(x, means, **look.artist, label=label)
-        missed = rows_where(rows, censored=True)
-        ax.plot(floats(missed, "batch_size"), floats(missed, "steps"), "x", color=look.color, markersize=5)
+    ax.axhline(1.0, **PERFECT, label="tuned at each $B$")
+    numbers = numbers.assign(times=floats(numbers, "steps") / floats(numbers, "tuned_steps"))
+    for look, shift, (rule, label) in zip(LOOKS, (0.94, 1.06), RULE_NAMES.items(), strict=False):
+        rows = rows_where(numbers, rule=rule)
+        reached, missed = (rows_where(rows, censored=value) for value in (False, True))
+        ax.plot(floats(reached, "batch_size") * shift, floats(reached, "times"), look.marker, **_small(look))
+        ax.plot(floats(missed, "batch_size") * shift, floats(missed, "times"), marker=UP, ls="", **_small(look, 6))
+        whole = [(size, own) for size, own in groups(rows, "batch_size") if not any(own["censored"])]
+        means = [of.means(floats(own, "times")[:, None])[0] for _, own in whole]
+        ax.plot([size * shift for size, _ in whole], means, **look.artist, label=f"{label} rule from $B$ = {base}")
     batch_axis(ax.xaxis, floats(numbers, "batch_size"))
-    powers_of_two(ax.yaxis, [*floats(numbers, "steps"), *floats(numbers, "tuned_steps")])
-    ax.set(xlabel="Batch size", ylabel="Steps to the goal")
+    log_axis(ax.yaxis, [0.9, *floats(numbers, "times")], padding=1.1)
+    ax.set(xlabel="Batch size", ylabel="Steps / steps of the tuned rate")
     _legend_below(ax)
     return figure
+
+
+def _small(look: Look, size: float = 2.5) -> dict[str, Any]:
+    return {"color": look.color, "markersize": size, "alpha": 0.6}
 
 
 def quality_figure(solutions: pd.DataFrame, budgets: Mapping[str, Any]) -> Figure:
@@ -165,13 +173,13 @@ def rate_figure(results: Results) -> Figure:
         start = dict(zip(sizes, means, strict=True)).get(float(base), np.nan)
         for look, (_, power) in zip(LOOKS[1:], RULES, strict=False):
             ax.plot(sizes, start * (sizes / base) ** power, ":", color=look.color)
-        batch_axis(ax.xaxis, sizes)
+        batch_axis(ax.xaxis, results.of(name)["batches"])
         log_axis(ax.yaxis, results.of(name)["space"]["rates"])
         ax.set_title(name)
     handles = [Line2D([], [], color=LOOKS[0].color, marker="o", ms=2.5, label="tuned (line: geometric mean)")]
     for look, (rule, _) in zip(LOOKS[1:], RULES, strict=False):
         handles.append(Line2D([], [], color=look.color, linestyle=":", label=f"{rule} rule from $B$ = {base}"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    _legend_of_panels(figure, handles, 3)
     return figure
 
 
@@ -184,7 +192,7 @@ def trials_figure(results: Results) -> Figure:
             own = rows_where(rows, outcome=outcome)
             ax.plot(floats(own, "batch_size") * shift, floats(own, "effective_rate"), ms=2, **_unlabelled(look))
         ax.plot(floats(best, "batch_size") * 0.85, floats(best, "effective_rate"), ms=4, **BEST)
-        batch_axis(ax.xaxis, floats(rows, "batch_size"))
+        batch_axis(ax.xaxis, results.of(name)["batches"])
         log_axis(ax.yaxis, results.of(name)["space"]["rates"])
         ax.set_title(name)
     _outcomes(figure)
@@ -232,4 +240,13 @@ def _unlabelled(look: Mapping[str, Any]) -> dict[str, Any]:
 def _outcomes(figure: Figure) -> None:
     handles = [Line2D([], [], linestyle="", ms=3, **look) for look in MARKS.values()]
     handles.append(Line2D([], [], ms=4, label="best of a search", **BEST))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    _legend_of_panels(figure, handles, 4)
+
+
+def _legend_of_panels(figure: Figure, handles: Sequence[Line2D], columns: int) -> None:
+    """Put the legend where no panel is needed, or below all."""
+    spare = [ax for ax in figure.axes if not ax.axison]
+    if spare:
+        spare[0].legend(handles=handles, loc="center", borderaxespad=0)
+    else:
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)

@@ -49,8 +49,7 @@ def setting(results: Results, names: Sequence[str]) -> str:
     own = [results.of(name) for name in names]
     facts = {
         "goal: held-out error": [f"{each['goal']:g}" for each in own],
-        "trials per search": [str(each["trials"]) for each in own],
-        "looks at the goal": [str(each["looks"]) for each in own],
+        "trials per search": [" + ".join(map(str, each["trials"])) for each in own],
         "rates searched": ["{:g} to {:g}".format(*each["space"]["rates"]) for each in own],
         "1 - m searched": ["{:g} to {:g}".format(*each["space"]["one_minus_momentum"]) for each in own],
     }
@@ -198,9 +197,8 @@ def _rates(results: Results) -> list[Finding]:
 def rule_table(results: Results) -> pd.DataFrame:
     """Return the steps that the scaling rules lead to with plain SGD."""
     plain = results.named("optimisers")[0]
-    budget = {size: results.budget(plain, size) for size in results.of(plain)["batches"]}
     trials, best = (rows_where(table, workload=plain) for table in (results.trials, results.best))
-    return of.by_rule(trials, best, results.settings["base_batch"], budget)
+    return of.by_rule(trials, best, results.settings["base_batch"])
 
 
 def _beyond(rows: pd.DataFrame) -> int:

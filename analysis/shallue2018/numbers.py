@@ -17,35 +17,27 @@ from analysis.statistics.intervals import CONFIDENCE, Interval, paired_differenc
 from analysis.statistics.resampling import Floats
 from sharpness.plots.frames import floats, groups, records, rows_where
 
-OUTCOMES = ("reached", "missed", "diverged", "missing")
+OUTCOMES = ("reached", "missed", "diverged")
 """The outcomes of a trial; all but the first are infeasible."""
 KEYS = ("workload", "batch_size", "search")
+SETTINGS = ("learning_rate", "momentum", "effective_rate")
+NUMBERS = ("steps", "error", "test", "updates", "noise_scale")
+COLUMNS = (*KEYS, "kind", "round", "trial", *SETTINGS, "outcome", *NUMBERS)
 BY_RULE = ("search", "batch_size", "rule", "rate", "nearest_rate", "steps", "censored", "tuned_steps")
+SOLUTION = ("workload", "kind", "batch_size", "search", "validation_error", "test_error", "finished", "trials")
 EDGE = 0.1
 """A best trial in the outer tenth of the searched range, on its log axis, may not be the best there is."""
 FIRST, LAST = 16, 8
 """Slopes at either end are taken over the batch sizes within these factors of the smallest and of the largest."""
 
 
-def goal_trials(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each trial that went for the goal: its settings, outcome and steps, NaN where not reached.
+def all_trials(tables: Tables) -> pd.DataFrame:
+    """Return a row for each trial of each search: its settings, outcome, steps and errors, NaN where not reached.
 
     The effective learning rate is ``lr / (1 - m)``: what a constant gradient is multiplied by in the long run.
     """
-    rows = []
-    for run in records(rows_where(runs, kind="goal")):
-        steps = run["steps_to_result"] if run["ended_by"] == "error" and run["status"] == "finished" else None
-        row = {key: run[key] for key in (*KEYS, "trial", "learning_rate", "momentum", "run_id")}
-        row |= {"outcome": _outcome(run, steps), "steps": math.nan if steps is None else float(steps)}
-        row |= {"error": math.nan if steps is None else float(run["reached"])}
-        rows.append(row | {"effective_rate": run["learning_rate"] / (1 - run["momentum"])})
-    return pd.DataFrame(rows)
-
-
-def _outcome(run: Mapping[str, Any], steps: Any) -> str:
-    if run["status"] != "finished":
-        return run["status"]
-    return "missed" if steps is None else "reached"
+    rows = tables.rows("search", *COLUMNS).loc[:, list(COLUMNS)]
+    return rows.assign(**{name: floats(rows, name) for name in (*SETTINGS, *NUMBERS)})
 
 
 def each_search(table: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -64,7 +56,7 @@ def best_trials(trials: pd.DataFrame) -> pd.DataFrame:
     best = []
     for keys, rows in each_search(trials):
         found = sorted(records(rows_where(rows, outcome="reached")), key=lambda row: (row["steps"], row["error"]))
-        names = ("steps", "learning_rate", "momentum", "effective_rate", "run_id")
+        names = ("steps", *SETTINGS, "noise_scale")
         chosen = {name: found[0][name] for name in names} if found else dict.fromkeys(names, math.nan)
         best.append(keys | chosen | {"reached": len(found), "trials": len(rows)})
     return pd.DataFrame(best)
@@ -161,13 +153,13 @@ def at_edge(best: pd.DataFrame, low: float, high: float, column: str = "effectiv
     return int(np.sum((places < EDGE) | (places > 1 - EDGE)))
 
 
-def by_rule(trials: pd.DataFrame, best: pd.DataFrame, base: int, budget: Mapping[int, int]) -> pd.DataFrame:
+def by_rule(trials: pd.DataFrame, best: pd.DataFrame, base: int) -> pd.DataFrame:
     """Return the steps at the rate that a rule makes of the best one at ``base``, beside those of the tuned rate.
 
     ``linear``: ``rate * B / base``; ``sqrt``: ``rate * sqrt(B / base)``. The steps are those of the trial, of all
     searches at that batch size, whose effective rate is nearest on a log axis; for one that did not reach the goal
-    they are the step ``budget``, fewer than it needs (``censored``). Both tables hold one workload with one searched
-    number, so that trials of about one rate differ in their seed alone.
+    they are the ``updates`` it made, fewer than it needs (``censored``). Both tables hold one workload with one
+    searched number, so that trials of about one rate differ in their seed alone.
     """
     tuned = {(row["search"], row["batch_size"]): row["steps"] for row in records(best)}
     rows = []
@@ -178,7 +170,7 @@ def by_rule(trials: pd.DataFrame, best: pd.DataFrame, base: int, budget: Mapping
                     continue
                 rate = start["effective_rate"] * (batch_size / base) ** power
                 near = _nearest(rows_where(trials, batch_size=batch_size), rate)
-                steps = float(budget[batch_size]) if near["steps"] is None else near["steps"]
+                steps = near["updates"] if near["steps"] is None else near["steps"]
                 keys = {"search": start["search"], "batch_size": batch_size, "rule": rule, "rate": rate}
                 row = keys | {"nearest_rate": near["effective_rate"], "steps": steps, "censored": near["steps"] is None}
                 rows.append(row | {"tuned_steps": tuned.get((start["search"], batch_size)) or math.nan})
@@ -189,19 +181,18 @@ def _nearest(trials: pd.DataFrame, rate: float) -> dict[str, Any]:
     return min(records(trials), key=lambda row: abs(math.log(row["effective_rate"] / rate)))
 
 
-def best_solutions(runs: pd.DataFrame) -> pd.DataFrame:
+def best_solutions(trials: pd.DataFrame) -> pd.DataFrame:
     """Return of each search at equal epochs or equal steps the trial of lowest held-out error, with its test error."""
-    fixed = runs.loc[runs["kind"] != "goal"]
     rows = []
-    for keys, group in each_search(fixed):
-        finished = records(rows_where(group, status="finished"))
-        chosen = max(finished, key=lambda row: row["validation_accuracy"], default=None)
+    for keys, group in each_search(trials.loc[trials["kind"] != "goal"]):
+        ended = records(rows_where(group, outcome="reached"))
+        chosen = min(ended, key=lambda row: row["error"], default=None)
         errors = {
-            f"{split}_error": math.nan if chosen is None else 1 - chosen[f"{split}_accuracy"]
-            for split in ("validation", "test")
+            "validation_error": math.nan if chosen is None else chosen["error"],
+            "test_error": math.nan if chosen is None else chosen["test"],
         }
-        rows.append(keys | errors | {"finished": len(finished), "trials": len(group)})
-    return pd.DataFrame(rows)
+        rows.append(keys | errors | {"finished": len(ended), "trials": len(group)})
+    return pd.DataFrame(rows, columns=pd.Index(SOLUTION))
 
 
 def errors_at(solutions: pd.DataFrame, kind: str, batch_size: int) -> pd.Series:
@@ -211,14 +202,6 @@ def errors_at(solutions: pd.DataFrame, kind: str, batch_size: int) -> pd.Series:
         rows = rows_where(rows, kind=kind)
     rows = rows.sort_values("validation_error").drop_duplicates("search").sort_values("search")
     return pd.Series(floats(rows, "test_error"), index=list(rows["search"]), dtype=float)
-
-
-def noise_scales(probes: pd.DataFrame, best: pd.DataFrame, workload: str, base: int) -> Floats:
-    """Return ``B_simple`` where the best trial of each search at a batch size ended, NaN where it has none."""
-    measured = rows_where(probes, quantity="simple_noise_scale", workload=workload)
-    values = {row["run_id"]: row["value"] for row in records(measured)}
-    chosen = rows_where(best, workload=workload, batch_size=base)["run_id"]
-    return np.array([values.get(run) or math.nan for run in chosen], dtype=float)
 
 
 @dataclass(frozen=True)
@@ -249,14 +232,15 @@ class Workload:
 
 @dataclass(frozen=True)
 class Results:
-    """The study as read, its trials and the best of each search, and every workload by name."""
+    """The trials that went for the goal and the best of each search, the solutions, and every workload by name."""
 
-    tables: Tables
     settings: Mapping[str, Any]
     trials: pd.DataFrame
     best: pd.DataFrame
     solutions: pd.DataFrame
     workloads: Mapping[str, Workload]
+    trained: str
+    """How many networks were trained, for the captions."""
 
     def named(self, comparison: str) -> list[str]:
         """Return the workloads of a comparison (``optimisers``, ``networks`` or ``data``), the reference first."""
@@ -273,21 +257,31 @@ class Results:
 
 
 def results_of(tables: Tables, settings: Mapping[str, Any]) -> Results:
-    """Return what the runs say."""
-    trials = goal_trials(tables.runs)
-    best = best_trials(trials)
+    """Return what the searches say."""
+    trials = all_trials(tables)
+    goal = rows_where(trials, kind="goal")
+    best = best_trials(goal)
     names = list(settings["workloads"])
-    workloads = {name: _workload(name, best, tables, settings) for name in names}
-    return Results(tables, settings, trials, best, best_solutions(tables.runs), workloads)
+    workloads = {name: _workload(name, best, settings) for name in names}
+    return Results(settings, goal, best, best_solutions(trials), workloads, trained(trials))
 
 
-def _workload(name: str, best: pd.DataFrame, tables: Tables, settings: Mapping[str, Any]) -> Workload:
+def trained(trials: pd.DataFrame) -> str:
+    """Say how many networks were trained and how many diverged; every caption ends with it."""
+    diverged = len(rows_where(trials, outcome="diverged"))
+    return f"{len(trials):,} networks were trained, the weights of {diverged:,} are not finite."
+
+
+def _workload(name: str, best: pd.DataFrame, settings: Mapping[str, Any]) -> Workload:
     batches, steps = curve(best, name)
+    if not len(batches):  # no search is done yet
+        batches = np.array(settings["workloads"][name]["batches"], dtype=float)
+        steps = np.full((1, len(batches)), math.nan)
     own = rows_where(best, workload=name)
     space = settings["workloads"][name]["space"]
     low, high = space["one_minus_momentum"]
     searched = settings["workloads"][name]["optimizer"] != "sgd" and low < high
-    noise = noise_scales(tables.probes, best, name, settings["base_batch"])
+    noise = floats(rows_where(own, batch_size=settings["base_batch"]), "noise_scale")
     return Workload(
         batches=batches,
         steps=steps,

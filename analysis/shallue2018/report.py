@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.report.report import Drawing, Drawings, Report
-from analysis.runs import Tables, counts
+from analysis.runs import Tables
 from analysis.shallue2018 import figures as figures
 from analysis.shallue2018 import numbers as of
 from analysis.shallue2018.findings import findings, rule_table
@@ -42,9 +42,9 @@ def drawings(found: Results) -> Mapping[str, Drawing | str]:
 
 def _searched(found: Results) -> str:
     """Say what a search is and how many found nothing."""
-    numbers = sorted({own["trials"] for own in found.settings["workloads"].values()})
+    wide, narrow = found.settings["workloads"][found.named("optimisers")[0]]["trials"]
     lost = len(found.best) - of.known(found.best, "steps")
-    text = f"A search is {' or '.join(map(str, numbers))} quasi-random trials, its result the best of them"
+    text = f"A search is {wide} quasi-random trials over the whole box and {narrow} around the best of them"
     return f"{text}; {lost} of {len(found.best)} searches reached no goal and are left out."
 
 
@@ -54,7 +54,7 @@ def _steps(found: Results) -> Drawing | str:
     caption = (
         "Steps to the held-out goal against batch size, learning rate and momentum searched at each. Dots: the best "
         "trial of each independent search; lines: geometric means; dashed: perfect scaling from the smallest batch. "
-        f"{_searched(found)} {counts(found.tables)}"
+        f"{_searched(found)} {found.trained}"
     )
     return Drawing(figures.steps_figure(found), found.best, caption)
 
@@ -68,7 +68,7 @@ def _useful(found: Results) -> Drawing | str:
     caption = (
         "Where the fitted curve leaves perfect scaling, the critical batch of the hyperbola, where steps stop falling, "
         "and the noise scale where the best trials of the base batch ended. Bars: 95 % intervals over searches, an "
-        f"open end not drawn. {f'Not there: {absent}. ' if absent else ''}{counts(found.tables)}"
+        f"open end not drawn. {f'Not there: {absent}. ' if absent else ''}{found.trained}"
     )
     return Drawing(figures.useful_figure(drawn, floats(found.best, "batch_size").tolist()), drawn, caption)
 
@@ -79,7 +79,7 @@ def _rate(found: Results) -> Drawing | str:
     caption = (
         "Effective learning rate of the best trial of each search (dots), the geometric mean (line), and the linear "
         f"and square-root rules from B = {found.settings['base_batch']} (dotted). The axis is the range searched. "
-        f"{_searched(found)} {counts(found.tables)}"
+        f"{_searched(found)} {found.trained}"
     )
     return Drawing(figures.rate_figure(found), found.best, caption)
 
@@ -92,7 +92,7 @@ def _rules(found: Results) -> Drawing | str:
         "Steps of plain SGD with the rate tuned at each batch size and with the rate that a rule makes of the best one "
         f"at B = {base}, read off the trial, of all searches, of the nearest rate. Geometric means over figures. "
         "Crosses: that trial missed the goal and stands at its step budget, which is fewer than it needs. "
-        f"{counts(found.tables)}"
+        f"{found.trained}"
     )
     return Drawing(figures.rules_figure(numbers, base), numbers, caption)
 
@@ -100,8 +100,8 @@ def _rules(found: Results) -> Drawing | str:
 def _trials(found: Results) -> Drawing:
     caption = (
         "Every trial: effective learning rate at its batch size, the outcomes side by side, by whether it reached the "
-        "goal within its step budget. The axis is the range searched. Missing trials are not drawn. "
-        f"{counts(found.tables)}"
+        "goal within its step budget, or in three times the steps of the best. The axis is the range searched. "
+        f"{found.trained}"
     )
     return Drawing(figures.trials_figure(found), found.trials, caption)
 
@@ -110,7 +110,7 @@ def _momentum(found: Results) -> Drawing:
     name = found.named("optimisers")[-1]
     caption = (
         f"Trials of {name} in the plane that is searched, a panel for each batch size; the axes are the ranges "
-        f"searched. Missing trials are not drawn. {counts(found.tables)}"
+        f"searched. {found.trained}"
     )
     return Drawing(figures.momentum_figure(found, name), rows_where(found.trials, workload=name), caption)
 
@@ -121,14 +121,14 @@ def _quality(found: Results) -> Drawing | str:
         return "no run of equal epochs or equal steps finished"
     caption = (
         f"{budgets['workload']}: test error of the trial with the lowest held-out error, of {budgets['trials']} in "
-        f"each search, at equal epochs and at equal steps. Dots: searches; lines: means. {counts(found.tables)}"
+        f"each search, at equal epochs and at equal steps. Dots: searches; lines: means. {found.trained}"
     )
     return Drawing(figures.quality_figure(numbers, budgets), numbers, caption)
 
 
 def sentences(found: Results) -> list[str]:
     """Return the recommendation for every workload, then what was left out."""
-    result = [counts(found.tables)]
+    result = [found.trained]
     for name, w in found.workloads.items():
         end = w.regimes.perfect_until
         leaves = f"leaves it at {size(end)}" if end.value is not None else f"says: {end.reason}"

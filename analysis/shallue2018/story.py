@@ -38,6 +38,5 @@ STORY = Story(
             "B_simple over B_crit",
         ),
     ),
-    cannot_show="A search has few trials, so the tuning is coarse, and the goal is reached early. No workload is a "
-    "transformer.",
+    cannot_show="The networks are small and the goal is reached within some epochs. No workload is a transformer.",
 )

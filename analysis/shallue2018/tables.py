@@ -8,7 +8,6 @@ import pandas as pd
 
 from analysis.report.numbers import ABSENT, ratio, significant
 from analysis.report.report import TextTable
-from analysis.runs import counts
 from analysis.shallue2018 import numbers as of
 from analysis.shallue2018.findings import slope
 from analysis.shallue2018.numbers import Results, Workload
@@ -17,7 +16,7 @@ from sharpness.plots.frames import floats, records, rows_where
 
 WORKLOAD_HEADER = ("workload", "perfect until B", "within 20 %", "critical batch", "flat from B", "noise scale")
 WORKLOAD_HEADER = (*WORKLOAD_HEADER, "slope of best rate", "bests at an edge")
-STEP_HEADER = ("workload", "B", "budget", "reached", "missed", "diverged", "missing", "searches", "steps of a search")
+STEP_HEADER = ("workload", "B", "budget", "reached", "missed", "diverged", "searches", "steps of a search")
 STEP_HEADER = (*STEP_HEADER, "fewest of all", "best η/(1-m)")
 
 
@@ -87,7 +86,7 @@ def workload_table(found: Results) -> TextTable:
         "those of perfect scaling. Critical batch: E_min / S_min of S = S_min + E_min / B. Noise scale: geometric mean "
         f"of B_simple where the best trials at B = {found.settings['base_batch']} ended. Slope: of the log of the best "
         "effective rate on log B. Bests at an edge: best trials in the outer tenths of the ranges searched, of the "
-        f"rate and of 1 - m. {f'Not there: {reasons}. ' if reasons else ''}{counts(found.tables)}"
+        f"rate and of 1 - m. {f'Not there: {reasons}. ' if reasons else ''}{found.trained}"
     )
     return TextTable("workloads", "How far the workloads scale", WORKLOAD_HEADER, rows, numbers, caption)
 
@@ -113,6 +112,6 @@ def step_table(found: Results) -> TextTable:
         "Steps of a search: geometric mean of the best trials with a Student t interval over searches; searches: how "
         "many found a trial that reached the goal. Fewest of all: the minimum over all trials with a bootstrap over "
         "them, which finds none better: the interval begins at the minimum, and a larger search may find fewer. "
-        f"Budget: steps a trial may take. {counts(found.tables)}"
+        f"Budget: steps a trial may take. {found.trained}"
     )
     return TextTable("steps", "Steps to the goal", STEP_HEADER, rows, pd.DataFrame(numbers), caption)

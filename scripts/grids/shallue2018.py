@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from scripts.runner.study import Cell
-from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
-from sharpness.machine.environment import derived_seed
+from sharpness.config import DataConfig
 
 PRIMES = (2, 3)
 """Bases of the Halton sequence, one for each number that is searched."""
+NARROW = 0.25
+"""The side of the box around the best trial, in sides of the whole box, on log axes."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Space:
 class Workload:
     """A network, an optimiser and data, with the batch sizes and the goal that the searches are for.
 
-    A trial has ``steps + examples / B`` updates to reach the held-out error ``goal``, looked at ``looks`` times: steps
-    to the goal are known to that share of the budget, rounded up.
+    A trial has ``steps + examples / B`` updates at most to reach the held-out error ``goal``. The first of ``trials``
+    are spread over the space, the others around the best one.
     """
 
     optimizer: str
@@ -43,8 +42,7 @@ class Workload:
     goal: float
     steps: int
     examples: int
-    trials: int
-    looks: int = 60
+    trials: tuple[int, ...]
     space: Space = field(default_factory=Space)
 
     def updates(self, batch_size: int) -> int:
@@ -66,12 +64,12 @@ def radical_inverse(number: int, base: int) -> float:
     return value
 
 
-def search(space: Space, with_momentum: bool, trials: int, seed: int) -> list[tuple[float, float]]:
+def quasi_random(space: Space, with_momentum: bool, trials: int, seed: int) -> list[tuple[float, float]]:
     """Return (learning rate, momentum) of each trial: a Halton sequence, shifted at random modulo 1, on log axes.
 
     The shift (Cranley and Patterson 1976) makes searches of other seeds independent of this one. Four digits are kept.
 
-    >>> [rate for rate, _ in search(Space(rates=(1.0, 1.0)), False, 2, seed=0)]
+    >>> [rate for rate, _ in quasi_random(Space(rates=(1.0, 1.0)), False, 2, seed=0)]
     [1.0, 1.0]
     """
     shift = np.random.default_rng(seed).random(len(PRIMES))
@@ -85,21 +83,19 @@ def search(space: Space, with_momentum: bool, trials: int, seed: int) -> list[tu
     return found
 
 
-def trial_cells(
-    name: str, workload: Workload, kind: str, batch_size: int, budget: BudgetConfig, epochs: int, trials: int, seed: int
-) -> Iterator[Cell]:
-    """Yield the trials of one search; each has initial weights and an order of examples of its own within it."""
-    drawn = derived_seed("shallue2018", name, kind, batch_size, seed)
-    for trial, (rate, momentum) in enumerate(search(workload.space, workload.optimizer != "sgd", trials, drawn)):
-        training = TrainingConfig(
-            optimizer=workload.optimizer,
-            learning_rate=rate,
-            momentum=momentum,
-            batch_size=batch_size,
-            epochs=epochs,
-            seed=1000 * seed + trial,
-        )
-        model = ModelConfig(name=workload.network, norm="none")
-        labels = {"workload": name, "kind": kind, "batch_size": batch_size, "search": seed, "trial": trial}
-        config = RunConfig(data=workload.data, model=model, training=training, budget=budget)
-        yield Cell(labels | {"learning_rate": rate, "momentum": momentum}, config)
+def narrowed(space: Space, effective_rate: float, one_minus_momentum: float) -> Space:
+    """Return the box around a trial, a quarter as long on each side of the log axes and inside the whole one.
+
+    >>> narrowed(Space((0.01, 100.0), (0.1, 0.1)), 1.0, 0.1).rates
+    (0.3162, 3.162)
+    >>> narrowed(Space((0.01, 100.0), (0.1, 0.1)), 0.01, 0.1).rates
+    (0.01, 0.1)
+    """
+    rates, rest = space.rates, space.one_minus_momentum
+    return Space(_side(*rates, effective_rate), _side(*rest, one_minus_momentum))
+
+
+def _side(low: float, high: float, centre: float) -> tuple[float, float]:
+    length = (high / low) ** NARROW
+    start = min(max(centre / math.sqrt(length), low), high / length)
+    return float(f"{start:.4g}"), float(f"{start * length:.4g}")

@@ -65,14 +65,17 @@ def trained(
     held_out = data.held_out
     assert held_out is not None  # every preset holds images out
     inputs, validation, test = (scaled(split, cells, data.train) for split in (data.train, held_out, data.test))
-    copies = copies_of(config, (cells, cells), data.num_classes, seeds, len(values), site.device)
-    steps, updates = torch.full((len(seeds) * len(values),), torch.inf), 0
-    for epoch, updates in train_side_by_side(config, copies, inputs, data.train.targets, seeds, values):
-        met = (copies.error(validation, held_out.targets) <= goal).cpu() & steps.isinf()
-        steps[met] = updates
-        site.progress(epoch, config.training.epochs)
-    errors = [copies.error(validation, held_out.targets), copies.error(test, data.test.targets)]
     places, rows = [(seed, value) for seed in seeds for value in values], []
+    each_seed, each_value = [seed for seed, _ in places], [value for _, value in places]
+    copies = copies_of(config, (cells, cells), data.num_classes, each_seed, site.device)
+    steps, updates = torch.full((len(places),), torch.inf), 0
+    per_epoch = -(-len(inputs) // config.training.batch_size)
+    for updates in train_side_by_side(config, copies, inputs, data.train.targets, each_seed, each_value):
+        if updates % per_epoch == 0:
+            met = (copies.error(validation, held_out.targets) <= goal).cpu() & steps.isinf()
+            steps[met] = updates
+            site.progress(updates // per_epoch, config.training.epochs)
+    errors = [copies.error(validation, held_out.targets), copies.error(test, data.test.targets)]
     found = zip(places, copies.finite().tolist(), steps.tolist(), *(each.tolist() for each in errors), strict=True)
     for (seed, value), fine, reached, own, other in found:
         numbers = {"held_out": own if fine else None, "test": other if fine else None}

@@ -1,4 +1,4 @@
-"""Networks that differ in seed and learning rate alone, trained side by side: one tensor per parameter holds them all.
+"""Networks that differ in seed, rate and momentum alone, trained side by side: one tensor per parameter holds them all.
 
 A small network leaves a CPU idle, so that a hundred of them take about as long as ten. Order of the examples, initial
 weights, learning rate and optimiser are those of the trainer, with which the tests compare the weights.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import conv2d, cross_entropy
 
 from sharpness.config import RunConfig
 from sharpness.errors import InputError
@@ -20,7 +20,8 @@ from sharpness.models.norms import GhostBatchNorm1d
 from sharpness.training.order import epoch_order
 from sharpness.training.schedules import learning_rate
 
-LAYERS = (nn.Flatten, nn.Identity, nn.Linear, nn.ReLU, nn.BatchNorm1d)
+LAYERS = (nn.Flatten, nn.Identity, nn.Linear, nn.ReLU, nn.BatchNorm1d, nn.Conv2d, nn.MaxPool2d, nn.Dropout)
+OPTIMISERS = ("sgd", "momentum", "nesterov", "lars")
 CHUNK = 1000
 """Examples of one forward pass of all copies in evaluations, which is the batch whose statistics BatchNorm uses."""
 
@@ -33,15 +34,24 @@ class Copies:
     weights: Sequence[Tensor]
 
     def outputs(self, inputs: Tensor, training: bool = False) -> Tensor:
-        """Return the logits of each copy for its inputs: (copies, examples, features) to (copies, examples, classes).
+        """Return the logits of each copy for its inputs: (copies, examples, ...) to (copies, examples, classes).
 
-        Ghost batches count in training alone; in evaluation BatchNorm uses the statistics of the batch it sees.
+        Ghost batches and dropout, which draws anew for each copy, count in training alone; in evaluation BatchNorm uses
+        the statistics of the batch it sees.
         """
         rest, x = iter(self.weights), inputs
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 weight, bias = next(rest), next(rest)
                 x = torch.baddbmm(bias[:, None], x, weight.mT)
+            elif isinstance(layer, nn.Conv2d):
+                x = convolved(x, next(rest), next(rest), layer)
+            elif isinstance(layer, nn.MaxPool2d):
+                x = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            elif isinstance(layer, nn.Flatten):
+                x = x.flatten(2)
+            elif isinstance(layer, nn.Dropout):
+                x = torch.dropout(x, layer.p, training)
             elif isinstance(layer, nn.BatchNorm1d):
                 ghosts = layer.ghosts.size if training and isinstance(layer, GhostBatchNorm1d) else None
                 scale, shift = next(rest), next(rest)
@@ -63,6 +73,13 @@ class Copies:
         return wrong / len(targets)
 
 
+def convolved(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
+    """Return the convolution of each copy's images with its own kernels, which are groups of one convolution."""
+    copies, images = len(x), x.transpose(0, 1).flatten(1, 2)
+    knobs = (layer.stride, layer.padding, layer.dilation, copies * layer.groups)
+    return conv2d(images, weight.flatten(0, 1), bias.flatten(), *knobs).unflatten(1, (copies, -1)).transpose(0, 1)
+
+
 def normalised(x: Tensor, ghosts: int | None, eps: float) -> Tensor:
     """Return features less their mean over the examples and over their deviation, by parts of ``ghosts`` examples.
 
@@ -79,43 +96,51 @@ def normalised(x: Tensor, ghosts: int | None, eps: float) -> Tensor:
 
 
 def copies_of(
-    config: RunConfig, shape: tuple[int, ...], classes: int, seeds: Sequence[int], repeats: int, device: torch.device
+    config: RunConfig, shape: tuple[int, ...], classes: int, seeds: Sequence[int], device: torch.device
 ) -> Copies:
-    """Return for each seed so many copies of the network that the trainer begins with."""
+    """Return for each seed the network that the trainer begins with; a seed that stands twice has two copies."""
     networks = [build_model(config.model, shape, classes, seed) for seed in seeds]
     layers = list(networks[0].children())
     for layer in layers:
         if not isinstance(layer, LAYERS) or getattr(layer, "track_running_stats", False):
-            raise InputError(f"expected linear layers, ReLU and batch statistics, got {layer}: use another network")
+            raise InputError(f"expected layers in a row, of norms batch statistics, got {layer}: use another network")
     parts = zip(*(network.parameters() for network in networks), strict=True)
-    stacked = [torch.stack(each).detach().repeat_interleave(repeats, dim=0).to(device) for each in parts]
-    return Copies(layers, [each.requires_grad_() for each in stacked])
+    return Copies(layers, [torch.stack(each).detach().to(device).requires_grad_() for each in parts])
 
 
 def train_side_by_side(
-    config: RunConfig, copies: Copies, inputs: Tensor, targets: Tensor, seeds: Sequence[int], values: Sequence[float]
-) -> Iterator[tuple[int, int]]:
-    """Train the copies of each seed, one per value; yield after each epoch the epochs and the updates that are done.
+    config: RunConfig,
+    copies: Copies,
+    inputs: Tensor,
+    targets: Tensor,
+    seeds: Sequence[int],
+    values: Sequence[float],
+    momenta: Sequence[float] | None = None,
+) -> Iterator[int]:
+    """Train the copies, each with its seed, value and momentum; yield after each update how many are done.
 
-    A value stands for ``training.learning_rate``, and of lars for ``training.trust``. All else is the config's, of
-    which the optimisers sgd, momentum and lars, the schedule, ``clip_norm``, ``weight_decay`` and ghost batches are
-    known here. The examples are (n, features), and the copies of a seed see them in that seed's order.
+    A value stands for ``training.learning_rate``, and of lars for ``training.trust``; without ``momenta`` all have the
+    config's. All else is the config's, of which the optimisers sgd, momentum, nesterov and lars, the schedule,
+    ``clip_norm``, ``weight_decay`` and ghost batches are known here. The copies see the examples in their seed's order.
     """
-    if config.training.optimizer not in ("sgd", "momentum", "lars"):
-        raise InputError(f"expected sgd, momentum or lars, got {config.training.optimizer}: use the trainer")
+    if config.training.optimizer not in OPTIMISERS:
+        known = f"{', '.join(OPTIMISERS[:-1])} or {OPTIMISERS[-1]}"
+        raise InputError(f"expected {known}, got {config.training.optimizer}: use the trainer")
     count, epochs, size = len(targets), config.training.epochs, config.training.batch_size
     per_epoch = -(-count // size)
-    value = torch.tensor(list(values) * len(seeds), dtype=inputs.dtype, device=inputs.device)
+    value = torch.tensor(list(values), dtype=inputs.dtype, device=inputs.device)
+    plain = 0.0 if config.training.optimizer == "sgd" else config.training.momentum
+    momentum = torch.tensor(list(momenta or [plain] * len(value)), dtype=inputs.dtype, device=inputs.device)
     velocity = [torch.zeros_like(each) for each in copies.weights]
     for epoch in range(epochs):
-        order = torch.stack([epoch_order(seed, epoch + 1, count) for seed in seeds]).to(inputs.device)
+        orders = {seed: epoch_order(seed, epoch + 1, count) for seed in set(seeds)}
+        order = torch.stack([orders[seed] for seed in seeds]).to(inputs.device)
         for number, rows in enumerate(order.split(size, dim=1)):
-            rows = rows.repeat_interleave(len(values), dim=0)
-            gradient = _gradient(copies, inputs[rows], targets[rows])
+            gradient = _clipped(_gradient(copies, inputs[rows], targets[rows]), config.training.clip_norm)
             done = epoch + number * size / count
             share = learning_rate(config, done, epochs, count / size) / config.training.learning_rate
-            _step(config, copies.weights, velocity, _clipped(gradient, config.training.clip_norm), value, share)
-        yield epoch + 1, (epoch + 1) * per_epoch
+            _step(config, copies.weights, velocity, gradient, (value, momentum), share)
+            yield epoch * per_epoch + number + 1
 
 
 def _gradient(copies: Copies, inputs: Tensor, targets: Tensor) -> Sequence[Tensor]:
@@ -139,19 +164,20 @@ def _step(
     weights: Sequence[Tensor],
     velocity: Sequence[Tensor],
     gradient: Sequence[Tensor],
-    value: Tensor,
+    knobs: tuple[Tensor, Tensor],
     share: float,
 ) -> None:
     """Move the weights of all copies as ``torch.optim.SGD`` and :class:`sharpness.training.lars.Lars` do."""
-    training = config.training
-    momentum = 0.0 if training.optimizer == "sgd" else training.momentum
+    training, (value, momentum) = config.training, knobs
     for w, v, g in zip(weights, velocity, gradient, strict=True):
+        kept = _column(momentum, v)
         if training.optimizer == "lars":
-            v.mul_(momentum).add_(_lars(w, g, value, training.weight_decay), alpha=training.learning_rate * share)
+            v.mul_(kept).add_(_lars(w, g, value, training.weight_decay), alpha=training.learning_rate * share)
             w.sub_(v)
         else:
-            v.mul_(momentum).add_(g if training.weight_decay == 0 else g + training.weight_decay * w)
-            w.sub_(v * _column(value * share, v))
+            slope = g if training.weight_decay == 0 else g + training.weight_decay * w
+            v.mul_(kept).add_(slope)
+            w.sub_((slope + kept * v if training.optimizer == "nesterov" else v) * _column(value * share, v))
 
 
 def _lars(w: Tensor, gradient: Tensor, trust: Tensor, decay: float) -> Tensor:
