@@ -12,8 +12,9 @@ data and nothing else.
 
 What to expect, on two CPU cores:
 
-- cpu: about 30 minutes for 5,350 networks side by side. The figures in the repository are older: of searches of 8 trials, to a
-  held-out error of 25 %, on 4,096 whole images. Of their 16 claims 10 are reproduced, 1 in sign only, 5 not.
+- cpu: about 30 minutes for 5,350 networks side by side. The figures in the repository are older: of searches of 8
+  trials, to a held-out error of 25 %, on 4,096 whole images. Of their 16 claims 10 are reproduced, 1 in sign only, 5
+  not.
 - smoke: seconds; its numbers mean nothing.
 - paper: for a GPU; never run.
 

@@ -72,8 +72,9 @@ def search(
     The first of ``trials`` are spread over the space, each further number over a quarter of its sides around the best
     trial so far. With a ``goal`` the best one reaches that held-out error in the fewest steps, and ``error`` is the
     held-out error there; the others stop at three times as many, and at so many ``updates`` at the latest. Without, it
-    has the lowest held-out error after all ``updates`` or ``epochs``, and ``test`` is there too. On ``noise_examples``, if any, B_simple is measured where
-    the best trial ended. The data are the run's, cut into cells and scaled as its training images are.
+    has the lowest held-out error after all ``updates`` or ``epochs``, and ``test`` is there too. On ``noise_examples``,
+    if any, B_simple is measured where the best trial ended. The data are the run's, cut into cells and scaled as its
+    training images are.
     """
     config = from_dict(RunConfig, recipe, "a workload")
     whole, rows, best, weights = Space(**space), list[dict[str, Any]](), None, None
