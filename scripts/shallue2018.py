@@ -171,7 +171,7 @@ def run_of(workload: Workload, batch_size: int) -> RunConfig:
 
 def cells_of(preset: Preset, seeds: int) -> list[Cell]:
     """Return a run of one update for each set of images and each search, which lends them."""
-    lenders = {workload.data: workload for workload in reversed(preset.workloads.values())}
+    lenders = {workload.data: workload for workload in reversed(list(preset.workloads.values()))}
     return [
         Cell({"images": data.num_train, "search": seed}, _one_update(lender, seed))
         for data, lender in lenders.items()

@@ -76,6 +76,7 @@ class Copies:
 def convolved(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
     """Return the convolution of each copy's images with its own kernels, which are groups of one convolution."""
     copies, images = len(x), x.transpose(0, 1).flatten(1, 2)
+    assert not isinstance(layer.padding, str)  # no built-in network pads by a word
     knobs = (layer.stride, layer.padding, layer.dilation, copies * layer.groups)
     return conv2d(images, weight.flatten(0, 1), bias.flatten(), *knobs).unflatten(1, (copies, -1)).transpose(0, 1)
 
