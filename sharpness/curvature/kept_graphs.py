@@ -17,12 +17,12 @@ from sharpness.loss import Loss
 from sharpness.loss.graphs import GraphSize, MissingDerivativeError, Product, add_pieces
 from sharpness.loss.shares import MicroBatch
 from sharpness.loss.slope import PART_OF_A_CHECK
-from sharpness.machine.distributed import sum_over_ranks, sums_over_ranks
+from sharpness.machine.distributed import is_distributed, sum_over_ranks, sums_over_ranks
 from sharpness.machine.memory import cache_budget, release
 from sharpness.vectors import is_finite, norm, refuse_non_finite
 
 T = TypeVar("T")
-BACKENDS = ("auto", "exact", "finite_difference")
+BACKENDS = ("auto", "exact", "compiled", "finite_difference")
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,15 @@ class CurvatureOperator:
     the others are rebuilt at each product. What was kept changes the time, never the result beyond rounding.
 
     ``backend`` is ``exact`` (autograd), ``finite_difference`` (central differences of first-order passes), or ``auto``:
-    exact unless the network uses an operation that cannot be differentiated twice. After the first product it says
-    which it was. The difference step along a unit vector starts at ``eps^(1/3) (1 + ||w||)``, eps that of the dtype; at
-    products 1, 2, 4, 8, ... it is chosen anew, at the cost of four more products, as the one whose product changes
-    least, relatively, from that of a four times larger step. ``error`` is the largest such change divided by the
-    vector's length: an estimate, not a bound. For networks with kinks (ReLU) it is large, and rightly so: differences
-    see the jumps of the gradient at the kinks, of which the Hessian as autograd defines it knows nothing.
+    exact unless the network uses an operation that cannot be differentiated twice. ``compiled`` (the Hessian alone) is
+    ``auto`` with one program for the product where that compiles, agrees and is faster
+    (:class:`sharpness.curvature.compiled.CompiledProducts`). After the first product it says which it was.
+
+    The difference step along a unit vector starts at ``eps^(1/3) (1 + ||w||)``, eps that of the dtype; at products 1,
+    2, 4, 8, ... it is chosen anew, at the cost of four more products, as the one whose product changes least,
+    relatively, from that of a four times larger step. ``error`` is the largest such change divided by the vector's
+    length: an estimate, not a bound. For networks with kinks (ReLU) it is large, and rightly so: differences see the
+    jumps of the gradient at the kinks, of which the Hessian as autograd defines it knows nothing.
 
     Raises :class:`InputError` for NaN or infinite weights, loss or gradients, and an unknown backend.
     """
@@ -65,6 +68,10 @@ class CurvatureOperator:
             raise unknown_name("backend", backend, BACKENDS)
         if not (cache == "auto" or (isinstance(cache, int) and cache >= 0)):
             raise InputError(f"expected a cache of 'auto' or a number of bytes, got {cache!r}: 0 keeps nothing")
+        if backend == "compiled" and self.matrix != "hessian":
+            raise InputError(f"expected the Hessian for backend='compiled', got {self.matrix}: use backend='auto'")
+        if backend == "compiled" and is_distributed():  # each would decide by its own clock
+            raise InputError("expected one process for backend='compiled', got several: use backend='auto'")
         loss.check_differentiable()
         self.loss, self.backend, self.error = loss, backend, 0.0
         self.facts: dict[str, str] = {}  # what a record says of the matrix; known after the first product
@@ -120,9 +127,10 @@ class CurvatureOperator:
     def _exact(self, rows: Tensor) -> Tensor | None:
         """Return the products by autograd, or ``None`` where a process found that there are none."""
         total = self.within_memory(lambda: self._attempt(rows))
-        if self.backend == "auto":
+        if self.backend in ("auto", "compiled"):
             (failures,) = sums_over_ranks(float(total is None), device=self.device)
-            self.backend = "finite_difference" if failures else "exact"
+            found = "exact" if self.backend == "auto" else self.backend
+            self.backend = "finite_difference" if failures else found
         if total is None or self.backend == "finite_difference":
             self._kept.clear()
             return None

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from sharpness.curvature.kept_graphs import CurvatureOperator
+from sharpness.curvature.compiled import CompiledProducts
+from sharpness.curvature.kept_graphs import CurvatureOperator, Graph
 from sharpness.curvature.likelihoods import (
     MOST_CLASSES,
     USUAL_DRAWS,
@@ -48,6 +49,31 @@ class HessianOperator(CurvatureOperator):
     """
 
     matrix = "hessian"
+    _compiled: CompiledProducts | None = None
+
+    def _build(self, micro: MicroBatch) -> Graph:
+        if self.backend != "compiled":
+            return super()._build(micro)
+        self._compiled = compiled = self._compiled or CompiledProducts(self.loss, self._leaves)
+        serves = compiled.serves(micro, self._eagerly(micro))
+        self.facts |= compiled.facts
+        if compiled.why_not:
+            self.backend = "exact"
+        if not serves:
+            return super()._build(micro)
+        return Graph(lambda v, keep: compiled.product(micro, v), self._budget + 1)  # there is nothing to keep
+
+    def _eagerly(self, micro: MicroBatch) -> Callable[[Pieces], Pieces]:
+        """Return the product of a micro-batch without a compiler, from the second one on by a kept graph if it fits."""
+        kept, build = list[Graph](), super()._build
+
+        def product(v: Pieces) -> Pieces:
+            graph = kept[0] if kept else build(micro)
+            fits = graph.num_bytes <= self._budget - self.kept_bytes
+            kept[:] = [graph] if fits else []
+            return self.loss.at(self._leaves, lambda _: graph.product(v, fits))
+
+        return product
 
     def _graph(self, micro: MicroBatch, model: nn.Module) -> Product:
         value, leaves = self.loss.criterion_value(self.loss.forward(model, micro.batch), micro.batch), self._leaves

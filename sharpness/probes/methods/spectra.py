@@ -27,9 +27,9 @@ class CurvatureProbe(Probe[Result]):
 
     ``matrix`` is one of ``hessian``, ``gauss_newton``, ``fisher``, ``empirical_fisher``
     (:data:`sharpness.curvature.MATRICES`); ``cache`` is the memory for kept graphs in bytes, or ``auto``;
-    ``backend`` is ``auto``, ``exact`` or ``finite_difference``; ``seconds`` bounds the time of the solve. ``draws`` is
-    the number of draws of the targets for ``fisher``; without it the matrix is exact where it can be
-    (:class:`sharpness.curvature.FisherOperator`).
+    ``backend`` is ``auto``, ``exact``, ``compiled`` (the Hessian alone) or ``finite_difference``; ``seconds`` bounds
+    the time of the solve. ``draws`` is the number of draws of the targets for ``fisher``; without it the matrix is
+    exact where it can be (:class:`sharpness.curvature.FisherOperator`).
     """
 
     matrix: str = "hessian"

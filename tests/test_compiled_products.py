@@ -1,0 +1,110 @@
+"""Products compiled as one program: those of the dense matrix where it is used, and a reason where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sharpness.curvature import HessianOperator, compiled, curvature_operator
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.operators import to_dense
+from sharpness.probes import TopEigenvalues
+from tests.cases import CASES
+from tests.oracles import dense_hessian
+
+SERVED = [
+    "mlp, ignored class",
+    "norm, batch statistics",
+    "convolution",
+    "attention",
+    "unused and frozen",
+    "own loss over tokens",
+]
+
+
+def clock(ours: float) -> Callable[..., float]:
+    """Return a clock by which the program takes ``ours`` seconds in its turn, and autograd 1 second in its."""
+    times = iter([ours, 1.0])
+    return lambda work, device: next(times)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the program that would be compiled as it was traced, and let it be faster."""
+    monkeypatch.setattr(torch, "compile", lambda program, **options: program)
+    monkeypatch.setattr(compiled, "_seconds", clock(0.5))
+
+
+def build(name: str) -> tuple[Loss, Any, list[Any]]:
+    case = CASES[name]
+    model, batches = case.build()
+    batches.insert(1, case.batch(5))  # another one of the first one's shapes
+    return Loss(model, case.criterion, batches, norm=case.norm, dtype=torch.float64), model, batches
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", SERVED)
+def test_the_program_is_the_dense_matrix_on_uneven_batches(name: str) -> None:
+    loss, model, batches = build(name)
+    H = HessianOperator(loss, backend="compiled")
+    dense = to_dense(H)
+    torch.testing.assert_close(dense, dense_hessian(CASES[name], model, batches, loss.weights), rtol=1e-9, atol=1e-11)
+    assert (H.backend, H.facts["compiled"][:3]) == ("compiled", "yes")
+
+
+def other_counts() -> Loss:
+    """Return a loss whose number of terms depends on the data, which a traced program holds fixed."""
+    x = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    batches = [(x[:6], torch.tensor([1, 1, 0, 0, 1, 0])), (x[6:], torch.tensor([1, 1, 1, 0, 1, 1]))]
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+
+    def criterion(z: Tensor, y: Tensor) -> Tensor:
+        return z[y > 0].square().mean()
+
+    return Loss(model, criterion, batches, coupled=True, dtype=torch.float64)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_what_differs_from_autograd_is_not_used() -> None:
+    loss = other_counts()
+    H = HessianOperator(loss, backend="compiled")
+    torch.testing.assert_close(to_dense(H), to_dense(HessianOperator(loss)), rtol=1e-10, atol=1e-12)
+    assert H.backend == "exact"
+    assert H.facts["compiled"].startswith(("no: it does not compile", "no: its product differs"))
+
+
+def test_without_a_compiler_or_a_gain_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(program: Any, **options: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify it")
+
+    loss = build("mlp")[0]
+    monkeypatch.setattr(torch, "compile", missing)
+    result = TopEigenvalues(backend="compiled")(loss)
+    assert result.hvp_backend == "exact" and "Failed to find C compiler" in result.details()["compiled"]
+    monkeypatch.setattr(torch, "compile", lambda program, **options: program)
+    monkeypatch.setattr(compiled, "_seconds", clock(2.0))
+    slow = TopEigenvalues(backend="compiled")(loss)
+    assert slow.details()["compiled"] == "no: it is slower: 2 s for a product where autograd takes 1 s"
+    assert slow.value == result.value == TopEigenvalues()(loss).value
+
+
+def test_only_the_hessian_is_compiled() -> None:
+    with pytest.raises(InputError, match="expected the Hessian for backend='compiled', got gauss_newton"):
+        curvature_operator("gauss_newton", build("mlp")[0], backend="compiled")
+
+
+@pytest.mark.slow
+def test_the_compiler_makes_the_same_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_seconds", clock(0.5))
+    loss, model, batches = build("layer norm")
+    H = HessianOperator(loss, backend="compiled")
+    expected = dense_hessian(CASES["layer norm"], model, batches, loss.weights)
+    torch.testing.assert_close(to_dense(H), expected, rtol=1e-9, atol=1e-11)
+    if "does not compile" in H.facts["compiled"]:
+        pytest.skip(H.facts["compiled"])
+    assert H.backend == "compiled"
