@@ -109,6 +109,8 @@ def check_model(config: ModelConfig) -> None:
     """
     if config.name not in MODELS:
         raise unknown_name("model", config.name, MODELS)
+    if config.norm not in (*NORMS, *TEXT_NORMS):
+        raise unknown_name("norm", str(config.norm), (*NORMS, *TEXT_NORMS))
     norms = MODELS[config.name].norms
     if config.norm not in norms:
         known = " or ".join(map(repr, norms))
