@@ -15,6 +15,7 @@ from sharpness.probes import PROBES
 from sharpness.records.invariance import INVARIANT, is_invariant
 
 MOVED: dict[str, dict[str, Any]] = {
+    "drift": {},
     "eigenvalues": {},
     "fisher_trace": {},
     "gradient_noise": {},

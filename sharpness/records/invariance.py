@@ -10,6 +10,7 @@ INVARIANT: dict[str, dict[str, object]] = {
     "fisher_rao_norm": {},
     "pac_bayes": {"scaling": "magnitude"},
     "relative_flatness": {},
+    "rounding": {},
     "sam": {"scaling": "adaptive"},
     "worst_case": {"scaling": "adaptive"},
 }
