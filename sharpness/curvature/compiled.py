@@ -63,9 +63,8 @@ class CompiledProducts:
         """Return the product of one micro-batch."""
         with torch.no_grad():
             tensors, form = tree_flatten(micro.batch)
-            self._program = self._program or torch.compile(
-                self._traced(form, v, tensors), fullgraph=True, dynamic=False
-            )
+            if self._program is None:
+                self._program = torch.compile(self._traced(form, v, tensors), fullgraph=True, dynamic=False)
             return self._program(self._pieces, tuple(v), tensors)
 
     def _fault(self, micro: MicroBatch, eager: Callable[[Pieces], Pieces]) -> str:
