@@ -10,7 +10,7 @@ import importlib
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +21,10 @@ from rich.console import Console
 
 from scripts.runner.display import show_files, show_times
 from scripts.runner.folder import probe_cell
-from scripts.runner.workers import Job, Workers, available_cores
+from scripts.runner.workers import Workers, available_cores
 from sharpness.cli import run_command
+from sharpness.cli.jobs import Job
+from sharpness.cli.ray_workers import RayWorkers
 from sharpness.errors import InputError
 from sharpness.machine.environment import choose_device
 from sharpness.measure.recorded import missing_probes
@@ -54,7 +56,9 @@ class Options:
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder that holds the data files, looked at first."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Number of processes; by default one per CPU core, or one in all on a GPU."""
+    """Number of processes; by default one per CPU core, or one in all on a GPU, with --ray as many as there is room."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="local|ADDRESS")] = None
+    """Measure on a Ray cluster whose nodes all see the run folders: `local` starts one here."""
 
 
 def probes_of(options: Options) -> dict[str, Any]:
@@ -90,6 +94,19 @@ def render_and_show(console: Console, options: Options, probes: dict[str, Any]) 
     show_files(console, rendered.files)
 
 
+def _workers(options: Options, num_jobs: int, console: Console) -> Workers | RayWorkers:
+    if options.ray is not None:
+        return RayWorkers(options.ray, options.workers, options.device, options.runs[0].parent, console)
+    default = 1 if choose_device(options.device).type != "cpu" else min(available_cores(), num_jobs)
+    return Workers(default if options.workers is None else options.workers, options.device, console)
+
+
+def job_on(job: Job, device: str) -> Job:
+    """Return a job of :func:`probe_jobs` for the device that its worker has."""
+    folder, missing, other, examples, _, data_dir = job.arguments
+    return replace(job, arguments=(folder, missing, other, examples, device, data_dir))
+
+
 def main() -> None:
     """Probe, render and say how long each took."""
     options = tyro.cli(Options, description=__doc__)
@@ -98,14 +115,17 @@ def main() -> None:
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"expected a folder for the figures, got the file {options.out}: choose another --out")
     console = Console() if sys.stdout.isatty() else Console(width=130)
-    device, probes = choose_device(options.device), probes_of(options)
+    probes = probes_of(options)
+    if options.ray is not None:  # a node's working folder is another
+        data_dir = None if options.data_dir is None else options.data_dir.resolve()
+        options = replace(options, runs=tuple(run.resolve() for run in options.runs), data_dir=data_dir)
     jobs = probe_jobs(options, probes)
-    default = 1 if device.type != "cpu" else min(available_cores(), max(1, len(jobs)))
     # The plotting libraries load while the workers measure.
     threading.Thread(target=importlib.import_module, args=("analysis.spectra",), daemon=True).start()
     spent, started = {}, time.perf_counter()
-    with Workers(default if options.workers is None else options.workers, options.device, console) as workers:
-        workers.run("probe", jobs)
+    if jobs:
+        with _workers(options, len(jobs), console) as workers:
+            workers.run("probe", [job_on(job, workers.device) for job in jobs])
     spent["probe"] = time.perf_counter() - started
     started = time.perf_counter()
     render_and_show(console, options, probes)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sharpness.cli import ray_workers
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.training import loop
 from tests.study_cases import script
@@ -67,5 +68,5 @@ if __name__ == "__main__":
     import tests.ray_cases  # so that the workers find the function by this name
 
     place = Path(sys.argv[1])
-    with script("runner.ray_workers").RayWorkers("local", 2, "cpu", place, Console(width=130)) as workers:
+    with ray_workers.RayWorkers("local", 2, "cpu", place, Console(width=130)) as workers:
         workers.run("train", tests.ray_cases.jobs(place))

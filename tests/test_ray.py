@@ -14,11 +14,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sharpness.cli import ray_workers
 from sharpness.errors import InputError
 from sharpness.runs import RunFolder
 from tests.conftest import PATIENCE, ROOT, SHIM
 from tests.reliability_cases import outcome
-from tests.study_cases import do, run_smoke, script
+from tests.study_cases import do, run_smoke
 from tests.test_commands import assert_refused
 
 STUDY = "izmailov2018"
@@ -122,9 +123,9 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"sharpness\[ray\]"):
-        script("runner.ray_workers").RayWorkers("local", None, "cpu", tmp_path, None)
+        ray_workers.RayWorkers("local", None, "cpu", tmp_path, None)
     with pytest.raises(InputError, match="1 worker"):
-        script("runner.ray_workers").RayWorkers("local", 0, "cpu", tmp_path, None)
+        ray_workers.RayWorkers("local", 0, "cpu", tmp_path, None)
 
 
 @pytest.mark.parametrize(
@@ -142,4 +143,4 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_every_run_gets_its_share(nodes: Any, num_workers: int | None, gpu: bool, expected: dict[str, int]) -> None:
-    assert script("runner.ray_workers").share(nodes, num_workers, gpu) == expected
+    assert ray_workers.share(nodes, num_workers, gpu) == expected

@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.runner.grid import Cell, Measurement, Task
 from scripts.runner.site import Site
-from scripts.runner.workers import Job
+from sharpness.cli.jobs import Job
 from sharpness.config import RunConfig
 from sharpness.files import write_atomically
 from sharpness.machine.environment import choose_device, git_commit, versions

@@ -21,8 +21,8 @@ from rich.text import Text
 from scripts.runner.display import show_files, show_times
 from scripts.runner.folder import StudyFolder
 from scripts.runner.grid import Cell, Measurement, Preset, Study, Task
-from scripts.runner.ray_workers import RayWorkers
 from scripts.runner.workers import Workers, available_cores
+from sharpness.cli.ray_workers import RayWorkers
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.environment import choose_device
 from sharpness.training import check_config

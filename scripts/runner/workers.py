@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import queue
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
-from scripts.runner.display import Show, display
+from sharpness.cli.jobs import Job, Show, call, display
 from sharpness.errors import InputError, RunError
-
-
-@dataclass(frozen=True)
-class Job:
-    """One call ``function(*arguments, progress=...)`` with a label to show; the function must be importable by name."""
-
-    label: str
-    function: Callable[..., None]
-    arguments: tuple[Any, ...]
 
 
 class Workers:
@@ -145,29 +133,3 @@ def leave_with(parent: int) -> None:
 
 def _call(job: Job) -> None:
     call(job, lambda *report: _reports.put(report))
-
-
-def call(job: Job, report: Show) -> None:
-    """Do a job in this worker and report its beginning and how far it is.
-
-    Raises :class:`InputError`, :class:`RunError` and :class:`OSError` as they are, anything else as a
-    :class:`RunError` with its text, since not every exception survives the way to the parent.
-    """
-    report(job.label, 0, 0)
-    try:
-        job.function(*job.arguments, progress=lambda done, total: report(job.label, done, total))
-    except (InputError, RunError, OSError):
-        raise
-    except Exception as error:
-        raise RunError(
-            f"{job.label} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
-    _give_memory_back()
-
-
-def _give_memory_back() -> None:
-    """Ask glibc to return freed memory to the system, so that one job's peak does not stand beside the next one's."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)

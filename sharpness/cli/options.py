@@ -88,6 +88,9 @@ class Track(ProbeRequest):
     """Folder for records, table and figure, made if it is not there."""
     warm: bool = False
     """Begin each eigenvalue with the vector of the step before: fewer products, and no upper bound."""
+    ray: Annotated[str | None, Arg(metavar="local|ADDRESS")] = None
+    """Measure the checkpoints on a Ray cluster, each as a task: `local` starts one here; --out lies where all nodes see
+    it."""
 
 
 @dataclass(frozen=True, kw_only=True)

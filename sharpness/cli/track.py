@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,24 +28,30 @@ from sharpness.cli.probe import (
     show_checkpoint,
 )
 from sharpness.cli.tables import PLAIN, short
+from sharpness.cli.work_bar import WorkBar
 from sharpness.errors import InputError
 from sharpness.machine.environment import choose_device
+from sharpness.machine.progress import Progress
 from sharpness.measure.points import with_start, with_trained
 from sharpness.measure.runner import applicable
 from sharpness.measure.subject import Subject, WarmStart
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
 from sharpness.records import ProbeRecord
+from sharpness.runs import RecordFolder
 
+DEFAULT = ("eigenvalues", "critical_sharpness")
 Found = dict[Snapshot, list[ProbeRecord]]
 
 
 def run_track(command: Track, knobs: Knobs) -> None:
     """Measure one checkpoint after the other and show what was found, also where something ends it early."""
     deadline = deadline_of(command.seconds)
-    console, device = make_console(command.json), choose_device(command.device)
+    console, device = make_console(command.json), choose_device("cpu" if command.ray else command.device)
     folder = checked_folder(command.out)
-    asked, named = asked_probes(command, knobs, "eigenvalues", "critical_sharpness")
+    asked, named = asked_probes(command, knobs, *DEFAULT)
     snapshots = find_snapshots(command.checkpoints)
+    if command.ray is not None:
+        measure_on_ray(command, knobs, snapshots, console)  # what follows then finds every record there
     first = _loaded(command, snapshots[0], device)
     show_checkpoint(console, first)
     say(console, f"{len(snapshots)} checkpoints, steps {snapshots[0].step} to {max(each.step for each in snapshots)}")
@@ -56,6 +65,41 @@ def run_track(command: Track, knobs: Knobs) -> None:
                 measure_all(subject, probes, folder, deadline, named=named, bar=bar, **where)
     finally:
         _show(console, command, found, first.checked.warnings)
+
+
+def measure_on_ray(command: Track, knobs: Knobs, snapshots: Sequence[Snapshot], console: Console) -> None:
+    """Measure each checkpoint as a task on a Ray cluster, into the records of ``--out``."""
+    for name, given in (("--warm", command.warm), ("--seconds", command.seconds is not None)):
+        if given:
+            raise InputError(f"expected --ray without {name}, got both: the checkpoints are measured side by side")
+    from sharpness.cli.jobs import Job  # Ray is for those who ask for it
+    from sharpness.cli.ray_workers import RayWorkers
+
+    with RayWorkers(str(command.ray), None, command.device, command.out, console) as workers:
+        asked = replace(command, device=workers.device, ray=None)
+        here = str(Path.cwd())
+        jobs = [
+            Job(_where(each, snapshots).strip(", "), measure_snapshot, (asked, knobs, each, here)) for each in snapshots
+        ]
+        workers.run("track", jobs)
+
+
+def measure_snapshot(command: Track, knobs: Knobs, snapshot: Snapshot, folder: str, *, progress: Progress) -> None:
+    """Measure one checkpoint on a node, from the folder in which the command was given."""
+    if not Path(folder).is_dir():
+        raise InputError(f"expected the folder {folder} on {platform.node()}, got none: all nodes must see it")
+    os.chdir(folder)
+    asked, named = asked_probes(command, knobs, *DEFAULT)
+    subject = _loaded(command, snapshot, choose_device(command.device)).subject
+    probes = applicable(asked, subject, named=named)
+    with WorkBar(make_console(json_only=True), {}) as bar:
+        for i, (name, probe) in enumerate(probes.items()):
+            measure_all(subject, {name: probe}, RecordFolder(command.out), None, named=named, found=_keep, bar=bar)
+            progress(i + 1, len(probes))
+
+
+def _keep(record: ProbeRecord) -> None:
+    """Leave a record where it was written."""
 
 
 def _where(snapshot: Snapshot, snapshots: Sequence[Snapshot]) -> str:

@@ -142,7 +142,9 @@ def draw_plane(
     def draw(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> None:
         planes.draw_plane(ax, table, network, network.records[probe], quantity)
 
-    return _panel(draw, plane_table([network], probe), [network], ax, width, 0.85 * width, named=False)
+    table = _not_empty(plane_table([network], probe), "a plane to draw")
+    height = planes.plane_height(width, table, network, network.records[probe])
+    return _panel(draw, table, [network], ax, width, height, named=False)
 
 
 def _panel(

@@ -46,6 +46,8 @@ BESIDE = 1.35
 """Inches of a panel's width that its labels and its colour bar take."""
 LINE = 0.125
 """Inches of one line of the legend."""
+LABEL = 0.33
+"""Inches of the label below a panel."""
 TICKS = 6.5
 """So many numbers of a colour bar fit into an inch."""
 SHORTEST = 1.7
@@ -69,13 +71,15 @@ def plane_figure(table: pd.DataFrame, networks: Sequence[Network], probe: str) -
     rows = -(-len(panels) // columns)
     most = 2.6 if rows < 3 else 1.8
     tall = {n.label: min(most, (width / columns - BESIDE) * _ratio(grids[n.label], record)) for n, record in drawn}
-    figure, axes = new_figure(width, rows * (max(SHORTEST, *tall.values()) + 0.6) + LINE * lines + 0.1, rows, columns)
+    height = rows * (max(SHORTEST, *tall.values()) + 0.6) + LINE * lines + 0.1
+    height -= LABEL * (rows - 1) * (len(drawn) == 1)  # these stand at the lowest panels alone
+    figure, axes = new_figure(width, height, rows, columns)
     bands = {name: bands_of(name, list(grids.values())) for name in {name for *_, name in panels}}
     for ax, (network, record, name) in zip(axes.flat, panels, strict=False):
         draw_plane(ax, table, network, record, name, bands[name], int(TICKS * tall[network.label]))
         if len(drawn) > 1:
             ax.set_title(wrapped(network.label, 36), linespacing=1.0)
-    if len(drawn) == 1:  # of one plane the labels below stand at the lowest panels alone
+    if len(drawn) == 1:
         for ax in list(axes.flat)[: max(0, len(panels) - columns)]:
             ax.set_xlabel("")
     for ax in axes.flat[len(panels) :]:
@@ -104,6 +108,11 @@ def draw_plane(
     x_label, y_label = axis_texts(record, 30)
     ax.set_xlabel(x_label, fontsize=8, linespacing=1.0)
     ax.set_ylabel(y_label, fontsize=8, linespacing=1.0)
+
+
+def plane_height(width: float, table: pd.DataFrame, network: Network, record: ProbeRecord) -> float:
+    """Return how high a figure of one panel of this width is in inches, so that the bar beside it has its room."""
+    return max((width - BESIDE) * _ratio(grid_of(table, network.label), record), SHORTEST) + 0.6
 
 
 def _ratio(grid: Grid, record: ProbeRecord) -> float:

@@ -1,4 +1,4 @@
-"""Run the jobs of a study on a Ray cluster: one task per run, begun again when its worker or its node is lost."""
+"""Run jobs on a Ray cluster: one task for each, begun again when its worker or its node is lost."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from scripts.runner.display import Show, display
-from scripts.runner.workers import Job, call
+from sharpness.cli.jobs import Job, Show, call, display
 from sharpness.errors import InputError, RunError
 from sharpness.machine.extras import extra
 from sharpness.runs import folder as run_folder
@@ -38,17 +37,20 @@ REPORT_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
 """The address of a cluster must answer within this time."""
 
+TOKEN = Path.home() / ".ray" / "auth_token"
+"""Where Ray keeps the token of a cluster."""
+
 CHECKOUT = str(Path(__file__).resolve().parents[2])
 """The nodes import from this folder."""
 
 
 class RayWorkers:
-    """The interface of :class:`scripts.runner.workers.Workers` on Ray: ``local`` starts one on this machine, else it is
+    """Workers on Ray, of the interface of those in processes: ``local`` starts one on this machine, else it is
     an address.
 
     As many jobs run at once as there is room for, at most ``num_workers``. Each gets a CPU, with ``num_workers`` its
     share of them, and with ``device`` ``cuda`` a GPU and the CPUs beside it; ``auto`` is ``cuda`` where a node has a
-    GPU. ``shared`` is the folder of the run folders, which all nodes must see under the same path: a job on a node that
+    GPU. ``shared`` is the folder of the results, which all nodes must see under the same path: a job on a node that
     does not see it fails at once.
 
     Raises :class:`InputError` without Ray, for an address at which no cluster answers, and for a device it lacks.
@@ -145,6 +147,9 @@ def share(nodes: Iterable[dict[str, float]], num_workers: int | None, gpu: bool)
 
 def _connect(address: str) -> Any:
     """Return the module ``ray``, connected; its workers import from this checkout and keep their output in its logs."""
+    if address != "local" and TOKEN.exists():
+        # `ray start` asks for the token where one lies there; a program that joins has to be told to show it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     ray = extra("ray", "ray")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what is to come: a warning otherwise
     os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # they have a count of their own, without end
@@ -208,8 +213,8 @@ def _do(job: Job, mark: Path, reports: Any) -> None:
 
     if not mark.exists():
         raise InputError(
-            f"expected the folder {mark.parent} of this study on {socket.gethostname()}, got none or another one: "
-            "give --runs a path that all nodes see"
+            f"expected the folder {mark.parent} on {socket.gethostname()}, got none or another one: it must lie on a "
+            "path that all nodes see"
         )
     run_folder.LOCK_SECONDS = LEASE_SECONDS
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
