@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from sharpness.cli.ray_workers import TOKEN
 from sharpness.files import read_jsonl
 from tests.conftest import PATIENCE, ROOT
 from tests.test_docs import DOCS, blocks
@@ -38,6 +39,8 @@ def alive(command: list[str], folder: str) -> subprocess.Popen[bytes]:
     more = ["--block", "--num-cpus", "1", "--disable-usage-stats", "--temp-dir", folder]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     environment = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    if TOKEN.exists():  # as the page says
+        environment |= {"RAY_AUTH_MODE": "token"}
     return subprocess.Popen([*command, *more], env=environment, start_new_session=True, **quiet)
 
 
