@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from sharpness.cli import ray_workers
 from sharpness.errors import InputError
@@ -123,9 +124,9 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"sharpness\[ray\]"):
-        ray_workers.RayWorkers("local", None, "cpu", tmp_path, None)
+        ray_workers.RayWorkers("local", None, "cpu", tmp_path, Console())
     with pytest.raises(InputError, match="1 worker"):
-        ray_workers.RayWorkers("local", 0, "cpu", tmp_path, None)
+        ray_workers.RayWorkers("local", 0, "cpu", tmp_path, Console())
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,17 +35,17 @@ def words(command: str, **replaced: str) -> list[str]:
     return shlex.split(command, comments=True)
 
 
-def alive(command: list[str], folder: str) -> subprocess.Popen[bytes]:
+def alive(command: list[str], folder: str) -> subprocess.Popen[str]:
     """Begin a node of one CPU that stays in the foreground, so that it can be ended by its process."""
     more = ["--block", "--num-cpus", "1", "--disable-usage-stats", "--temp-dir", folder]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"text": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     environment = os.environ | {"SHARPNESS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     if TOKEN.exists():  # as the page says
         environment |= {"RAY_AUTH_MODE": "token"}
     return subprocess.Popen([*command, *more], env=environment, start_new_session=True, **quiet)
 
 
-def end(node: subprocess.Popen[bytes]) -> None:
+def end(node: subprocess.Popen[str]) -> None:
     """Kill a node with all that it started."""
     from tests.ray_cases import _ancestors, _processes
 
@@ -57,7 +58,7 @@ def end(node: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-def nodes() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+def nodes() -> Iterator[tuple[str, list[subprocess.Popen[str]]]]:
     """Return the address of a cluster of two nodes, and these, begun as the page says."""
     with_ray()
     with socket.socket() as free:
@@ -65,7 +66,7 @@ def nodes() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
         port = str(free.getsockname()[1])
     folders = [tempfile.mkdtemp(prefix="ray") for _ in range(2)]  # paths of sockets are short
     ray = {".venv/bin/ray": str(RAY)}
-    begun_nodes = list[subprocess.Popen[bytes]]()
+    begun_nodes = list[subprocess.Popen[str]]()
     try:
         head = words(START, **ray, **{"6379": port})
         begun_nodes.append(alive([*head, "--include-dashboard=false"], folders[0]))
@@ -80,18 +81,18 @@ def nodes() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(port: str, node: subprocess.Popen[bytes]) -> None:
+def wait_for(port: str, node: subprocess.Popen[str]) -> None:
     def answers() -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
-    until(node, answers)  # type: ignore[arg-type]
+    until(node, answers)
 
 
 @pytest.mark.slow
 @pytest.mark.study
 def test_the_page_on_two_nodes_of_which_one_is_lost(
-    nodes: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path
+    nodes: tuple[str, list[subprocess.Popen[str]]], tmp_path: Path
 ) -> None:
     from tests import ray_cases
 
