@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from scripts.benchmarks import (
     curvature,
@@ -20,6 +21,7 @@ from scripts.benchmarks import (
     device,
     landscape,
     landscape_peers,
+    products,
     report,
     rows,
     tools,
@@ -34,6 +36,7 @@ from sharpness.data import Dataset, load_dataset
 from sharpness.files import append_jsonl, read_jsonl
 from sharpness.landscapes import RandomPlane
 from sharpness.landscapes.directions import random_direction
+from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.operators import to_dense
 from sharpness.probes import GradientNoise
@@ -99,6 +102,15 @@ def test_missing_runs_are_told(name: str, tmp_path: Path) -> None:
     where = ("--runs", str(tmp_path), "--figures", str(tmp_path / "out"))
     result = run_python(f"scripts/benchmarks/{name}.py", "--networks", "LB", *where)
     assert result.returncode == 2 and "make reproduce" in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_the_two_kinds_of_norms_are_one_function() -> None:
+    batches = [(torch.randn(3, *products.SHAPE, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2]))]
+    for norm in ("batch", "frozen"):
+        losses = [Loss(model, cross_entropy, batches, norm=norm, dtype=torch.float64) for model in products.both_c1()]
+        v = torch.ones_like(losses[0].weights)
+        ours, torchs = (loss.without_checks_of_derivatives().hvp(loss.weights, v) for loss in losses)
+        torch.testing.assert_close(ours, torchs, rtol=1e-8, atol=1e-10 * float(torchs.abs().max()))
 
 
 def test_a_missing_peer_is_told() -> None:

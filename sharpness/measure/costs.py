@@ -80,7 +80,7 @@ def _batches(probe: Any, loss: Loss) -> float:
 # Iterations that end by what they find are taken at what they took on the built-in networks.
 WORK: Mapping[str, Callable[[Any, Loss], Work]] = {
     "eigenvalues": lambda p, loss: Work(products=_solve(p.num_hvps, _ends(p))),
-    "layers": lambda p, loss: Work(products=0.6 * len(loss.layout.layers()) * _solve(p.num_hvps, _ends(p))),
+    "layers": lambda p, loss: Work(products=0.3 * len(loss.layout.layers()) * _solve(p.num_hvps, _ends(p))),
     "density": lambda p, loss: Work(products=p.steps * p.starts),
     "trace": lambda p, loss: Work(products=min(p.num_hvps, 12 if p.method == "krylov" else 80)),
     "diagonal": lambda p, loss: Work(products=loss.layout.size if loss.layout.size <= p.exact_up_to else p.num_hvps),
