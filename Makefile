@@ -1,12 +1,13 @@
-# Two commands for a fresh machine with Python 3.11 and pip; each makes its own environment in .venv first.
+# Three commands for a fresh machine with Python 3.11 and pip; each makes its own environment in .venv first.
 #   make reproduce    Keskar et al. (2017) in small: train, probe, render figures/keskar2017/, print the table
 #   make test         the whole test suite, then ruff; FAST=1 leaves the smoke forms of studies out
+#   make docs         the documentation as a site, offline, in docs/build/site/index.html; a warning is an error
 # Pass options of the script, or of pytest, through ARGS, as in: make reproduce ARGS="--seeds 5"
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test lint clean
+.PHONY: reproduce test lint docs clean
 
 reproduce: .venv/installed
 	$(BIN)/python scripts/keskar2017.py $(ARGS)
@@ -27,6 +28,9 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs -d docs/build/doctrees . docs/build/site
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
@@ -36,5 +40,9 @@ lint: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv docs/build docs/gallery docs/figures docs/api

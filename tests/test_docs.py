@@ -19,7 +19,9 @@ from tests.study_cases import script
 from tests.test_imports import LADDER
 
 README = (ROOT / "README.md").read_text()
-DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "concepts").glob("*.md"))]
+"""The pages that people wrote; those that the site adds lie in folders that git ignores."""
+DOCS = {path.name: path.read_text() for path in PAGES}
 IN_ORDER = (DOCS["train.md"], README, DOCS["measure.md"], DOCS["landscapes.md"])
 """The pages with commands, that of the run which the others measure before them."""
 OF_REPRODUCE = "runs/keskar2017/fc_256_256_256-fashion_mnist_10k-b32-s0-5934fee2"
@@ -154,7 +156,7 @@ def languages(text: str) -> list[str]:
 
 def test_links_and_paths_exist() -> None:
     missing = set()
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]:
         text = path.read_text()
         links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
         missing |= {f"{path.name}: {link}" for link in links if not (path.parent / link).exists()}
@@ -199,7 +201,8 @@ def test_the_readme_is_short() -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = DOCS["README.md"]
-    assert {name for name in DOCS if name != "README.md"} == set(re.findall(r"\| \[[\w.]+\]\(([\w.]+)\)", index))
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in PAGES}
+    assert pages - {"README.md"} == set(re.findall(r"\| \[[\w.]+\]\(([\w./]+)\)", index))
 
 
 def test_the_walk_and_the_table_of_places_name_what_is_there() -> None:
@@ -234,7 +237,7 @@ def test_every_measure_and_landscape_is_explained() -> None:
     def first_column(text: str, pattern: str) -> set[str]:
         return set(re.findall(pattern, text, re.MULTILINE))
 
-    assert first_column(DOCS["numbers.md"].partition("## All measures")[2], r"^\| `(\w+)` \|") == set(PROBES)
+    assert first_column(DOCS["measures.md"], r"^\| `(\w+)` \|") == set(PROBES)
     assert first_column(DOCS["landscapes.md"], r"^\| `(\w+) [A-Z][^`]*` \|") == set(LANDSCAPES)
 
 

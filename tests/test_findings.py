@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from analysis.pages.conclusions import QUESTIONS, answered
 from analysis.pages.findings_page import Options, write_pages
 from analysis.pages.found import OLD, VERDICTS, Found, load_findings
-from analysis.pages.markdown import html_of, plain
+from analysis.pages.markdown import plain
 from analysis.pages.overview import MARKS, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, paper_of
 from analysis.pages.sentences import OPENINGS, sentences
@@ -319,13 +319,3 @@ def test_a_text_put_into_markdown_is_read_as_it_was(text: str) -> None:
     assert cells[1] == [f"x {words} x", "y"]
     (inline,) = [token for token in RENDERER.parse(f"x {plain(text)} x\n") if token.type == "inline"]
     assert shown(inline.children) == f"x {words} x"
-
-
-def test_markdown_as_html_agrees_with_another_renderer() -> None:
-    text = (ROOT / "figures" / "keskar2017" / "full-5-seeds" / "pairs_table.md").read_text()
-    theirs = re.sub(r"\s*\n\s*", "", RENDERER.render(text)).replace(' style="text-align:right"', ' class="n"')
-    ours = html_of(text).replace('<div class="wide">', "").replace("</div>", "").replace("\n", "")
-    assert ours == theirs and "<td" in ours
-    assert (
-        html_of("# A `b` **c** <i>\ntext", 3) == "<h3>A <code>b</code> <strong>c</strong> &lt;i&gt;</h3>\n<p>text</p>"
-    )

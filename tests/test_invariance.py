@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,9 @@ from sharpness.loss import Loss
 from sharpness.measure.stress import stress_test
 from sharpness.probes import PROBES
 from sharpness.records.invariance import INVARIANT, is_invariant
+from tests.conftest import ROOT
 
+MEASURES = ROOT / "docs" / "measures.md"
 MOVED: dict[str, dict[str, Any]] = {
     "drift": {},
     "eigenvalues": {},
@@ -41,3 +44,11 @@ def test_a_rescaling_moves_what_it_is_said_to_move(invariant: bool, name: str) -
     (row,) = stress_test(rectified(), {name: probe}, 4.0)
     assert row.moved is not invariant, row.reason
     assert is_invariant(row.before.to_record()) is invariant
+
+
+def test_the_page_of_measures_says_the_same() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .* \| ([^|]*) \| [^|]* \| [^|]* \|$", MEASURES.read_text(), re.MULTILINE)
+    assert {name for name, _ in rows} == set(PROBES)
+    can_stay = {name for name, said in rows if "stays" in said}
+    # Attention has tests of its own, and of a line both ends may be rescaled alike.
+    assert can_stay - {"geodesic_sharpness", "interpolation"} == set(INVARIANT)

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
+from PIL import Image
 
 from sharpness.errors import InputError
 from sharpness.landscapes.barrier import Barrier
@@ -31,6 +32,7 @@ from sharpness.plots.kinds import PLANES, SURFACES, kinds_of
 from sharpness.plots.style import COLUMN, FULL, LOOKS, STYLE
 from sharpness.plots.surface import cells
 from sharpness.records import ProbeRecord
+from tests.browser import needs_browser, visit
 from tests.conftest import run_cold_python
 from tests.drawings import faults, visible_texts
 from tests.landscape_records import (
@@ -616,3 +618,16 @@ def test_the_figures_take_what_the_landscapes_report() -> None:
         for name in kinds_of(probe):
             table, figure, caption = drawn(name, [Network("A", records)], probe)
             assert not table.empty and faults(figure) == [] and "None" not in caption
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_browser_draws_the_surface_that_can_be_turned(tmp_path: Path) -> None:
+    page, shot = tmp_path / "plane.html", tmp_path / "shot.png"
+    save_interactive(plane(), page)
+    _, said = visit(page, "--window-size=900,900", "--virtual-time-budget=5000", f"--screenshot={shot}")
+    assert said == []
+    with Image.open(shot) as opened:
+        rgb = np.asarray(opened.convert("RGB")).astype(int)
+    vivid = np.ptp(rgb, axis=2) > 90  # the colours of the surface: text, grid and frame are greyer
+    assert vivid.sum() > 5000 and len(np.unique(rgb[vivid], axis=0)) > 50

@@ -1,4 +1,4 @@
-"""The pages over all studies: the findings and the gallery of figures.
+"""The pages over all studies: the findings and the figures.
 
 They read what the studies have rendered and import no study.
 """

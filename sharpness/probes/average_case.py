@@ -41,7 +41,7 @@ class AverageCaseResult(ProbeResult):
 class AverageCaseSharpness(Probe[AverageCaseResult]):
     """The mean rise of the loss under Gaussian noise: ``E_{delta ~ N(0, sigma^2 diag(c^2))} L(w + delta) - L(w)``.
 
-    Andriushchenko et al. 2023 (arXiv 2302.07011, S_avg, with their rho as sigma): c = 1 for ``plain``, |w| for
+    Andriushchenko et al. 2023 (arXiv 2302.07011, S_avg, with their rho as sigma): c = 1 for ``plain``, ``|w|`` for
     ``adaptive``, the length of each row for ``filter`` (:func:`sharpness.probes.methods.perturbations.scale_of`). With
     ``logits="normalised"`` the loss is of logits of mean 0 and length 1. The mean is over ``num_pairs`` antithetic
     pairs delta, -delta, whose average has no odd part of the loss, in particular no gradient; the interval at

@@ -42,8 +42,8 @@ class SamSharpness(Probe[SamResult]):
 
     ``delta = rho c^2 g / ||c g||_2`` for l2 and ``rho c sign(g)`` for linf, with g the gradient of L_S: the maximiser
     of the linearised loss in the ball ``||delta / c|| <= rho``. With c = 1 (``plain``) that is equation (2) of Foret et
-    al. 2021 (arXiv 2010.01412), with c = |w| (``adaptive``) or per ``filter`` ASAM's of Kwon et al. 2021 (arXiv
-    2102.11600), for all parameters and without the 0.01 that their code adds to |w|. S are parts of at most ``m``
+    al. 2021 (arXiv 2010.01412), with ``c = |w|`` (``adaptive``) or per ``filter`` ASAM's of Kwon et al. 2021 (arXiv
+    2102.11600), for all parameters and without the 0.01 that their code adds to ``|w|``. S are parts of at most ``m``
     consecutive examples of a batch (m-sharpness), ``None`` is all the data at once. It may be negative.
 
     >>> import torch

@@ -56,10 +56,10 @@ class WorstCaseResult(ProbeResult):
 class WorstCaseSharpness(Probe[WorstCaseResult]):
     """The largest rise in a ball: ``E_S max_{||delta / c||_p <= rho} L_S(w + delta) - L_S(w)``, p = 2 or infinity.
 
-    Andriushchenko et al. 2023 (arXiv 2302.07011, S_max), with c = 1 for ``plain``, |w| for ``adaptive`` (ASAM, Kwon et
-    al. 2021) and the length of each row for ``filter`` (:func:`sharpness.probes.methods.perturbations.scale_of`). S are
-    parts of at most ``m`` consecutive examples of a batch (m-sharpness, Foret et al. 2021), ``None`` is all the data at
-    once. With ``logits="normalised"`` the loss is of logits of mean 0 and length 1.
+    Andriushchenko et al. 2023 (arXiv 2302.07011, S_max), with c = 1 for ``plain``, ``|w|`` for ``adaptive`` (ASAM, Kwon
+    et al. 2021) and the length of each row for ``filter`` (:func:`sharpness.probes.methods.perturbations.scale_of`). S
+    are parts of at most ``m`` consecutive examples of a batch (m-sharpness, Foret et al. 2021), ``None`` is all the
+    data at once. With ``logits="normalised"`` the loss is of logits of mean 0 and length 1.
 
     The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) of ``steps`` steps, from w itself and
     from ``num_starts - 1`` uniform random points; it is a lower bound. The coordinates are u = delta / c, in which the

@@ -1,0 +1,167 @@
+"""The site: its examples run, and what is built has no warning, no dead link, and shows in a browser."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from tests.browser import needs_browser, visit, with_script
+from tests.conftest import PATIENCE, ROOT, run_cold_python
+
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+NAMES = [path.stem for path in EXAMPLES]
+LIBRARIES = {"timm_resnet": "timm", "language_model": "transformers"}
+PLAIN = {"collections", "copy", "dataclasses", "matplotlib", "numpy", "pathlib", "sharpness", "tempfile", "torch"}
+"""What examples may import: what the package itself needs, and the standard library."""
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
+def test_an_example_says_what_it_asks_and_ends_in_a_figure(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    title, line, *_ = (ast.get_docstring(tree) or "").splitlines()
+    assert title.endswith("?") and set(line) == {"="} and len(line) == len(title)
+    assert text.endswith("plt.show()\n") and "# %%\n" in text and len(text.splitlines()) < 100
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {
+        name for node in imports for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else names(node))
+    }
+    assert {name.split(".")[0] for name in modules} <= PLAIN | {LIBRARIES.get(path.stem, "torch")}
+
+
+def names(node: ast.Import) -> list[str]:
+    """Return the modules that a line imports."""
+    return [each.name for each in node.names]
+
+
+def test_the_gallery_has_every_example_in_its_order() -> None:
+    tree = ast.parse((ROOT / "docs" / "site_pages.py").read_text())
+    (order,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "ORDER")
+    assert sorted(ast.literal_eval(order)) == NAMES and 12 <= len(NAMES) <= 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_runs_as_a_script(name: str) -> None:
+    if name in LIBRARIES:
+        pytest.importorskip(LIBRARIES[name])
+    environment = {"MPLBACKEND": "Agg"}
+    result = run_cold_python("-W", "error", f"docs/examples/{name}.py", environment=environment)
+    assert result.returncode == 0, result.stderr
+
+
+# --- the site ---
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with no warning allowed; examples that ran before are not run again."""
+    if importlib.util.find_spec("sphinx") is None:
+        pytest.skip("no Sphinx is installed: pip install -e '.[docs]' -c constraints.txt")
+    out = tmp_path_factory.mktemp("site")
+    options = ["-W", "--keep-going", "-q", "-b", "html", "-c", "docs", "-d"]
+    command = [sys.executable, "-m", "sphinx", *options, str(out / "trees"), ".", str(out / "html")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return out / "html"
+
+
+class Page(HTMLParser):
+    """The addresses that a page leads to or draws, and the places in it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.addresses: set[str] = set()
+        self.places: set[str] = set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("href", "src") and value:
+                self.addresses.add(value)
+            if name == "id" and value:
+                self.places.add(value)
+
+
+@pytest.mark.slow
+def test_no_link_of_the_site_is_dead_and_nothing_is_asked_of_the_network(site: Path) -> None:
+    pages = {path.resolve(): Page(path) for path in site.rglob("*.html")}
+    assert len(pages) > 100
+    dead = []
+    for path, page in pages.items():
+        for address in page.addresses:
+            file, _, place = unquote(address).partition("#")
+            if re.match(r"[a-z]+:", address):
+                continue
+            target = (path.parent / file.partition("?")[0]).resolve() if file else path
+            if not target.exists() or (place and target in pages and place not in pages[target].places):
+                dead.append(f"{path.relative_to(site)}: {address}")
+    assert dead == []
+    drawn = [html for html in site.rglob("*.html") if re.search(r'<(?:img|script|link)[^>]*"https?:', html.read_text())]
+    assert drawn == []
+
+
+@pytest.mark.slow
+def test_every_example_is_a_notebook_too(site: Path) -> None:
+    notebooks = {path.stem: json.loads(path.read_text()) for path in site.rglob("_downloads/*/*.ipynb")}
+    assert set(notebooks) == set(NAMES)
+    assert all(any(cell["cell_type"] == "code" for cell in book["cells"]) for book in notebooks.values())
+
+
+LOOKED_AT = {
+    "docs/README.html": "front",
+    "docs/concepts/flat_and_sharp.html": "concept",
+    "docs/gallery/index.html": "gallery",
+    "docs/measures.html": "measures",
+    "figures/cohen2021/cpu-5-seeds/README.html": "study",
+}
+COUNT = """
+addEventListener("load", () => {
+  const images = [...document.images].filter((image) => image.offsetWidth > 0 || image.loading !== "lazy");
+  images.forEach((image) => { image.loading = "eager"; });
+  Promise.allSettled(images.map((image) => image.decode())).then(() => {
+    const drawn = images.filter((image) => image.naturalWidth > 0).length;
+    const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+    document.title = `counted ${images.length} ${drawn} ${wide}`;
+  });
+});
+"""
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1300, 500], ids=["desk", "narrow"])
+@pytest.mark.parametrize("page", LOOKED_AT)
+def test_a_browser_draws_every_picture_and_says_nothing(site: Path, page: str, width: int) -> None:
+    """A narrow page is no wider than its window, which headless Chromium makes 500 pixels wide at least."""
+    counting = with_script(site / page, COUNT, (site / page).parent / "counting.html")
+    dom, said = visit(counting, f"--window-size={width},1200", "--virtual-time-budget=10000", "--dump-dom")
+    counting.unlink()
+    (counted,) = re.findall(r"<title>counted (\d+) (\d+) (-?\d+)</title>", dom)
+    assert said == [] and counted[0] == counted[1] and int(counted[2]) <= 0, (said, counted)
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_search_finds_a_word(site: Path, tmp_path: Path) -> None:
+    """The index is a script beside the page, so that the search works from a file and without a network."""
+    page = site / "search.html"
+    asking = with_script(page, "history.replaceState(null, '', '?q=jackknife');", site / "asking.html")
+    text = asking.read_text()
+    script = text[text.rindex("<script>history") : text.rindex("</body>")]
+    asking.write_text(text.replace(script, "").replace("<head>", f"<head>{script}", 1))
+    dom, said = visit(asking, "--virtual-time-budget=10000", "--dump-dom")
+    shutil.move(asking, tmp_path / "asking.html")
+    assert said == [] and "docs/numbers.html" in dom.rpartition('id="search-results"')[2]
