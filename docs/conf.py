@@ -97,6 +97,7 @@ html_extra_path = ["front"]
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_show_search_summary = False  # it would be fetched, which browsers do not allow of files
 html_show_sourcelink = False
 
 

@@ -23,11 +23,11 @@ PERFORMANCE = ("GL Driver Message (OpenGL, Performance", "Canvas2D: Multiple rea
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
-def visit(page: Path, *arguments: str) -> tuple[str, list[str]]:
+def visit(page: Path, *arguments: str, query: str = "") -> tuple[str, list[str]]:
     """Open a page from its file in a browser of its own; return its standard output and what the console says."""
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # the browser may still write to it
-        command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={profile}", *arguments, page.resolve().as_uri()]
+        command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={profile}", *arguments, page.resolve().as_uri() + query]
         result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     said = re.findall(r":CONSOLE[:(]\d+\)?\] (.*)", result.stderr)
     return result.stdout, [line for line in said if not any(part in line for part in PERFORMANCE)]
