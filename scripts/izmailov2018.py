@@ -8,7 +8,8 @@ error than any of them.
 
 What to expect, on two CPU cores:
 
-- cpu: about 6 minutes. Of 8 claims 4 are reproduced and 4 are not.
+- cpu: about 12 minutes. Of 8 claims 5 are reproduced, 1 is inconclusive and 2 are contradicted: SWA is wider, and no
+  more accurate than SGD here.
 - smoke: seconds; its numbers mean nothing.
 - paper: for a GPU; never run.
 

@@ -44,7 +44,7 @@ def plane_drawing(name: str, planes: pd.DataFrame, note: str) -> Drawing | str:
     grid = grid_of(table, name) if len(table) else None
     if grid is None or not all(np.isfinite(grid.values[kind]).all() for kind in ("train_loss", "test_accuracy")):
         return "not every loss in the plane is finite"
-    figure, axes = new_figure(COLUMN, 4.9, 2, 1)
+    figure, axes = new_figure(COLUMN, 4.5, 2, 1)
     values = {"train_loss": grid.values["train_loss"], "test_error": 100 - grid.values["test_accuracy"]}
     marked = rows_where(table, part="mark")
     for ax, (kind, label) in zip(axes.flat, SHOWN.items(), strict=True):
