@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sharpness.curvature.preconditioned import adam_edge, adam_preconditioner
+from sharpness.curvature.preconditioned import adam_edge
 from sharpness.errors import InputError
-from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness
+from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness, adam_preconditioner
 from tests.cases import CASES
 from tests.oracles import dense_hessian
 from tests.probe_cases import noisy_quadratic, quadratic, small_network

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpness.curvature.preconditioned import Preconditioned, adam_edge
+from sharpness.curvature.preconditioned import adam_preconditioner as adam_preconditioner  # users import it from here
 from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.lanczos import extreme_eigenpairs
