@@ -27,8 +27,15 @@ runpy.run_path(str(SHIM / "sitecustomize.py"))  # for this process; others find 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that run a study, which take longest: at the end both processes have short ones left."""
+    """Begin with the files that run a study, which take longest: at the end both processes have short ones left.
+
+    Every test in a file that is named after a study's script is of that study.
+    """
+    studies = tuple(f"test_{script.stem}" for script in (ROOT / "scripts").glob("[!_]*.py"))
     long = {item.path for item in items if item.get_closest_marker("study")}
+    for item in items:
+        if item.path.stem.startswith(studies):
+            item.add_marker("study")
     items.sort(key=lambda item: item.path not in long)
 
 

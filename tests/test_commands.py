@@ -12,6 +12,8 @@ import pytest
 from sharpness.files import read_jsonl
 from tests.conftest import run_cold_python, run_python
 
+pytestmark = pytest.mark.dear
+
 COMMAND = ("-c", "from sharpness.cli import main; main()")
 RUN = """[data]
 num_train = 120

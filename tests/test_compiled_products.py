@@ -18,6 +18,8 @@ from sharpness.probes import TopEigenvalues
 from tests.cases import CASES
 from tests.oracles import dense_hessian
 
+pytestmark = pytest.mark.dear
+
 SERVED = [
     "mlp, ignored class",
     "norm, batch statistics",

@@ -28,6 +28,8 @@ from sharpness.loss.minibatches import Minibatches
 from tests.cases import CASES
 from tests.probe_cases import quadratic, small_network
 
+pytestmark = pytest.mark.dear
+
 TO_CONVERGE: dict[str, Any] = {"learning_rate": 0.05, "weight_decay": 0.0}
 
 

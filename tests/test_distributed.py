@@ -13,6 +13,8 @@ from tests.conftest import run_python
 from tests.oracles import assert_alike
 from tests.sharded_probes import ONE_PROCESS
 
+pytestmark = pytest.mark.dear
+
 
 def records(name: str, folder: Path, *launcher: str, processes: int = 1) -> dict[str, Any]:
     result = run_python("-m", *launcher, "tests.sharded_probes", name, str(folder), processes=processes)

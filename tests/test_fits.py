@@ -19,6 +19,8 @@ from analysis.statistics.piecewise import kinks, line
 from analysis.statistics.resampling import Floats, bounds, curve_of, resampled_means, widening
 from sharpness.errors import InputError
 
+pytestmark = pytest.mark.dear
+
 BATCHES = np.exp2(np.arange(2.0, 14.0))
 NUM_EXPERIMENTS = 200
 

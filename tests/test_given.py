@@ -29,6 +29,8 @@ from tests.conftest import PATIENCE, ROOT, SHIM, run_cold_python
 from tests.given_cases import CASES, classifier, gpt2_config, images, mlp, seeded, top_eigenvalue
 from tests.test_commands import assert_refused, sharpness
 
+pytestmark = pytest.mark.dear
+
 CPU = torch.device("cpu")
 
 

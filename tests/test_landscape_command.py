@@ -22,6 +22,8 @@ from tests.given_cases import images, mlp, seeded
 from tests.test_commands import assert_refused, sharpness
 from tests.test_given import as_request
 
+pytestmark = pytest.mark.dear
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:

@@ -51,6 +51,8 @@ from tests.landscape_records import (
 )
 from tests.probe_cases import small_network
 
+pytestmark = pytest.mark.dear
+
 QUANTITIES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 TRAJECTORY = [mark(str(i), 0.9 - 0.2 * i, 0.1 * i, 0.5, train_loss=2.0 / (i + 1)) for i in range(5)]
 THREE = [mark(LONG, -0.6, -0.3), mark("b.pt", 0.5, -0.3, 0.75, test_loss=None), mark("c", 2.0, 0.4)]

@@ -16,6 +16,8 @@ from tests.cases import CASES
 from tests.oracles import dense_hessian
 from tests.probe_cases import quadratic, small_network
 
+pytestmark = pytest.mark.dear
+
 H = torch.tensor([4.0, 1.0, 0.5, 2.0], dtype=torch.float64)
 W = torch.tensor([1.0, -2.0, 0.7, 3.0], dtype=torch.float64)
 

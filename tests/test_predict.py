@@ -23,6 +23,8 @@ from tests.probe_cases import matrix_quadratic, small_network
 from tests.test_commands import assert_refused, sharpness
 from tests.test_stress_command import relu_mlp
 
+pytestmark = pytest.mark.dear
+
 SHAPES = ((3, 4), (2, 1, 3), (5,))
 SIZE = 12 + 6 + 5
 

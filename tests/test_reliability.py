@@ -34,6 +34,8 @@ from sharpness.training.tracker import clock
 from tests.conftest import PATIENCE, ROOT, run_python
 from tests.reliability_cases import CONFIG, CPU, UPDATES, examples, outcome, small, trained
 
+pytestmark = pytest.mark.dear
+
 
 @pytest.fixture(autouse=True)
 def _network(monkeypatch: pytest.MonkeyPatch) -> None:

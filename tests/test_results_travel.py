@@ -27,6 +27,8 @@ from sharpness.results import ProbeResult
 from tests.browser import needs_browser, visit
 from tests.probe_cases import small_network
 
+pytestmark = pytest.mark.dear
+
 EVIL = "<script>alert(1)</script>|*"
 
 
@@ -187,7 +189,7 @@ def test_a_report_of_two_says_what_is_sharper_by_which_measures(
     many = saved(tmp_path / "many", results, (1.0, 1.0, 1.0, 1.0, 1.0))
     with pytest.raises(InputError, match=r"1 to 4 checkpoints .*got 5: take sharpness collect"):
         run_report(Report(many))
-    with pytest.raises(InputError, match="the results of one folder, got 2 below"):
+    with pytest.raises(InputError, match="the results of one folder, got 3 below"):
         run_report(Report(tmp_path))
     assert not (many / "report.html").exists()
 

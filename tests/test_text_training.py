@@ -42,6 +42,8 @@ from tests.oracles import dense_hessian
 from tests.reliability_cases import CPU, outcome
 from tests.reliability_cases import TEXT as CONFIG
 
+pytestmark = pytest.mark.dear
+
 
 def with_training(config: RunConfig = CONFIG, **changes: Any) -> RunConfig:
     return replace(config, training=replace(config.training, **changes))

@@ -21,6 +21,8 @@ from sharpness.config.fields import DataConfig
 from sharpness.errors import InputError
 from tests.conftest import run_python
 
+pytestmark = pytest.mark.dear
+
 EXAMPLES = ("--examples", "60")
 
 

@@ -9,7 +9,7 @@ by labels, for up to four networks:
 >>> noise = {"noise_trace": {"value": 8.0, "lower": 6.0, "upper": 10.0}, "gradient_square": {"value": 0.5}}
 >>> record = ProbeRecord(probe="gradient_noise", quantity="simple_noise_scale", value=16.0, details=noise)
 >>> ax = plots.draw_noise({"A": record, "B": record}, width=plots.WIDTHS["icml"][0])
->>> ax.get_xlabel(), ax.get_figure().get_figwidth()
+>>> ax.get_xlabel(), float(ax.get_figure().get_figwidth())
 ('Batch size $B$ (examples)', 3.25)
 
 Nothing global is set. New figures have the style of ``styled()``, a context that you can draw in too; axes of your own
