@@ -360,6 +360,8 @@ def test_a_search_finds_the_trial_of_fewest_steps_and_measures_the_noise_there(t
     assert all(box.rates[0] * 0.99 <= row["effective_rate"] <= box.rates[1] * 1.01 for row in later)
     ends = measure.search(site, **task.knobs | {"goal": None, "updates": 60, "trials": [3]})
     assert all(row["steps"] == 60 and 0 <= row["test"] <= 1 for row in ends if row["outcome"] == "reached")
+    knobs = task.knobs | {"goal": None, "updates": 0, "epochs": 2, "trials": [2]}  # 200 images in batches of 16
+    assert {row["updates"] for row in measure.search(site, **knobs)} == {26}
 
 
 @pytest.mark.study

@@ -78,7 +78,9 @@ def search(
     """
     config = from_dict(RunConfig, recipe, "a workload")
     whole, rows, best, weights = Space(**space), list[dict[str, Any]](), None, None
-    setting = Search(config, _splits(site, cells), site.dataset.num_classes, updates, goal, site.device, site.progress)
+    splits = _splits(site, cells)
+    budget = updates or epochs * -(-len(splits[0].targets) // config.training.batch_size)
+    setting = Search(config, splits, site.dataset.num_classes, budget, goal, site.device, site.progress)
     for number, count in enumerate(trials):
         box = whole if best is None else narrowed(whole, best["effective_rate"], 1 - best["momentum"])
         points = quasi_random(box, config.training.optimizer != "sgd", count, drawn + number)
