@@ -15,7 +15,7 @@ from sharpness.plots.axes import log_axis
 from sharpness.plots.caption_text import data, drawn_records, missing, number
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.networks import Network, with_record
-from sharpness.plots.style import COLUMN, Look, one_panel
+from sharpness.plots.style import COLUMN, Look, new_figure
 from sharpness.records import ProbeRecord
 
 ENDS = ("value", "lower", "upper")
@@ -47,10 +47,8 @@ def noise_table(networks: Sequence[Network]) -> pd.DataFrame:
 
 def noise_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     """Draw the noise against the batch size in one panel."""
-    ax = one_panel(COLUMN, 2.4)
-    draw_noise(ax, table, networks)
-    figure = ax.get_figure(root=True)
-    assert figure is not None
+    figure, axes = new_figure(COLUMN, 2.4)
+    draw_noise(axes[0, 0], table, networks)
     legend_above(figure, shown_in(table, networks), marked=True)
     return figure
 

@@ -24,7 +24,7 @@ from sharpness.plots.caption_text import (
 )
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.networks import Network, with_record
-from sharpness.plots.style import COLUMN, one_panel
+from sharpness.plots.style import COLUMN, new_figure
 from sharpness.records import ProbeRecord
 
 NUMBERS = ("estimate", "lower", "upper")
@@ -57,10 +57,8 @@ def trace_table(networks: Sequence[Network]) -> pd.DataFrame:
 
 def trace_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     """Draw the estimate against products with its interval as a band, and what is reported as a mark with a bar."""
-    ax = one_panel(COLUMN, 2.3)
-    draw_trace(ax, table, networks)
-    figure = ax.get_figure(root=True)
-    assert figure is not None
+    figure, axes = new_figure(COLUMN, 2.3)
+    draw_trace(axes[0, 0], table, networks)
     legend_above(figure, shown_in(table, networks), marked=True)
     return figure
 
