@@ -49,4 +49,4 @@ def test_lint_comes_after_the_tests_and_both_are_reported(tmp_path: Path, failin
 
 def test_the_fast_form_leaves_the_smoke_forms_of_studies_out(tmp_path: Path) -> None:
     code, (tests, *_) = make_test(tmp_path, "FAST=1")
-    assert code == 0 and tests.endswith("reorder -m not slow and not study")
+    assert code == 0 and tests.endswith("reorder -m not slow and not study and not dear")
