@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from sharpness.landscapes import RandomRays as RandomRays
     from sharpness.landscapes import ThreePointPlane as ThreePointPlane
     from sharpness.landscapes import TrajectoryPlane as TrajectoryPlane
+    from sharpness.linalg.operators import FunctionOperator as FunctionOperator
+    from sharpness.linalg.operators import scaled as scaled
+    from sharpness.linalg.operators import shifted as shifted
+    from sharpness.linalg.operators import to_dense as to_dense
     from sharpness.loss import Loss as Loss
     from sharpness.machine.progress import ProgressBar as ProgressBar
-    from sharpness.operators import FunctionOperator as FunctionOperator
-    from sharpness.operators import scaled as scaled
-    from sharpness.operators import shifted as shifted
-    from sharpness.operators import to_dense as to_dense
     from sharpness.probes import AdaptiveRadius as AdaptiveRadius
     from sharpness.probes import AverageCaseSharpness as AverageCaseSharpness
     from sharpness.probes import BatchSharpness as BatchSharpness

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sharpness.operators import FunctionOperator
+from sharpness.linalg.operators import FunctionOperator
 
 
 def spectrum(name: str, n: int = 150) -> Tensor:

@@ -17,9 +17,9 @@ from sharpness.checkpoints import load_into, read_checkpoint, recognise
 from sharpness.checkpoints.adapters import LoraConfig, add_adapter, read_lora_config
 from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError
+from sharpness.linalg.operators import to_dense
 from sharpness.measure.points import point_of
 from sharpness.measure.user_checkpoint import load_user_checkpoint
-from sharpness.operators import to_dense
 from tests.given_cases import mlp, seeded
 from tests.test_given import CPU, as_request
 

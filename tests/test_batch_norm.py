@@ -12,10 +12,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from sharpness.curvature import GaussNewtonOperator, HessianOperator
+from sharpness.linalg.operators import to_dense
 from sharpness.loss import Loss
 from sharpness.loss.batch_norm import closed_form_norms
 from sharpness.loss.eval_mode import batch_norms
-from sharpness.operators import to_dense
 
 SIZES = (5, 3, 2)
 

@@ -36,9 +36,9 @@ from sharpness.data import Dataset, load_dataset
 from sharpness.files import append_jsonl, read_jsonl
 from sharpness.landscapes import RandomPlane
 from sharpness.landscapes.directions import random_direction
+from sharpness.linalg.operators import to_dense
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
-from sharpness.operators import to_dense
 from sharpness.probes import GradientNoise
 from tests.conftest import ROOT, run_python
 

@@ -20,9 +20,9 @@ from sharpness.linalg.certificates import Polynomials, coupled_bounds, refutes_i
 from sharpness.linalg.krylov import Krylov, lanczos_steps
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.locking import End
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.machine.environment import derived_seed
-from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm, random_unit_vector
 from tests.matrices import diagonal_operator, operator_of, spectrum
 from tests.oracles import matrix_with_eigenvalues

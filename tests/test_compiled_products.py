@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sharpness.curvature import HessianOperator, compiled, curvature_operator
 from sharpness.errors import InputError
+from sharpness.linalg.operators import to_dense
 from sharpness.loss import Loss
-from sharpness.operators import to_dense
 from sharpness.probes import TopEigenvalues
 from tests.cases import CASES
 from tests.oracles import dense_hessian

@@ -16,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from sharpness.curvature import MATRICES, FisherOperator, HessianOperator, curvature_operator, per_layer
 from sharpness.curvature.likelihoods import sampled_targets
 from sharpness.errors import InputError, RunError
+from sharpness.linalg.operators import FunctionOperator, matmat, scaled, shifted, to_dense
 from sharpness.loss import Loss
 from sharpness.loss.graphs import MissingDerivativeError
 from sharpness.loss.square_loss import square_loss
 from sharpness.machine.memory import cache_budget, free_memory
 from sharpness.measure.guards import check_weights
-from sharpness.operators import FunctionOperator, matmat, scaled, shifted, to_dense
 from tests.cases import CASES, Case, Recurrent, mlp, with_norm
 from tests.oracles import dense_empirical_fisher, dense_gauss_newton, dense_hessian, merged
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from sharpness.curvature import MATRICES, HessianOperator, curvature_operator, per_layer
 from sharpness.errors import InputError
+from sharpness.linalg.operators import to_dense
 from sharpness.loss import Loss
-from sharpness.operators import to_dense
 from sharpness.probes import LayerEigenvalues, SpectralDensity, TopEigenvalues, Trace
 from tests.cases import CASES
 from tests.oracles import assert_alike, dense_hessian

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.linalg.diagonal import exact_diagonal, sampled_diagonal
-from sharpness.operators import FunctionOperator
+from sharpness.linalg.operators import FunctionOperator
 from sharpness.probes.diagonal import Diagonal, DiagonalResult
 from tests.cases import CASES
 from tests.oracles import dense_empirical_fisher, dense_gauss_newton, dense_hessian, matrix_with_eigenvalues

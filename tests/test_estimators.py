@@ -15,10 +15,10 @@ from torch import Tensor
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.density import SpectralDensity, spectral_density
 from sharpness.linalg.krylov_sampling import KrylovSamples
+from sharpness.linalg.operators import FunctionOperator, to_dense
 from sharpness.linalg.quadrature import lanczos_quadrature, mass_below_zero
 from sharpness.linalg.sampling import HutchPlusPlusSamples, Products, SignSamples, XTraceSamples
 from sharpness.linalg.trace import Estimate, Method, estimate_trace, frobenius_norm
-from sharpness.operators import FunctionOperator, to_dense
 from sharpness.vectors import random_unit_vector
 from tests.matrices import diagonal_operator
 from tests.oracles import matrix_with_eigenvalues

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from sharpness.curvature import FisherOperator
 from sharpness.errors import InputError
+from sharpness.linalg.operators import to_dense
 from sharpness.loss import Loss
-from sharpness.operators import to_dense
 from sharpness.probes.fisher_rao import FisherRaoNorm
 from tests.cases import CASES
 from tests.oracles import dense_empirical_fisher

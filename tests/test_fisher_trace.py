@@ -7,7 +7,7 @@ import torch
 
 from sharpness.curvature import FisherOperator
 from sharpness.errors import InputError
-from sharpness.operators import to_dense
+from sharpness.linalg.operators import to_dense
 from sharpness.probes.fisher_trace import FisherTrace
 from tests.cases import CASES
 from tests.oracles import dense_empirical_fisher

@@ -19,7 +19,7 @@ LADDER = (
     ("config",),
     ("machine", "files"),
     ("records", "vectors"),
-    ("data", "models", "operators"),
+    ("data", "models"),
     ("loss", "linalg"),
     ("curvature", "symmetries", "runs", "modes"),
     ("results", "checkpoints"),

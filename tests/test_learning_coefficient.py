@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.density import spectral_density
-from sharpness.operators import FunctionOperator
+from sharpness.linalg.operators import FunctionOperator
 from sharpness.probes.learning_coefficient import LearningCoefficient
 from sharpness.probes.methods.langevin import Tempered, langevin_losses, split_r_hat
 from sharpness.probes.methods.spectral_sums import spectral_sum

@@ -20,9 +20,9 @@ from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.krylov import Krylov, lanczos_steps
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.locking import Knobs, Search
+from sharpness.linalg.operators import FunctionOperator
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
-from sharpness.operators import FunctionOperator
 from sharpness.vectors import norm, random_unit_vector
 from tests.cases import CASES
 from tests.matrices import SPECTRA, diagonal_operator, operator_of, spectrum

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sharpness.curvature import FisherOperator, GaussNewtonOperator, HessianOperator
 from sharpness.errors import InputError, RunError
+from sharpness.linalg.operators import FunctionOperator, matmat, to_dense
 from sharpness.loss import Loss
-from sharpness.operators import FunctionOperator, matmat, to_dense
 from sharpness.vectors import assign, flatten
 from tests.cases import CASES, Case, mlp, with_norm
 from tests.oracles import dense_hessian, merged, whole_loss

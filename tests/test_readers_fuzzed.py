@@ -31,10 +31,10 @@ from sharpness.data.npz_files import array_names, read_arrays
 from sharpness.data.sources import load_data
 from sharpness.errors import BAD_PATH, InputError, RunError
 from sharpness.landscapes.evaluations import Sampling, evaluate_points
+from sharpness.linalg.operators import FunctionOperator
 from sharpness.linalg.replay import Replayed
 from sharpness.loss import Loss
 from sharpness.models.user_model import load_model
-from sharpness.operators import FunctionOperator
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder, RunFolder

@@ -15,9 +15,9 @@ from sharpness.errors import InputError, RunError
 from sharpness.linalg.basis import random_direction
 from sharpness.linalg.certificates import start_overlap
 from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.operators import FunctionOperator
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.machine.environment import derived_seed
-from sharpness.operators import FunctionOperator
 from sharpness.vectors import random_unit_vector
 from tests.matrices import SPECTRA, diagonal_operator, operator_of, spectrum
 from tests.oracles import matrix_with_eigenvalues

@@ -15,10 +15,10 @@ from torch import Tensor
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.operators import FunctionOperator, SymmetricOperator
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.linalg.replay import Replayed
 from sharpness.linalg.trace import estimate_trace
-from sharpness.operators import FunctionOperator, SymmetricOperator
 from tests.matrices import spectrum
 from tests.oracles import matrix_with_eigenvalues
 

@@ -12,8 +12,8 @@ from scipy.sparse.linalg import eigsh
 from torch import nn
 
 from sharpness.curvature import FisherOperator, GaussNewtonOperator, HessianOperator
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.loss import Loss
-from sharpness.operators import SymmetricOperator
 from sharpness.probes import TopEigenvalues
 from tests.cases import CASES
 

@@ -17,13 +17,13 @@ from sharpness.cli.options import Probe
 from sharpness.config import BudgetConfig, DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.curvature import curvature_operator
 from sharpness.errors import InputError
+from sharpness.linalg.operators import to_dense
 from sharpness.loss import Loss
 from sharpness.loss.criteria import load_loss
 from sharpness.loss.square_loss import square_loss
 from sharpness.measure.runs import probe_run
 from sharpness.measure.user_checkpoint import load_user_checkpoint
 from sharpness.models import MODELS, ModelInfo
-from sharpness.operators import to_dense
 from sharpness.probes import TopEigenvalues
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import criterion_of, load_network, load_run_data

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from sharpness.config import RunConfig, TrainingConfig
 from sharpness.curvature import FisherOperator, GaussNewtonOperator, HessianOperator
 from sharpness.errors import InputError
+from sharpness.linalg.operators import to_dense
 from sharpness.loss import Loss
 from sharpness.loss.per_example import UnitGradients
 from sharpness.measure.runner import measure
 from sharpness.measure.user_checkpoint import load_user_checkpoint
 from sharpness.measure.weight_decay import weight_decay_of
-from sharpness.operators import to_dense
 from sharpness.probes import KeskarSharpness, PyHessianCheck, TopEigenvalues, Trace
 from sharpness.probes.fisher_trace import FisherTrace
 from sharpness.results import facts_of

@@ -14,8 +14,8 @@ from scripts.benchmarks.networks import Problem
 from scripts.benchmarks.rows import Row
 from sharpness.curvature import HessianOperator
 from sharpness.linalg.density import spectral_density
+from sharpness.linalg.operators import FunctionOperator, to_dense
 from sharpness.linalg.trace import estimate_trace
-from sharpness.operators import FunctionOperator, to_dense
 
 SEEDS = range(20)
 METHODS: dict[Any, int] = {"xtrace": 20, "hutch++": 30, "hutchinson": 20}

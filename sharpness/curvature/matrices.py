@@ -27,20 +27,20 @@ from sharpness.curvature.likelihoods import (
 from sharpness.curvature.output_space import Criterion, OutputProduct, gradient_moments
 from sharpness.data.batches import targets_of
 from sharpness.errors import InputError, unknown_name
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.linalg.replay import Replayed
 from sharpness.linalg.shared_products import SharedProducts
 from sharpness.loss import Loss
 from sharpness.loss.graphs import Pieces, Product, derivative_along, nothing, refuse_hidden_derivatives
 from sharpness.loss.shares import MicroBatch
 from sharpness.machine.distributed import from_all_ranks, is_distributed, rank, sum_over_ranks
-from sharpness.operators import SymmetricOperator
 from sharpness.vectors import refuse_non_finite, sha256_of
 
 
 class HessianOperator(CurvatureOperator):
     """The Hessian of a loss at ``w``: ``matvec(v) = d/dt grad L(w + t v) at t = 0``, by reverse over reverse.
 
-    >>> from sharpness.operators import matmat
+    >>> from sharpness.linalg.operators import matmat
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
     >>> H = HessianOperator(Loss(model, torch.nn.functional.mse_loss, [batch]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sharpness.errors import RunError
-from sharpness.operators import SymmetricOperator
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.vectors import norm, random_unit_vector
 
 CHUNK = 1 << 20  # coordinates worked on at a time: 4 to 8 MB of a vector, which a cache can hold
@@ -22,7 +22,7 @@ class Products:
     The first is copied and the original let go. Where somebody still holds its memory, the operator writes into a
     buffer of its own, and every product is copied; otherwise only those that are the argument itself.
 
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> products, v = Products(FunctionOperator(lambda v: 2 * v, 2)), torch.tensor([3.0, 4.0])
     >>> products(v), products.number
     ((tensor([6., 8.]), 10.0), 1)

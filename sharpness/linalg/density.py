@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.linalg.knobs import check_confidence, check_seconds
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.linalg.quadrature import Quadrature, lanczos_quadrature
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.operators import SymmetricOperator
 
 KERNEL_WIDTH = 0.1  # standard deviation of the Gaussian kernel in s: 10 % of lambda where |lambda| >> lambda_0
 NUM_RESAMPLES = 1000
@@ -165,7 +165,7 @@ def spectral_density(
     products that are not finite.
 
     >>> import torch
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> diagonal = torch.linspace(-1, 9, 1000, dtype=torch.float64)
     >>> density = spectral_density(FunctionOperator(lambda v: diagonal * v, 1000, torch.float64), steps=40)
     >>> round(density.trace / 1000), round(density.num_negative, -2), round(density.effective_rank, -2)

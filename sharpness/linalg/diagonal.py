@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import InputError
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.linalg.sampling import BLOCK, Products, SignSamples
 from sharpness.machine.progress import Progress
-from sharpness.operators import SymmetricOperator
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def exact_diagonal(
 
     Raises :class:`RunError` for products that are not finite.
 
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> exact_diagonal(FunctionOperator(lambda v: torch.tensor([1.0, 2.0, 3.0]) * v, 3)).diagonal
     tensor([1., 2., 3.])
     """
@@ -77,7 +77,7 @@ def sampled_diagonal(
 
     Raises :class:`InputError` for fewer than two products and :class:`RunError` for products that are not finite.
 
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> found = sampled_diagonal(FunctionOperator(lambda v: torch.tensor([1.0, 2.0, 3.0]) * v, 3), 4)
     >>> found.diagonal, found.standard_errors
     (tensor([1., 2., 3.]), tensor([0., 0., 0.]))

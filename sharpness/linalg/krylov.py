@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sharpness.linalg.basis import Products, orthogonalise, random_direction, rotate
 from sharpness.linalg.certificates import Polynomials
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.machine.environment import derived_seed
-from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
 
 
@@ -129,7 +129,7 @@ def lanczos_steps(operator: SymmetricOperator, start: Tensor) -> Iterator[Krylov
     vector is a random one orthogonal to the space, so that the iteration goes on; it ends after n steps.
     Scalars are float64 whatever the operator's dtype. Raises :class:`RunError` where a product is not finite.
 
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> operator = FunctionOperator(lambda v: torch.arange(3.0) * v, 3)
     >>> *_, krylov = lanczos_steps(operator, torch.ones(3))
     >>> krylov.ritz()[0].round(6).tolist()

@@ -12,8 +12,8 @@ from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.basis import Products
 from sharpness.linalg.eigenpairs import Eigenpairs, History, StopOn, Which, check_knobs, finite
 from sharpness.linalg.locking import Knobs, RitzPairs, Search
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.machine.progress import Progress
-from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
 
 
@@ -45,7 +45,7 @@ def extreme_eigenpairs(
     where that is more, beside what the operator needs. ``seconds`` is looked at after each product. Raises
     :class:`InputError` for bad knobs or a bad start and :class:`RunError` for products that are not finite.
 
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> diagonal = torch.linspace(0, 1, 500, dtype=torch.float64); diagonal[7:9] = 5.0; diagonal[3] = 4.0
     >>> pairs = extreme_eigenpairs(FunctionOperator(lambda v: diagonal * v, 500, torch.float64), 2)
     >>> pairs.eigenvalues.round(decimals=3).tolist(), pairs.converged, pairs.num_starts

@@ -19,8 +19,8 @@ from sharpness.linalg.certificates import (
 )
 from sharpness.linalg.eigenpairs import Selection, StopOn, Which, select
 from sharpness.linalg.krylov import Krylov
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.machine.environment import derived_seed
-from sharpness.operators import SymmetricOperator
 
 
 @dataclass(frozen=True)

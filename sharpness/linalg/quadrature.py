@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpness.errors import RunError
 from sharpness.linalg.krylov import lanczos_steps
-from sharpness.operators import FunctionOperator, SymmetricOperator
+from sharpness.linalg.operators import FunctionOperator, SymmetricOperator
 from sharpness.vectors import norm
 
 # An eigenvalue this small relative to the largest has no sign: eigenvalues of T come with an error of this order.

@@ -16,9 +16,9 @@ from sharpness.errors import unknown_name
 from sharpness.linalg.basis import Products, orthogonalise, random_direction
 from sharpness.linalg.certificates import Polynomials, share_of_attempt, upper_bound
 from sharpness.linalg.eigenpairs import Eigenpairs, History, check_knobs, finite
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
 
 
@@ -93,7 +93,7 @@ def largest_eigenvalue(
     else nothing is proven on that side (``None``). Raises :class:`InputError` for bad knobs and
     :class:`RunError` for products that are not finite.
 
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> diagonal = torch.linspace(0, 1, 5000); diagonal[7] = 5.0
     >>> found = largest_eigenvalue(FunctionOperator(lambda v: diagonal * v, 5000))
     >>> float(found.lowers[0]) < 5.0 < float(found.uppers[0]), found.eigenvectors

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.files import read_sealed, write_atomically
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.machine.distributed import from_all_ranks, on_all_ranks
-from sharpness.operators import SymmetricOperator
 from sharpness.vectors import norm
 
 NUM_SEGMENTS = 64
@@ -38,7 +38,7 @@ class Replayed:
     Disk: one vector of the operator's dtype for each product; delete the folder when the result is safe.
 
     >>> import tempfile
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> folder = Path(tempfile.mkdtemp())
     >>> for _ in range(2):
     ...     operator = Replayed(FunctionOperator(lambda v: 2 * v, size=3), folder)

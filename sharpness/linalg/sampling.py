@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import RunError
+from sharpness.linalg.operators import SymmetricOperator, matmat
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.operators import SymmetricOperator, matmat
 from sharpness.vectors import norm
 
 BLOCK = 16  # columns multiplied at a time: bounds the memory of a block and the time between two reports

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sharpness.operators import SymmetricOperator
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.vectors import sha256_of
 
 NUM_SHARED = 8
@@ -18,7 +18,7 @@ class SharedProducts:
     same vector of the very same operator is taken, results have the same bits with and without sharing.
 
     >>> import torch
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> shared, double = SharedProducts(), FunctionOperator(lambda v: 2 * v, size=3)
     >>> for _ in range(2):
     ...     operator = shared.of(double, "double")

@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.knobs import check_confidence, check_rtol, check_seconds
 from sharpness.linalg.krylov_sampling import KrylovSamples
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.linalg.sampling import (
     HutchPlusPlusSamples,
     NormSamples,
@@ -22,7 +23,6 @@ from sharpness.linalg.sampling import (
     XTraceSamples,
     mean_and_error,
 )
-from sharpness.operators import SymmetricOperator
 
 Method = Literal["xtrace", "hutch++", "hutchinson", "krylov"]
 SAMPLERS: dict[str, type[SignSamples]] = {
@@ -94,7 +94,7 @@ def estimate_trace(
     two blocks of 16 for Hutchinson, and 8 more for ``"krylov"``. Raises :class:`InputError` for bad knobs and
     :class:`RunError` for products that are not finite.
 
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> diagonal = 0.8 ** torch.arange(1000, dtype=torch.float64)
     >>> trace = estimate_trace(FunctionOperator(lambda v: diagonal * v, 1000, torch.float64), rtol=1e-2)
     >>> trace.lower < 5.0 < trace.upper, trace.converged, trace.num_products
@@ -122,7 +122,7 @@ def frobenius_norm(
     be nearly normal; where one eigenvalue dominates the interval may cover some per cent too seldom. Looks, stopping,
     exact answers and errors raised are those of :func:`estimate_trace`.
 
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> round(frobenius_norm(FunctionOperator(lambda v: 2 * v, 400, torch.float64)).value, 9)        # 2 sqrt(400)
     40.0
     """

@@ -14,11 +14,11 @@ from sharpness.curvature import CurvatureOperator, FisherOperator, remembering
 from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Eigenpairs, StopOn, Which
 from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.linalg.shared_products import SharedProducts
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
-from sharpness.operators import SymmetricOperator
 from sharpness.probes.methods.random_parts import CONFIDENCE, FEWEST_DRAWS, no_spread, over_draws, over_examples
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details, first_of
 from sharpness.results import MERGED, ProbeResult, few

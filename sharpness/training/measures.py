@@ -10,8 +10,8 @@ from torch import Tensor
 from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError, RunError
 from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.loss import Loss
-from sharpness.operators import SymmetricOperator
 from sharpness.training.noise import NoiseScale
 from sharpness.vectors import norm
 

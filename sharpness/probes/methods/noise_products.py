@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import RunError
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.loss.graphs import Pieces
 from sharpness.loss.per_example import UnitGradients
 from sharpness.machine.progress import Progress
-from sharpness.operators import SymmetricOperator
 from sharpness.probes.methods.noise_statistics import Array
 from sharpness.vectors import norm, refuse_non_finite
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from sharpness.curvature import CurvatureOperator, FisherOperator, curvature_operator
 from sharpness.linalg.density import unit_signs
 from sharpness.linalg.lanczos import extreme_eigenpairs
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.environment import derived_seed
-from sharpness.operators import SymmetricOperator
 
 NUM_PARTS = 16
 NUM_VECTORS = 4  # whose products with each part show the error of a trace over a choice

@@ -10,12 +10,12 @@ from torch import Tensor
 from sharpness.curvature import CurvatureOperator, curvature_operator
 from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Eigenpairs
+from sharpness.linalg.operators import SymmetricOperator
 from sharpness.linalg.replay import Replayed
 from sharpness.linalg.shared_products import SharingOperator
 from sharpness.loss import Loss
 from sharpness.machine.distributed import from_all_ranks, is_distributed
 from sharpness.machine.memory import free_memory
-from sharpness.operators import SymmetricOperator
 from sharpness.results import Probe, Result
 
 BASIS_SHARE = 0.4  # of the free memory that basis vectors may take, beside the half that kept graphs may take

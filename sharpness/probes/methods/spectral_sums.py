@@ -31,7 +31,7 @@ def spectral_sum(density: SpectralDensity, f: Callable[[np.ndarray], np.ndarray]
 
     >>> import torch
     >>> from sharpness.linalg.density import spectral_density
-    >>> from sharpness.operators import FunctionOperator
+    >>> from sharpness.linalg.operators import FunctionOperator
     >>> density = spectral_density(FunctionOperator(lambda v: 2 * v, 5, torch.float64), steps=2, starts=2)
     >>> spectral_sum(density, np.sqrt, 0.95).value == 5 * math.sqrt(2)
     True
