@@ -85,7 +85,7 @@ def probe_jobs(options: Options, probes: dict[str, Any]) -> list[Job]:
 def render_and_show(console: Console, options: Options, probes: dict[str, Any]) -> None:
     """Render the figures; print what was not drawn, and where the figures lie."""
     # Imported here, because workers import this file too and need no plotting libraries.
-    from analysis.spectra import render_spectra
+    from analysis.report.spectra import render_spectra
 
     knobs = {name: asdict(probe) for name, probe in probes.items()}
     rendered = render_spectra(options.runs, options.out, knobs, options.examples)
@@ -121,7 +121,7 @@ def main() -> None:
         options = replace(options, runs=tuple(run.resolve() for run in options.runs), data_dir=data_dir)
     jobs = probe_jobs(options, probes)
     # The plotting libraries load while the workers measure.
-    threading.Thread(target=importlib.import_module, args=("analysis.spectra",), daemon=True).start()
+    threading.Thread(target=importlib.import_module, args=("analysis.report.spectra",), daemon=True).start()
     spent, started = {}, time.perf_counter()
     if jobs:
         with _workers(options, len(jobs), console) as workers:

@@ -10,7 +10,7 @@ import pytest
 from sharpness.errors import InputError
 from tests.study_cases import script
 
-fingerprint = script("fingerprint")
+fingerprint = script("runner.fingerprint")
 
 
 def tree(folder: Path, *rows: dict[str, object], csv: str = "a\n1\n") -> dict[str, str]:

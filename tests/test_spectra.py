@@ -16,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy.integrate import trapezoid
 
-from analysis.spectra import FIGURES, load_networks, render_spectra
+from analysis.report.spectra import FIGURES, load_networks, render_spectra
 from sharpness.errors import InputError
 from sharpness.files import append_jsonl
 from sharpness.plots.axes import asinh_axis

@@ -1,7 +1,7 @@
 """Hash what a change of the code's layout must leave alone: weights, logs, records, tables and figures.
 
-    python scripts/fingerprint.py FOLDER              one line a file: hash and path
-    python scripts/fingerprint.py FOLDER --against OTHER   what differs, and how many files are the same
+    python -m scripts.runner.fingerprint FOLDER                   one line a file: hash and path
+    python -m scripts.runner.fingerprint FOLDER --against OTHER   what differs, and how many files are the same
 
 Make a tree of runs and figures before the change and one after it, with the same presets, and compare them. Times,
 memory, versions, commits, commands and places are left out of every record, because two runs of one program differ in
@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/ is not installed
 
 from sharpness.cli import run_command
 from sharpness.errors import InputError, RunError
@@ -81,7 +78,7 @@ def _stable(thing: Any) -> Any:
 
 def main() -> None:
     """Print the hashes of one folder, or what differs between two; :class:`RunError` where anything does."""
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m scripts.runner.fingerprint", description=__doc__)
     ours = fingerprints(options.folder)
     if options.against is None:
         print("\n".join(f"{digest}  {path}" for path, digest in ours.items()))
