@@ -19,6 +19,8 @@ import torch
 from tests.warm import SHIM, run_warm
 
 ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path for folder in ("", "claims2026") for path in (ROOT / "scripts" / folder).glob("[!_]*.py"))
+"""The scripts, those of studies among them."""
 PATIENCE = 900.0
 """Seconds until a test gives up on another process. It ends what hangs and judges no speed: machines may be busy."""
 
@@ -31,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Every test in a file that is named after a study's script is of that study.
     """
-    studies = tuple(f"test_{script.stem}" for script in (ROOT / "scripts").glob("[!_]*.py"))
+    studies = tuple(f"test_{script.stem}" for script in SCRIPTS)
     long = {item.path for item in items if item.get_closest_marker("study")}
     for item in items:
         if item.path.stem.startswith(studies):

@@ -43,7 +43,7 @@ def run_smoke(name: str, folder: Path, *arguments: str, environment: dict[str, s
     """Run a script's smoke form into ``folder/runs`` and ``folder/figures``; return the finished process."""
     paths = ["--runs", str(folder / "runs"), "--figures", str(folder / "figures")]
     preset = [] if "--preset" in arguments else ["--preset", "smoke"]
-    return run_python(f"scripts/{name}.py", *preset, *paths, *arguments, environment=environment)
+    return run_python(f"scripts/{name.replace('.', '/')}.py", *preset, *paths, *arguments, environment=environment)
 
 
 def smoke_once(name: str, folder: Path, *arguments: str) -> tuple[Path, str]:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from analysis.pages.papers import PAPERS
+from analysis.report.places import script_of
 from sharpness.files import read_jsonl
 from sharpness.landscapes import LANDSCAPES
 from sharpness.probes import PROBES
 from sharpness.training.tracker import QUANTITIES
-from tests.conftest import ROOT, run_cold_python, run_python
+from tests.conftest import ROOT, SCRIPTS, run_cold_python, run_python
 from tests.study_cases import script
 from tests.test_imports import LADDER
 
@@ -182,6 +183,8 @@ def test_the_file_tree_is_the_one_on_disk() -> None:
     studies = {name for paper in PAPERS.values() for name in paper.studies}
     assert shown_beside(analysis) == entries(ROOT / "analysis") - {f"{name}/" for name in studies}
     assert shown_beside(scripts) == entries(ROOT / "scripts") - {f"{name}.py" for name in studies}
+    there = {path.relative_to(ROOT).as_posix() for path in SCRIPTS}
+    assert [script_of(study) for study in studies if script_of(study) not in there] == []
 
 
 def entries(folder: Path) -> set[str]:
@@ -244,5 +247,5 @@ def test_every_measure_and_landscape_is_explained() -> None:
 def test_every_study_is_listed_with_where_it_ran() -> None:
     page = DOCS["studies.md"]
     studies = {name for paper in PAPERS.values() for name in paper.studies}
-    assert set(re.findall(r"^\| `scripts/(\w+)\.py` \|", page, re.MULTILINE)) == studies
+    assert set(re.findall(r"^\| `scripts/(?:\w+/)?(\w+)\.py` \|", page, re.MULTILINE)) == studies
     assert set(re.findall(r"^\| `(\w+)` \| `cpu`", page, re.MULTILINE)) == studies

@@ -26,7 +26,7 @@ from analysis.pages.verdict_table import MARKERS
 from analysis.report.findings import Finding, Variant
 from analysis.report.story import Told, find
 from sharpness.errors import InputError, RunError
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, SCRIPTS, run_python
 
 MarkdownIt = pytest.importorskip("markdown_it").MarkdownIt  # comes with rich
 RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -301,7 +301,7 @@ def test_the_claims_behind_the_conclusions_are_there() -> None:
 
 def test_every_study_has_its_paper_and_cites_it() -> None:
     """The numbers on arXiv are those that the scripts' own texts give."""
-    scripts = {path.stem: path.read_text() for path in (ROOT / "scripts").glob("*.py")}
+    scripts = {path.stem: path.read_text() for path in SCRIPTS}
     studies = {name for name, text in scripts.items() if re.search(r"^STUDY = Study\(", text, re.MULTILINE)}
     assert studies == {study for paper in PAPERS.values() for study in paper.studies}
     for paper in PAPERS.values():

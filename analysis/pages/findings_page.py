@@ -24,6 +24,7 @@ from analysis.pages.sentences import sentences
 from analysis.pages.stories import figure_of, points_of, story_of
 from analysis.pages.study_page import PAGE, RULES, study_page
 from analysis.pages.verdict_table import NOT_YET, replaced, verdict_counts
+from analysis.report.places import script_of
 from sharpness.errors import RunError, run_command
 from sharpness.files import write_atomically
 
@@ -83,7 +84,7 @@ def _section(paper: Paper, studies: list[Found], base: Path) -> str:
     parts = [f"## {plain(paper.heading)}\n"]
     for study in paper.studies:
         found = next((each for each in studies if each.study == study), None)
-        parts.append(_paragraph(found, base) if found else f"{NOT_YET.capitalize()}: `python scripts/{study}.py`.\n")
+        parts.append(_paragraph(found, base) if found else f"{NOT_YET.capitalize()}: `python {script_of(study)}`.\n")
     return "\n".join(parts)
 
 

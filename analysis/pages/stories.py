@@ -1,4 +1,4 @@
-"""The stories of the studies, each of which lies beside the study's report as ``analysis/<study>/story.py``."""
+"""The stories of the studies, each of which lies beside the study's report as ``story.py``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from analysis.pages.found import Found
+from analysis.report.places import analysis_of
 from analysis.report.story import Story, Told, told
 
 
@@ -15,7 +16,7 @@ def story_of(study: str) -> Story | None:
     >>> story_of("dinh2017").figure
     'curvature'
     """
-    name = f"analysis.{study}"
+    name = analysis_of(study)
     there = find_spec(name) is not None and find_spec(f"{name}.story") is not None
     return import_module(f"{name}.story").STORY if there else None
 

@@ -14,6 +14,7 @@ from analysis.pages.sentences import sentences
 from analysis.pages.stories import figure_of, points_of, story_of
 from analysis.report.findings import Finding
 from analysis.report.numbers import significant
+from analysis.report.places import script_of
 
 PAGE = "README.md"
 RULES = "how-is-a-verdict-reached"
@@ -27,7 +28,7 @@ def study_page(paper: Paper, found: Found, rates: Sequence[float | None], out: P
     """
     story, points = story_of(found.study), points_of(found)
     preset, seeds, _ = found.folder.name.split("-")
-    command = f"`python scripts/{found.study}.py --preset {preset} --seeds {seeds}`"
+    command = f"`python {script_of(found.study)} --preset {preset} --seeds {seeds}`"
     head = ["claim", "what is measured", "number [95 % interval]", "verdict"]
     rows = [[plain(clause), plain(measure), plain(each.number), each.verdict] for clause, measure, each in points]
     parts = [

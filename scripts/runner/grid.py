@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from analysis.report.places import analysis_of
 from sharpness.config import RunConfig
 
 Rows = list[dict[str, Any]]
@@ -90,4 +91,4 @@ class Study:
     @property
     def analysis(self) -> str:
         """The module whose ``report(tables, settings)`` makes a Report of the runs' Tables and the preset's fields."""
-        return f"analysis.{self.name}.report"
+        return f"{analysis_of(self.name)}.report"

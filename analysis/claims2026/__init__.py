@@ -1,0 +1,1 @@
+"""The analyses of ``scripts/claims2026/``, a folder each, as those of older papers one folder up."""

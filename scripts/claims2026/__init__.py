@@ -1,0 +1,1 @@
+"""Scripts on claims of 2025 and 2026, each as those of older papers one folder up."""
