@@ -10,12 +10,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from sharpness.errors import InputError
+from sharpness.machine.torchvision import cure, hidden_torchvision, load_torchvision
+
+NEED_TORCHVISION = ("timm", "torchvision", "transformers")
 
 
 def extra(module: str, name: str) -> Any:
-    """Return an optional library; where it is missing, :class:`InputError` with the command that installs it."""
+    """Return an optional library; where it is missing, :class:`InputError` with the command that installs it.
+
+    timm and transformers load torchvision, which :mod:`sharpness.machine.torchvision` makes the best of.
+    """
+    top = module.partition(".")[0]
+    broken = load_torchvision() if top in NEED_TORCHVISION else ""
+    if broken and top != "transformers":
+        raise InputError(f"expected a torchvision that fits this torch, got an error as it loads ({broken}): {cure()}")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), hidden_torchvision(broken):
             warnings.simplefilter("ignore")
             library: Any = importlib.import_module(module)
             if module == "transformers":
@@ -23,13 +33,12 @@ def extra(module: str, name: str) -> Any:
             return library
     except ImportError as error:
         raise InputError(
-            f"expected {module.partition('.')[0]} to be installed, but it cannot be imported ({error}): "
-            f"pip install 'sharpness[{name}]'"
+            f"expected {top} to be installed, but it cannot be imported ({error}): pip install 'sharpness[{name}]'"
         ) from error
     except RuntimeError as error:
         text = " ".join(str(error).split())[:120]
         raise InputError(
-            f"expected a {module.partition('.')[0]} that fits this torch, got an error as it loads ({text}): "
+            f"expected a {top} that fits this torch, got an error as it loads ({text}): "
             "install the release that belongs to it"
         ) from error
 
