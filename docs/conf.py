@@ -51,7 +51,7 @@ PAGES = {
     "Start": ["README", "docs/measure", "docs/gallery/index"],
     "Concepts": [f"docs/concepts/{name}" for name in CONCEPTS],
     "How to": ["docs/train", "docs/landscapes", "docs/clusters", "docs/extend"],
-    "Reference": ["docs/measures", "docs/numbers", "docs/api", "docs/architecture", "docs/benchmarks"],
+    "Reference": ["docs/measures", "docs/numbers", "docs/records", "docs/api", "docs/architecture", "docs/benchmarks"],
     "Findings": [
         "FINDINGS",
         "docs/studies",

@@ -110,6 +110,15 @@ def checked_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
+def field_words() -> dict[str, str]:
+    """Return for each field what it may hold, in words.
+
+    >>> field_words()["value"], field_words()["batch_sizes"]
+    ('a number or null', 'a list of whole numbers or null')
+    """
+    return {name: kind.words for name, kind in _kinds().items()}
+
+
 def deciding_knobs(knobs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the knobs that decide a number: not how long it may take, nor what is left out.
 
