@@ -30,6 +30,8 @@ ORDER = (
 EXAMPLE = re.compile(r"\[(?P<said>[^\]]+)\]\((?:\.\./)*(?:docs/)?examples/(?P<name>\w+)\.py\)")
 PICTURE = re.compile(rf"^{EXAMPLE.pattern}$", re.MULTILINE)
 """A link to an example that is a paragraph of its own: on the site the example's first figure stands there."""
+PAGE = re.compile(r"\| \[(?P<name>\w+)\.md\]\(")
+"""A link in a table to a page by the name of its file, which on the site is none."""
 
 
 def adapted(text: str, page: str) -> str:
@@ -44,6 +46,7 @@ def adapted(text: str, page: str) -> str:
         image = f"{up}docs/gallery/images/sphx_glr_{link['name']}_001.png"
         return f"[![{link['said']}]({image})]({there})\n\n*{link['said']}*"
 
+    text = PAGE.sub(lambda cell: f"| [{cell['name'].replace('_', ' ')}](", text)
     text = PICTURE.sub(pictured, text)
     text = EXAMPLE.sub(lambda link: f"[{link['said']}]({up}docs/gallery/{link['name']}.rst)", text)
     return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#:]+/)\)", r"\1", text)  # a folder is nothing that a site can show

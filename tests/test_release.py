@@ -152,4 +152,4 @@ def test_the_wheel_alone_trains_and_measures_in_a_clean_environment(built: dict[
     said = clean(programs / "sharpness", *probing, cwd=elsewhere, **offline).stdout
     assert "top_eigenvalue" in said
     assert len((elsewhere / "results" / "probes.jsonl").read_text().splitlines()) == 2
-    assert (elsewhere / "results" / "figures" / "overview.png").is_file()
+    assert (elsewhere / "results" / "overview.png").is_file()

@@ -13,12 +13,15 @@ from typing import Any
 from sharpness.plots.networks import Network
 from sharpness.plots.render import render
 from sharpness.plots.save import record_facts
+from sharpness.plots.style import STYLE
 from sharpness.records import ProbeRecord
 from sharpness.records.remarks import common, of_checkpoint, of_comparison
 from sharpness.records.tables import facts_html, html_table
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-STYLE = """
+PIXELS = 144
+"""Of the page for each inch of a figure, so that the words in figures of any width are as large as the text."""
+LOOK = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto;
   padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
@@ -51,7 +54,7 @@ def page_of(networks: Sequence[Network]) -> str:
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Sharpness of {escape(title)}</title><style>{STYLE}</style>"
+        f"<title>Sharpness of {escape(title)}</title><style>{LOOK}</style>"
     )
     body = f"<h1>Sharpness of {escape(title)}</h1>{''.join(parts)}"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
@@ -108,7 +111,8 @@ def _figures(networks: Sequence[Network]) -> Iterator[str]:
             if path.suffix == ".png":
                 data = base64.b64encode(path.read_bytes()).decode()
                 caption = json.loads(path.with_suffix(".json").read_text())["caption"]
-                picture = f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{data}">'
+                width = int.from_bytes(path.read_bytes()[16:20]) * PIXELS // STYLE["savefig.dpi"]
+                picture = f'<img alt="{escape(path.stem)}" width="{width}" src="data:image/png;base64,{data}">'
                 yield f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
     if not rendered.files:
         yield "<p>None: there is one number.</p>"

@@ -74,7 +74,7 @@ def _doubts(records: Records) -> Iterator[str]:
         if record.value is None:
             yield f"{record.quantity} has no value: {record.reasons.get('value', 'no reason given')}."
     warnings = [str(text) for record in records.values() for text in record.details.get("warnings") or ()]
-    yield from (f"{text[:1].upper()}{text[1:]}." for text in dict.fromkeys(warnings))
+    yield from (f"{text[:1].upper()}{text[1:]}{'' if text.endswith('?') else '.'}" for text in dict.fromkeys(warnings))
 
 
 def of_comparison(first: tuple[str, Records], second: tuple[str, Records]) -> list[str]:
