@@ -29,8 +29,9 @@ from scripts.benchmarks import (
     training,
     training_peers,
 )
-from scripts.benchmarks.networks import Problem, load_problem
+from scripts.benchmarks.networks import Problem, load_problem, trained
 from scripts.benchmarks.rows import Job, Row
+from sharpness.config import DataConfig, RunConfig, TrainingConfig
 from sharpness.curvature import HessianOperator
 from sharpness.data import Dataset, load_dataset
 from sharpness.files import append_jsonl, read_jsonl
@@ -97,11 +98,12 @@ def test_read_back_rows_are_of_the_jobs_that_were_kept(tmp_path: Path) -> None:
     assert rows.measure([job], tmp_path / "rows.jsonl", failing)[0]["value"] == 1.0  # the last one counts
 
 
-@pytest.mark.parametrize("name", ["curvature", "landscape"])
-def test_missing_runs_are_told(name: str, tmp_path: Path) -> None:
-    where = ("--runs", str(tmp_path), "--figures", str(tmp_path / "out"))
-    result = run_python(f"scripts/benchmarks/{name}.py", "--networks", "LB", *where)
-    assert result.returncode == 2 and "make reproduce" in result.stderr and not (tmp_path / "out").exists()
+def test_a_network_of_the_study_is_trained_where_nobody_has(tmp_path: Path) -> None:
+    config = RunConfig(data=DataConfig(num_train=64, num_test=32), training=TrainingConfig(epochs=1, batch_size=32))
+    first = trained(config, tmp_path)
+    manifest, began = first.manifest(), (first.path / "manifest.json").stat().st_mtime_ns
+    assert manifest is not None and manifest["status"] == "finished"
+    assert trained(config, tmp_path) == first and (first.path / "manifest.json").stat().st_mtime_ns == began
 
 
 def test_the_two_kinds_of_norms_are_one_function() -> None:
@@ -137,9 +139,9 @@ def test_the_curvature_benchmark_measures_each_tool_once_against_the_truth(tmp_p
         networks=("MLP",), tools=DEFAULT_TOOLS, parts=("eigenvalue",), threads=1, examples=200, runs=tmp_path
     )
     options.check()
-    jobs = [*options.jobs(), *(Job("starts", "MLP", tool, 200, 1) for tool in DEFAULT_TOOLS)]
+    jobs = [*options.jobs(), Job("starts", "MLP", "+".join(DEFAULT_TOOLS), 200, 1)]
     measured = rows.measure(jobs, path, here(curvature, tmp_path, done))
-    assert [job.tool for job in done] == ["ours", "ours", *DEFAULT_TOOLS, *DEFAULT_TOOLS]  # preparation, truth, tools
+    assert [job.part for job in done] == ["prepare", "truth", *["eigenvalue"] * len(DEFAULT_TOOLS), "starts"]
 
     loss = load_problem("MLP", 200, tmp_path).loss(torch.float64)
     largest = float(torch.linalg.eigvalsh(to_dense(HessianOperator(loss)))[-1])
@@ -151,8 +153,11 @@ def test_the_curvature_benchmark_measures_each_tool_once_against_the_truth(tmp_p
         # All are Rayleigh quotients, so none is above it; PyHessian stops where its value changes little.
         assert lowest * largest <= values[tool]["value"] <= (1 + 1e-5) * largest and values[tool]["num_hvps"] > 1
         assert values[tool]["seconds"] > 0 and values[tool]["hvp_gradients"] > 0
-    for row in measured[-len(DEFAULT_TOOLS) :]:
-        assert len(row["value"]) == curvature.NUM_STARTS and len(set(row["value"])) > 1  # not one and the same start
+    for entry in measured[-1]["entries"]:
+        assert len(entry["value"]) == curvature.NUM_STARTS and len(set(entry["value"])) > 1  # of other starts
+    ours, pyhessian, _ = curvature.lines(measured, "ratios")
+    assert ours["times_ours"] == [1.0] * curvature.NUM_STARTS and max(ours["error"]) < 1e-2
+    assert pyhessian["medians"] == [median(pyhessian["times_ours"])] and pyhessian["networks"] == 1
 
     assert rows.measure(jobs, path, here(curvature, tmp_path, done)) == measured and len(done) == len(jobs)
     files = curvature.render(measured, tmp_path)

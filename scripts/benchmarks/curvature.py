@@ -1,14 +1,14 @@
 """Our curvature engine against its peers on the same networks, data, dtype and threads, in one run.
 
 Every tool measures every network in a process of its own, one after the other. Times are of the solve alone: imports,
-loading, a first touch of the data and a first solve of a 9-parameter problem come before. Each row is kept as it
-finishes, so the same command goes on after a stop of any kind. SB and LB are networks of the main study: run
-`make reproduce` first. The peers come with pip install -e '.[benchmark]' -c constraints.txt; a missing one gets a row
-that says so, and is measured at the next call after its installation.
+loading, a first touch of the data and a first solve of a 9-parameter problem come before. From other random starts the
+tools take turns in one process. Each row is kept as it finishes, so the same command goes on after a stop of any kind.
+The peers come with pip install -e '.[benchmark]' -c constraints.txt; a missing one gets a row that says so, and is
+measured at the next call after its installation.
 """
 
 # python scripts/benchmarks/curvature.py --scale small medium
-# About an hour on two cores, of which the two sizes of GPT-2 take 25 minutes.
+# About 70 minutes on two cores, of which the two sizes of GPT-2 take 25.
 # A top eigenvalue certified to 1 % at 99 % takes 8 to 10 products on SB and LB with a true error below 1e-6; SciPy's
 # eigsh on the same products takes 2.2 to 2.7 times as long, PyHessian 1.2 to 1.9 times for an error of about 1e-3.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -34,12 +34,10 @@ from torch import Tensor
 from scripts.benchmarks.curvature_peers import SEED, SEEDED, TOOLS, Answer, certified
 from scripts.benchmarks.estimators import density_entries, trace_entries
 from scripts.benchmarks.networks import (
-    BATCH_OF,
     Problem,
     gpt2_at_scale,
     images,
     load_problem,
-    study_run,
     tiny_problem,
 )
 from scripts.benchmarks.report import Part, lines_of, median_of, provenance_of, write_report
@@ -60,7 +58,7 @@ MEMORY_BUDGETS = (0, 256, 1024)  # MiB
 KEEP_ALL = 1 << 40
 """A budget of bytes that no kept graph exceeds."""
 TRUTH_RTOL, TRUTH_HVPS = 1e-8, 400
-NUM_STARTS = 5
+NUM_STARTS = 4
 SCALE_KNOBS: dict[str, dict[str, Any]] = {
     "full basis": {},
     "basis of 6": {"max_basis": 6},
@@ -73,11 +71,12 @@ class Options(SharedOptions):
     """Measure what is missing, then render the tables and the figure."""
 
     networks: Annotated[tuple[Network, ...], tyro.conf.arg(metavar="NAME ...")] = ("SB", "LB", "ResNet", "GPT-2")
-    """SB, LB: of the main study. ResNet: three stages, trained briefly. GPT-2: 4 layers. MLP: 1,210 parameters."""
+    """SB, LB: F1 after small and large batches. ResNet: three stages, trained briefly. GPT-2: 4 layers. MLP: 1,210
+    parameters."""
     tools: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(TOOLS)
     """Tools of the table of top eigenvalues."""
     parts: tuple[PartName, ...] = ("eigenvalue", "starts", "cost", "memory", "estimators")
-    """eigenvalue: every tool. starts: SB and LB from other random starts. cost: of one product. memory: ours.
+    """eigenvalue: every tool. starts: in turns from other random starts. cost: of one product. memory: ours.
     estimators: trace and density of the MLP."""
     scale: tuple[Literal["small", "medium"], ...] = ()
     """Also certify GPT-2 small (124M weights) or medium (355M, not with a full basis) from their configs."""
@@ -90,9 +89,6 @@ class Options(SharedOptions):
             if tool not in TOOLS:
                 raise unknown_name("tool", tool, TOOLS)
         images(self.examples)
-        for network in self.networks:
-            if network in BATCH_OF and self.parts:
-                study_run(network, self.runs)
 
     def jobs(self) -> Iterator[Job]:
         """Yield the jobs in their order: each network's preparation and truth first, then every tool on it."""
@@ -117,8 +113,8 @@ class Options(SharedOptions):
             yield self._job("truth", network)
         if "eigenvalue" in self.parts:
             yield from (self._job("eigenvalue", network, tool) for tool in self.tools)
-        if "starts" in self.parts and network in BATCH_OF:
-            yield from (self._job("starts", network, tool) for tool in self.tools if tool in SEEDED)
+        if "starts" in self.parts:
+            yield self._job("starts", network, "+".join(tool for tool in self.tools if tool in SEEDED))
         if "cost" in self.parts:
             yield self._job("cost", network)
 
@@ -162,12 +158,27 @@ def eigenvalue(job: Job, runs: Path) -> Row:
 
 
 def starts(job: Job, runs: Path) -> Row:
-    """Let one tool find the top eigenvalue from several other random starts, after it has loaded what it needs."""
+    """Let tools take turns in finding the top eigenvalue from other random starts, after each loaded what it needs.
+
+    ``times_ours`` is a solve's seconds over those of ours in the same turn.
+    """
     problem = load_problem(job.network, job.examples, runs)
-    call = TOOLS[job.tool].call
-    call(tiny_problem())
-    solves = [solved(lambda seed=seed: call(problem, seed=seed)) for seed in range(1, NUM_STARTS + 1)]
-    return {name: [row[name] for row in solves] for name in ("value", "num_hvps", "converged", "seconds")}
+    calls = {name: TOOLS[name].call for name in job.tool.split("+")}
+    for call in calls.values():
+        call(tiny_problem())
+    turns = [
+        {name: solved(lambda call=call, seed=seed: call(problem, seed=seed)) for name, call in calls.items()}
+        for seed in range(1, NUM_STARTS + 1)
+    ]
+    entries = []
+    for name in calls:
+        entry = {each: [turn[name][each] for turn in turns] for each in ("value", "num_hvps", "converged", "seconds")}
+        entries.append({"tool": name} | entry | {"times_ours": [_times_ours(turn, name) for turn in turns]})
+    return {"entries": entries}
+
+
+def _times_ours(turn: Mapping[str, Row], name: str) -> float | None:
+    return turn[name]["seconds"] / turn["ours"]["seconds"] if "ours" in turn else None
 
 
 def cost(job: Job, runs: Path) -> Row:
@@ -242,15 +253,32 @@ def measure(job: Job, runs: Path) -> Row:
 
 def lines(rows: Sequence[Row], part: str) -> list[Row]:
     """Return the lines of a part's table; those of top eigenvalues with their true error, and time in units of ours."""
+    if part == "ratios":
+        return ratios(lines(rows, "starts"))
     chosen = lines_of(rows, part)
     truths = {row["network"]: row.get("value") for row in rows if row["part"] == "truth"}
-    ours = {line["network"]: median_of(line.get("seconds")) for line in chosen if line["tool"] == "ours"}
     for line in chosen if part in ("eigenvalue", "starts") else ():
         line["label"] = TOOLS[line["tool"]].label
         line["error"] = error_of(line.get("value"), truths.get(line["network"]))
-        if "seconds" in line and ours.get(line["network"]):
-            line["times_ours"] = median_of(line["seconds"]) / ours[line["network"]]
     return chosen
+
+
+def ratios(of_starts: Sequence[Row]) -> list[Row]:
+    """Return for each tool its times and errors over all networks and starts, and its medians on each network."""
+    found = []
+    for tool in dict.fromkeys(line["tool"] for line in of_starts):
+        here = [line for line in of_starts if line["tool"] == tool and line.get("error")]
+        here = [line for line in here if line["times_ours"] != [None] * NUM_STARTS]
+        found.append(
+            {
+                "label": TOOLS[tool].label,
+                "networks": len(here),
+                "times_ours": [ratio for line in here for ratio in line["times_ours"]],
+                "medians": [median_of(line["times_ours"]) for line in here],
+                "error": [error for line in here for error in line["error"]],
+            }
+        )
+    return found
 
 
 def error_of(value: Any, exact: float | None) -> Any:
@@ -287,9 +315,16 @@ PARTS = {
     "starts": Part(
         starts,
         "Other random starts",
-        "The same from five other random starts, one after the other in one process: median (smallest to largest). "
-        "Where a power iteration stops is luck in part. Times ours: median seconds over the median of ours.",
+        "The same from other random starts, the tools in turns in one process: median (smallest to largest). Where a "
+        "power iteration stops is luck in part. Times ours: seconds over those of ours in the same turn.",
         "network | tool: label | true error: error | HVPs: num_hvps | seconds | times ours: times_ours",
+    ),
+    "ratios": Part(
+        starts,
+        "Over networks and starts",
+        "Times ours over all solves of the table above, the medians of the networks, and all true errors: median "
+        "(smallest to largest).",
+        "tool: label | networks | times ours: times_ours | medians of networks: medians | true error: error",
     ),
     "cost": Part(
         cost,

@@ -46,7 +46,7 @@ from scripts.benchmarks.landscape_peers import (
     line_between,
     plane_around,
 )
-from scripts.benchmarks.networks import BATCH_OF, Problem, images, load_problem, study_run
+from scripts.benchmarks.networks import BATCH_OF, Problem, images, load_problem
 from scripts.benchmarks.report import Part, lines_of, provenance_of, write_report
 from scripts.benchmarks.rows import Benchmark, Job, Row, SharedOptions, reason_of
 from scripts.benchmarks.tools import interleaved, seconds_of
@@ -93,8 +93,6 @@ class Options(SharedOptions):
                 "expected at least one network, part and tool, got none: leave the option out for the default"
             )
         images(self.examples)
-        for network in BATCH_OF if BATCH_OF.keys() & set(self.networks) else ():  # the line goes between the two
-            study_run(network, self.runs)
 
     def jobs(self) -> Iterator[Job]:
         """Yield the jobs: the tools that are installed together, so that they are timed in turns; others one by one."""

@@ -25,9 +25,10 @@ from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_network
+from sharpness.training import train
 
 BATCH_OF = {"SB": 64, "LB": 1000}
-"""Batch sizes with which the networks of the main study were trained."""
+"""Batch sizes of the pair of F1 that the full form of the Keskar study has, too."""
 EVALUATION_BATCH = 1000
 GPT2_SIZES = {"small": (12, 12, 768), "medium": (24, 16, 1024)}
 """Layers, heads and width; Radford et al. 2019, with the vocabulary of 50,257 that gives 124 and 355 million."""
@@ -54,12 +55,12 @@ def predicted_tokens(batch: Batch) -> float:
 
 
 def load_problem(name: str, examples: int, runs: Path) -> Problem:
-    """Return SB or LB of the main study, whose runs must lie in ``runs/keskar2017``, or ResNet, GPT-2 or MLP.
+    """Return SB or LB, F1 after a training with small or large batches, or ResNet, GPT-2 or MLP after a brief one.
 
-    Raises :class:`InputError` where they do not, or for a number of examples that equal batches do not divide.
+    Raises :class:`InputError` for a number of examples that equal batches do not divide.
     """
     if name in BATCH_OF:
-        return _from_study(name, examples, runs)
+        return _pair(name, examples, runs)
     if name == "ResNet":
         data = images(examples)
         pieces = [piece for batch in data for piece in split(batch, 100)]
@@ -97,19 +98,17 @@ def tiny_problem() -> Problem:
         return Problem(nn.Linear(2, 3).eval(), cross_entropy, batches)
 
 
-def study_run(name: str, runs: Path) -> RunFolder:
-    """Return the run folder of seed 0 of the main study; :class:`InputError` if it is not there or not finished."""
-    config = RunConfig(training=TrainingConfig(batch_size=BATCH_OF[name]))
-    run = RunFolder(runs / "keskar2017" / config.run_id)
-    if run.manifest() is None:
-        raise InputError(f"expected the trained network {name} at {run.path}, found none: run `make reproduce` first")
+def trained(config: RunConfig, runs: Path) -> RunFolder:
+    """Return the run folder of a config among those of the Keskar study, and train it first where nobody has."""
+    run = RunFolder.create(runs / "keskar2017" / config.run_id, config)
+    train(config, load_dataset(config.data.name), run, torch.device("cpu"))
     return run
 
 
-def _from_study(name: str, examples: int, runs: Path) -> Problem:
-    run = study_run(name, runs)
-    dataset = load_dataset(run.config().data.name)
-    model = load_network(run, run.final_checkpoint(), dataset, torch.device("cpu"))
+def _pair(name: str, examples: int, runs: Path) -> Problem:
+    config = RunConfig(training=TrainingConfig(batch_size=BATCH_OF[name]))
+    run, device = trained(config, runs), torch.device("cpu")
+    model = load_network(run, run.final_checkpoint(), load_dataset(config.data.name), device)
     return Problem(model.eval(), cross_entropy, images(examples), norm="batch")
 
 
