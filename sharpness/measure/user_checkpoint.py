@@ -71,8 +71,7 @@ def load_user_checkpoint(
     """Return the checkpoint at ``path`` with the model, data and loss of the request, after every guard.
 
     A run folder brings its own model and data, a Hugging Face folder its model; ``weights`` are another file of the run
-    folder than its final one. Raises :class:`InputError` for whatever
-    does not fit.
+    folder than its final one. Raises :class:`InputError` for whatever does not fit.
     """
     run = RunFolder.open(path) if recognise(path) == "run folder" else None
     checkpoint = read_checkpoint(weights or weights_file(path, run), request.allow_global)
@@ -91,36 +90,32 @@ def load_user_checkpoint(
     decay = weight_decay_of(request.weight_decay, run)
     build = _loss_builder(request, network, criterion, batches, decay)
     loss, checked = check_before_probing(build)
-    details = {
-        "checkpoint": {"path": str(path), **report.details()},
-        "model": dict(model.facts),
-        "data": dict(data.facts),
-        "criterion": loss_name,
-        "at_checkpoint": describe(checked.evaluation),
-        "warnings": list(checked.warnings),
-    }
+    details = {"checkpoint": {"path": str(path), **report.details()}, "model": dict(model.facts)}
+    details |= {"data": dict(data.facts), "criterion": loss_name}
     if run is not None:
         details["subset"] = request.examples
-    if request.norm == "recalibrate":
-        details["recalibrated"] = True
-    # The code of a model or loss can change under its name, so the loss at the checkpoint belongs to its identity.
-    identity = {
-        "model": model.spec,
-        "criterion": loss_name,
-        "loss_at_checkpoint": f"{checked.evaluation.loss:.6g}",
-    }
-    identity |= {name: True for name in ("coupled", "freeze", "training") if getattr(request, name)}
-    own_p = partial(preconditioner_at, path, loss, report) if run is None else None
     subject = Subject(
         loss=loss,
         checkpoint_sha256=checkpoint.sha256,
-        details=details,
-        identity=identity,
+        details=details | _details(request, checked),
+        identity={"model": model.spec, "criterion": loss_name} | _identity(request, checked),
         sampled=request.examples is not None and loss.num_examples < data.facts["examples_total"],
-        preconditioner=own_p,
+        preconditioner=partial(preconditioner_at, path, loss, report) if run is None else None,
         shared=shared_products(loss),
     )
     return UserCheckpoint(path, run, model, data, loss_name, report, checked, subject)
+
+
+def _details(request: Request, checked: Checked) -> dict[str, Any]:
+    """Return what the record says of the loss at the checkpoint."""
+    details = {"at_checkpoint": describe(checked.evaluation), "warnings": list(checked.warnings)}
+    return details | ({"recalibrated": True} if request.norm == "recalibrate" else {})
+
+
+def _identity(request: Request, checked: Checked) -> dict[str, Any]:
+    """Return the loss at the checkpoint, as code can change under its name, and how the loss is taken."""
+    how = {name: True for name in ("coupled", "freeze", "training") if getattr(request, name)}
+    return {"loss_at_checkpoint": f"{checked.evaluation.loss:.6g}"} | how
 
 
 def shared_products(loss: Loss) -> SharedProducts | None:

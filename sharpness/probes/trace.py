@@ -86,18 +86,7 @@ class Trace(CurvatureProbe[TraceResult]):
         operator = self.operator(loss, w)
         drawn = isinstance(operator, FisherOperator) and operator.draws is not None
         confidence = (1 + self.confidence) / 2 if drawn else self.confidence  # half of the error is for the draws
-        ceiling = self.num_hvps
-        if self.method in (
-            "xtrace",
-            "hutch++",
-        ):  # they keep their products, twice for a moment while they orthogonalise
-            ceiling = basis_limit(operator, 2 * self.num_hvps) // 2
-            if ceiling < min(FEWEST, self.num_hvps):
-                raise InputError(
-                    f"expected memory for {2 * FEWEST} vectors of {operator.size} numbers for {self.method}, got room "
-                    f"for {2 * ceiling}: use method='hutchinson', which keeps none"
-                )
-        product = remembering(operator, resume, shared)
+        ceiling, product = self._ceiling(operator), remembering(operator, resume, shared)
         estimate = estimate_trace(
             product,
             self.method,
@@ -108,15 +97,7 @@ class Trace(CurvatureProbe[TraceResult]):
             seconds=self.seconds,
             progress=progress,
         )
-        fields = {
-            "value": estimate.value,
-            "lower": estimate.lower,
-            "upper": estimate.upper,
-            "confidence": estimate.confidence,
-            "converged": estimate.converged,
-            "num_hvps": estimate.num_products,
-            "reasons": {} if estimate.converged else {"converged": "; ".join(estimate.reasons)},
-        }
+        fields = _fields(estimate)
         if drawn:
             fields |= self._over_draws(operator, estimate)
         if sampled:
@@ -132,6 +113,18 @@ class Trace(CurvatureProbe[TraceResult]):
             estimate=estimate,
             operator_details={**curvature_details(operator, product), "num_products_that_fit": ceiling},
         )
+
+    def _ceiling(self, operator: CurvatureOperator) -> int:
+        """Return how many products there may be: XTrace and Hutch++ keep theirs, twice while they orthogonalise."""
+        if self.method not in ("xtrace", "hutch++"):
+            return self.num_hvps
+        ceiling = basis_limit(operator, 2 * self.num_hvps) // 2
+        if ceiling < min(FEWEST, self.num_hvps):
+            raise InputError(
+                f"expected memory for {2 * FEWEST} vectors of {operator.size} numbers for {self.method}, got room "
+                f"for {2 * ceiling}: use method='hutchinson', which keeps none"
+            )
+        return ceiling
 
     def _over_draws(self, operator: CurvatureOperator, estimate: TraceEstimate) -> dict[str, Any]:
         """Return the fields with the error of the draws in the interval: that of ``v^T F_d v`` with the same v."""
@@ -149,3 +142,16 @@ class Trace(CurvatureProbe[TraceResult]):
             "num_hvps": estimate.num_products + NUM_VECTORS * len(forms),
             "reasons": why,
         }
+
+
+def _fields(estimate: TraceEstimate) -> dict[str, Any]:
+    """Return the fields of the result that the estimate has itself."""
+    return {
+        "value": estimate.value,
+        "lower": estimate.lower,
+        "upper": estimate.upper,
+        "confidence": estimate.confidence,
+        "converged": estimate.converged,
+        "num_hvps": estimate.num_products,
+        "reasons": {} if estimate.converged else {"converged": "; ".join(estimate.reasons)},
+    }
