@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sharpness.linalg.operators import to_dense as to_dense
     from sharpness.loss import Loss as Loss
     from sharpness.machine.progress import ProgressBar as ProgressBar
+    from sharpness.measure.advise import advise as advise
     from sharpness.probes import AdaptiveRadius as AdaptiveRadius
     from sharpness.probes import AverageCaseSharpness as AverageCaseSharpness
     from sharpness.probes import BatchSharpness as BatchSharpness
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from sharpness.probes import LearningCoefficient as LearningCoefficient
     from sharpness.probes import OccamFactor as OccamFactor
     from sharpness.probes import PacBayesSigma as PacBayesSigma
+    from sharpness.probes import PreconditionedNoise as PreconditionedNoise
     from sharpness.probes import PreconditionedSharpness as PreconditionedSharpness
     from sharpness.probes import PyHessianCheck as PyHessianCheck
     from sharpness.probes import RelativeFlatness as RelativeFlatness

@@ -40,7 +40,7 @@ class Broken:
 
 
 ONE_PROCESS = {"gradient_noise", "batch_sharpness", "learning_coefficient", "preconditioned_sharpness", "connectivity"}
-ONE_PROCESS |= {"interaction", "geodesic_sharpness"}
+ONE_PROCESS |= {"interaction", "geodesic_sharpness", "preconditioned_noise"}
 """Probes of single examples or random batches, which are refused in several processes, and that of attention."""
 
 SMALL = {

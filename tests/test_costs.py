@@ -15,6 +15,7 @@ from sharpness.probes import PROBES
 IN_GRADIENTS = Price(forward=FORWARD, gradient=1.0, product=PRODUCT)
 # Their passes are over batches or single examples, which records count one by one.
 BY_BATCHES = {"gradient_noise", "batch_sharpness", "interaction", "learning_coefficient", "preconditioned_sharpness"}
+BY_BATCHES |= {"preconditioned_noise"}
 OTHER_POINTS = {"distance", "interpolation", "geodesic_sharpness"}
 
 

@@ -101,7 +101,7 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     for name, config in zip(("run", "text", "edge"), blocks(DOCS["train.md"], "toml"), strict=True):
         (tmp_path / f"{name}.toml").write_text(config)
     lines = [command for command in commands() if command.startswith("sharpness ")]
-    assert len(lines) == 19
+    assert len(lines) == 20
     # The README measures a network of `make reproduce`: the run of the first command lies in its place.
     reproduced = tmp_path / OF_REPRODUCE
     reproduced.parent.mkdir(parents=True)

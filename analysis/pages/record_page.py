@@ -13,7 +13,7 @@ import tyro
 
 from sharpness.errors import RunError, run_command
 from sharpness.files import write_atomically
-from sharpness.records.glossary import DETAILS, EVERYWHERE, RUN, rows_of_fields
+from sharpness.records.glossary import DETAILS, EVERYWHERE, OF_ADVICE, RUN, rows_of_fields
 from sharpness.records.probe_record import SCHEMA
 
 PAGE = Path("docs/records.md")
@@ -53,7 +53,7 @@ def record_page() -> str:
     """Return the page."""
     fields = _table(("field", "holds", "meaning"), ((f"`{name}`", *rest) for name, *rest in rows_of_fields()))
     parts = [INTRO, fields, OF_DETAILS, _keys(EVERYWHERE), "\n## Details of each probe\n"]
-    parts += [f"\n### `{name}`\n\n{_keys(words)}" for name, words in DETAILS.items()]
+    parts += [f"\n### `{name}`\n\n{_keys(words)}" for name, words in {**DETAILS, **OF_ADVICE}.items()]
     parts += [OF_RUNS, *(f"\n### `{name}`\n\n{_keys(words)}" for name, words in RUN.items())]
     return "".join(parts)
 

@@ -18,10 +18,8 @@ from scripts.runner.site import Site
 from sharpness.data import Split, normalise
 from sharpness.data.batches import Batch
 from sharpness.runs.networks import network_loss
+from sharpness.training.branches import FIRST_BRANCH_EPOCH
 from sharpness.training.order import epoch_order
-
-FIRST_BRANCH_EPOCH = 10**6
-"""The orders of examples of branches are those of epochs that no run comes to."""
 
 
 def branches(

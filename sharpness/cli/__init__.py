@@ -8,7 +8,19 @@ import sys
 import tyro
 
 from sharpness.cli.knobs import split_knobs
-from sharpness.cli.options import Collect, Command, Compare, Landscape, Predict, Probe, Report, Stress, Track, Train
+from sharpness.cli.options import (
+    Advise,
+    Collect,
+    Command,
+    Compare,
+    Landscape,
+    Predict,
+    Probe,
+    Report,
+    Stress,
+    Track,
+    Train,
+)
 from sharpness.cli.output import bar_columns
 from sharpness.errors import InputError, run_command
 
@@ -42,6 +54,10 @@ def _dispatch() -> None:
         from sharpness.cli.predict import run_predict
 
         run_predict(command)
+    elif isinstance(command, Advise):
+        from sharpness.cli.advise import run_advise
+
+        run_advise(command)
     elif isinstance(command, Compare):
         from sharpness.cli.compare import run_compare
 

@@ -60,6 +60,43 @@ class Predict(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Advise(Request):
+    """Which batch size, and rate, beta2 and warm-up with it, does the noise of the gradient advise?
+
+    sharpness advise runs/text --examples 500 --branches 1 2 4 8
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A run folder, or a checkpoint as for `sharpness probe`, with --optimizer and --batch."""
+    out: Annotated[Path | None, Arg(metavar="DIR")] = None
+    """Folder for the records and advice.csv, made if it is not there; by default the run folder itself."""
+    step: Annotated[int | None, Arg(metavar="N")] = None
+    """The run's checkpoint of this update, of those that it kept; by default the last one."""
+    optimizer: Annotated[str | None, Arg(metavar="NAME")] = None
+    """The optimiser that is trained with, such as sgd, momentum or adamw; a run folder has its own."""
+    batch: Annotated[int | None, Arg(metavar="N")] = None
+    """The batch size that is trained with now; a run folder has its own."""
+    rate: Annotated[float | None, Arg(metavar="RATE")] = None
+    """The learning rate at that batch size; a run folder has its own."""
+    beta2: Annotated[float | None, Arg(metavar="BETA")] = None
+    """Adam's beta2 at that batch size; a run folder has its own."""
+    warmup: Annotated[float | None, Arg(metavar="N")] = None
+    """The examples over which the rate grows at first; a run folder has its own."""
+    overhead: Annotated[float, Arg(metavar="SHARE")] = 0.1
+    """In perfect scaling is what costs at most this share more examples than the smallest batch."""
+    confidence: Annotated[float, Arg(metavar="P")] = 0.95
+    """Of all intervals."""
+    branches: Annotated[tuple[int, ...], Arg(metavar="K ...")] = ()
+    """Train on from the checkpoint with these multiples of its batch, and compare the losses; needs a run folder."""
+    window: Annotated[int | None, Arg(metavar="N")] = None
+    """The examples that each branch sees; by default the training set, or 16 updates of the largest branch."""
+    orders: Annotated[int, Arg(metavar="N")] = 5
+    """Train each branch so many times, with other examples in another order."""
+    tolerance: Annotated[float, Arg(metavar="NATS")] = 0.01
+    """A branch is as good as smaller ones if its loss is at most this above theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compare(ProbeRequest):
     """Measure two checkpoints of one architecture side by side, and the loss on the line between them."""
 
@@ -185,6 +222,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Advise, tyro.conf.subcommand("advise")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Stress, tyro.conf.subcommand("stress")]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sharpness.checkpoints import recognise
 from sharpness.cli.knobs import Knobs, apply_knobs
-from sharpness.cli.options import Predict, Probe
+from sharpness.cli.options import Advise, Predict, Probe
 from sharpness.cli.output import make_console, print_json, say, warn, warn_of
 from sharpness.cli.tables import records_table
 from sharpness.cli.work_bar import WorkBar, duration
@@ -74,7 +74,7 @@ def asked_probes(command: ProbeRequest, knobs: Knobs, *default: str) -> tuple[di
     return apply_knobs(probes, knobs), {*given, *knobs} - {"quick", "all"}
 
 
-def check_out(command: Probe | Predict) -> None:
+def check_out(command: Probe | Predict | Advise) -> None:
     """Raise :class:`InputError` where records of a file, or of a run folder with other options, have no folder."""
     if command.out is not None:
         return

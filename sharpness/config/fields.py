@@ -187,6 +187,8 @@ class MeasureConfig:
     """Measure on the first so many training examples; 0 for all."""
     keep_every: float = 0.0
     """Epochs between checkpoints that are kept; 0 for the last alone."""
+    keep_optimizer: bool = False
+    """Keep the optimiser's state beside every checkpoint that is kept: Adam's is two more copies of the weights."""
     test_every: float = 1.0
     """Epochs between evaluations of the test set for the log; the final weights are evaluated in any case."""
     overhead: float = 0.0

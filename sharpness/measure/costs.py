@@ -112,6 +112,7 @@ WORK: Mapping[str, Callable[[Any, Loss], Work]] = {
     ),
     "generalised_sharpness": lambda p, loss: Work(gradients=1, products=min(p.num_hvps, 10 + 8 * p.num_starts)),
     "gradient_noise": lambda p, loss: Work(gradients=3, products=2 * p.num_hvps / loss.num_examples),
+    "preconditioned_noise": lambda p, loss: Work(gradients=3 + _batches(p, loss)),
     "distance": lambda p, loss: Work(),
     "interpolation": lambda p, loss: Work(forwards=2 * p.num_points),
     "pyhessian": lambda p, loss: Work(products=40),

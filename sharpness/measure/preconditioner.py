@@ -16,10 +16,12 @@ from sharpness.loss import Loss
 from sharpness.probes.preconditioned_sharpness import GRADIENTS, Preconditioner
 
 
-def preconditioner_at(path: Path, loss: Loss, report: MatchReport) -> Preconditioner:
+def preconditioner_at(path: Path, loss: Loss, report: MatchReport | None) -> Preconditioner:
     """Return P at the checkpoint at ``path``, as one flat vector of the loss's parameters; without a state, why.
 
-    ``report`` is how its weights fitted the network. Raises :class:`InputError` for a state that is damaged or whose
+    ``report`` is how its weights fitted the network, ``None`` where they lie in another file.
+
+    Raises :class:`InputError` for a state that is damaged or whose
     parameters are not those of the network.
     """
     found = find_states(path)

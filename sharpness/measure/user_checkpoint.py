@@ -31,6 +31,7 @@ from sharpness.measure.request import Request
 from sharpness.measure.subject import Subject
 from sharpness.measure.weight_decay import weight_decay_of
 from sharpness.models.user_model import UserModel, load_model
+from sharpness.probes.preconditioned_sharpness import Preconditioner
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import check_subset, load_run_data, subset_batches
 
@@ -74,7 +75,8 @@ def load_user_checkpoint(
     folder than its final one. Raises :class:`InputError` for whatever does not fit.
     """
     run = RunFolder.open(path) if recognise(path) == "run folder" else None
-    checkpoint = read_checkpoint(weights or weights_file(path, run), request.allow_global)
+    checkpoint_file = weights or weights_file(path, run)
+    checkpoint = read_checkpoint(checkpoint_file, request.allow_global)
     data = _data(request, path, run)
     choice: dict[str, Any] = {"key": request.key, "ema": request.ema, "strict": request.strict}
     adapter = checkpoint.kind == "adapter folder"
@@ -94,13 +96,14 @@ def load_user_checkpoint(
     details |= {"data": dict(data.facts), "criterion": loss_name}
     if run is not None:
         details["subset"] = request.examples
+    own_p = partial(preconditioner_at, path, loss, report) if run is None else _kept_state(run, checkpoint_file, loss)
     subject = Subject(
         loss=loss,
         checkpoint_sha256=checkpoint.sha256,
         details=details | _details(request, checked),
         identity={"model": model.spec, "criterion": loss_name} | _identity(request, checked),
         sampled=request.examples is not None and loss.num_examples < data.facts["examples_total"],
-        preconditioner=partial(preconditioner_at, path, loss, report) if run is None else None,
+        preconditioner=own_p,
         shared=shared_products(loss),
     )
     return UserCheckpoint(path, run, model, data, loss_name, report, checked, subject)
@@ -116,6 +119,12 @@ def _identity(request: Request, checked: Checked) -> dict[str, Any]:
     """Return the loss at the checkpoint, as code can change under its name, and how the loss is taken."""
     how = {name: True for name in ("coupled", "freeze", "training") if getattr(request, name)}
     return {"loss_at_checkpoint": f"{checked.evaluation.loss:.6g}"} | how
+
+
+def _kept_state(run: RunFolder, file: Path, loss: Loss) -> Callable[[], Preconditioner] | None:
+    """Return what reads P from the optimiser's state that a run kept beside a checkpoint, ``None`` without one."""
+    kept = run.optimizer_file(file.stem.removeprefix("checkpoint-"))
+    return partial(preconditioner_at, kept, loss, None) if kept.is_file() else None
 
 
 def shared_products(loss: Loss) -> SharedProducts | None:

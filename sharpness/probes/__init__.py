@@ -28,6 +28,7 @@ from sharpness.probes.learning_coefficient import LearningCoefficient
 from sharpness.probes.norms import WeightNorms
 from sharpness.probes.occam import OccamFactor
 from sharpness.probes.pac_bayes import PacBayesSigma
+from sharpness.probes.preconditioned_noise import PreconditionedNoise
 from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness
 from sharpness.probes.pyhessian_check import PyHessianCheck
 from sharpness.probes.relative_flatness import RelativeFlatness
@@ -88,6 +89,7 @@ PROBES: dict[str, ProbeInfo] = {
     "gradient_noise": ProbeInfo(
         GradientNoise, ("w",), "gradient noise scale B_simple and B_noise, best step by batch size"
     ),
+    "preconditioned_noise": ProbeInfo(PreconditionedNoise, ("w",), "gradient noise scale as Adam sees it"),
     "distance": ProbeInfo(DistanceFromStart, ("w", "x0"), "distance of the weights from where training started"),
     "interpolation": ProbeInfo(Interpolation, ("w", "other"), "loss and accuracy on the line to another checkpoint"),
     "pyhessian": ProbeInfo(PyHessianCheck, ("w",), "cross-check of the top eigenvalue by PyHessian"),

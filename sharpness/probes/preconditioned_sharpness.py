@@ -166,10 +166,18 @@ class PreconditionedSharpness(CurvatureProbe[PreconditionedResult]):
             raise InputError(f"expected at least 1 batch, got {self.num_batches}: 100 is usual")
 
     def _from_gradients(self, loss: Loss, x: Tensor) -> Tensor:
-        batches, v = Minibatches(loss, self.batch_size), torch.zeros_like(x)
-        for index in range(self.num_batches):
-            v += batches.draw(self.seed, "preconditioned", index).grad(x) ** 2 / self.num_batches
-        return v.sqrt() + self.eps
+        return from_gradients(loss, x, self.batch_size, self.num_batches, self.eps, self.seed)
+
+
+def from_gradients(loss: Loss, x: Tensor, batch_size: int | None, num_batches: int, eps: float, seed: int) -> Tensor:
+    """Return ``sqrt(v) + eps``, v the mean squared gradient of random batches at ``x``: Adam's P had it stayed there.
+
+    Raises :class:`InputError` for a batch size that the loss has not the examples for.
+    """
+    batches, v = Minibatches(loss, batch_size), torch.zeros_like(x)
+    for index in range(num_batches):
+        v += batches.draw(seed, "preconditioned", index).grad(x) ** 2 / num_batches
+    return v.sqrt() + eps
 
 
 def checked(p: Tensor, x: Tensor) -> Tensor:

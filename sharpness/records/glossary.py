@@ -348,6 +348,15 @@ DETAILS: dict[str, dict[str, str]] = {
         "data_noise_scale": "`B_simple` with these examples as the whole distribution",
         "sgd_noise_scale": "g of Smith and Le; null without learning_rate and batch_size",
     },
+    "preconditioned_noise": {
+        "gradient_square": f"`G^T P^-1 G`: {MEASURED}",
+        "noise_trace": f"`tr(P^-1 Sigma)`: {MEASURED}",
+        "unit": "whose gradients were taken: of examples or of batches",
+        "num_units": "how many",
+        "method": "how: vmap, loop or batches",
+        "method_reason": "why",
+        "preconditioner_source": "where P is from: the optimiser's own state, or gradients",
+    },
     "distance": {"start_norm": "the length of the weights at the start", "end_norm": "their length now"},
     "interpolation": OF_CURVES
     | {
@@ -398,6 +407,44 @@ DETAILS: dict[str, dict[str, str]] = {
     | NORMALISED
     | {"explained_variance": "the share of the variance that each direction explains"},
 }
+OF_ADVICE: dict[str, dict[str, str]] = {
+    "branches": {
+        "rows[].factor": "the multiple of the run's batch",
+        "rows[].batch_size": "the batch size of the branch",
+        "rows[].learning_rate": "its rate",
+        "rows[].beta2_half_life": "the tokens in which Adam's second moment halves; null without one",
+        "rows[].order": "which order of the examples, from 0",
+        "rows[].window": "the examples that it was to see",
+        "rows[].updates": "its updates",
+        "rows[].examples": "the examples that it saw, in whole passes",
+        "rows[].loss": "its loss at the end; null where it was not finite",
+        "batch_size": "the batch size of the run",
+        "rate_rule": "how the rate goes with the batch: linear or sqrt",
+        "optimizer_state": "where the branches have the optimiser's state from",
+    },
+    "advice": {
+        "settings": "what the checkpoint was trained with",
+        "noise_scales": f"by geometry: {MEASURED}",
+        "geometry": "the one that counts",
+        "confidence": "of the intervals",
+        "overhead": "the share of more examples that perfect scaling allows",
+        "choices[].name": "as it is, perfect scaling, noise scale or branches",
+        "choices[].batch_size": "the batch size; null with a reason",
+        "choices[].lower": "the lower end of its interval",
+        "choices[].upper": "the upper end",
+        "choices[].learning_rate": "the rate that goes with it",
+        "choices[].beta2": "Adam's beta2 of the same half-life",
+        "choices[].warmup_updates": "updates of the warm-up",
+        "choices[].updates": "updates to a loss, over the fewest of any batch",
+        "choices[].examples": "examples to a loss, over the fewest of any batch",
+        "choices[].rests_on": "what it rests on",
+        "choices[].reasons": "why what is null is missing",
+        "rests_on": "what rate, beta2 and warm-up rest on",
+        "unknown": "what cannot be known from here",
+        "advised": "the name of the choice that is advised",
+    },
+}
+"""The records of ``sharpness advise`` that no probe makes."""
 EVERYWHERE = {
     "warnings": "where there are any: what to bear in mind, in sentences",
     "identity": "the network, the criterion and the loss at the checkpoint, by which a record is found again",

@@ -11,6 +11,7 @@ Records = Mapping[str, ProbeRecord]
 FLATTER = ("adaptive_radius", "pac_bayes")
 """Probes whose number is larger where the minimum is flatter."""
 OTHER = ("distance", "gradient_noise", "interpolation", "norms", "pyhessian", "learning_coefficient")
+OTHER += ("preconditioned_noise", "branches", "advice")
 """Probes whose number is no sharpness."""
 
 

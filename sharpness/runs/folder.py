@@ -91,9 +91,9 @@ class RunFolder(RecordFolder):
     """One run on disk.
 
     ``config.toml`` (resolved), ``x0.safetensors`` and ``checkpoint-<step>.safetensors`` (each with a ``.json`` beside),
-    ``train.jsonl`` (one row per epoch), ``probes.jsonl`` (one :class:`ProbeRecord` per line), ``resume.pt`` and the one
-    before it, ``resume-previous.pt``, while the run is unfinished, and ``manifest.json``, whose appearance means that
-    training is over.
+    ``optimizer-<step>.pt`` where it is kept, ``train.jsonl`` (one row per epoch), ``probes.jsonl`` (one
+    :class:`ProbeRecord` per line), ``resume.pt`` and the one before it, ``resume-previous.pt``, while the run is
+    unfinished, and ``manifest.json``, whose appearance means that training is over.
     """
 
     @classmethod
@@ -164,6 +164,27 @@ class RunFolder(RecordFolder):
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         write_atomically(self.path / f"{name}.json", (json.dumps(facts, allow_nan=False) + "\n").encode())
         write_atomically(self.path / f"{name}.safetensors", safetensors.torch.save(tensors))
+
+    def save_optimizer(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write the optimiser's state at a checkpoint as ``optimizer-<step>.pt``, whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save({"optimizer": dict(state)}, buffer)
+        write_atomically(self.optimizer_file(step), buffer.getbuffer())
+
+    def optimizer_file(self, step: int | str) -> Path:
+        """Return where the optimiser's state at a checkpoint lies, if it was kept."""
+        return self.path / f"optimizer-{step}.pt"
+
+    def load_optimizer(self, step: int | str) -> dict[str, Any] | None:
+        """Return the optimiser's state at a checkpoint, ``None`` where none was kept; :class:`RunError` if damaged."""
+        path = self.optimizer_file(step)
+        if not path.is_file():
+            return None
+        try:
+            return torch.load(path, weights_only=True, map_location="cpu")["optimizer"]
+        except Exception as error:  # torch raises many kinds for what is no state
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"expected an optimiser's state in {path}, got: {reason}: delete that file") from error
 
     def load_weights(self, name: str) -> dict[str, Tensor]:
         """Read weights after checking their SHA-256 against the manifest; :class:`RunError` if they were changed."""

@@ -69,8 +69,7 @@ def close(session: Session, at: Position, ending: Ending) -> dict[str, Any]:
                 "reason": f"the loss of the final weights was not finite at step {at.update}",
             }
     if ending["status"] == "finished":
-        place, state = {"step": at.update, "epoch": epochs}, session.model.state_dict()
-        session.write(lambda: run.save_weights(f"checkpoint-{at.update}", state, place))
+        session.keep(at.update, {"step": at.update, "epoch": epochs})
         kept = {name: average for name, average in session.averages.items() if average.count}
         accounts = {name: _close_average(session, at, name, average) for name, average in kept.items()}
         if session.config.average.horizons:

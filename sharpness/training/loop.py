@@ -215,6 +215,5 @@ def after_update(
         size = schedules.measured_batch(config, session.measures.noise.simple, at.batch, least, total)
         at = replace(at, batch=size)
     if config.measure.keep_every and ending is None and schedules.is_due(config.measure.keep_every, was, now):
-        facts, state = {"step": at.update, "epoch": now}, session.model.state_dict()
-        session.write(lambda: session.run.save_weights(f"checkpoint-{at.update}", state, facts))
+        session.keep(at.update, {"step": at.update, "epoch": now})
     return at, ending

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -171,6 +171,13 @@ class Session:
     def _truncate(self, log_rows: int, measure_rows: int) -> None:
         self.run.truncate_log(log_rows)
         self.run.truncate_log(measure_rows, "measures.jsonl")
+
+    def keep(self, update: int, facts: Mapping[str, Any]) -> None:
+        """Write the weights as a checkpoint, and the optimiser's state beside them where the config asks for it."""
+        if self.config.measure.keep_optimizer:
+            self.write(lambda: self.run.save_optimizer(update, self.optimizer.state_dict()))
+        state = self.model.state_dict()
+        self.write(lambda: self.run.save_weights(f"checkpoint-{update}", state, facts))
 
     def write(self, work: Callable[[], Any]) -> None:
         """Do the work of writing on the first process alone; where it fails, all fail."""

@@ -34,20 +34,28 @@ class InnerProducts:
 
 
 def inner_products(
-    units: UnitGradients, operator: SymmetricOperator | None, chosen: Tensor, progress: Progress | None
+    units: UnitGradients,
+    operator: SymmetricOperator | None,
+    chosen: Tensor,
+    progress: Progress | None,
+    scale: Tensor | None = None,
 ) -> InnerProducts:
     """Go over the gradients of all units, with a product with the Hessian ``operator`` for those ``chosen``.
 
-    Without an operator what needs it is empty or 0. Raises :class:`RunError` where the units do not make up the loss.
+    Without an operator what needs it is empty or 0. With ``scale``, shape ``(n,)``, all gradients are multiplied by it
+    first, which for ``P^-1/2`` gives the products in the geometry of P. Raises :class:`RunError` where the units do not
+    make up the loss.
     """
     loss, count = units.loss, len(units.weights)
     gradient = loss.grad(units.w)
     refuse_non_finite("gradients", loss.layout.unflatten(gradient).items(), "check the data and the weights")
+    if scale is not None:
+        gradient = gradient * scale
     curved = None if operator is None else operator.matvec(gradient)
     squares, along, along_curvature, curvatures = [], [], [], []
     total, first = torch.zeros_like(gradient), 0
     for pieces in units:
-        rows = deviations(pieces, gradient, units.weights[first : first + len(pieces[0])])
+        rows = deviations(pieces, gradient, units.weights[first : first + len(pieces[0])], scale)
         squares.append(_plain((rows * rows).sum(1)))
         along.append(_plain(rows @ gradient))
         total += rows.sum(0)
@@ -81,9 +89,14 @@ def _residual(units: UnitGradients, length_of_sum: float, sum_of_lengths: float)
     return residual
 
 
-def deviations(pieces: Pieces, gradient: Tensor, weights: Tensor) -> Tensor:
-    """Return ``v_b (g_b - G)`` for the units of a chunk as rows, shape ``(k, n)``, from their gradients' pieces."""
+def deviations(pieces: Pieces, gradient: Tensor, weights: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Return ``v_b (g_b - G)`` for the units of a chunk as rows, shape ``(k, n)``, from their gradients' pieces.
+
+    With ``scale`` the gradients of the units are multiplied by it first; G is taken as it is.
+    """
     rows = torch.cat([piece.detach().flatten(1) for piece in pieces], dim=1)
+    if scale is not None:
+        rows.mul_(scale)
     return rows.sub_(gradient).mul_(weights.to(rows).unsqueeze(1))
 
 

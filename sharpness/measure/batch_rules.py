@@ -1,0 +1,277 @@
+"""A batch size, with rate, beta2 and warm-up, from measured noise scales: pure rules, each with what it rests on.
+
+Everything that a run was trained with is given as :class:`Settings`; what is not known of it stays out of the advice,
+with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sharpness.errors import InputError
+from sharpness.probes.methods.noise_statistics import Measured
+
+MEASURED, PAPER, CONVENTION = "measured", "paper rule", "convention"
+ADAM = ("adam", "adamw")
+RULES: Mapping[str, tuple[str, str]] = {
+    "sgd": ("linear", f"{PAPER}: with SGD in proportion to the batch (Goyal et al. 2017, arXiv 1706.02677)"),
+    "adam": ("sqrt", f"{PAPER}: with Adam as the square root of the batch (Malladi et al. 2022, arXiv 2205.10287)"),
+    "other": ("sqrt", f"{CONVENTION}: as with Adam, for want of a rule for this optimiser"),
+}
+
+
+def rate_rule(optimizer: str) -> tuple[str, str]:
+    """Return how the learning rate goes with the batch size, ``linear`` or ``sqrt``, and what that rests on.
+
+    >>> rate_rule("adamw")[0], rate_rule("momentum")[0], rate_rule("muon")[0]
+    ('sqrt', 'linear', 'sqrt')
+    """
+    kind = "adam" if optimizer in ADAM else "sgd" if optimizer in ("sgd", "momentum", "nesterov") else "other"
+    return RULES[kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run was trained with; ``None`` is what is not known.
+
+    ``learning_rate`` belongs to ``batch_size``, ``beta2`` too; an example has ``tokens`` predictions, and ``warmup`` is
+    in examples. Raises :class:`InputError` for numbers that no training has.
+    """
+
+    optimizer: str = "sgd"
+    batch_size: int = 1
+    learning_rate: float | None = None
+    beta2: float | None = None
+    tokens: int = 1
+    warmup: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers."""
+        if self.batch_size < 1 or self.tokens < 1:
+            found = f"{self.batch_size} and {self.tokens}"
+            raise InputError(f"expected a batch size and tokens of an example of at least 1, got {found}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise InputError(f"expected a positive learning rate, got {self.learning_rate}: that of the stated batch")
+        if self.beta2 is not None and not 0 < self.beta2 < 1:
+            raise InputError(f"expected beta2 between 0 and 1, got {self.beta2}: Adam's default is 0.999")
+
+    @property
+    def half_life(self) -> float | None:
+        """The tokens in which Adam's second moment halves, ``B tokens ln(1/2) / ln(beta2)``.
+
+        >>> round(Settings(optimizer="adam", batch_size=512, beta2=0.95).half_life, 1)
+        6918.9
+        """
+        if self.beta2 is None:
+            return None
+        return self.batch_size * self.tokens * math.log(0.5) / math.log(self.beta2)
+
+    def scaled_rate(self, batch_size: float) -> float:
+        """Return the rate of another batch by the rule of the optimiser.
+
+        >>> Settings(optimizer="adamw", batch_size=16, learning_rate=0.001).scaled_rate(64)
+        0.002
+        """
+        if self.learning_rate is None:
+            raise InputError("expected a learning rate to scale, got none: give that of the stated batch size")
+        ratio = batch_size / self.batch_size
+        return self.learning_rate * (ratio if rate_rule(self.optimizer)[0] == "linear" else math.sqrt(ratio))
+
+    def scaled_beta2(self, batch_size: float) -> float | None:
+        """Return ``beta2^(B' / B)``, at which the second moment remembers as many tokens as before.
+
+        >>> round(Settings(optimizer="adam", batch_size=512, beta2=0.95).scaled_beta2(1), 6)
+        0.9999
+        """
+        return None if self.beta2 is None else self.beta2 ** (batch_size / self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One batch size with all that goes with it, and why; ``updates`` and ``examples`` are relative to the fewest."""
+
+    name: str
+    batch_size: int | None
+    lower: float | None = None
+    upper: float | None = None
+    learning_rate: float | None = None
+    beta2: float | None = None
+    warmup_updates: int | None = None
+    updates: float | None = None
+    examples: float | None = None
+    rests_on: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """The choices, the noise scales behind them, what each column rests on, and what cannot be known from here."""
+
+    settings: Settings
+    noise_scales: Mapping[str, Measured]
+    geometry: str
+    confidence: float
+    overhead: float
+    choices: tuple[Choice, ...]
+    rests_on: Mapping[str, str]
+    unknown: tuple[str, ...]
+
+    @property
+    def chosen(self) -> Choice:
+        """The choice that is advised: the branched critical batch where it was measured, else perfect scaling."""
+        named = {choice.name: choice for choice in self.choices}
+        branched = named.get(BRANCHED)
+        return branched if branched is not None and branched.batch_size is not None else named[PERFECT]
+
+    def details(self) -> dict[str, Any]:
+        """Return everything as plain types."""
+        return {**asdict(self), "advised": self.chosen.name, "unknown": list(self.unknown)}
+
+    def __str__(self) -> str:
+        best = self.chosen
+        if best.batch_size is None:
+            return f"no batch size: {best.reasons['batch_size']}"
+        ends = ", ".join("?" if end is None else f"{end:.3g}" for end in (best.lower, best.upper))
+        rate = "" if best.learning_rate is None else f", learning rate {best.learning_rate:.3g}"
+        beta2 = "" if best.beta2 is None else f", beta2 {best.beta2:.6g}"
+        return f"batch {best.batch_size} in [{ends}] ({best.name}){rate}{beta2}; {best.rests_on}"
+
+
+PRESENT, PERFECT, CRITICAL, BRANCHED = "as it is", "perfect scaling", "noise scale", "branches"
+
+
+def advice(
+    settings: Settings,
+    noise_scales: Mapping[str, Measured],
+    *,
+    branched: Measured | None = None,
+    overhead: float = 0.1,
+    confidence: float = 0.95,
+) -> Advice:
+    """Return what noise scales, by the names ``Euclidean`` and ``Adam's``, and branches say of the batch size.
+
+    Steps and examples to a loss are taken to lie on ``S = S_min (1 + B_noise / B)`` and ``E = B S = E_min (1 + B /
+    B_noise)`` (McCandlish et al. 2018, arXiv 1812.06162, equation 2.11). The batch still in perfect scaling is the
+    largest one that costs at most the share ``overhead`` more examples than the smallest: ``B = overhead B_noise``. At
+    the noise scale itself both are twice their least. The scale is that of the optimiser's geometry where it is there.
+    Branches, in examples, count before all of this, as they are training itself.
+
+    >>> scales = {"Euclidean": Measured(400.0, 300.0, 600.0)}
+    >>> found = advice(Settings(optimizer="sgd", batch_size=8, learning_rate=0.1), scales)
+    >>> print(found)
+    batch 40 in [30, 60] (perfect scaling), learning rate 0.5; measured: 0.1 of the noise scale in the Euclidean ...
+    """
+    check_overhead(overhead)
+    geometry = "Adam's" if "Adam's" in noise_scales and settings.optimizer in ADAM else "Euclidean"
+    scale = noise_scales[geometry]
+    law = f"{PAPER} E = E_min (1 + B / B_noise)"
+    where = "the Euclidean" if geometry == "Euclidean" else geometry
+    of = f"{MEASURED}: {{}} the noise scale in {where} geometry, {law}"
+    least = Measured(settings.batch_size, None, None)
+    choices = [
+        _choice(settings, PRESENT, least, scale, f"given; its costs {of.format('by')}"),
+        _choice(settings, PERFECT, _times(scale, overhead), scale, of.format(f"{overhead:g} of")),
+        _choice(settings, CRITICAL, scale, scale, of.format("at")),
+    ]
+    if branched is not None:
+        choices.append(_choice(settings, BRANCHED, branched, scale, f"{MEASURED}: branches of the run"))
+    return Advice(
+        settings=settings,
+        noise_scales=noise_scales,
+        geometry=geometry,
+        confidence=confidence,
+        overhead=overhead,
+        choices=tuple(choices),
+        rests_on=rests_on(settings),
+        unknown=tuple(unknown(settings, geometry, branched is not None)),
+    )
+
+
+def check_overhead(overhead: float) -> None:
+    """Raise :class:`InputError` for an overhead that no batch keeps."""
+    if not overhead > 0:
+        raise InputError(f"expected a positive overhead, got {overhead}: 0.1 is a tenth more examples")
+
+
+def _times(scale: Measured, share: float) -> Measured:
+    value, lower, upper = (None if end is None else share * end for end in (scale.value, scale.lower, scale.upper))
+    return Measured(value, lower, upper, scale.reason)
+
+
+def _choice(settings: Settings, name: str, size: Measured, scale: Measured, rests: str) -> Choice:
+    """Return a batch size, rounded to whole examples, with the settings and costs that belong to it."""
+    reasons = dict[str, str]()
+    if size.value is None:
+        low = "" if size.lower is None else f"; at least {size.lower:.3g} examples"
+        reasons["batch_size"] = f"{size.reason}{low}"
+        return Choice(name=name, batch_size=None, lower=size.lower, upper=size.upper, rests_on=rests, reasons=reasons)
+    b = max(1, round(size.value))
+    if name != PRESENT:
+        reasons |= {end: str(size.reason) for end in ("lower", "upper") if getattr(size, end) is None}
+    if settings.learning_rate is None:
+        reasons["learning_rate"] = "the learning rate of the present batch is not known"
+    if settings.beta2 is None:
+        reasons["beta2"] = "no beta2 is known"
+    if settings.warmup is None:
+        reasons["warmup_updates"] = "no warm-up is known"
+    if scale.value is None:
+        reasons["updates"] = reasons["examples"] = str(scale.reason)
+    return Choice(
+        name=name,
+        batch_size=b,
+        lower=size.lower,
+        upper=size.upper,
+        learning_rate=None if settings.learning_rate is None else settings.scaled_rate(b),
+        beta2=settings.scaled_beta2(b),
+        warmup_updates=None if settings.warmup is None else math.ceil(settings.warmup / b),
+        updates=None if scale.value is None else 1 + scale.value / b,
+        examples=None if not scale.value else 1 + b / scale.value,
+        rests_on=rests,
+        reasons=reasons,
+    )
+
+
+def rests_on(settings: Settings) -> dict[str, str]:
+    """Return what each column of the choices rests on."""
+    rests = {
+        "learning rate": rate_rule(settings.optimizer)[1],
+        "warm-up": f"{CONVENTION}: over as many examples as in the run",
+    }
+    if settings.half_life is not None:
+        rests["beta2"] = (
+            f"{PAPER}: beta2^(B'/B), so that the second moment halves in {settings.half_life:.4g} tokens as before "
+            "(Marek et al. 2025, arXiv 2507.07101); beta1 stays"
+        )
+    if rests["learning rate"].startswith(PAPER) and rate_rule(settings.optimizer)[0] == "linear":
+        rests["learning rate"] += "; well below the noise scale only: beyond it the best rate hardly grows"
+    return rests
+
+
+def unknown(settings: Settings, geometry: str, branched: bool) -> Iterator[str]:
+    """Yield what neither noise scale nor branches can tell."""
+    yield (
+        "the noise at other times: it grows along training, mostly early, so a batch advised late is too large for "
+        "the start."
+    )
+    if not branched:
+        yield (
+            "the critical batch: in language models it was much larger than the noise scale (Merrill et al. 2025, "
+            "arXiv 2505.23971); --branches measures it."
+        )
+    else:
+        yield "whether a branch that has caught up stays so: Merrill et al. 2025 (arXiv 2505.23971) assume it."
+    yield (
+        "the noise scale of new data, where these examples were trained on: |G| is too small on them, and the scale "
+        "too large."
+    )
+    if geometry == "Euclidean" and settings.optimizer not in ("sgd", "momentum", "nesterov"):
+        yield f"the noise as {settings.optimizer} weighs it, for which there is no geometry here: the theory is of SGD."
+    elif geometry != "Euclidean":
+        yield "whether the law of steps and examples, which is of SGD, holds for Adam in Adam's weights of directions."
+    yield (
+        "seconds per update by batch size, the final loss, what it is on other data, and whether the rule for the rate "
+        "holds so far from it: where it matters, try rates around."
+    )
