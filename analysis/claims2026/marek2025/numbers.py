@@ -1,0 +1,79 @@
+"""The numbers behind small batches of language: losses at tuned rates, and what a rate beside them costs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics.intervals import Interval, paired_difference
+from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
+
+HELD, FIXED, SGD = "AdamW, half-life held", "AdamW, beta2 fixed", "SGD"
+"""The ways to train."""
+CHANCE = math.log(256)
+"""The loss of a guess among 256 bytes, in nats, which a run that diverged counts as, and any that is worse."""
+NAMES = ("way", "batch", "place", "seed", "learning_rate", "validation_loss", "test_loss")
+
+
+def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that came to an end with their losses, at most that of a guess."""
+    ended = rows_if(runs, [status != "missing" for status in runs["status"]])
+    table = pd.DataFrame({name: ended[name] for name in NAMES})
+    losses = {name: np.nan_to_num(floats(table, name), nan=CHANCE) for name in ("validation_loss", "test_loss")}
+    return table.assign(**{name: np.minimum(values, CHANCE) for name, values in losses.items()})
+
+
+def tuned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return for each way, batch and seed the rate chosen without this seed, its test loss, and those beside it.
+
+    The rate has the lowest mean held-out loss over the other seeds. ``beside`` is the mean test loss of this seed at
+    the next rates of the grid on either side, less that at the chosen one; ``edge`` says that there is one side only.
+    """
+    found = list[dict[str, Any]]()
+    for keys in records(rows.filter(["way", "batch"]).drop_duplicates()):
+        cell = rows_where(rows, **keys)
+        held_out, tested = (
+            cell.pivot(index="seed", columns="place", values=name) for name in ("validation_loss", "test_loss")
+        )
+        rates = dict(zip(cell["place"], floats(cell, "learning_rate"), strict=True))
+        for seed in held_out.index:
+            others = held_out.drop(index=seed).mean()
+            if others.isna().all():
+                continue
+            place = int(others.idxmin())
+            own = tested.loc[seed]
+            near = [float(own[each]) for each in (place - 1, place + 1) if each in own.index]
+            row = {"seed": seed, "learning_rate": rates[place], "test_loss": float(own[place]), "edge": len(near) < 2}
+            row["beside"] = float(np.mean(near)) - row["test_loss"] if near else np.nan
+            found.append(keys | row)
+    columns = ["way", "batch", "seed", "learning_rate", "test_loss", "edge", "beside"]
+    return pd.DataFrame(found, columns=pd.Index(columns))
+
+
+def of(rows: pd.DataFrame, way: str, batch: int, column: str = "test_loss") -> pd.Series:
+    """Return a number of a way and a batch size by seed."""
+    own = rows_where(rows, way=way, batch=batch)
+    return pd.Series(floats(own, column), index=own["seed"])
+
+
+def less(first: pd.Series, second: pd.Series) -> Interval:
+    """Return the mean of first - second over the seeds; none where a seed lacks one."""
+    both = pd.DataFrame({"first": first, "second": second})
+    gone = int(both.isna().any(axis=1).sum())
+    if gone or both.empty:
+        reason = f"{gone} of {len(both)} seeds have no number" if gone else "nothing was measured"
+        return Interval(None, None, None, len(both) - gone, reason)
+    return paired_difference(both["second"], both["first"])
+
+
+def gap(rows: pd.DataFrame, batch: int) -> pd.Series:
+    """Return by seed how much higher the loss of SGD is than that of AdamW with its half-life held."""
+    return of(rows, SGD, batch) - of(rows, HELD, batch)
+
+
+def batches_of(rows: pd.DataFrame) -> list[int]:
+    """Return the batch sizes, ascending."""
+    return [int(batch) for batch, _ in groups(rows, "batch")]

@@ -1,0 +1,36 @@
+"""Small batches in the training of language models, in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="Language models can be trained with batches as small as one, if Adam's second moment remembers the same "
+    "number of tokens; then small batches are as good, less sensitive, and SGD without momentum comes close to Adam. "
+    "The abstract and the authors' configs were read, so no number of theirs is held against ours.",
+    figure="losses",
+    points=(
+        Point(
+            "Holding the half-life",
+            "holding the half-life is better than a fixed beta2 at batch 1",
+            "test loss, held less fixed",
+        ),
+        Point(
+            "as good as large ones",
+            "small batches are as good as large ones at equal bytes",
+            "test loss, smallest less largest",
+        ),
+        Point(
+            "less sensitive to the rate",
+            "small batches are less sensitive to the learning rate",
+            "cost of a wrong rate, largest less smallest",
+        ),
+        Point("is close to AdamW", "SGD without momentum is close to AdamW at batch 1", "test loss, SGD less AdamW"),
+        Point(
+            "gap between SGD and AdamW grows",
+            "the gap between SGD and AdamW grows with the batch",
+            "that at the largest less that at the smallest",
+        ),
+    ),
+    cannot_show="One layer of 29,000 weights sees a quarter of a megabyte, 9 bytes a weight; the paper's models have "
+    "hundreds of times as many weights and more, and see 20 tokens a weight. AdamW has one beta1 for all batches; "
+    "the authors searched it too.",
+)
