@@ -62,7 +62,6 @@ def planted(arm: str = "", inside: float = 1.0, expected: float = 1.0, **changed
             "loss": 1.9,
             "top_eigenvalue": facts["sharp"],
             "critical_sharpness": 5.0 + seed,
-            "trace": facts["sharp"] ** 2,
         }
         curvature += [label | {"measure": key, "value": value} for key, value in values.items()]
         record = {"details": {"rows": rows}}

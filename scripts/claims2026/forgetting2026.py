@@ -89,7 +89,7 @@ class Preset:
 
 
 BASE = RunConfig(
-    data=DataConfig(name="kjv", context=64, num_train=8192, num_test=512, evaluation_batch_size=128),
+    data=DataConfig(name="kjv", context=64, num_train=8192, num_test=256, evaluation_batch_size=128),
     model=ModelConfig("char_transformer", "layer"),
     training=TrainingConfig(
         optimizer="adamw", learning_rate=2e-3, batch_size=16, epochs=0, beta2=0.99, weight_decay=0.1, clip_norm=1.0
@@ -108,10 +108,10 @@ PRESETS = {
         warmup=50,
         horizon=50,
         sam_rho=0.1,
-        second=DataConfig(name="jargon", context=64, num_train=2048, num_test=512, evaluation_batch_size=128),
+        second=DataConfig(name="jargon", context=64, num_train=2048, num_test=256, evaluation_batch_size=128),
         second_rate=3e-4,
         second_updates=192,
-        keep=8,
+        keep=16,
         target=2.2,
         other_targets=(2.3, 2.1),
         examples=128,

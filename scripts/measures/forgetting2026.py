@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
 from sharpness.loss import Loss
-from sharpness.probes import CriticalSharpness, Rounding, TopEigenvalues, Trace
+from sharpness.probes import CriticalSharpness, Rounding, TopEigenvalues
 from sharpness.results import Probe
 from sharpness.runs.networks import load_run_data, network_loss
 
@@ -28,7 +28,6 @@ def curvature(site: Site, *, examples: int, bits: Sequence[int], num_hvps: int) 
     probes: dict[str, Probe] = {
         "top_eigenvalue": TopEigenvalues(k=1, rtol=0.02, confidence=0.99),
         "critical_sharpness": CriticalSharpness(),
-        "trace": Trace(method="hutchinson", num_hvps=num_hvps),
         "rounding": Rounding(bits=tuple(bits), num_hvps=num_hvps),
     }
     rows: Rows = [{"measure": "loss", "value": loss.value(loss.weights)}]

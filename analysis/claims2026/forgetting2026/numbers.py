@@ -20,7 +20,7 @@ COLUMNS = {
 }
 """The columns of the study's own tables that are read."""
 ROUNDING = ("expected", "quadratic", "measured", "single_lower", "single_upper")
-NUMBERS = ("loss", "top_eigenvalue", "critical_sharpness", "trace", "before", "forgetting", "after", "second")
+NUMBERS = ("loss", "top_eigenvalue", "critical_sharpness", "before", "forgetting", "after", "second")
 
 
 def networks(curvature: pd.DataFrame, path: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:

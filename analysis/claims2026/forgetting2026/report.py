@@ -43,7 +43,6 @@ INSIDE = Range(0.9, 1.0, "of intervals at 95 %, but for a few of so few networks
 MEASURES = {
     "top_eigenvalue": "λ_max",
     "critical_sharpness": "critical sharpness",
-    "trace": "trace",
     "expected_4": "expected rise at 4 bits",
     "before": "test loss on the first text",
 }
@@ -167,7 +166,7 @@ def predictions(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding
 def network_table(rows: pd.DataFrame, settings: Mapping[str, Any], note: str) -> TextTable:
     """Return for each way to end the training its measures and damages."""
     columns = {
-        "before": "test loss", "top_eigenvalue": "λ_max", "critical_sharpness": "λ_c", "trace": "trace",
+        "before": "test loss", "top_eigenvalue": "λ_max", "critical_sharpness": "λ_c",
         **{f"measured_{bits}": f"{bits} bits" for bits in settings["bits"] if bits < 8},
         "forgetting": "forgetting", "second": "second text",
     }  # fmt: skip
@@ -179,7 +178,7 @@ def network_table(rows: pd.DataFrame, settings: Mapping[str, Any], note: str) ->
         plain += [{"arm": arm, "quantity": n, "mean": s.mean, "std": s.std, "n": s.n} for n, s in found.items()]
     caption = (
         "Mean ± sample standard deviation over the seeds, by the end of training: test loss on the first text, top "
-        "eigenvalue and critical sharpness of its training loss, trace, the rise of that loss when weights are rounded "
+        "eigenvalue and critical sharpness of its training loss, the rise of that loss when weights are rounded "
         f"to few bits, the rise of the test loss until that on the second text is {settings['target']:g}, and the test "
         f"loss on the second text in the end; nats a byte ({ABSENT}: not measured, or not reached). {note}"
     )

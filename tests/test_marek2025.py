@@ -1,0 +1,139 @@
+"""Small batches of language: rates chosen without the judged seed, verdicts on planted losses, the smoke form."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.claims2026.marek2025 import numbers
+from analysis.claims2026.marek2025 import report as analysis
+from analysis.claims2026.marek2025.story import STORY
+from analysis.report.story import find
+from analysis.runs import Tables
+from sharpness.training import check_config
+from sharpness.training.optimizers import set_rates
+from tests.drawings import faults
+from tests.study_cases import script, smoke_once
+
+study: Any = script("claims2026.marek2025")
+SEEDS, BATCHES, BEST = 5, (1, 8, 64), 2
+SETTINGS: dict[str, Any] = {
+    "base": {"model": {"name": "char_transformer_small"}, "data": {"name": "kjv", "context": 16}},
+    "windows": 64, "batches": list(BATCHES), "seeds": SEEDS,
+}  # fmt: skip
+LOSSES = {numbers.HELD: (2.2, 2.2, 2.3), numbers.FIXED: (2.4, 2.3, 2.3), numbers.SGD: (2.22, 2.4, 2.9)}
+CURVES = {1: 0.02, 8: 0.03, 64: 0.1}
+
+
+@functools.cache
+def planted(way: str = "", batch: int = 0, loss: float = 0.0, curve: float | None = None) -> Tables:
+    """Tables of runs whose losses are parabolas over the grid of rates, one of them changed."""
+    rng, runs = np.random.default_rng(0), []
+    for name, (place_of, size) in itertools.product(LOSSES, enumerate(BATCHES)):
+        least, steep = LOSSES[name][place_of], CURVES[size]
+        if (name, size) == (way, batch):
+            least, steep = loss or least, steep if curve is None else curve
+        for place, seed in itertools.product(range(5), range(SEEDS)):
+            found = least + steep * (place - BEST) ** 2 + rng.normal(0, 0.002)
+            row = {"way": name, "batch": size, "place": place, "seed": seed, "learning_rate": 0.01 * 2**place}
+            row |= {"validation_loss": found + 0.1, "test_loss": found, "status": "finished", "reason": None}
+            runs.append(row)
+    return Tables(pd.DataFrame(runs), *[pd.DataFrame()] * 3, {})
+
+
+def best_of(tables: Tables) -> pd.DataFrame:
+    return numbers.tuned(numbers.outcomes(tables.runs))
+
+
+def verdict(tables: Tables, words: str) -> str:
+    (found,) = [each.verdict for each in analysis.findings(best_of(tables), SETTINGS) if words in each.claim]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "other"),
+    [
+        ("Holding the half-life", {"way": numbers.HELD, "batch": 1, "loss": 2.5}),
+        ("as good as large ones", {"way": numbers.HELD, "batch": 64, "loss": 2.1}),
+        ("less sensitive to the rate", {"way": numbers.HELD, "batch": 64, "curve": 0.01}),
+        ("is close to AdamW", {"way": numbers.SGD, "batch": 1, "loss": 2.5}),
+        ("gap between SGD and AdamW grows", {"way": numbers.SGD, "batch": 64, "loss": 2.3}),
+    ],
+)
+def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
+    assert verdict(planted(), words) == "reproduced"
+    assert verdict(planted(**other), words) == "contradicted"
+
+
+def test_the_rate_of_a_seed_is_chosen_without_it_and_judged_on_its_test_text() -> None:
+    tables = planted()
+    runs = tables.runs.copy()
+    cell = (runs["way"] == numbers.SGD) & (runs["batch"] == 8)
+    lucky = cell & (runs["seed"] == 3) & (runs["place"] == 0)
+    runs.loc[lucky, "validation_loss"] = 0.0  # would be its own choice, and drags the choice of the others
+    runs.loc[lucky, "test_loss"] = 1.0
+    best = numbers.tuned(numbers.outcomes(runs))
+    own = best[(best["way"] == numbers.SGD) & (best["batch"] == 8)].set_index("seed")
+    assert own.loc[3, "learning_rate"] == 0.01 * 2**BEST and own.loc[3, "test_loss"] > 2
+    assert own.loc[0, "learning_rate"] == 0.01 and bool(own.loc[0, "edge"]) and not bool(own.loc[3, "edge"])
+    assert own.loc[3, "beside"] == pytest.approx(CURVES[8], abs=0.01)
+
+
+def test_what_diverged_counts_as_a_guess() -> None:
+    runs = planted().runs.copy()
+    runs.loc[(runs["place"] == 3), ["status", "test_loss", "validation_loss"]] = ["diverged", None, None]
+    rows = numbers.outcomes(runs)
+    assert len(rows) == len(runs) and set(rows["test_loss"][rows["place"] == 3]) == {math.log(256)}
+    assert verdict(Tables(runs, *[pd.DataFrame()] * 3, {}), "as good as large ones") == "reproduced"
+
+
+def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> None:
+    result = analysis.report(planted(), SETTINGS)
+    for name, drawing in result.drawings.items():
+        assert not isinstance(drawing, str)
+        assert faults(drawing.figure) == [] and drawing.caption.endswith("225 of 225 runs finished."), name
+    assert len(result.tables[0].rows) == len(LOSSES) * len(BATCHES)
+    assert result.sentences == ["The chosen rate is at an end of its grid in 0 of 45 choices."]
+    assert STORY.figure in result.drawings and all(find(point.pattern, result.findings) for point in STORY.points)
+
+
+def test_without_runs_nothing_is_claimed() -> None:
+    runs = planted().runs.assign(status="missing")
+    result = analysis.report(Tables(runs, *[pd.DataFrame()] * 3, {}), SETTINGS)
+    assert all(isinstance(drawing, str) for drawing in result.drawings.values())
+    assert not result.findings and not result.tables and "no verdict" in result.sentences[0]
+
+
+def test_presets_can_be_trained_and_the_rule_is_the_paper_s() -> None:
+    names = (study.HELD, study.FIXED, study.SGD)
+    assert names == (numbers.HELD, numbers.FIXED, numbers.SGD)
+    for preset in study.PRESETS.values():
+        assert set(preset.rates) == set(names)
+        for cell in study.cells_of(preset, 1):
+            check_config(cell.config)
+            training, batch = cell.config.training, cell.config.training.batch_size
+            if cell.labels["way"] == study.HELD:  # beta2' = beta2^(B' / B)
+                group: dict[str, Any] = {"lr": 0.0, "betas": (0.9, 0.0)}
+                set_rates(_Optimizer([group]), training, 1.0, batch * (cell.config.data.context or 0))
+                assert group["betas"][1] == pytest.approx(preset.beta2 ** (batch / max(preset.batches)))
+
+
+class _Optimizer:
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        self.param_groups = groups
+
+
+@pytest.mark.study
+def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path) -> None:
+    out, _ = smoke_once("claims2026.marek2025", tmp_path)
+    names = {path.name for path in out.iterdir()}
+    assert {"losses.pdf", "rates.png", "tuned.md", "tuned.csv", "runs.csv"} <= names
+    assert len(json.loads((out / "findings.json").read_text())) == 5
