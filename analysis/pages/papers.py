@@ -101,6 +101,21 @@ PAPERS = {
         ("2302.07011",),
         ("andriushchenko2023",),
     ),
+    "forgetting2026": Paper(
+        "Decay, sharpness, quantisation and forgetting",
+        "Yano et al. 2026 (Pre-training LLM without Learning Rate Decay Enhances Supervised Fine-Tuning. ICLR 2026), "
+        "Catalan-Tatjer et al. 2025 (Training Dynamics Impact Post-Training Quantization Robustness) and Watts et al. "
+        "2026 (Sharpness-Aware Pretraining Mitigates Catastrophic Forgetting. ICML 2026), in this order",
+        ("2603.16127", "2510.06213", "2605.02105"),
+        ("forgetting2026",),
+    ),
+    "marek2025": Paper(
+        "Marek et al. 2025",
+        "Small Batch Size Training for Language Models: When Vanilla SGD Works, and Why Gradient Accumulation Is "
+        "Wasteful",
+        ("2507.07101",),
+        ("marek2025",),
+    ),
 }
 """The papers by the name of their study, in the order in which they are shown."""
 
