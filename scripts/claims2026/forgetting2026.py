@@ -110,10 +110,10 @@ PRESETS = {
         sam_rho=0.1,
         second=DataConfig(name="jargon", context=64, num_train=2048, num_test=256, evaluation_batch_size=128),
         second_rate=3e-4,
-        second_updates=192,
+        second_updates=256,
         keep=16,
-        target=2.2,
-        other_targets=(2.3, 2.1),
+        target=2.8,
+        other_targets=(3.2, 3.0),
         examples=128,
     ),
     "smoke": Preset(
