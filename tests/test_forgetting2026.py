@@ -18,6 +18,7 @@ from analysis.claims2026.forgetting2026 import report as analysis
 from analysis.claims2026.forgetting2026.story import STORY
 from analysis.report.story import find
 from analysis.runs import Tables
+from sharpness.plots.frames import floats, rows_if, rows_where
 from sharpness.training import check_config
 from tests.drawings import faults
 from tests.study_cases import script, smoke_once
@@ -72,8 +73,11 @@ def planted(arm: str = "", inside: float = 1.0, expected: float = 1.0, **changed
             second = 3 - share * (3 - facts["second"])
             first = facts["before"] + facts["forgets"] * (3 - second) / (3 - SETTINGS["target"])
             path.append(label | {"step": step, "first_loss": first, "second_loss": second})
+    return tables_of({"curvature": pd.DataFrame(curvature), "path": pd.DataFrame(path)})
+
+
+def tables_of(measured: dict[str, pd.DataFrame]) -> Tables:
     runs = pd.DataFrame([{"seed": seed, "status": "finished", "reason": None} for seed in range(SEEDS)])
-    measured = {"curvature": pd.DataFrame(curvature), "path": pd.DataFrame(path)}
     return Tables(runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), measured)
 
 
@@ -88,12 +92,13 @@ def verdict(tables: Tables, words: str) -> str:
 
 
 def test_planted_damages_are_found() -> None:
-    rows = networks_of(planted()).groupby("arm").mean(numeric_only=True)
+    rows = networks_of(planted())
     for arm, facts in PLANTED.items():
-        assert rows.loc[arm, "forgetting"] == pytest.approx(facts["forgets"], rel=0.01)
-        assert rows.loc[arm, "forgetting_at_2.7"] == pytest.approx(0.6 * facts["forgets"], rel=0.01)
-        assert rows.loc[arm, "measured_4"] == pytest.approx(facts["rise"], rel=0.01)
-        assert rows.loc[arm, "second"] == pytest.approx(facts["second"], rel=0.01)
+        means = {str(name): floats(rows_where(rows, arm=arm), str(name)).mean() for name in rows if name != "arm"}
+        assert means["forgetting"] == pytest.approx(facts["forgets"], rel=0.01)
+        assert means["forgetting_at_2.7"] == pytest.approx(0.6 * facts["forgets"], rel=0.01)
+        assert means["measured_4"] == pytest.approx(facts["rise"], rel=0.01)
+        assert means["second"] == pytest.approx(facts["second"], rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +130,7 @@ def test_damages_that_follow_no_sharpness_are_not_said_to() -> None:
     turned = tables.measured["curvature"].copy()
     is_top = turned["measure"] == "top_eigenvalue"
     turned.loc[is_top, "value"] = 1 / turned.loc[is_top, "value"]
-    tables = Tables(tables.runs, *[pd.DataFrame()] * 3, {**tables.measured, "curvature": turned})
+    tables = tables_of({**tables.measured, "curvature": turned})
     for words in ("Sharper networks lose more", "Sharper networks forget more"):
         assert verdict(tables, words) == "contradicted"
 
@@ -134,7 +139,7 @@ def test_a_seed_that_never_came_to_the_target_leaves_no_verdict() -> None:
     tables = planted()
     path = tables.measured["path"]
     never = (path["arm"] == "WSD") & (path["seed"] == 2) & (path["second_loss"] < 2.6)
-    tables = Tables(tables.runs, *[pd.DataFrame()] * 3, {**tables.measured, "path": path[~never]})
+    tables = tables_of({**tables.measured, "path": rows_if(path, ~never)})
     (found,) = [f for f in analysis.findings(networks_of(tables), SETTINGS) if "Decay makes it forget" in f.claim]
     assert found.verdict == "not testable here" and found.why == "1 of 5 seeds have no number"
 
@@ -150,7 +155,7 @@ def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> Non
 
 
 def test_without_measurements_nothing_is_claimed() -> None:
-    result = analysis.report(Tables(planted().runs, *[pd.DataFrame()] * 3, {}), SETTINGS)
+    result = analysis.report(tables_of({}), SETTINGS)
     assert all(isinstance(drawing, str) for drawing in result.drawings.values())
     assert not result.findings and not result.tables and "no verdict" in result.sentences[0]
 

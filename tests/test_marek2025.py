@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from analysis.claims2026.marek2025 import numbers
 from analysis.claims2026.marek2025 import report as analysis
 from analysis.claims2026.marek2025.story import STORY
 from analysis.report.story import find
 from analysis.runs import Tables
+from sharpness.plots.frames import records, rows_where
 from sharpness.training import check_config
 from sharpness.training.optimizers import set_rates
 from tests.drawings import faults
@@ -46,7 +48,11 @@ def planted(way: str = "", batch: int = 0, loss: float = 0.0, curve: float | Non
             row = {"way": name, "batch": size, "place": place, "seed": seed, "learning_rate": 0.01 * 2**place}
             row |= {"validation_loss": found + 0.1, "test_loss": found, "status": "finished", "reason": None}
             runs.append(row)
-    return Tables(pd.DataFrame(runs), *[pd.DataFrame()] * 3, {})
+    return tables_of(pd.DataFrame(runs))
+
+
+def tables_of(runs: pd.DataFrame) -> Tables:
+    return Tables(runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
 
 
 def best_of(tables: Tables) -> pd.DataFrame:
@@ -81,10 +87,10 @@ def test_the_rate_of_a_seed_is_chosen_without_it_and_judged_on_its_test_text() -
     runs.loc[lucky, "validation_loss"] = 0.0  # would be its own choice, and drags the choice of the others
     runs.loc[lucky, "test_loss"] = 1.0
     best = numbers.tuned(numbers.outcomes(runs))
-    own = best[(best["way"] == numbers.SGD) & (best["batch"] == 8)].set_index("seed")
-    assert own.loc[3, "learning_rate"] == 0.01 * 2**BEST and own.loc[3, "test_loss"] > 2
-    assert own.loc[0, "learning_rate"] == 0.01 and bool(own.loc[0, "edge"]) and not bool(own.loc[3, "edge"])
-    assert own.loc[3, "beside"] == pytest.approx(CURVES[8], abs=0.01)
+    own = {row["seed"]: row for row in records(rows_where(best, way=numbers.SGD, batch=8))}
+    assert own[3]["learning_rate"] == 0.01 * 2**BEST and own[3]["test_loss"] > 2
+    assert own[0]["learning_rate"] == 0.01 and own[0]["edge"] and not own[3]["edge"]
+    assert own[3]["beside"] == pytest.approx(CURVES[8], abs=0.01)
 
 
 def test_what_diverged_counts_as_a_guess() -> None:
@@ -92,7 +98,7 @@ def test_what_diverged_counts_as_a_guess() -> None:
     runs.loc[(runs["place"] == 3), ["status", "test_loss", "validation_loss"]] = ["diverged", None, None]
     rows = numbers.outcomes(runs)
     assert len(rows) == len(runs) and set(rows["test_loss"][rows["place"] == 3]) == {math.log(256)}
-    assert verdict(Tables(runs, *[pd.DataFrame()] * 3, {}), "as good as large ones") == "reproduced"
+    assert verdict(tables_of(runs), "as good as large ones") == "reproduced"
 
 
 def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> None:
@@ -107,7 +113,7 @@ def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> Non
 
 def test_without_runs_nothing_is_claimed() -> None:
     runs = planted().runs.assign(status="missing")
-    result = analysis.report(Tables(runs, *[pd.DataFrame()] * 3, {}), SETTINGS)
+    result = analysis.report(tables_of(runs), SETTINGS)
     assert all(isinstance(drawing, str) for drawing in result.drawings.values())
     assert not result.findings and not result.tables and "no verdict" in result.sentences[0]
 
@@ -121,14 +127,11 @@ def test_presets_can_be_trained_and_the_rule_is_the_paper_s() -> None:
             check_config(cell.config)
             training, batch = cell.config.training, cell.config.training.batch_size
             if cell.labels["way"] == study.HELD:  # beta2' = beta2^(B' / B)
-                group: dict[str, Any] = {"lr": 0.0, "betas": (0.9, 0.0)}
-                set_rates(_Optimizer([group]), training, 1.0, batch * (cell.config.data.context or 0))
-                assert group["betas"][1] == pytest.approx(preset.beta2 ** (batch / max(preset.batches)))
-
-
-class _Optimizer:
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
-        self.param_groups = groups
+                optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+                set_rates(optimizer, training, 1.0, batch * (cell.config.data.context or 0))
+                assert optimizer.param_groups[0]["betas"][1] == pytest.approx(
+                    preset.beta2 ** (batch / max(preset.batches))
+                )
 
 
 @pytest.mark.study

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.claims2026.forgetting2026.numbers import ARMS
 from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis, number_axis
-from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.seeds import marks, scatter
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 
@@ -37,15 +37,14 @@ def damage_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
         "of its loss when the weights are rounded to 4 and to 3 bits, and the rise of its test loss on the first text "
         f"until that on the second came down to a fixed value. A mark for each network, five ends of training. {note}"
     )
-    return Drawing(figure, rows[["arm", "seed", "top_eigenvalue", *shown]], caption)
+    return Drawing(figure, rows.filter(["arm", "seed", "top_eigenvalue", *shown]), caption)
 
 
 def path_figure(path: pd.DataFrame, target: float, note: str) -> Drawing | str:
     """Draw the loss on the first text against that on the second, a line for each way to end the training."""
     if path.empty:
         return "no fine-tuning was measured"
-    means = path.groupby(["arm", "step"])[["first_loss", "second_loss"]].mean().reset_index()
-    means = means.assign(seed="mean")
+    means = means_over_seeds(path)
     figure, axes = new_figure(COLUMN, 2.9)
     ax = axes[0, 0]
     # Along the way no loss need be unique, so that the points are joined in the order of the updates.
@@ -63,7 +62,17 @@ def path_figure(path: pd.DataFrame, target: float, note: str) -> Drawing | str:
         "Test losses of both texts while the second is learnt, from left to right, mean over the seeds at each look. "
         f"Lower is better. Dotted: the loss on the second text at which forgetting is read. {note}"
     )
-    return Drawing(figure, path[["arm", "seed", "step", "first_loss", "second_loss"]], caption)
+    return Drawing(figure, path.filter(["arm", "seed", "step", "first_loss", "second_loss"]), caption)
+
+
+def means_over_seeds(path: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean losses of both texts over the seeds for each arm and step."""
+    found = [
+        {"arm": arm, "step": step} | {name: floats(rows, name).mean() for name in ("first_loss", "second_loss")}
+        for arm, own in groups(path, "arm")
+        for step, rows in groups(own, "step")
+    ]
+    return pd.DataFrame(found)
 
 
 def predicted_figure(rows: pd.DataFrame, bits: Sequence[int], note: str) -> Drawing | str:
@@ -71,7 +80,7 @@ def predicted_figure(rows: pd.DataFrame, bits: Sequence[int], note: str) -> Draw
     if rows.empty:
         return "no network was measured"
     parts = [
-        rows[["arm", "seed"]].assign(
+        rows.filter(["arm", "seed"]).assign(
             bits=b, expected=floats(rows, f"expected_{b}"), measured=floats(rows, f"measured_{b}")
         )
         for b in bits

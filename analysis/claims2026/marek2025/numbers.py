@@ -35,22 +35,28 @@ def tuned(rows: pd.DataFrame) -> pd.DataFrame:
     found = list[dict[str, Any]]()
     for keys in records(rows.filter(["way", "batch"]).drop_duplicates()):
         cell = rows_where(rows, **keys)
-        held_out, tested = (
-            cell.pivot(index="seed", columns="place", values=name) for name in ("validation_loss", "test_loss")
-        )
-        rates = dict(zip(cell["place"], floats(cell, "learning_rate"), strict=True))
-        for seed in held_out.index:
-            others = held_out.drop(index=seed).mean()
-            if others.isna().all():
+        for seed, own in groups(cell, "seed"):
+            place = best_place(rows_if(cell, cell["seed"] != seed))
+            losses = dict(zip(own["place"], floats(own, "test_loss"), strict=True))
+            if place is None or place not in losses:
                 continue
-            place = int(others.idxmin())
-            own = tested.loc[seed]
-            near = [float(own[each]) for each in (place - 1, place + 1) if each in own.index]
-            row = {"seed": seed, "learning_rate": rates[place], "test_loss": float(own[place]), "edge": len(near) < 2}
-            row["beside"] = float(np.mean(near)) - row["test_loss"] if near else np.nan
+            near = [losses[each] for each in (place - 1, place + 1) if each in losses]
+            rate = floats(rows_where(own, place=place), "learning_rate")[0]
+            row = {"seed": seed, "learning_rate": rate, "test_loss": losses[place], "edge": len(near) < 2}
+            row["beside"] = float(np.mean(near)) - losses[place] if near else np.nan
             found.append(keys | row)
     columns = ["way", "batch", "seed", "learning_rate", "test_loss", "edge", "beside"]
     return pd.DataFrame(found, columns=pd.Index(columns))
+
+
+def best_place(rows: pd.DataFrame) -> int | None:
+    """Return the place in the grid of the rate with the lowest mean held-out loss, of equals the smallest.
+
+    >>> best_place(pd.DataFrame({"place": [0, 1, 1], "validation_loss": [2.0, 1.0, 2.0]}))
+    1
+    """
+    means = [(float(floats(own, "validation_loss").mean()), place) for place, own in groups(rows, "place")]
+    return min(means)[1] if means else None
 
 
 def of(rows: pd.DataFrame, way: str, batch: int, column: str = "test_loss") -> pd.Series:
