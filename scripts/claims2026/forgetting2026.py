@@ -19,7 +19,7 @@ the texts, the rule of the target loss, the ranges of the verdicts, and the test
 
 What to expect, on two CPU cores:
 
-- cpu: not run yet; an estimate from timed updates is 30 minutes.
+- cpu: not run yet; an estimate from the CPU time of a pilot, whose seed is none of these, is 30 minutes.
 - smoke: seconds; its numbers mean nothing.
 
 Every stage skips what is already there, so the same command goes on after a stop of any kind.

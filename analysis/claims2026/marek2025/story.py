@@ -30,7 +30,7 @@ STORY = Story(
             "that at the largest less that at the smallest",
         ),
     ),
-    cannot_show="One layer of 29,000 weights sees a quarter of a megabyte, 9 bytes a weight; the paper's models have "
+    cannot_show="One layer of 29,000 weights sees half a megabyte, 18 bytes a weight; the paper's models have "
     "hundreds of times as many weights and more, and see 20 tokens a weight. AdamW has one beta1 for all batches; "
     "the authors searched it too.",
 )
