@@ -23,7 +23,7 @@ SHIM = ROOT / "tests" / "shim"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(SHIM), str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 runpy.run_path(str(SHIM / "sitecustomize.py"))
 
-from site_pages import adapted, block_math, contents, entitled, inline_math
+from site_pages import adapted, block_math, breakable, contents, entitled, inline_math
 
 from analysis.pages.figure_pages import write_figure_pages
 
@@ -112,7 +112,12 @@ def setup(app: Any) -> None:
         if page.startswith("figures/") and not page.endswith("/README"):
             source[0] = entitled(source[0], page)
 
+    def finish(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+        if "body" in context:
+            context["body"] = breakable(context["body"])
+
     app.connect("source-read", read)
+    app.connect("html-page-context", finish)
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
 
 

@@ -32,6 +32,8 @@ PICTURE = re.compile(rf"^{EXAMPLE.pattern}$", re.MULTILINE)
 """A link to an example that is a paragraph of its own: on the site the example's first figure stands there."""
 PAGE = re.compile(r"\| \[(?P<name>\w+)\.md\]\(")
 """A link in a table to a page by the name of its file, which on the site is none."""
+NAME = re.compile(r'(?<=<span class="pre">)[\w.]+(?=</span>)')
+"""A name in the type of programs."""
 
 
 def adapted(text: str, page: str) -> str:
@@ -65,6 +67,15 @@ def contents(parts: dict[str, Sequence[str]], page: str) -> str:
         f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{''.join(f'{up}{name}{chr(10)}' for name in names)}```\n"
         for caption, names in parts.items()
     )
+
+
+def breakable(body: str) -> str:
+    """Return a page's HTML whose names in tables may break after an underscore, which changes no letter of them.
+
+    >>> breakable('<td><p><code><span class="pre">num_hvps</span>')
+    '<td><p><code><span class="pre">num_<wbr>hvps</span>'
+    """
+    return NAME.sub(lambda name: name[0].replace("_", "_<wbr>"), body)
 
 
 def in_order(name: str) -> int:
