@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sharpness.files import read_jsonl
-from tests.conftest import run_cold_python, run_python
+from tests.conftest import run_python
 
 pytestmark = pytest.mark.dear
 
@@ -40,7 +40,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
 def test_train_then_probe_then_again(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(RUN)
     out = tmp_path / "runs" / "sb"
-    first = run_cold_python(*COMMAND, "train", str(tmp_path / "run.toml"), "--out", str(out))
+    first = sharpness("train", str(tmp_path / "run.toml"), "--out", str(out))
     assert first.returncode == 0 and "test loss" in first.stdout, first.stderr
     probe = sharpness("probe", str(out), "--probes", "eigenvalues,distance")
     assert probe.returncode == 0 and "top_eigenvalue" in probe.stdout, probe.stderr

@@ -89,15 +89,14 @@ def test_minima_on_a_ring_are_connected_along_it_and_not_across(curve: str, num_
 @pytest.mark.parametrize("curve", CURVES)
 def test_one_bend_goes_where_the_mean_over_t_is_smallest(curve: str) -> None:
     loss, w_0, w_1 = ring()
-    ts, ends = np.linspace(0, 1, 401), (w_0.numpy()[:2], w_1.numpy()[:2])
+    t, ends = np.linspace(0, 1, 401)[:, None], (w_0.numpy()[:2], w_1.numpy()[:2])
 
     def mean(bend: np.ndarray) -> float:
         if curve == "bezier":
-            points = [(1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * bend + t**2 * ends[1] for t in ts]
+            points = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * bend + t**2 * ends[1]
         else:
-            points = [
-                ends[0] + 2 * t * (bend - ends[0]) if t < 0.5 else bend + (2 * t - 1) * (ends[1] - bend) for t in ts
-            ]
+            halves = ends[0] + 2 * t * (bend - ends[0]), bend + (2 * t - 1) * (ends[1] - bend)
+            points = np.where(t < 0.5, *halves)
         return float(np.mean((np.square(points).sum(1) - 1) ** 2))
 
     best = minimize(mean, np.array([0.5, 1.5]), tol=1e-10).x

@@ -33,16 +33,16 @@ def build(case: Case, **options: Any) -> tuple[Loss, Any, list[Any]]:
     return Loss(model, case.criterion, batches, norm=case.norm, dtype=torch.float64, **options), model, batches
 
 
-@pytest.mark.parametrize("cache", ["auto", 0])
 @pytest.mark.parametrize("name", WITH_CRITERION)
-def test_gauss_newton_is_the_dense_matrix(name: str, cache: int | str) -> None:
+def test_gauss_newton_is_the_dense_matrix(name: str) -> None:
     loss, model, batches = build(CASES[name])
-    G = curvature_operator("gauss_newton", loss, cache=cache)
-    ours, again = to_dense(G), to_dense(G)
     expected = dense_gauss_newton(CASES[name], model, batches, loss.weights)
-    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(again, ours, rtol=1e-12, atol=1e-13)
-    assert float(torch.linalg.eigvalsh(ours)[0]) > -1e-10  # these criteria are convex in the outputs
+    for cache in ("auto", 0):
+        G = curvature_operator("gauss_newton", loss, cache=cache)
+        ours, again = to_dense(G), to_dense(G)
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(again, ours, rtol=1e-12, atol=1e-13)
+        assert float(torch.linalg.eigvalsh(ours)[0]) > -1e-10  # these criteria are convex in the outputs
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_drawn_fishers_are_empirical_ones_of_drawn_targets_and_tend_to_the_exact
     whole = Loss(model, case.criterion, [merged(batches)], dtype=torch.float64)
     torch.testing.assert_close(one, to_dense(FisherOperator(whole, seed=3, draws=1, first_draw=1)))  # any split
     v = torch.randn(loss.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    values = torch.stack([v @ FisherOperator(whole, draws=1, first_draw=d).matvec(v) for d in range(300)])
-    torch.testing.assert_close(values.mean(), v @ FisherOperator(whole, draws=300).matvec(v))
+    values = torch.stack([v @ FisherOperator(whole, draws=1, first_draw=d).matvec(v) for d in range(100)])
+    torch.testing.assert_close(values.mean(), v @ FisherOperator(whole, draws=100).matvec(v))
     exact = v @ FisherOperator(whole).matvec(v)
     torch.testing.assert_close(exact, v @ curvature_operator("gauss_newton", whole).matvec(v))
-    assert abs(float(values.mean() - exact)) < 4 * float(values.std()) / 300**0.5
+    assert abs(float(values.mean() - exact)) < 4 * float(values.std()) / 100**0.5
     assert float(values.std()) > 0
 
 
@@ -399,7 +399,7 @@ def test_smaller_batches_where_memory_runs_out_give_the_same_numbers(limit: int,
     assert small.value(w) == pytest.approx(large.value(w), rel=1e-13)
     torch.testing.assert_close(small.grad(w), large.grad(w), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(small.outputs(w), large.outputs(w))
-    for matrix in ("hessian", "gauss_newton", "empirical_fisher"):
+    for matrix in ("hessian", "gauss_newton", "empirical_fisher") if error is ERRORS[0] else ("hessian",):
         fresh = Loss(model, Hungry(limit, error), batches, count=weighted_count, dtype=torch.float64)
         ours, expected = (to_dense(curvature_operator(matrix, loss)) for loss in (fresh, large))
         torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-13)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from sharpness.files import read_jsonl
-from tests.conftest import PATIENCE, ROOT, run_python
+from tests.conftest import PATIENCE, ROOT, SHIM, run_python
 from tests.oracles import assert_alike
 from tests.study_cases import left_to_do
 
@@ -40,6 +40,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     # Without the variables of a `make test` around it, which would speak up in the output.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment["PYTHONPATH"] = str(SHIM)
     result = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )

@@ -330,8 +330,9 @@ def test_a_workload_without_a_goal_is_not_testable_and_does_not_stop_the_rest() 
             ("CNN Nesterov", size, k): "missing" for size in PRESET.workloads["CNN Nesterov"].batches for k in range(5)
         }
     )
-    assert verdicts(found)["The largest useful batch depends on the network"] == "not testable here"
-    assert verdicts(found)["FC momentum scales to larger batches than FC SGD"] == "reproduced"
+    said = verdicts(found)
+    assert said["The largest useful batch depends on the network"] == "not testable here"
+    assert said["FC momentum scales to larger batches than FC SGD"] == "reproduced"
     assert any("CNN Nesterov: recommended batch size –" in text for text in study.sentences(found))
     assert not any(isinstance(drawing, str) for drawing in study.drawings(found).values())
 

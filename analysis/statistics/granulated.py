@@ -85,8 +85,10 @@ def _settings(
 
 def group_taus(table: pd.DataFrame, measure: str, gap: str, fixed: Sequence[str]) -> tuple[Floats, int]:
     """Return tau-b within each group of rows that agree in ``fixed``, and how many groups have none."""
-    groups = table.groupby(list(fixed), dropna=False, sort=False) if fixed else [((), table)]
-    taus = np.array([tau_b(floats(group, measure), floats(group, gap)) for _, group in groups])
+    x, y, group = floats(table, measure), floats(table, gap), np.zeros(len(table), dtype=int)
+    if fixed:
+        group = table.groupby(list(fixed), dropna=False, sort=False).ngroup().to_numpy()
+    taus = np.array([tau_b(x[group == each], y[group == each]) for each in range(group.max(initial=-1) + 1)])
     return taus[np.isfinite(taus)], int(np.sum(~np.isfinite(taus)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -49,9 +51,12 @@ def tau_interval(value: float, draws: Floats, n: int, reason: str | None = None,
     return Interval(value, max(-1.0, min(lower, value)), min(1.0, max(upper, value)), n, reason, free)
 
 
+@functools.lru_cache(maxsize=4)  # every measure of a study is resampled alike
 def resamples(n: int, seed: int = 0) -> Floats:
-    """Return how often each of ``n`` groups is in each bootstrap resample, shape (resamples, n)."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=NUM_RESAMPLES).astype(float)
+    """Return how often each of ``n`` groups is in each bootstrap resample, shape (resamples, n), read-only."""
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=NUM_RESAMPLES).astype(float)
+    counts.flags.writeable = False
+    return counts
 
 
 def weighted_taus(x: Floats, y: Floats, weights: Floats) -> Floats:
