@@ -116,6 +116,12 @@ PAPERS = {
         ("2507.07101",),
         ("marek2025",),
     ),
+    "seesaw2025": Paper(
+        "Meterez et al. 2025",
+        "Seesaw: Accelerating Training by Balancing Learning Rate and Batch Size Scheduling",
+        ("2510.14717",),
+        ("seesaw2025",),
+    ),
 }
 """The papers by the name of their study, in the order in which they are shown."""
 

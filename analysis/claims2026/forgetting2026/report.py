@@ -32,13 +32,13 @@ from analysis.statistics.intervals import Interval, student, summarise
 from sharpness.plots.frames import floats, rows_where
 
 BETTER = Least(0.01, "less is not seen in a training curve", "nats a byte")
-SHARPER = Least(1.2, "a fifth; a second seed moves it by less", ratio=True)
+SHARPER = Least(1.2, "a fifth, ten times the width of an eigenvalue's interval", ratio=True)
 COSTLIER = Least(1.2, "a fifth; less would not decide how a network is rounded", ratio=True)
 FORGETFUL = Least(1.05, "a twentieth; less would not decide how a network is trained", ratio=True)
 FOLLOWS = Least(0.2, "three pairs of networks in five are in the same order")
 AS_EXPECTED = Range(0.8, 1.25, "a quarter is what `sharpness predict` calls holding", ratio=True)
 INSIDE = Range(0.9, 1.0, "of intervals at 95 %, but for a few of so few networks")
-"""The sizes were fixed on pilot seeds, which are none of those that are judged."""
+"""The sizes were fixed before any run of these seeds."""
 
 MEASURES = {
     "top_eigenvalue": "λ_max",

@@ -26,10 +26,10 @@ from sharpness.plots.frames import floats, rows_where
 UNIT = "nats a byte"
 BETTER = Least(0.02, "a hundredth of the loss; less is not seen in a training curve", UNIT)
 AS_GOOD = Range(-np.inf, 0.02, "a hundredth of the loss is not seen in a training curve", UNIT)
-CLOSE = Range(-np.inf, 0.05, "a fortieth of the loss, less than the batch size decides with AdamW elsewhere", UNIT)
+CLOSE = Range(-np.inf, 0.05, "a fortieth of the loss", UNIT)
 GROWS = Least(0.05, "as much as counts as close at batch 1", UNIT)
 STEADIER = Least(0.01, "half of what is seen in a training curve", UNIT)
-"""The sizes were fixed on pilot seeds, which are none of those that are judged."""
+"""The sizes were fixed before any run of these seeds."""
 
 
 def report(tables: Tables, settings: Mapping[str, Any]) -> Report:

@@ -1,0 +1,54 @@
+"""The figures of Seesaw: losses against updates, losses against the rate."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.claims2026.seesaw2025.numbers import ARMS
+from analysis.report.report import Drawing
+from sharpness.plots.axes import log_axis, number_axis
+from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.seeds import marks, range_of_seeds, scatter
+from sharpness.plots.style import COLUMN, LOOKS, new_figure
+
+LOOK = dict(zip(ARMS, LOOKS, strict=True))
+LOSS = "Test loss (nats a byte)"
+
+
+def updates_figure(chosen: pd.DataFrame, note: str) -> Drawing | str:
+    """Draw the test loss against the number of updates, a mark for each run."""
+    if chosen.empty:
+        return "no run finished"
+    figure, axes = new_figure(COLUMN, 2.7)
+    ax = axes[0, 0]
+    scatter(ax, chosen, "step", "test_loss", s=22, alpha=0.85, **marks("arm", LOOK))
+    number_axis(ax.xaxis, floats(chosen, "step"))
+    number_axis(ax.yaxis, floats(chosen, "test_loss"))
+    ax.set(xlabel="Updates", ylabel=LOSS)
+    figure.legend(
+        handles=[look.handle(arm, linestyle="") for arm, look in LOOK.items()], loc="outside upper center", ncols=4
+    )
+    caption = (
+        "Test loss after the same number of bytes against the number of updates, four schedules of rate and batch size "
+        f"from the rate that halving chose on held-out text of the other seeds; a mark for each seed. {note}"
+    )
+    return Drawing(figure, chosen, caption)
+
+
+def rates_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
+    """Draw the test loss against the learning rate at the start, a line for each schedule."""
+    if rows.empty:
+        return "no run finished"
+    figure, axes = new_figure(COLUMN, 2.7)
+    ax = axes[0, 0]
+    for arm, look in LOOK.items():
+        range_of_seeds(ax, rows_where(rows, arm=arm), "learning_rate", "test_loss", **look.artist)
+    log_axis(ax.xaxis, floats(rows, "learning_rate"))
+    number_axis(ax.yaxis, floats(rows, "test_loss"))
+    ax.set(xlabel="Learning rate at the start", ylabel=LOSS)
+    figure.legend(handles=[look.handle(arm) for arm, look in LOOK.items()], loc="outside upper center", ncols=4)
+    caption = (
+        "Test loss after the same number of bytes against the learning rate at the start, mean over the seeds with "
+        f"their whole range, four schedules; a run that diverged counts as a guess, ln 256. {note}"
+    )
+    return Drawing(figure, rows, caption)

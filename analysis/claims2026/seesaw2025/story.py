@@ -1,0 +1,22 @@
+"""Seesaw in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="Where the learning rate of AdamW would be halved, it may be divided by the square root of 2 and the batch "
+    "doubled: the loss after the same data stays, and a third of the updates are spared. Of the paper the abstract and "
+    "captions were read, no more.",
+    figure="updates",
+    points=(
+        Point("ends at the loss of halving", "Seesaw ends at the loss of halving", "test loss, Seesaw less halved"),
+        Point("fewer updates", "Seesaw takes about 36 % fewer updates", "share, by the schedule"),
+        Point("Halving lowers the loss", "halving the rate lowers the loss", "test loss, constant less halved"),
+        Point(
+            "batch four times as large the loss is not kept",
+            "a batch four times as large at a rate that stays does not keep it",
+            "test loss, control less Seesaw",
+        ),
+    ),
+    cannot_show="One layer of 29,000 weights and batches from 4 windows are far from the paper's models at their "
+    "critical batch. Three steps stand for a cosine.",
+)
