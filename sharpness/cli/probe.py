@@ -183,5 +183,5 @@ def draw(console: Console, records: Mapping[str, Sequence[ProbeRecord]], out: Pa
 def options_of(command: Request) -> dict[str, Any]:
     """Return the options of a command that say what was measured, for provenance."""
     names = ("model", "data", "loss", "weight_decay", "norm", "dtype", "parameters", "examples", "batch_size", "seed")
-    how = ("count", "coupled", "freeze", "training", "key", "ema")
+    how = ("count", "coupled", "freeze", "training", "fused", "key", "ema")
     return {name: getattr(command, name) for name in (*names, *how)}

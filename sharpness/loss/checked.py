@@ -26,8 +26,8 @@ from sharpness.machine.users_code import users_own
 class CheckedLoss(CriterionNetwork):
     """A criterion's network over data that were looked at first; ``checks`` says what was found, for a record.
 
-    ``stated`` are the options that say what the user knows of the loss: ``count``, ``coupled``, ``freeze`` and
-    ``training``. ``divisible`` says that a batch may be cut without changing the loss.
+    ``stated`` are the options that say what the user knows of the loss: ``count``, ``coupled``, ``freeze``,
+    ``training`` and ``fused``. ``divisible`` says that a batch may be cut without changing the loss.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CheckedLoss(CriterionNetwork):
         **stated: Any,
     ) -> None:
         super().__init__(model, criterion, selection, norm, dtype, weight_decay)
-        self.stated, self.training = stated, stated["training"]
+        self.stated, self.training, self.fused = stated, stated["training"], stated["fused"]
         self._take_data(batches)
 
     def _take_data(self, batches: Iterable[Batch]) -> None:

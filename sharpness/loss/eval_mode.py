@@ -25,14 +25,14 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 @contextlib.contextmanager
 def measuring(
-    model: nn.Module, device: torch.device, *, batch_statistics: bool, training: bool = False
+    model: nn.Module, device: torch.device, *, batch_statistics: bool, training: bool = False, fused: bool = False
 ) -> Iterator[None]:
     """Hold a model in evaluation mode while it is measured, and put train flags and random states back afterwards.
 
     BatchNorm uses the statistics of each batch when ``batch_statistics``, else its running ones. With ``training`` all
     other modules but dropout believe that they train, because detectors compute their losses only then. Autocast and
     reduced precision (TF32, bfloat16 products) are off. Fused attention and cuDNN's recurrent layers, which have no
-    second derivative, give way to the plain kernels.
+    second derivative, give way to the plain kernels unless ``fused``.
     """
     flags = [(module, module.training) for module in model.modules()]
     norms = batch_norms(model)
@@ -44,9 +44,9 @@ def measuring(
         with (
             random_states_kept(device),
             torch.autocast(device.type, enabled=False),
-            sdpa_kernel(SDPBackend.MATH),
+            contextlib.nullcontext() if fused else sdpa_kernel(SDPBackend.MATH),
             full_precision(),
-            plain_recurrence(model, device),
+            contextlib.nullcontext() if fused else plain_recurrence(model, device),
         ):
             yield
     finally:

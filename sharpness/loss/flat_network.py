@@ -63,6 +63,7 @@ class FlatNetwork:
         self.model, self.selection, self.norm, self.dtype = model, selection, norm, dtype
         self.own_loss = False  # the network takes the targets and returns its loss
         self.training = False  # its modules, but for BatchNorm and dropout, believe that they train
+        self.fused = False  # values and gradients by kernels that have no second derivative
         self.fixed_draw = False  # its random numbers are the same at every pass, one draw for each batch
         self._inside, self._norms, self._tied = _Inside(model), modes.batch_norms(model), _has_ties(model)
         self._check_norm()
@@ -103,15 +104,19 @@ class FlatNetwork:
         """Return ``w`` in the dtype and on the device of this loss, detached."""
         return w.detach().to(device=self.device, dtype=self.dtype)
 
-    def measuring(self) -> AbstractContextManager[None]:
-        """Return the context in which the network is evaluated: see :func:`sharpness.loss.eval_mode.measuring`."""
-        statistics = self.norm == "batch"
-        return modes.measuring(self.model, self.device, batch_statistics=statistics, training=self.training)
+    def measuring(self, twice: bool = False) -> AbstractContextManager[None]:
+        """Return the context in which the network is evaluated: see :func:`sharpness.loss.eval_mode.measuring`.
+
+        ``twice`` says that second derivatives are taken in it.
+        """
+        statistics, fused = self.norm == "batch", self.fused and not twice
+        options = {"batch_statistics": statistics, "training": self.training, "fused": fused}
+        return modes.measuring(self.model, self.device, **options)
 
     @contextmanager
     def differentiating_twice(self) -> Iterator[None]:
         """Hold the network as :meth:`measuring` does, with what makes second derivatives fast and their lack clear."""
-        with self.measuring(), needing_second_derivatives(), closed_form_norms(self._norms):
+        with self.measuring(twice=True), needing_second_derivatives(), closed_form_norms(self._norms):
             yield
 
     def fixed_tensors(self) -> Iterator[Tensor]:

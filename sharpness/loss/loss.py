@@ -65,6 +65,11 @@ class Loss(CheckedLoss):
     each given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
     each point from ``calibration`` (by default the batches themselves), for values only.
 
+    Values and gradients are taken with the plain kernels of attention, which can be differentiated twice; with
+    ``fused`` with the fused ones where torch has them, which need no memory for a matrix of attention. Second
+    derivatives by autograd take the plain ones in any case, those by differences (``backend="finite_difference"``) the
+    fused ones too.
+
     The module is never changed. The self-check, memory and several processes: ``docs/measure.md``. Raises
     :class:`InputError` for an unknown ``norm``, a criterion that does not average, a model without the running
     statistics that ``norm`` needs, weights that are no numbers, empty data, and whatever the self-check refuses: data
@@ -88,6 +93,7 @@ class Loss(CheckedLoss):
         coupled: bool = False,
         freeze: bool = False,
         training: bool = False,
+        fused: bool = False,
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -103,6 +109,7 @@ class Loss(CheckedLoss):
             coupled=coupled,
             freeze=freeze,
             training=training,
+            fused=fused,
         )
         self.calibration = self.batches if calibration is None else calibration
 

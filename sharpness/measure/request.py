@@ -32,6 +32,9 @@ class Request:
     """Store one pass over data that change, and one draw of a network's random numbers, and measure those."""
     training: bool = False
     """The network computes its loss in training mode only, as detectors do; BatchNorm and dropout stay as stated."""
+    fused: bool = False
+    """Values and gradients with fused attention, which saves memory and has no second derivative: for curvature give
+    --NAME.backend finite_difference beside it."""
     weight_decay: Annotated[str | None, Arg(metavar="MU")] = None
     """Add the L2 penalty (MU/2) |w|^2 that was trained with; `config`: the one in a run folder's config."""
     examples: Annotated[int | None, Arg(metavar="N")] = None

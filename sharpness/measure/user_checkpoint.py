@@ -117,7 +117,7 @@ def _details(request: Request, checked: Checked) -> dict[str, Any]:
 
 def _identity(request: Request, checked: Checked) -> dict[str, Any]:
     """Return the loss at the checkpoint, as code can change under its name, and how the loss is taken."""
-    how = {name: True for name in ("coupled", "freeze", "training") if getattr(request, name)}
+    how = {name: True for name in ("coupled", "freeze", "training", "fused") if getattr(request, name)}
     return {"loss_at_checkpoint": f"{checked.evaluation.loss:.6g}"} | how
 
 
@@ -226,7 +226,7 @@ def _loss_builder(
     parameters = None if request.parameters is None else names_in(request.parameters, "parameters")
     options: dict[str, Any] = {"parameters": parameters, "dtype": getattr(torch, request.dtype)}
     options |= {"weight_decay": weight_decay, "training": request.training}
-    options |= {"coupled": request.coupled, "freeze": request.freeze}
+    options |= {"coupled": request.coupled, "freeze": request.freeze, "fused": request.fused}
     if request.count is not None:
         options["count"] = import_object(request.count, "a count of a batch")
 
