@@ -45,7 +45,7 @@ from tests.conftest import ROOT, run_python
 
 DEFAULT_TOOLS = ("ours", "pyhessian", "own-eigsh")
 """Tools of the curvature benchmark that need nothing beyond the default installation."""
-BENCHMARKS = {"curvature": curvature, "landscape": landscape, "training": training}
+BENCHMARKS = {"curvature": curvature, "landscape": landscape, "tracker": tracker, "training": training}
 
 
 def here(benchmark: Any, runs: Path, done: list[Job]) -> Callable[[Job], Row]:
