@@ -366,24 +366,34 @@ def render(rows: Sequence[Row], out: Path) -> list[Path]:
     networks = {row["network"]: {name: row.get(name) for name in hashes} for row in lines_of(rows, "prepare")}
     provenance = provenance_of(rows, networks=networks)
     files = write_report("Curvature benchmark", PARTS, {part: lines(rows, part) for part in PARTS}, provenance, out)
-    return files + _draw(lines(rows, "eigenvalue"), out, provenance)
+    return files + _draw(solves(lines(rows, "eigenvalue") + lines(rows, "starts")), out, provenance)
 
 
-COLORS = ("#0173b2", "#de8f05", "#029e73", "#56b4e9", "#d55e00", "#cc78bc", "#ca9161")
-MARKERS = ("o", "s", "^", "v", "D", "P", "X")
+def solves(chosen: Sequence[Row]) -> list[Row]:
+    """Return network, tool, seconds, products and error of each solve, also of several in one line."""
+    fields = ("network", "tool", "seconds", "num_hvps", "error")
+    found = []
+    for line in chosen:
+        if (error := line["error"]) is not None:
+            count = len(error) if isinstance(error, list) else 1
+            each = (line[name] if isinstance(line[name], list) else [line[name]] * count for name in fields)
+            found += [dict(zip(fields, one, strict=True)) for one in zip(*each, strict=True)]
+    return found
+
+
+COLORS = ("#0173b2", "#949494", "#de8f05", "#029e73", "#56b4e9", "#d55e00", "#cc78bc", "#ca9161")
+MARKERS = ("o", "p", "s", "^", "v", "D", "P", "X")
 LOOKS = {name: Look(COLORS[i], MARKERS[i], "", tool.label) for i, (name, tool) in enumerate(TOOLS.items())}
 FLOOR = 1e-8
 """Errors below are drawn here."""
 CAPTION = (
-    "Error of the top Hessian eigenvalue, against a float64 solve, and seconds that each tool took. Dashed: the 1 % "
-    "that ours certifies."
+    "Error of the top Hessian eigenvalue, against a float64 solve, and seconds that each tool took, a mark for each "
+    "random start. Dashed: the 1 % that ours certifies."
 )
 
 
-def _draw(solves: Sequence[Row], out: Path, provenance: Row) -> list[Path]:
-    """Draw the true error against the seconds of the solve, one panel per network and one mark per tool."""
-    fields = ("network", "tool", "seconds", "num_hvps", "error")
-    drawn = [{name: line[name] for name in fields} for line in solves if line["error"] is not None]
+def _draw(drawn: Sequence[Row], out: Path, provenance: Row) -> list[Path]:
+    """Draw the true error against the seconds of the solve, one panel per network and one kind of mark per tool."""
     networks = list(dict.fromkeys(line["network"] for line in drawn))
     if not networks:
         return []
