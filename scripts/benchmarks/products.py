@@ -5,7 +5,7 @@ and the largest, which a busy machine moves little. C1 and a network of six line
 """
 
 # python scripts/benchmarks/products.py --examples 200
-# About two minutes of one core.
+# About four minutes of one core.
 
 from __future__ import annotations
 
