@@ -42,6 +42,8 @@ from sharpness.plots.style import COLUMN, Look
 from sharpness.records import ProbeRecord
 
 DENSITY_NUMBERS = ("eigenvalue", "density", "density_lower", "density_upper", "lower", "upper")
+LINE = 12
+"""Points from one largest eigenvalue to the next, of which each is written in one line."""
 
 
 def density_table(networks: Sequence[Network]) -> pd.DataFrame:
@@ -105,14 +107,18 @@ def draw_density(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> 
         own = floats(rows_where(extremes, network=network.label), "eigenvalue")
         if len(own) and own.max() > 0:
             text = rf"$\lambda_{{\max}}$ = {own.max():.4g}"
-            ax.text(
-                0.99,
-                0.98 - 0.09 * number_of_it,
+            ax.annotate(
                 text,
+                (0.99, 0.98),
+                xycoords="axes fraction",
+                xytext=(
+                    0,
+                    -LINE * number_of_it,
+                ),  # not a share of the axes, which are lower the more networks there are
+                textcoords="offset points",
                 color=look.color,
                 ha="right",
                 va="top",
-                transform=ax.transAxes,
                 fontsize=7,
             )
     for share in shares:
