@@ -122,6 +122,12 @@ PAPERS = {
         ("2510.14717",),
         ("seesaw2025",),
     ),
+    "late_switching2026": Paper(
+        "Wang et al. 2026",
+        "Fast Catch-Up, Late Switching: Optimal Batch Size Scheduling via Functional Scaling Laws. ICLR 2026",
+        ("2602.14208",),
+        ("late_switching2026",),
+    ),
 }
 """The papers by the name of their study, in the order in which they are shown."""
 
