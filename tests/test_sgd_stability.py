@@ -182,7 +182,7 @@ def test_the_problem_is_standardised_and_its_targets_are_centred(place: Any) -> 
     assert of.inputs.shape == (200, 4) and of.inputs.dtype == torch.float64
     torch.testing.assert_close(of.inputs.square().mean(0), torch.ones(4).double())
     assert float(of.targets.mean()) == pytest.approx(0, abs=1e-12) and len(of.targets.unique()) == 2
-    brightness, _ = measure.cells_of_images(place, 200, 2)
+    brightness, _ = measure.cells_of_images(place, place.dataset.train, 200, 2)
     assert float(brightness.min()) >= 0 and float(brightness.max()) <= 1
     gradient = of.hessian @ of.solution(0.5) - of.inputs.T @ of.targets / 200 + 0.5 * of.solution(0.5)
     assert float(gradient.norm()) < 1e-12

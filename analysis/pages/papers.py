@@ -95,6 +95,19 @@ PAPERS = {
         ("2103.00065",),
         ("cohen2021",),
     ),
+    "stochastic_edge": Paper(
+        "The edge of stochastic stability",
+        "Andreyev & Beneventano 2024 (Edge of Stochastic Stability) and Andreyev et al. 2026 (Momentum Further "
+        "Constrains Sharpness at the Edge of Stochastic Stability), in this order",
+        ("2412.20553", "2604.14108"),
+        ("stochastic_edge",),
+    ),
+    "label_noise2026": Paper(
+        "Xu et al. 2026",
+        "Does SGD Seek Flatness or Sharpness? An Exactly Solvable Model",
+        ("2602.05065",),
+        ("label_noise2026",),
+    ),
     "andriushchenko2023": Paper(
         "Andriushchenko et al. 2023",
         "A Modern Look at the Relationship between Sharpness and Generalization. ICML 2023",

@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d
 
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
-from sharpness.data import normalise
+from sharpness.data import Split, normalise
 from sharpness.errors import InputError
 from sharpness.machine.environment import derived_seed
 
@@ -98,7 +98,7 @@ def least_squares(site: Site, examples: int, cells: int) -> LeastSquares:
 
     The target is whether an image is a shoe, centred. Raises :class:`InputError` where a part is the same in all.
     """
-    brightness, labels = cells_of_images(site, examples, cells)
+    brightness, labels = cells_of_images(site, site.dataset.train, examples, cells)
     spread = brightness.std(0, correction=0)
     if float(spread.min()) == 0:
         raise InputError("expected parts of the images that differ between images, got one that does not: take more")
@@ -107,9 +107,9 @@ def least_squares(site: Site, examples: int, cells: int) -> LeastSquares:
     return LeastSquares((brightness - brightness.mean(0)) / spread, targets - targets.mean())
 
 
-def cells_of_images(site: Site, examples: int, cells: int) -> tuple[Tensor, Tensor]:
-    """Return the mean brightness of cells x cells parts of a random subset of the training images, and their labels."""
-    split = site.subset(site.dataset.train, examples)
+def cells_of_images(site: Site, split: Split, examples: int, cells: int) -> tuple[Tensor, Tensor]:
+    """Return the mean brightness of cells x cells parts of a random subset of the images, and their labels."""
+    split = site.subset(split, examples)
     images = normalise(split.inputs, torch.float64).cpu()  # too small a problem for a GPU
     return avg_pool2d(images, images.shape[-1] // cells).flatten(1), split.targets.cpu()
 
@@ -223,7 +223,7 @@ def basins(
     has the mean ``(1 - eta a)^2 + eta^2 p s^2``, a and s^2 mean and variance of the a_i: it shrinks up to
     ``eta = 2 a / (a^2 + p s^2)`` (the one-dimensional condition of Wu, Ma & E 2018).
     """
-    squares = cells_of_images(site, examples, cells)[0][:, 0].square()
+    squares = cells_of_images(site, site.dataset.train, examples, cells)[0][:, 0].square()
     curvatures = squares / squares.mean()
     speeds = torch.tensor(rates, dtype=torch.float64)
     border, rows = flatness**0.5 / (1 + flatness**0.5), []

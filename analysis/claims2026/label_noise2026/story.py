@@ -1,0 +1,25 @@
+"""Flatness and label noise in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="SGD does not seek flatness but small fluctuations of the gradient. It ends in the flattest minimum if and "
+    "only if the noise of the labels is the same in all outputs, and else in one as sharp as the noise is unequal.",
+    figure="ends",
+    points=(
+        Point("ends at the flattest minimum", "isotropic noise leads SGD to the flattest minimum", "trace over least"),
+        Point(
+            "leaves the flattest minimum",
+            "unequal noise drives SGD from the flattest minimum to a sharper one",
+            "trace, end over start",
+        ),
+        Point("from random weights", "small batches end sharper than the full batch", "trace, batch 1 over full"),
+        Point("generalise alike", "the two have one test loss", "batch 1 over full"),
+        Point("flattens a sharp start", "isotropic noise flattens a sharp start", "trace, end over start"),
+        Point("as computed", "SGD ends where gradients fluctuate least, as computed", "trace over computed"),
+        Point("learning rate does not", "the learning rate does not matter for the end", "trace, twice the rate"),
+        Point("tanh", "a tanh network ends sharper with unequal noise too", "trace, unequal over equal"),
+    ),
+    cannot_show="The paper was read in its abstract alone, and its own model may be another one than this. Networks of "
+    "one hidden layer on four inputs say nothing of recurrent ones and transformers, on which the paper reports.",
+)

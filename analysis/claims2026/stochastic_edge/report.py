@@ -1,0 +1,103 @@
+"""The report on the edge of stochastic stability: where batch sharpness and eigenvalue settle, and the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.claims2026.stochastic_edge.figures import history_figure, plateau_figure
+from analysis.claims2026.stochastic_edge.numbers import by_setting, compared, histories, settled
+from analysis.report.findings import Finding, over_all
+from analysis.report.numbers import ratio
+from analysis.report.report import Drawings, Report, TextTable
+from analysis.report.verdicts import Least, Range, judge, judge_within
+from analysis.runs import Tables, counts
+from sharpness.plots.frames import floats, rows_if, rows_where
+
+AT_PLATEAU = Range(
+    0.84,
+    1.19,
+    "the rates are a factor of 1.4 apart, so within its square root a number is nearer to its own plateau than to that "
+    "of the next rate",
+    ratio=True,
+)
+BELOW = Range(-np.inf, 1.0, "the edge itself", ratio=True)
+LOWER = Least(1.1, "a tenth; a median is known better than single eigenvalues are", ratio=True)
+HIGHER = Least(1.7, "half of the way, in logarithms, between plateaus that are a factor of 3 apart", ratio=True)
+"""The rules are those of the study of Cohen et al., and were fixed before any run of this one."""
+at_plateau, below = (partial(judge_within, allowed=each) for each in (AT_PLATEAU, BELOW))
+lower, higher = partial(judge, null=1.0, direction=-1, least=LOWER), partial(judge, null=1.0, direction=1, least=HIGHER)
+
+
+def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
+    """Return the figures, the table and the verdicts."""
+    history, runs, note = histories(tables), settled(tables), counts(tables)
+    drawings = {
+        "plateaus": partial(plateau_figure, runs, note),
+        "histories": partial(history_figure, history, note),
+    }
+    if runs.empty:
+        return Report(Drawings(drawings), [], ["No run finished: no number and no verdict is given."])
+    found = [*plain(runs, describe(settings)), *with_momentum(runs, describe(settings))]
+    return Report(Drawings(drawings), [plateau_table(runs, note)], [], found)
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """Say on what the claims were tested."""
+    data = settings["data"]
+    return (
+        f"cohen_tanh with the square loss on {data['num_train']} images of {data['name']}, {settings['seeds']} seeds, "
+        "second half of training"
+    )
+
+
+def plain(runs: pd.DataFrame, setting: str) -> list[Finding]:
+    """Return the verdicts on SGD without momentum."""
+    own = rows_where(runs, momentum=0.0)
+    small, large = (rows_where(own, batch_size=each) for each in (own["batch_size"].min(), own["batch_size"].max()))
+    sizes = compared(large, small, "top", "learning_rate")
+    claims = {
+        "SGD: batch sharpness settles at 2 / eta (median in units of it)": (by_setting(own, "batch"), at_plateau),
+        "SGD: the eigenvalue stays below 2 / eta (median in units of it)": (by_setting(own, "top"), below),
+        "SGD: the eigenvalue is lower for smaller batches (smallest over largest)": (sizes, lower),
+    }
+    return [over_all(claim, setting, "plateaus", *each[:1], ratio, each[1], log=True) for claim, each in claims.items()]
+
+
+def with_momentum(runs: pd.DataFrame, setting: str) -> list[Finding]:
+    """Return the verdicts on momentum: both plateaus, and how far apart they are."""
+    own = rows_if(runs, floats(runs, "momentum") > 0)
+    smallest, full = own["batch_size"].min(), own["batch_size"].max()
+    small, large = rows_where(own, batch_size=smallest), rows_where(own, batch_size=full)
+    claims = {
+        f"Momentum, small batches: batch sharpness settles at 2 (1 - b) / eta (B = {smallest}, in units of it)": (
+            by_setting(small, "over_lower"),
+            at_plateau,
+        ),
+        "Momentum, full batch: batch sharpness settles at 2 (1 + b) / eta (in units of it)": (
+            by_setting(large, "over_upper"),
+            at_plateau,
+        ),
+        f"Momentum: batch sharpness rises with the batch (full over B = {smallest})": (
+            compared(small, large, "batch", "learning_rate"),
+            higher,
+        ),
+    }
+    return [over_all(claim, setting, "plateaus", *each[:1], ratio, each[1], log=True) for claim, each in claims.items()]
+
+
+def plateau_table(runs: pd.DataFrame, note: str) -> TextTable:
+    """Return for each setting where both curvatures settled, in units of the plateaus."""
+    columns = {"batch": "2 / η", "over_lower": "2 (1 - b) / η", "over_upper": "2 (1 + b) / η", "top": "λ_max, 2 / η"}
+    numbers = {name: by_setting(runs, name) for name in columns}
+    text = [[place, *(ratio(numbers[name][place]) for name in columns)] for place in numbers["batch"]]
+    caption = (
+        "Median batch sharpness in the second half of training in units of three edges, and the median top eigenvalue "
+        f"in units of 2 / η: geometric means over seeds with 95 % intervals. b: momentum, B: batch size. {note}"
+    )
+    header = ["setting", *columns.values()]
+    return TextTable("plateau_table", "Where curvature settles", header, text, runs, caption)

@@ -1,0 +1,20 @@
+"""The edge of stochastic stability in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="SGD sharpens until batch sharpness, the curvature of batches along their own gradients, is 2 / eta; "
+    "lambda_max stays below. Momentum b lowers this edge to 2 (1 - b) / eta in small batches and raises it to "
+    "2 (1 + b) / eta in large ones.",
+    figure="plateaus",
+    points=(
+        Point("SGD: batch sharpness", "the batch sharpness of SGD settles at 2 / eta", "in units of it"),
+        Point("small batches: batch sharpness", "momentum in small batches has the lower plateau", "in units of it"),
+        Point("full batch: batch sharpness", "momentum in full batches has the upper plateau", "in units of it"),
+        Point("SGD: the eigenvalue stays", "lambda_max of SGD stays below 2 / eta", "in units of it"),
+        Point("lower for smaller", "lambda_max of SGD is lower for smaller batches", "smallest over largest"),
+        Point("rises with the batch", "with momentum the plateau rises with the batch", "full over smallest"),
+    ),
+    cannot_show="A thousand images are fitted in the end, and what would settle later is not seen. Of the paper on "
+    "momentum the abstract alone was read, which does not say which batches are small.",
+)
