@@ -150,7 +150,7 @@ def half_life_of(beta2: float, tokens: int) -> float:
     """Return in how many tokens a second moment halves whose decay is ``beta2`` at each update of so many tokens.
 
     >>> round(half_life_of(0.5, 100), 6), round(half_life_of(0.95, 64 * 64))
-    (100.0, 55352)
+    (100.0, 55351)
     """
     return tokens * math.log(0.5) / math.log(beta2)
 
