@@ -1,14 +1,18 @@
-"""Two things for tests alone, in every process that they start: those find this file on PYTHONPATH.
+"""Three things for tests alone, in every process that they start: those find this file on PYTHONPATH.
 
 The Python parts of torchvision load beside a torch for CPUs alone, for which its compiled operators do not fit: the
 wheel of the package index is built for another torch, and registering shapes for operators that are not there fails.
 
 PNG files are written with 40 dots per inch. Nobody looks at them, and 300 take half the time of a study's rendering;
 ``inspect.unwrap(Figure.savefig)`` is the method as it was.
+
+Nothing waits for the disk: tests kill processes, and what a process has written outlives it. Power losses are not
+tested.
 """
 
 import functools
 import importlib.abc
+import os
 import sys
 
 
@@ -46,3 +50,4 @@ def draw_small():
 
 
 sys.meta_path.insert(0, _First())
+os.fsync = lambda descriptor: None
