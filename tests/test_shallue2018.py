@@ -310,7 +310,7 @@ def test_every_figure_is_written_and_says_what_was_lost(written: tuple[Any, Any,
         assert re.search(
             r"weights of \d+ are not finite", json.loads((written[2] / f"{name}.json").read_text())["caption"]
         )
-    assert all((written[2] / f"{name}.png").stat().st_size > 10_000 for name in (*figures, "solution_quality"))
+    assert all((written[2] / f"{name}.pdf").stat().st_size > 8_000 for name in (*figures, "solution_quality"))
 
 
 def test_figures_have_no_faults(written: tuple[Any, Any, Path]) -> None:

@@ -75,11 +75,11 @@ PRESETS = {
     ),
     "smoke": Preset(
         "A trial, to see that everything works.",
-        data=DataConfig(num_train=200, num_test=100, evaluation_batch_size=200),
+        data=DataConfig(num_train=100, num_test=100, evaluation_batch_size=100),
         arms=(Arm(0.0, (0.1,), ((20, 2), (50, 4))), Arm(0.5, (0.05,), ((20, 2), (None, 10)))),
         seeds=2,
-        measured=10,
-        num_batches=10,
+        measured=8,
+        num_batches=4,
     ),
 }
 
