@@ -9,7 +9,7 @@ and of ``cpu`` elsewhere. The same files give the same bytes, and the figure is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,10 @@ from analysis.pages.stories import figure_of, points_of, story_of
 from analysis.pages.study_page import PAGE, RULES, study_page
 from analysis.pages.verdict_table import NOT_YET, replaced, verdict_counts
 from analysis.report.places import script_of
+from analysis.report.story import Told
 from sharpness.errors import RunError, run_command
 from sharpness.files import write_atomically
 
-BRIEF = 3
-"""Claims of a study that its paragraph tells; its page has five to eight of them, and all in the appendix."""
 INTRO = """# Findings
 
 What papers claim about large batches and sharp minima, and what came of it on small networks and data that ship with the package. `python -m analysis.pages.findings_page` writes this page; no number and no verdict is typed by hand. Each study has a page of its own with every claim, setting, interval and reason.
@@ -93,11 +92,21 @@ def _paragraph(found: Found, base: Path) -> str:
     story, stem = story_of(found.study), figure_of(found)
     count = len(found.findings)
     all_claims = link("The claim" if count == 1 else f"All {count} claims", found.folder / PAGE, base)
-    said = [sentences(points_of(found)[:BRIEF], numbers=True), f"{all_claims}."]
+    said = [sentences(brief(points_of(found)), numbers=True), f"{all_claims}."]
     if story:
         said = [f"*Claim.* {plain(story.claim)} *Here.*", *said, f"*Limits.* {plain(story.limit)}"]
     picture = f"\n![{stem}]({address(found.folder / f'{stem}.png', base)})\n" if stem else ""
     return f"{' '.join(said)}\n{picture}"
+
+
+def brief(points: Sequence[Told]) -> list[Told]:
+    """Return the two points of a paragraph: the first, and the first that was tested with another end, else the second.
+
+    A study's page has five to eight of them, and all in its appendix.
+    """
+    same = {"not testable here", *(each.finding.verdict for each in points[:1])}
+    others = [each for each in points[1:] if each.finding.verdict not in same]
+    return [*points[:1], *(others or points[1:])[:1]]
 
 
 def write_pages(options: Options) -> list[Path]:

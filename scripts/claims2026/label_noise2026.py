@@ -15,8 +15,9 @@ The problems take the images and the seed of a run; nothing else of its network,
 
 What to expect, on two CPU cores:
 
-- cpu: some minutes, by what trials on seed 100 took; not run yet. In these SGD ended, with the noise 64 times as large
-  in one output, at 1.6 times the least trace from either start, where 1.9 times are computed for small rates.
+- cpu: about 5 minutes. Of 11 claims 8 are reproduced and 3 inconclusive. With isotropic noise SGD ends at the flattest
+  minimum from either start; with noise 64 times as large in one output at 1.63 times the least trace (1.54 to 1.73),
+  where 1.95 are computed for small rates, and batches of one end 1.22 times as sharp as the full batch (1.13 to 1.31).
 - smoke: seconds; its numbers mean nothing.
 
 Every stage skips what is already there, so the same command goes on after a stop of any kind.
@@ -77,8 +78,8 @@ PRESETS = {
     # Rate, length and the sharp start were chosen on seed 100, before the first of these seeds: stable, and long enough
     # for the slowest arm to end.
     "cpu": Preset(
-        "512 Fashion-MNIST images as 2 x 2 cells, noise 1 to 64 times as large in one output, 6 seeds, some "
-        "minutes on 2 cores; not run yet.",
+        "512 Fashion-MNIST images as 2 x 2 cells, noise 1 to 64 times as large in one output, 6 seeds, about 5 "
+        "minutes on 2 cores.",
         seeds=6,
         base=BASE,
         examples=512,

@@ -26,6 +26,8 @@ def way_figure(ways: pd.DataFrame, note: str) -> Drawing | str:
         return "no walk was measured"
     own = own.assign(over=floats(own, "trace") / floats(own, "flattest_trace"))
     shown = [imbalances(own)[0], imbalances(own)[-1]]
+    walks = [rows_where(own, imbalance=imbalance, start=name) for imbalance in shown for name in STARTS]
+    means = [np.exp(np.log(floats(at, "over")).mean()) for walk in walks for _, at in walk.groupby("step")]
     figure, axes = new_figure(COLUMN, 3.6, len(shown), 1)
     for imbalance, ax in zip(shown, axes[:, 0], strict=True):
         here = rows_where(own, imbalance=imbalance)
@@ -33,7 +35,7 @@ def way_figure(ways: pd.DataFrame, note: str) -> Drawing | str:
             mean_of_seeds(ax, rows_where(here, start=name), "step", "over", True, color=look.color)
         known = floats(here, "quietest_trace") / floats(here, "flattest_trace")
         ax.axhline(float(np.exp(np.log(known).mean())), **COMPUTED)
-        log_axis(ax.yaxis, [*floats(own, "over"), 0.9], 1.05)
+        log_axis(ax.yaxis, [*means, 0.9], 1.05)
         fixed_ticks(ax.yaxis, (1.0, 1.5, 2.0))
         ax.set(title=_title(imbalance), xlim=(0, floats(own, "step").max()))
         ax.tick_params(labelbottom=ax is axes[-1, 0])
