@@ -77,9 +77,7 @@ class Options:
 
 def trained_f1(runs: Path) -> tuple[str, ...]:
     """Return the arguments that measure F1 on 10,000 images after its training of a few minutes."""
-    run = trained(RunConfig(training=TrainingConfig(batch_size=BATCH_OF["SB"])), runs)
-    weights = run.path / f"{run.final_checkpoint()}.safetensors"
-    return (str(weights), "--model", "f1", "--data", "fashion_mnist_10k")
+    return (str(trained(RunConfig(training=TrainingConfig(batch_size=BATCH_OF["SB"])), runs).path),)
 
 
 def trained_resnet(network: str, folder: Path) -> tuple[str, ...]:
@@ -109,8 +107,9 @@ def first_answers(options: Options, folder: Path) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for name, arguments in named.items():
         for i in range(options.answers):
-            out = ("--out", str(folder / f"answer-{len(found)}-{i}"))
-            found.setdefault(name, []).append(seconds_of(lambda each=(*arguments, *out): run_process(COMMAND, *each)))
+            out = folder / f"answer-{len(found)}-{i}"
+            command = ("probe", *arguments, "--out", str(out))
+            found.setdefault(name, []).append(seconds_of(lambda each=command: run_process(COMMAND, *each)))
     return found
 
 

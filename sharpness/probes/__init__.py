@@ -98,11 +98,11 @@ PROBES: dict[str, ProbeInfo] = {
 QUICK: dict[str, Probe[Any]] = {
     "norms": WeightNorms(),
     "distance": DistanceFromStart(),
-    "critical_sharpness": CriticalSharpness(),
-    "gradient_noise": GradientNoise(),
+    "critical_sharpness": CriticalSharpness(checks=4),
+    "gradient_noise": GradientNoise(num_hvps=0),  # the noise scale alone: what needs H takes a product an example
     "eigenvalues": TopEigenvalues(),
     "keskar": KeskarSharpness(),
-    "worst_case": WorstCaseSharpness(num_starts=1),  # adaptive: no rescaling of the weights moves it
+    "worst_case": WorstCaseSharpness(num_starts=1, steps=10),  # adaptive: no rescaling of the weights moves it
     "trace": Trace(method="krylov", rtol=0.1, num_hvps=20),  # 8 of them are those of the eigenvalue
 }
 """A first answer: the cheapest first, and each as cheap as it can be and still say how sure it is."""
