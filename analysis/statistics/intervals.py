@@ -51,6 +51,22 @@ def summarise(values: ArrayLike) -> Summary:
     return Summary(float(np.mean(x)) if len(x) else None, std, len(x))
 
 
+def incomplete(*numbers: ArrayLike) -> Interval | None:
+    """Return the interval that says why there is none, where a seed lacks one of its numbers; else ``None``.
+
+    Leaving seeds out would choose the others.
+
+    >>> incomplete([1.0, 2.0], [3.0, float("nan")]).reason
+    '1 of 2 seeds have no number'
+    """
+    columns = np.array([np.asarray(each, dtype=float) for each in numbers])
+    total, gone = columns.shape[1], int(np.isnan(columns).any(axis=0).sum())
+    if total and not gone:
+        return None
+    reason = f"{gone} of {total} seeds have no number" if gone else "nothing was measured"
+    return Interval(None, None, None, total - gone, reason)
+
+
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
     """Return the mean of second - first over the pairs finite in both, with its Student t interval.
 

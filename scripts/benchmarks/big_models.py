@@ -31,7 +31,7 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scripts.benchmarks.networks import gpt2, hide_broken_torchvision
+from scripts.benchmarks.networks import gpt2
 from scripts.benchmarks.report import Part, lines_of, provenance_of, write_report
 from scripts.benchmarks.rows import Benchmark, Job, Row, SharedOptions
 from scripts.benchmarks.tools import measured, resident
@@ -150,7 +150,6 @@ def place_of(job: Job) -> tuple[str, int]:
 
 def loss_of(job: Job, runs: Path) -> Loss:
     """Return the loss of the adapter, read and looked at as the command line does."""
-    hide_broken_torchvision()
     way, length = place_of(job)
     _, adapter = folders(job, runs)
     data = f"scripts.benchmarks.big_models:sequences,count={job.examples},length={length}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from sharpness.errors import InputError
 from sharpness.files import write_atomically
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
+from sharpness.machine.torchvision import hidden_torchvision, load_torchvision
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_network
 from sharpness.training import train
@@ -133,8 +132,8 @@ def token_batches(batches: int, sequences: int, length: int, vocabulary: int) ->
 
 def gpt2(layers: int, heads: int, width: int, vocabulary: int, positions: int) -> nn.Module:
     """Return GPT-2 with random weights, its attention the plain one, which has second derivatives."""
-    hide_broken_torchvision()
-    transformers = peer("transformers")
+    with hidden_torchvision(load_torchvision()):
+        transformers = peer("transformers")
     config = transformers.GPT2Config(
         n_layer=layers,
         n_head=heads,
@@ -156,18 +155,6 @@ def gpt2_at_scale(size: str) -> Problem:
         torch.manual_seed(derived_seed(0, "benchmark", size))
         model = gpt2(layers, heads, width, vocabulary=50257, positions=1024)
     return Problem(model.eval(), None, token_batches(batches=2, sequences=1, length=32, vocabulary=50257))
-
-
-def hide_broken_torchvision() -> None:
-    """Hide a torchvision that fails to load: transformers would try to, although text needs none.
-
-    It fails where its build is for another torch, as the one of the package index is beside a torch for CPUs alone.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError):
-        modules: dict[str, Any] = sys.modules
-        modules["torchvision"] = None
 
 
 class _Block(nn.Module):

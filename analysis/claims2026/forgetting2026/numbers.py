@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.intervals import Interval, paired_difference, paired_ratio
+from analysis.statistics.intervals import Interval, incomplete, paired_difference, paired_ratio
 from analysis.statistics.rank_correlation import kendall_tau
 from sharpness.plots.frames import floats, groups, records, rows_where
 
@@ -86,27 +86,19 @@ def by_seed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def over(rows: pd.DataFrame, column: str, arm: str, other: str) -> Interval:
     """Return a number of one arm over that of another, over the seeds; none where a seed lacks one."""
-    return _whole(rows, column, arm, other) or paired_ratio(*_pair(rows, column, arm, other))
+    pair = _pair(rows, column, arm, other)
+    return incomplete(*pair) or paired_ratio(*pair)
 
 
 def less(rows: pd.DataFrame, column: str, arm: str, other: str) -> Interval:
     """Return a number of one arm less that of another, over the seeds; none where a seed lacks one."""
-    return _whole(rows, column, arm, other) or paired_difference(*_pair(rows, column, arm, other))
+    pair = _pair(rows, column, arm, other)
+    return incomplete(*pair) or paired_difference(*pair)
 
 
 def _pair(rows: pd.DataFrame, column: str, arm: str, other: str) -> tuple[Any, Any]:
     table = by_seed(rows, column)
     return floats(table, other), floats(table, arm)
-
-
-def _whole(rows: pd.DataFrame, column: str, arm: str, other: str) -> Interval | None:
-    """Return the interval that says why there is none; leaving seeds out would choose the others."""
-    first, second = _pair(rows, column, arm, other)
-    gone = int(np.isnan(first + second).sum())
-    if not gone and len(first):
-        return None
-    reason = f"{gone} of {len(first)} seeds have no number" if gone else "nothing was measured"
-    return Interval(None, None, None, len(first) - gone, reason)
 
 
 def tau(rows: pd.DataFrame, measure: str, damage: str) -> Interval:

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pandas as pd
 
-from analysis.statistics.intervals import Interval, paired_difference, student
-from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
+from analysis.report import held_out
+from analysis.statistics.intervals import Interval, incomplete, student
+from sharpness.plots.frames import floats, records, rows_where
 
 SMALL, LARGE, EARLY, LATE = ARMS = ("small", "large", "early", "late")
 """The ways to use the same bytes."""
 CATCH_UP, SMALL_BEFORE, LARGE_BEFORE = "catch-up", "small, to the switch", "large, to the switch"
-CHANCE = math.log(256)
-"""The loss of a guess among 256 bytes, in nats, which a run that diverged counts as, and any that is worse."""
 NAMES = ("arm", "place", "seed", "learning_rate", "validation_loss", "test_loss", "step", "examples")
 
 
 def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that came to an end with their losses, at most that of a guess."""
-    ended = rows_if(runs, [status != "missing" for status in runs["status"]])
-    table = pd.DataFrame({name: ended[name] for name in NAMES})
-    losses = {name: np.nan_to_num(floats(table, name), nan=CHANCE) for name in ("validation_loss", "test_loss")}
-    return table.assign(**{name: np.minimum(values, CHANCE) for name, values in losses.items()})
+    return held_out.outcomes(runs, NAMES)
 
 
 def judged(rows: pd.DataFrame, arm: str, chooser: str) -> pd.DataFrame:
     """Return the runs of an arm at the rate with the lowest mean held-out loss of another's, of the *other* seeds."""
-    found, choosing = list[pd.DataFrame](), rows_where(rows, arm=chooser)
-    for seed, own in groups(rows_where(rows, arm=arm), "seed"):
-        others = rows_if(choosing, choosing["seed"] != seed)
-        means = [(float(floats(each, "validation_loss").mean()), place) for place, each in groups(others, "place")]
-        if means:
-            found.append(rows_where(own, place=min(means)[1]))
-    return pd.concat(found) if found else rows.head(0)
+    return held_out.at_chosen_rate(rows_where(rows, arm=arm), rows_where(rows, arm=chooser))
 
 
 def at_own_rates(rows: pd.DataFrame) -> pd.DataFrame:
@@ -44,23 +31,12 @@ def at_own_rates(rows: pd.DataFrame) -> pd.DataFrame:
 
 def less(rows: pd.DataFrame, arm: str, other: str) -> Interval:
     """Return the mean test loss of one way less that of another over the seeds; none where a seed lacks one."""
-    return complete(pd.DataFrame({name: of(rows_where(rows, arm=name)) for name in (arm, other)})) or paired_difference(
-        *(of(rows_where(rows, arm=name)) for name in (other, arm))
-    )
+    return held_out.difference_of_seeds(*(of(rows_where(rows, arm=name)) for name in (other, arm)))
 
 
 def of(rows: pd.DataFrame) -> pd.Series:
     """Return the test loss by seed."""
     return pd.Series(floats(rows, "test_loss"), index=rows["seed"]).sort_index()
-
-
-def complete(table: pd.DataFrame) -> Interval | None:
-    """Return the interval that says why there is none, where a seed lacks a number."""
-    gone = int(table.isna().any(axis=1).sum())
-    if not gone and not table.empty:
-        return None
-    reason = f"{gone} of {len(table)} seeds have no number" if gone else "nothing was measured"
-    return Interval(None, None, None, len(table) - gone, reason)
 
 
 def leads(rows: pd.DataFrame) -> pd.DataFrame:
@@ -73,7 +49,7 @@ def leads(rows: pd.DataFrame) -> pd.DataFrame:
 def left_over(rows: pd.DataFrame) -> Interval:
     """Return the share of the lead at the switch that is left at the end; none where there was no lead."""
     table = leads(rows)
-    missing = complete(table)
+    missing = incomplete(floats(table, "at_switch"), floats(table, "at_end"))
     if missing is not None:
         return missing
     behind = sum(row["at_switch"] > 0 for row in records(table))

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.intervals import Interval, paired_difference
+from analysis.report import held_out
+from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 
 HELD, FIXED, SGD = "AdamW, half-life held", "AdamW, beta2 fixed", "SGD"
 """The ways to train."""
-CHANCE = math.log(256)
-"""The loss of a guess among 256 bytes, in nats, which a run that diverged counts as, and any that is worse."""
 NAMES = ("way", "batch", "place", "seed", "learning_rate", "validation_loss", "test_loss")
 
 
 def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that came to an end with their losses, at most that of a guess."""
-    ended = rows_if(runs, [status != "missing" for status in runs["status"]])
-    table = pd.DataFrame({name: ended[name] for name in NAMES})
-    losses = {name: np.nan_to_num(floats(table, name), nan=CHANCE) for name in ("validation_loss", "test_loss")}
-    return table.assign(**{name: np.minimum(values, CHANCE) for name, values in losses.items()})
+    return held_out.outcomes(runs, NAMES)
 
 
 def tuned(rows: pd.DataFrame) -> pd.DataFrame:
@@ -36,7 +31,7 @@ def tuned(rows: pd.DataFrame) -> pd.DataFrame:
     for keys in records(rows.filter(["way", "batch"]).drop_duplicates()):
         cell = rows_where(rows, **keys)
         for seed, own in groups(cell, "seed"):
-            place = best_place(rows_if(cell, cell["seed"] != seed))
+            place = held_out.best_place(rows_if(cell, cell["seed"] != seed))
             losses = dict(zip(own["place"], floats(own, "test_loss"), strict=True))
             if place is None or place not in losses:
                 continue
@@ -49,16 +44,6 @@ def tuned(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=pd.Index(columns))
 
 
-def best_place(rows: pd.DataFrame) -> int | None:
-    """Return the place in the grid of the rate with the lowest mean held-out loss, of equals the smallest.
-
-    >>> best_place(pd.DataFrame({"place": [0, 1, 1], "validation_loss": [2.0, 1.0, 2.0]}))
-    1
-    """
-    means = [(float(floats(own, "validation_loss").mean()), place) for place, own in groups(rows, "place")]
-    return min(means)[1] if means else None
-
-
 def of(rows: pd.DataFrame, way: str, batch: int, column: str = "test_loss") -> pd.Series:
     """Return a number of a way and a batch size by seed."""
     own = rows_where(rows, way=way, batch=batch)
@@ -67,12 +52,7 @@ def of(rows: pd.DataFrame, way: str, batch: int, column: str = "test_loss") -> p
 
 def less(first: pd.Series, second: pd.Series) -> Interval:
     """Return the mean of first - second over the seeds; none where a seed lacks one."""
-    both = pd.DataFrame({"first": first, "second": second})
-    gone = int(both.isna().any(axis=1).sum())
-    if gone or both.empty:
-        reason = f"{gone} of {len(both)} seeds have no number" if gone else "nothing was measured"
-        return Interval(None, None, None, len(both) - gone, reason)
-    return paired_difference(both["second"], both["first"])
+    return held_out.difference_of_seeds(second, first)
 
 
 def gap(rows: pd.DataFrame, batch: int) -> pd.Series:
