@@ -125,17 +125,13 @@ def prepare(job: Job, runs: Path) -> Row:
 
     if not (adapter / "adapter_config.json").is_file():
         write()
-    weights = {name: (folder / f"{name}.safetensors").stat().st_size for name, folder in files(base, adapter)}
-    return {"base_bytes": weights["model"], "adapter_bytes": weights["adapter_model"], "dtype": "bfloat16"}
+    written = {"base_bytes": base / "model.safetensors", "adapter_bytes": adapter / "adapter_model.safetensors"}
+    return {name: path.stat().st_size for name, path in written.items()} | {"dtype": "bfloat16"}
 
 
 def folders(job: Job, runs: Path) -> tuple[Path, Path]:
     """Return where base and adapter of a job's size lie."""
     return runs / "big_models" / f"gpt2-{job.network}", runs / "big_models" / f"adapter-{job.network}"
-
-
-def files(base: Path, adapter: Path) -> tuple[tuple[str, Path], ...]:
-    return ("model", base), ("adapter_model", adapter)
 
 
 def place_of(job: Job) -> tuple[str, int]:

@@ -29,18 +29,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # analysis/ and scripts/ are not installed
 
+from scripts.grids.text_windows import epochs_of, text_run, trial
 from scripts.runner.study import Cell, Study, run_study
 from sharpness.cli import run_command
-from sharpness.config import (
-    BatchConfig,
-    BudgetConfig,
-    DataConfig,
-    MeasureConfig,
-    ModelConfig,
-    RunConfig,
-    ScheduleConfig,
-    TrainingConfig,
-)
+from sharpness.config import BatchConfig, BudgetConfig, RunConfig, ScheduleConfig, TrainingConfig
 
 SWITCHES = {"small": 1.0, "large": 0.0, "early": 0.25, "late": 0.75}
 """The share of the bytes that is seen in small batches."""
@@ -63,14 +55,7 @@ class Preset:
     """Updates in which the rate grows."""
 
 
-BASE = RunConfig(
-    data=DataConfig(
-        name="kjv", context=64, num_train=8448, num_validation=256, num_test=512, evaluation_batch_size=256
-    ),
-    model=ModelConfig("char_transformer_small", "layer"),
-    training=TrainingConfig(optimizer="adamw", epochs=0, beta2=0.95, weight_decay=0.1, clip_norm=1.0),
-    measure=MeasureConfig(test_every=100.0),
-)
+BASE = text_run(TrainingConfig(optimizer="adamw", epochs=0, beta2=0.95, weight_decay=0.1, clip_norm=1.0))
 
 PRESETS = {
     "cpu": Preset(
@@ -87,10 +72,7 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works.",
         seeds=3,
-        base=replace(
-            BASE,
-            data=replace(BASE.data, context=16, num_train=72, num_validation=8, num_test=8, evaluation_batch_size=16),
-        ),
+        base=trial(BASE, 64),
         windows=64,
         small=4,
         large=16,
@@ -137,8 +119,7 @@ def run_of(
     preset: Preset, size: int, rate: float, seed: int, budget: BudgetConfig, switch: float | None = None
 ) -> RunConfig:
     """Return a run that begins with one batch size, and after ``switch`` windows goes on with the large one."""
-    data = preset.base.data
-    window = 1 / ((data.num_train or 0) - data.num_validation)
+    window = epochs_of(preset.base, 1)
     batch = BatchConfig()
     if switch is not None:
         batch = BatchConfig("steps", milestones=(switch * window,), factor=preset.large / preset.small)

@@ -34,17 +34,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # analysis/ and scripts/ are not installed
 
+from scripts.grids.text_windows import epochs_of, text_run, trial
 from scripts.runner.study import Cell, Study, run_study
 from sharpness.cli import run_command
-from sharpness.config import (
-    BudgetConfig,
-    DataConfig,
-    MeasureConfig,
-    ModelConfig,
-    RunConfig,
-    ScheduleConfig,
-    TrainingConfig,
-)
+from sharpness.config import BudgetConfig, RunConfig, ScheduleConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -87,14 +80,7 @@ class Preset:
 HELD, FIXED, SGD = "AdamW, half-life held", "AdamW, beta2 fixed", "SGD"
 """The ways to train; the first two are one at the largest batch."""
 
-BASE = RunConfig(
-    data=DataConfig(
-        name="kjv", context=64, num_train=8448, num_validation=256, num_test=512, evaluation_batch_size=256
-    ),
-    model=ModelConfig("char_transformer_small", "layer"),
-    training=TrainingConfig(epochs=1),
-    measure=MeasureConfig(test_every=100.0),
-)
+BASE = text_run(TrainingConfig(epochs=1))
 
 PRESETS = {
     "cpu": Preset(
@@ -110,10 +96,7 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works.",
         seeds=3,
-        base=replace(
-            BASE,
-            data=replace(BASE.data, context=16, num_train=40, num_validation=8, num_test=8, evaluation_batch_size=16),
-        ),
+        base=trial(BASE, 32),
         windows=16,
         batches=(4, 16),
         beta2=0.95,
@@ -139,9 +122,7 @@ def config_of(preset: Preset, name: str, batch: int, rate: float, seed: int) -> 
     if name == HELD:
         half_life = half_life_of(preset.beta2, max(preset.batches) * (preset.base.data.context or 1))
         changes = {"optimizer": "adamw", "beta2_half_life": half_life}
-    data = preset.base.data
-    epochs = preset.windows / ((data.num_train or 0) - data.num_validation)
-    schedule = ScheduleConfig("cosine", warmup=0.05 * epochs)
+    schedule = ScheduleConfig("cosine", warmup=0.05 * epochs_of(preset.base, preset.windows))
     budget = BudgetConfig(examples=preset.windows)
     return replace(preset.base, training=replace(shared, **changes), schedule=schedule, budget=budget)
 

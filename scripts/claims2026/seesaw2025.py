@@ -32,18 +32,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # analysis/ and scripts/ are not installed
 
+from scripts.grids.text_windows import epochs_of, text_run, trial
 from scripts.runner.study import Cell, Study, run_study
 from sharpness.cli import run_command
-from sharpness.config import (
-    BatchConfig,
-    BudgetConfig,
-    DataConfig,
-    MeasureConfig,
-    ModelConfig,
-    RunConfig,
-    ScheduleConfig,
-    TrainingConfig,
-)
+from sharpness.config import BatchConfig, BudgetConfig, RunConfig, ScheduleConfig, TrainingConfig
 
 ARMS = {"constant": (1.0, 1.0), "halved": (0.5, 1.0), "Seesaw": (0.5**0.5, 2.0), "control": (1.0, 4.0)}
 """What rate and batch size are multiplied by at each step of the schedule."""
@@ -62,14 +54,7 @@ class Preset:
     steps: int
 
 
-BASE = RunConfig(
-    data=DataConfig(
-        name="kjv", context=64, num_train=8448, num_validation=256, num_test=512, evaluation_batch_size=256
-    ),
-    model=ModelConfig("char_transformer_small", "layer"),
-    training=TrainingConfig(optimizer="adamw", batch_size=4, epochs=0, beta2=0.95, weight_decay=0.1, clip_norm=1.0),
-    measure=MeasureConfig(test_every=100.0),
-)
+BASE = text_run(TrainingConfig(optimizer="adamw", batch_size=4, epochs=0, beta2=0.95, weight_decay=0.1, clip_norm=1.0))
 
 PRESETS = {
     "cpu": Preset(
@@ -84,11 +69,7 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works.",
         seeds=3,
-        base=replace(
-            BASE,
-            data=replace(BASE.data, context=16, num_train=72, num_validation=8, num_test=8, evaluation_batch_size=16),
-            training=replace(BASE.training, batch_size=2),
-        ),
+        base=trial(replace(BASE, training=replace(BASE.training, batch_size=2)), 64),
         windows=64,
         rates=(0.005, 0.01),
         steps=2,
@@ -119,8 +100,7 @@ def cells_of(preset: Preset, seeds: int) -> list[Cell]:
 def config_of(preset: Preset, arm: str, rate: float, seed: int) -> RunConfig:
     """Return one run: warm-up over the first twentieth, then the steps of its schedule."""
     of_rate, of_batch = ARMS[arm]
-    data = preset.base.data
-    epochs = preset.windows / ((data.num_train or 0) - data.num_validation)
+    epochs = epochs_of(preset.base, preset.windows)
     milestones = tuple(share * epochs for share in halvings(preset.steps))
     return replace(
         preset.base,
