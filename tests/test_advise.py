@@ -197,14 +197,18 @@ def test_a_branch_is_a_plain_loop_from_the_checkpoint_and_its_state(runs: dict[s
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
         group |= {"lr": rate, **options[name]}
+    smooth = math.nan
     for epoch in (FIRST_BRANCH_EPOCH, FIRST_BRANCH_EPOCH + 1):
         for rows in epoch_order(config.training.seed, epoch, 90).split(size):
             optimizer.zero_grad()
             inputs = normalise(dataset.train.inputs[rows], torch.float64)
-            cross_entropy(model(inputs), dataset.train.targets[rows]).backward()
+            value = cross_entropy(model(inputs), dataset.train.targets[rows])
+            value.backward()
             optimizer.step()
+            smooth = float(value) if math.isnan(smooth) else (smooth + float(value)) / 2
     batch = (normalise(dataset.train.inputs, torch.float64), dataset.train.targets)
     loss = network_loss(config, model, [batch], dtype=torch.float64)
+    assert found.pop("smoothed") == pytest.approx(smooth, rel=1e-6)
     assert found == {"updates": 10, "examples": 180, "loss": pytest.approx(loss.value(loss.weights), rel=1e-6)}
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == files
 

@@ -141,6 +141,12 @@ PAPERS = {
         ("2602.14208",),
         ("late_switching2026",),
     ),
+    "merrill2025": Paper(
+        "Merrill et al. 2025",
+        "Critical Batch Size Revisited: A Simple Empirical Approach to Large-Batch Language Model Training",
+        ("2505.23971",),
+        ("merrill2025",),
+    ),
 }
 """The papers by the name of their study, in the order in which they are shown."""
 

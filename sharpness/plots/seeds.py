@@ -52,7 +52,7 @@ def mean_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, geometric: bool 
     """Draw the mean over the seeds, geometric for a logarithmic axis, without a band."""
     # The edges of marks are of their own colour, not white as seaborn has them.
     style = {"errorbar": None, "markeredgecolor": None, "markeredgewidth": 1.0} | style
-    _drawn_by(sns.lineplot, ax, rows, x, y, estimator=gmean if geometric else np.mean, **style)
+    _drawn_by(sns.lineplot, ax, rows, x, y, estimator=_geometric if geometric else np.mean, **style)
 
 
 def range_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, geometric: bool = False, **style: Any) -> None:
@@ -68,6 +68,15 @@ def runs_and_means(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, looks
     for row in records(rows_where(runs, status="diverged").dropna(subset=[y]).groupby([by, "seed"]).tail(1)):
         ax.plot(row[x], row[y], color=looks[row[by]].color, zorder=4, **CROSS)
     mean_of_seeds(ax, means, x, y, **lines(by, looks), markevery=max(1, len(set(means["epoch"])) // 6))
+
+
+def _geometric(values: Any) -> float:
+    """Return the geometric mean within the range of the values: rounding would take it out where they are equal.
+
+    >>> bool(gmean([16.0] * 5) < 16), _geometric([16.0] * 5)
+    (True, 16.0)
+    """
+    return float(np.clip(gmean(values), np.min(values), np.max(values)))
 
 
 def _drawn_by(draw: Callable[..., Any], ax: Axes, rows: pd.DataFrame, x: str, y: str, **options: Any) -> None:

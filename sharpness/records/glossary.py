@@ -418,6 +418,7 @@ OF_ADVICE: dict[str, dict[str, str]] = {
         "rows[].updates": "its updates",
         "rows[].examples": "the examples that it saw, in whole passes",
         "rows[].loss": "its loss at the end; null where it was not finite",
+        "rows[].smoothed": "that of its batches, the last with weight 1/2, the one before with 1/4 and so on",
         "batch_size": "the batch size of the run",
         "rate_rule": "how the rate goes with the batch: linear or sqrt",
         "optimizer_state": "where the branches have the optimiser's state from",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ FIRST_BRANCH_EPOCH = 10**6
 PASSES_APART = 10**4
 SETTLING = 10
 """Batches that the optimiser's state is rebuilt from, where it was not kept."""
+NEWEST = 0.5
+"""The weight of the last batch in the smoothed loss (Merrill et al. 2025)."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,10 @@ def train_branch(
     After Merrill et al. 2025 (arXiv 2505.23971): weights and optimiser go on with another batch size at a rate scaled
     by rule. The updates are those of the trainer, SAM, clipping and all, at one rate. Branches of one ``order`` see the
     same ``window`` examples in the same order, the last batch of a pass being what is left of it; where the window is
-    larger than the training set it is made of whole passes. Deviations: the loss is that of fixed examples in
-    evaluation mode, where theirs is smoothed over the batches, and without the optimiser's ``state`` moments and
-    velocities are rebuilt from :data:`SETTLING` batches at weights that stay. ``loss`` is ``None`` where it is not
-    finite. Nothing is written into the run's folder.
+    larger than the training set it is made of whole passes. Deviations: ``loss`` is that of fixed examples in
+    evaluation mode, beside theirs, which is ``smoothed`` over the batches, and without the optimiser's ``state``
+    moments and velocities are rebuilt from :data:`SETTLING` batches at weights that stay. A loss is ``None`` where it
+    is not finite. Nothing is written into the run's folder.
     """
     config = branch_config(run.config(), f"{run.path.name}/{checkpoint}.safetensors", plan)
     own_draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
@@ -96,9 +99,18 @@ def train_branch(
         at = Position(epoch=first)
         while at.epoch < first + passes:
             at = one_update(session, at)
-        value = session.evaluate(seen).loss
-    loss = value if math.isfinite(value) else None
-    return {"updates": at.update, "examples": at.examples, "loss": loss}
+        losses = {"loss": session.evaluate(seen).loss, "smoothed": smoothed(torch.stack(session.sums.losses).tolist())}
+    finite = {name: value if math.isfinite(value) else None for name, value in losses.items()}
+    return {"updates": at.update, "examples": at.examples, **finite}
+
+
+def smoothed(losses: Sequence[float], newest: float = NEWEST) -> float:
+    """Return the moving average at the last batch: ``s_1 = l_1``, ``s_t = newest l_t + (1 - newest) s_(t-1)``.
+
+    >>> smoothed([4.0, 2.0, 1.0])
+    2.0
+    """
+    return reduce(lambda mean, loss: newest * loss + (1 - newest) * mean, losses)
 
 
 def _settle(session: Session, at: Position) -> None:
