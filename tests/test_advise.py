@@ -205,7 +205,7 @@ def test_a_branch_is_a_plain_loop_from_the_checkpoint_and_its_state(runs: dict[s
             value = cross_entropy(model(inputs), dataset.train.targets[rows])
             value.backward()
             optimizer.step()
-            smooth = float(value) if math.isnan(smooth) else (smooth + float(value)) / 2
+            smooth = value.item() if math.isnan(smooth) else (smooth + value.item()) / 2
     batch = (normalise(dataset.train.inputs, torch.float64), dataset.train.targets)
     loss = network_loss(config, model, [batch], dtype=torch.float64)
     assert found.pop("smoothed") == pytest.approx(smooth, rel=1e-6)
