@@ -131,20 +131,27 @@ def _of_searches(results: Results, interval: Interval) -> str:
 
 
 def _useful_batches(results: Results) -> list[Finding]:
-    networks, data = results.named("networks"), results.named("data")
+    (*networks, text), data = results.named("networks"), results.named("data")
     by_network, by_data = (critical_ratio(results, *pair) for pair in (networks, data))
-    made = Finding(
-        "The largest useful batch depends on the network",
-        setting(results, networks),
-        "useful_batch",
-        f"critical batch size, {networks[1]} / {networks[0]} {_ratio(by_network)}{_of_searches(results, by_network)}",
-        *judge(by_network, 1.0, 0, FURTHER),
-    )
+    by_text = critical_ratio(results, networks[0], text)
+    made = [
+        Finding(
+            claim,
+            setting(results, [networks[0], other]),
+            "useful_batch",
+            f"critical batch size, {other} / {networks[0]} {_ratio(found)}{_of_searches(results, found)}",
+            *judge(found, 1.0, 0, FURTHER),
+        )
+        for claim, other, found in (
+            ("The largest useful batch depends on the network", networks[1], by_network),
+            ("The largest useful batch of a transformer on a text is another", text, by_text),
+        )
+    ]
     excess = larger_effect(results.best, networks, data)
     ratio_of_data = _ratio(by_data) + _of_searches(results, by_data)
     number = f"|log ratio| of networks minus that of data {difference(excess)}; ratio of data {ratio_of_data}"
     claim, where = "The amount of data matters less to it than the network", setting(results, [*networks, data[1]])
-    return [made, Finding(claim, where, "useful_batch", number, *judge(excess, 0.0, 1, LOGS))]
+    return [*made, Finding(claim, where, "useful_batch", number, *judge(excess, 0.0, 1, LOGS))]
 
 
 def larger_effect(best: pd.DataFrame, networks: Sequence[str], data: Sequence[str], seed: int = 0) -> Interval:

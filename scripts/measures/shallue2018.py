@@ -17,6 +17,7 @@ from scripts.measures.smith_le2018_networks import scaled
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
 from sharpness.config import RunConfig, from_dict
+from sharpness.data import normalise
 from sharpness.loss import Loss
 from sharpness.models import build_model
 from sharpness.probes import GradientNoise
@@ -57,7 +58,7 @@ def search(
     site: Site,
     *,
     recipe: dict[str, Any],
-    cells: int,
+    cells: int | None,
     space: dict[str, Any],
     trials: Sequence[int],
     drawn: int,
@@ -99,11 +100,13 @@ def _order(row: dict[str, Any]) -> tuple[float, float]:
     return (row["steps"], row["error"])
 
 
-def _splits(site: Site, cells: int) -> list[Split]:
-    """Return the training, held-out and test images."""
+def _splits(site: Site, cells: int | None) -> list[Split]:
+    """Return the training, held-out and test examples, images as cells."""
     data = site.dataset
-    assert data.held_out is not None  # every preset holds images out
+    assert data.held_out is not None  # every preset holds examples out
     parts = (data.train, data.held_out, data.test)
+    if cells is None:
+        return [Split(normalise(part.inputs), part.targets) for part in parts]
     return [Split(scaled(part, cells, data.train).view(-1, 1, cells, cells), part.targets) for part in parts]
 
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, cross_entropy
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
 
 from sharpness.config import RunConfig
 from sharpness.errors import InputError
 from sharpness.models import build_model
-from sharpness.models.norms import GhostBatchNorm1d
 from sharpness.training.order import epoch_order
 from sharpness.training.schedules import learning_rate
 
-LAYERS = (nn.Flatten, nn.Identity, nn.Linear, nn.ReLU, nn.BatchNorm1d, nn.Conv2d, nn.MaxPool2d, nn.Dropout)
 OPTIMISERS = ("sgd", "momentum", "nesterov", "lars")
 CHUNK = 1000
 """Examples of one forward pass of all copies in evaluations, which is the batch whose statistics BatchNorm uses."""
@@ -28,37 +28,25 @@ CHUNK = 1000
 
 @dataclass(frozen=True)
 class Copies:
-    """The layers of a network in a row, and the parameters of all copies, each of shape (copies, ...)."""
+    """One network for all copies, and their parameters in its order, each of shape (copies, ...)."""
 
-    layers: Sequence[nn.Module]
+    network: nn.Module
     weights: Sequence[Tensor]
 
     def outputs(self, inputs: Tensor, training: bool = False) -> Tensor:
-        """Return the logits of each copy for its inputs: (copies, examples, ...) to (copies, examples, classes).
+        """Return what each copy makes of its inputs: (copies, examples, ...) to (copies, examples, classes).
 
-        Ghost batches and dropout, which draws anew for each copy, count in training alone; in evaluation BatchNorm uses
-        the statistics of the batch it sees.
+        Of a text it is (copies, examples, classes, places). Ghost batches and dropout, which draws anew for each copy,
+        count in training alone; in evaluation BatchNorm uses the statistics of the batch it sees.
         """
-        rest, x = iter(self.weights), inputs
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                weight, bias = next(rest), next(rest)
-                x = torch.baddbmm(bias[:, None], x, weight.mT)
-            elif isinstance(layer, nn.Conv2d):
-                x = convolved(x, next(rest), next(rest), layer)
-            elif isinstance(layer, nn.MaxPool2d):
-                x = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-            elif isinstance(layer, nn.Flatten):
-                x = x.flatten(2)
-            elif isinstance(layer, nn.Dropout):
-                x = torch.dropout(x, layer.p, training)
-            elif isinstance(layer, nn.BatchNorm1d):
-                ghosts = layer.ghosts.size if training and isinstance(layer, GhostBatchNorm1d) else None
-                scale, shift = next(rest), next(rest)
-                x = normalised(x, ghosts, layer.eps) * scale[:, None] + shift[:, None]
-            elif isinstance(layer, nn.ReLU):
-                x = torch.relu(x)
-        return x
+        names = [name for name, _ in self.network.named_parameters()]
+        self.network.train(training)
+
+        def outputs(weights: Sequence[Tensor], x: Tensor) -> Tensor:
+            return functional_call(self.network, dict(zip(names, weights, strict=True)), (x,))
+
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for vmap and go copy by copy
+            return vmap(outputs, randomness="different")(list(self.weights), inputs)
 
     def finite(self) -> Tensor:
         """Return for each copy whether all its weights are finite."""
@@ -69,31 +57,8 @@ class Copies:
         wrong = torch.zeros(len(self.weights[0]), device=inputs.device)
         with torch.no_grad():
             for x, y in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
-                wrong += (self.outputs(x.expand(len(wrong), *x.shape)).argmax(2) != y).sum(1)
-        return wrong / len(targets)
-
-
-def convolved(x: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
-    """Return the convolution of each copy's images with its own kernels, which are groups of one convolution."""
-    copies, images = len(x), x.transpose(0, 1).flatten(1, 2)
-    assert not isinstance(layer.padding, str)  # no built-in network pads by a word
-    knobs = (layer.stride, layer.padding, layer.dilation, copies * layer.groups)
-    return conv2d(images, weight.flatten(0, 1), bias.flatten(), *knobs).unflatten(1, (copies, -1)).transpose(0, 1)
-
-
-def normalised(x: Tensor, ghosts: int | None, eps: float) -> Tensor:
-    """Return features less their mean over the examples and over their deviation, by parts of ``ghosts`` examples.
-
-    >>> normalised(torch.tensor([[[1.0], [3.0], [0.0], [4.0]]]), 2, 0.0).flatten().tolist()
-    [-1.0, 1.0, -1.0, 1.0]
-    """
-    copies, count, width = x.shape
-    size = count if ghosts is None else min(ghosts, count)
-    if count % size:
-        raise InputError(f"expected batches that parts of {size} fill, got one of {count}: change the number of images")
-    parts = x.reshape(copies, count // size, size, width)
-    variance, mean = torch.var_mean(parts, dim=2, correction=0, keepdim=True)
-    return ((parts - mean) * (variance + eps).rsqrt()).view_as(x)
+                wrong += (self.outputs(x.expand(len(wrong), *x.shape)).argmax(2) != y).flatten(1).sum(1)
+        return wrong / targets.numel()
 
 
 def copies_of(
@@ -101,12 +66,10 @@ def copies_of(
 ) -> Copies:
     """Return for each seed the network that the trainer begins with; a seed that stands twice has two copies."""
     networks = [build_model(config.model, shape, classes, seed) for seed in seeds]
-    layers = list(networks[0].children())
-    for layer in layers:
-        if not isinstance(layer, LAYERS) or getattr(layer, "track_running_stats", False):
-            raise InputError(f"expected layers in a row, of norms batch statistics, got {layer}: use another network")
+    if list(networks[0].buffers()):
+        raise InputError(f"expected norms without running statistics, got {config.model.norm}: take norm = batch")
     parts = zip(*(network.parameters() for network in networks), strict=True)
-    return Copies(layers, [torch.stack(each).detach().to(device).requires_grad_() for each in parts])
+    return Copies(networks[0], [torch.stack(each).detach().to(device).requires_grad_() for each in parts])
 
 
 def train_side_by_side(
@@ -129,9 +92,10 @@ def train_side_by_side(
         raise InputError(f"expected {known}, got {config.training.optimizer}: use the trainer")
     count, epochs, size = len(targets), config.training.epochs, config.training.batch_size
     per_epoch = -(-count // size)
-    value = torch.tensor(list(values), dtype=inputs.dtype, device=inputs.device)
+    exact = {"dtype": copies.weights[0].dtype, "device": inputs.device}
+    value = torch.tensor(list(values), **exact)
     plain = 0.0 if config.training.optimizer == "sgd" else config.training.momentum
-    momentum = torch.tensor(list(momenta or [plain] * len(value)), dtype=inputs.dtype, device=inputs.device)
+    momentum = torch.tensor(list(momenta or [plain] * len(value)), **exact)
     velocity = [torch.zeros_like(each) for each in copies.weights]
     for epoch in range(epochs):
         orders = {seed: epoch_order(seed, epoch + 1, count) for seed in set(seeds)}
@@ -146,7 +110,7 @@ def train_side_by_side(
 
 def _gradient(copies: Copies, inputs: Tensor, targets: Tensor) -> Sequence[Tensor]:
     logits = copies.outputs(inputs, training=True)
-    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none").view(len(targets), -1)
     return torch.autograd.grad(losses.mean(1).sum(), list(copies.weights))
 
 
