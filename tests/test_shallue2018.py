@@ -66,8 +66,8 @@ def planted_tables(
 
     ``S = (S_min + E_min / B) 4^(d^2)`` steps, d the decades from the best rate ``r (B / 16)^power``, r = 1 for the
     text and 0.05 for images; beyond 0.6 decades the goal is missed, above 1.2 the run diverges. ``errors`` are the
-    slopes of the error in log2 B at equal epochs and steps; ``lost`` turns all trials of a search into diverged ones, or
-    leaves a missing one out.
+    slopes of the error in log2 B at equal epochs and steps; ``lost`` turns all trials of a search into diverged ones,
+    or leaves a missing one out.
     """
     rng, rows, floors = np.random.default_rng(0), [], S_MIN | (s_min or {})
     slopes = errors or {"epochs": 0.005, "steps": -0.005}
