@@ -102,6 +102,12 @@ PAPERS = {
         ("2412.20553", "2604.14108"),
         ("stochastic_edge",),
     ),
+    "bulk_sgd2025": Paper(
+        "Song et al. 2025",
+        "Does SGD Really Happen in Tiny Subspaces? ICLR 2025",
+        ("2405.16002",),
+        ("bulk_sgd2025",),
+    ),
     "label_noise2026": Paper(
         "Xu et al. 2026",
         "Does SGD Seek Flatness or Sharpness? An Exactly Solvable Model",
