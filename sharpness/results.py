@@ -15,7 +15,7 @@ from sharpness.curvature.product_check import MISSING, NOT_SYMMETRIC, WRONG
 from sharpness.loss import Loss
 from sharpness.loss.slope import FAILED, NO_DERIVATIVE, UNREACHED
 from sharpness.machine.environment import peak_memory, versions
-from sharpness.machine.progress import Progress
+from sharpness.machine.progress import Progress, ending
 from sharpness.records import ProbeRecord
 from sharpness.records.tables import frame_of, html_table, one_line, tidy_rows
 
@@ -252,7 +252,8 @@ class Probe(Generic[Result]):
         """
         started = time.perf_counter()
         points = self.points(loss, loss.weights if w is None else w, *others)
-        result = self.measure(loss, *points, progress=progress, **options)
+        with ending(progress) as said:
+            result = self.measure(loss, *points, progress=said, **options)
         evidence = Evidence.collect(loss, started)
         result = replace(
             result,

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
 Progress = Callable[[int, int], None]
 """Called with the number of expensive steps done and the most there can be."""
+
+
+@contextmanager
+def ending(progress: Progress | None) -> Iterator[Progress | None]:
+    """Pass on what is said of the progress; at the end say that all is done, though it were less than the most.
+
+    >>> with ending(lambda done, total: print(done, "of", total)) as progress:
+    ...     progress(3, 100)
+    3 of 100
+    3 of 3
+    """
+    last = (0, 0)
+
+    def pass_on(done: int, total: int) -> None:
+        nonlocal last
+        last = (done, total)
+        if progress is not None:
+            progress(done, total)
+
+    yield None if progress is None else pass_on
+    if progress is not None and last[0] < last[1]:
+        progress(last[0], last[0])
+
 
 WIDTH = 30
 """Characters of a bar on a terminal."""
