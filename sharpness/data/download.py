@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-
-import pooch
 
 from sharpness.data.cifar import CIFAR10, CIFAR100, CifarLayout
 from sharpness.errors import InputError
@@ -78,6 +77,8 @@ CIFAR100_HOME = Home(
 
 def cache_folder() -> Path:
     """Return the folder of downloaded files: ``SHARPNESS_CACHE``, or ``sharpness`` in the user's cache folder."""
+    import pooch  # here, for it imports the bar of tqdm, which warns in notebooks without ipywidgets
+
     return Path(os.path.expanduser(os.environ.get("SHARPNESS_CACHE") or pooch.os_cache("sharpness")))
 
 
@@ -126,8 +127,11 @@ def _complete_set(name: str, home: Home, folder: Path) -> list[Path]:
 
 
 def _has_hash(path: Path, sha256: str) -> bool:
+    if not os.path.isfile(path):
+        return False
     try:
-        return os.path.isfile(path) and pooch.file_hash(str(path)) == sha256
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except OSError:
         return False
 
@@ -149,6 +153,8 @@ def _require_writable(cache: Path) -> None:
 
 def _download(name: str, home: Home, data_dir: Path | None, cache: Path, file: str) -> Path:
     """Fetch one file into the cache; pooch gives it its name only once its hash is right, and removes it otherwise."""
+    import pooch
+
     url = home.url + file
     try:
         return Path(pooch.retrieve(url, known_hash=f"sha256:{home.sha256[file]}", fname=file, path=cache))
