@@ -36,7 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and sc
 
 from analysis.large_batch_recipes.allreduce import Cluster
 from scripts.grids.large_batch_recipes import RECIPES, UNTUNED, Preset, powers
-from scripts.measures.large_batch_recipes import as_knob, sweep
+from scripts.measures.large_batch_recipes import sweep
+from scripts.measures.side_by_side import as_knob
 from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig

@@ -33,8 +33,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
 from scripts.grids.shallue2018 import Space, Workload
-from scripts.measures.large_batch_recipes import as_knob
 from scripts.measures.shallue2018 import search
+from scripts.measures.side_by_side import as_knob
 from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig

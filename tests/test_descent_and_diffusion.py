@@ -18,6 +18,7 @@ from sharpness.errors import InputError
 from tests.study_cases import script
 
 walks: Any = script("measures.descent_and_diffusion")
+cells: Any = script("measures.cells")
 networks: Any = script("measures.smith_le2018_networks")
 equation: Any = script("measures.smith_le2018_equation")
 ridge: Any = script("measures.sgd_stability")
@@ -171,14 +172,14 @@ def test_networks_are_measured_as_modules_are() -> None:
 
 def test_images_are_scaled_as_the_training_images_are_and_parts_that_do_not_fit_are_refused() -> None:
     data = load_dataset("fashion_mnist_10k", num_train=30, num_test=10)
-    own, tests = (networks.scaled(split, 7, data.train) for split in (data.train, data.test))
+    own, tests = (cells.scaled(split, 7, data.train) for split in (data.train, data.test))
     assert float(own.mean(0).abs().max()) < 1e-5 and own.shape == (30, 49) and tests.shape == (10, 49)
     raw = data.test.inputs[3, 0, :4, :4].double().mean() / 255
     mean = data.train.inputs[:, 0, :4, :4].double().mean() / 255
     spread = networks._parts(data.train, 7).std()
     assert float(tests[3, 0]) == pytest.approx(float((raw - mean) / spread), rel=1e-4)
     with pytest.raises(InputError, match="expected a divisor of 28 as cells, got 5"):
-        networks.scaled(data.train, 5, data.train)
+        cells.scaled(data.train, 5, data.train)
 
 
 def test_a_network_that_runs_away_has_no_accuracy_and_the_measurement_is_the_same_each_time() -> None:

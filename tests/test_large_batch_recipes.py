@@ -31,6 +31,7 @@ from tests.study_cases import first_steps, script, smoke_once
 study: Any = script("large_batch_recipes")
 arms: Any = script("grids.large_batch_recipes")
 measure: Any = script("measures.large_batch_recipes")
+side: Any = script("measures.side_by_side")
 CLUSTER = Cluster(seconds_per_example=0.5, seconds_per_step=3.0, bandwidth=100.0, latency=0.25)
 SIZE = 8  # bytes of a number below
 
@@ -190,7 +191,7 @@ def test_every_preset_can_be_trained_and_the_rules_stay_among_what_is_tried() ->
             data, info = config.data, DATASETS[config.data.name]
             last = ((data.num_train or info.num_train) - data.num_validation) % batch
             assert last % (config.model.ghost_batch or 1) == 0  # ghosts fill the last batch of an epoch too
-            assert task.knobs["recipe"]["data"] == measure.as_knob(lender.config)["data"]
+            assert task.knobs["recipe"]["data"] == side.as_knob(lender.config)["data"]
             assert not set(preset.tuning_seeds) & set(range(preset.seeds))
             assert task.knobs["told_seeds"] == list(range(preset.seeds))
             assert task.knobs["tuning_seeds"] == ([] if recipe == "ghosts, longer" else list(preset.tuning_seeds))

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from scripts.measures.cells import scaled
 from scripts.measures.side_by_side import copies_of, train_side_by_side
-from scripts.measures.smith_le2018_networks import scaled
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
 from sharpness.config import RunConfig, from_dict
-from sharpness.config.fields import changed_fields
-
-
-def as_knob(config: RunConfig) -> dict[str, Any]:
-    """Return a config as plain values, of which :func:`sweep` makes it again."""
-    return json.loads(json.dumps(changed_fields(config)))
 
 
 def sweep(

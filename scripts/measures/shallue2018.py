@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from scripts.grids.shallue2018 import Space, narrowed, quasi_random
+from scripts.measures.cells import scaled
 from scripts.measures.side_by_side import Copies, copies_of, train_side_by_side
-from scripts.measures.smith_le2018_networks import scaled
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
 from sharpness.config import RunConfig, from_dict
@@ -52,6 +52,14 @@ class Search:
     def copies(self, seeds: Sequence[int]) -> Copies:
         """Return a network for each trial."""
         return copies_of(self.config, tuple(self.splits[0].inputs.shape[1:]), self.classes, seeds, self.device)
+
+
+class Ends(NamedTuple):
+    """How many updates were made, and of each trial the steps to the goal, infinite without, and the error there."""
+
+    updates: int
+    steps: Tensor
+    error: Tensor
 
 
 def search(
@@ -135,15 +143,20 @@ def _trained(
             setting.progress(updates, limit)
         if updates >= limit:
             break
+    ends = Ends(updates, steps, reached)
     tests = copies.error(*test) if setting.goal is None else torch.full((count,), torch.nan)
     fine = copies.finite().tolist()
-    for place, (rate, momentum) in enumerate(points):
-        done = bool(steps[place].isfinite())
-        row = {"learning_rate": rate, "momentum": momentum, "effective_rate": rate / (1 - momentum), "updates": updates}
-        row |= {"outcome": "reached" if done else "missed" if fine[place] else "diverged"}
-        row |= {"steps": int(steps[place]) if done else None, "error": float(reached[place]) if done else None}
-        row |= {"test": float(tests[place]) if done and setting.goal is None else None}
-        yield row, [weight[place] for weight in kept]
+    for place, point in enumerate(points):
+        yield _row(place, *point, ends, fine[place], float(tests[place])), [weight[place] for weight in kept]
+
+
+def _row(place: int, rate: float, momentum: float, ends: Ends, fine: bool, test: float) -> dict[str, Any]:
+    """Return what came of a trial; ``test`` is NaN where a goal ended it."""
+    done = bool(ends.steps[place].isfinite())
+    row = {"learning_rate": rate, "momentum": momentum, "effective_rate": rate / (1 - momentum)}
+    row |= {"updates": ends.updates, "outcome": "reached" if done else "missed" if fine else "diverged"}
+    row |= {"steps": int(ends.steps[place]) if done else None, "error": float(ends.error[place]) if done else None}
+    return row | {"test": test if done and math.isfinite(test) else None}
 
 
 def _limit(setting: Search, best: float | None) -> int:

@@ -6,8 +6,10 @@ weights, learning rate and optimiser are those of the trainer, with which the te
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from sharpness.config import RunConfig
+from sharpness.config.fields import changed_fields
 from sharpness.errors import InputError
 from sharpness.models import build_model
 from sharpness.training.order import epoch_order
@@ -24,6 +27,11 @@ from sharpness.training.schedules import learning_rate
 OPTIMISERS = ("sgd", "momentum", "nesterov", "lars")
 CHUNK = 1000
 """Examples of one forward pass of all copies in evaluations, which is the batch whose statistics BatchNorm uses."""
+
+
+def as_knob(config: RunConfig) -> dict[str, Any]:
+    """Return the config of networks that are trained side by side as a measurement's knob, plain values."""
+    return json.loads(json.dumps(changed_fields(config)))
 
 
 @dataclass(frozen=True)

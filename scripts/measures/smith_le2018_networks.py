@@ -13,33 +13,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.nn.functional import cross_entropy
 
+from scripts.measures.cells import scaled
 from scripts.measures.descent_and_diffusion import Problem, Weights, descent
 from scripts.measures.smith_le2018_evidence import whole_dataset
 from scripts.runner.grid import Rows
 from scripts.runner.site import Site
-from sharpness.data import DATASETS, Split, normalise
+from sharpness.data import DATASETS
 from sharpness.data.label_noise import with_random_labels
-from sharpness.errors import InputError
 from sharpness.machine.environment import derived_seed
 from sharpness.models.fully_connected import relu_network
 
 CHUNK = 1000
 """Test images of one forward pass of all copies."""
-
-
-def scaled(split: Split, cells: int, like: Split) -> Tensor:
-    """Return the mean brightness of cells x cells parts of each image, less its mean over ``like``, whose std is 1."""
-    own, other = (_parts(each, cells) for each in (split, like))
-    return (own - other.mean(0)) / other.std()
-
-
-def _parts(split: Split, cells: int) -> Tensor:
-    images = normalise(split.inputs)
-    if images.shape[-1] % cells:
-        raise InputError(f"expected a divisor of {images.shape[-1]} as cells, got {cells}: images are cut into parts")
-    return avg_pool2d(images, images.shape[-1] // cells).flatten(1)
 
 
 def network_losses(weights: Weights, inputs: Tensor, targets: Tensor) -> Tensor:
