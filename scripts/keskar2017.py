@@ -20,12 +20,12 @@ What to expect, on two CPU cores:
   to one training loss. LB is worse in test accuracy (-2.2 points, -3.0 to -1.4) and sharper (top eigenvalue 6.6 times,
   Metric 2.1 41 times, in units of the weights 1.4 times); no difference in test loss is resolved, and no association of
   sharpness with accuracy within one batch size.
-- headline: more than an hour with its 15 seeds; run with nine so far (--seeds 9). Whether sharpness goes with
-  generalisation over 33 runs a seed that end at one training loss: batch sizes, label noise, starts, remedies,
-  rates; by measures that a rescaling of the layers moves and by others that it does not. Sharper minima have a lower
-  test accuracy (Kendall's tau -0.25 for the top eigenvalue, -0.27 in units of the weights), and a lower test loss
-  but by the latter (+0.33). LB with the linear rate is nine times flatter and no better. SB leaves the sharp minima
-  that LB found for flatter ones, which generalise worse (-2.9 points).
+- headline: a study of its own in the findings; more than an hour with its 15 seeds; run with nine so far (--seeds 9).
+  Whether sharpness goes with generalisation over 33 runs a seed that end at one training loss: batch sizes, label
+  noise, starts, remedies, rates; by measures that a rescaling of the layers moves and by others that it does not.
+  Sharper minima have a lower test accuracy (Kendall's tau -0.25 for the top eigenvalue, -0.27 in units of the weights),
+  and a lower test loss but by the latter (+0.33). LB with the linear rate is nine times flatter and no better. SB
+  leaves the sharp minima that LB found for flatter ones, which generalise worse (-2.9 points).
 - full: about 25 minutes. The same with five seeds (5.5 and 23 times), and 45 claims: 21 reproduced, 10 in sign only, 6
   not reproduced, 8 not testable here.
 - smoke: 15 seconds; its numbers mean nothing.

@@ -3,8 +3,8 @@
 It writes FINDINGS.md (conclusions, a figure of all verdicts, a paragraph and a figure per paper), README.md beside the
 figures of each study (with all claims), and the table of verdicts in docs/studies.md. Of each study it reads
 ``figures/<study>/<preset>-<n>-seeds/findings.json`` with the most seeds, of the preset ``full`` where the study has one
-and of ``cpu`` elsewhere. The same files give the same bytes, and the figure is drawn anew where its verdicts changed;
-``--check`` writes nothing and fails where a page or the figure is out of date.
+and of ``cpu`` elsewhere; ``headline`` counts as a study of its own. The same files give the same bytes, and the figure
+is drawn anew where its verdicts changed; ``--check`` writes nothing and fails where one is out of date.
 """
 
 from __future__ import annotations
@@ -88,13 +88,13 @@ def _section(paper: Paper, studies: list[Found], base: Path) -> str:
 
 
 def _paragraph(found: Found, base: Path) -> str:
-    """Return what is claimed, what came of it and the first thing that cannot be shown, with a figure."""
+    """Return what is claimed and what came of it, with a figure; the study's page says what cannot be shown."""
     story, stem = story_of(found.study), figure_of(found)
     count = len(found.findings)
     all_claims = link("The claim" if count == 1 else f"All {count} claims", found.folder / PAGE, base)
     said = [sentences(brief(points_of(found)), numbers=True), f"{all_claims}."]
     if story:
-        said = [f"*Claim.* {plain(story.claim)} *Here.*", *said, f"*Limits.* {plain(story.limit)}"]
+        said = [f"*Claim.* {plain(story.claim)} *Here.*", *said]
     picture = f"\n![{stem}]({address(found.folder / f'{stem}.png', base)})\n" if stem else ""
     return f"{' '.join(said)}\n{picture}"
 

@@ -23,7 +23,9 @@ To be deleted, with everything that names it, when the last study is rendered ag
 """
 DISCOVERY_RATE = 0.05
 """The share of false ones that may be among the claims that stand."""
-RENDERING = re.compile(r"(?P<preset>cpu|full)-(?P<seeds>\d+)-seeds")
+RENDERING = re.compile(r"(?P<preset>cpu|full|headline)-(?P<seeds>\d+)-seeds")
+OWN_QUESTION = ("headline",)
+"""Presets that ask a question of their own, beside that of the paper, and count as studies of their own."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def load_findings(figures: Path) -> dict[str, Found]:
     best: dict[str, tuple[int, int, Path]] = {}
     for path in sorted(figures.glob("*/*-seeds/findings.json")):
         if rendering := RENDERING.fullmatch(path.parent.name):
-            study, width = path.parent.parent.name, ("cpu", "full").index(rendering["preset"])
+            study, preset = path.parent.parent.name, rendering["preset"]
+            study, width = f"{study}-{preset}" if preset in OWN_QUESTION else study, preset == "full"
             best[study] = max(best.get(study, (0, 0, path)), (width, int(rendering["seeds"]), path))
     if lost := [study for study in best if paper_of(study) is None]:
         raise InputError(

@@ -10,13 +10,23 @@ class Paper:
     """A paper, or several on one subject.
 
     ``heading`` names it in short, ``citation`` in full; ``arxiv`` holds its numbers there; ``studies`` are the names of
-    the scripts that give verdicts on its claims; their figures lie in ``figures/<study>/``.
+    the scripts that give verdicts on its claims, with a preset that asks a question of its own behind a dash; their
+    figures lie in ``figures/<script>/``.
     """
 
     heading: str
     citation: str
     arxiv: tuple[str, ...]
     studies: tuple[str, ...]
+
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        """The names of the scripts.
+
+        >>> PAPERS["keskar2017-headline"].scripts
+        ('keskar2017',)
+        """
+        return tuple(study.partition("-")[0] for study in self.studies)
 
     @property
     def links(self) -> tuple[tuple[str, str], ...]:
@@ -29,6 +39,12 @@ class Paper:
 
 
 PAPERS = {
+    "keskar2017-headline": Paper(
+        "At one training loss",
+        "The question of Keskar et al. 2017 (On Large-Batch Training for Deep Learning), as their critics ask it",
+        ("1609.04836",),
+        ("keskar2017-headline",),
+    ),
     "keskar2017": Paper(
         "Keskar et al. 2017",
         "On Large-Batch Training for Deep Learning: Generalization Gap and Sharp Minima. ICLR 2017",

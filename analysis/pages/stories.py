@@ -1,4 +1,4 @@
-"""The stories of the studies, each of which lies beside the study's report as ``story.py``."""
+"""The stories of the studies, each of which lies beside the study's report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from analysis.pages.found import Found
-from analysis.report.places import analysis_of
+from analysis.report.places import analysis_of, story_module
 from analysis.report.story import Story, Told, told
 
 
@@ -16,9 +16,8 @@ def story_of(study: str) -> Story | None:
     >>> story_of("dinh2017").figure
     'curvature'
     """
-    name = analysis_of(study)
-    there = find_spec(name) is not None and find_spec(f"{name}.story") is not None
-    return import_module(f"{name}.story").STORY if there else None
+    there = find_spec(analysis_of(study)) is not None and find_spec(story_module(study)) is not None
+    return import_module(story_module(study)).STORY if there else None
 
 
 def points_of(found: Found) -> list[Told]:

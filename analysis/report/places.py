@@ -1,4 +1,7 @@
-"""Where a study lies: its script and its analysis, beside the others or in a folder of some years' studies."""
+"""Where a study lies: its script and its analysis, beside the others or in a folder of some years' studies.
+
+A preset that asks a question of its own counts as a study with its own story: ``<script>-<preset>``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,18 @@ def analysis_of(study: str) -> str:
     >>> analysis_of("dinh2017"), analysis_of("nobody2030")
     ('analysis.dinh2017', 'analysis.nobody2030')
     """
-    return ".".join(["analysis", *_room(study), study])
+    name, _, _ = study.partition("-")
+    return ".".join(["analysis", *_room(name), name])
+
+
+def story_module(study: str) -> str:
+    """Return the module of a study's story, which need not be there.
+
+    >>> story_module("dinh2017"), story_module("keskar2017-headline")
+    ('analysis.dinh2017.story', 'analysis.keskar2017.headline_story')
+    """
+    _, _, preset = study.partition("-")
+    return f"{analysis_of(study)}.{f'{preset}_story' if preset else 'story'}"
 
 
 def script_of(study: str) -> str:
@@ -23,7 +37,8 @@ def script_of(study: str) -> str:
     >>> script_of("dinh2017")
     'scripts/dinh2017.py'
     """
-    return "/".join(["scripts", *_room(study), f"{study}.py"])
+    name, _, _ = study.partition("-")
+    return "/".join(["scripts", *_room(name), f"{name}.py"])
 
 
 def _room(study: str) -> list[str]:

@@ -41,15 +41,6 @@ class Story:
     points: tuple[Point, ...]
     cannot_show: str
 
-    @property
-    def limit(self) -> str:
-        """The first sentence of what the setting cannot show, for the page of all studies.
-
-        >>> Story("", "", (), "There is one network. There is one data set.").limit
-        'There is one network.'
-        """
-        return f"{self.cannot_show.split('. ')[0].removesuffix('.')}."
-
 
 class Told(NamedTuple):
     """A claim in plain words, and what came of it."""

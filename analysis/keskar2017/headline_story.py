@@ -1,0 +1,37 @@
+"""Whether sharpness goes with generalisation at one training loss, in plain words."""
+
+from analysis.report.story import Point, Story
+
+STORY = Story(
+    claim="Large batches generalise worse because their minima are sharper. Critics say that the rate, the number of "
+    "updates or the training loss differ instead: here all runs end at one training loss.",
+    figure="conditions",
+    points=(
+        Point(
+            "Sharper minima have a lower test accuracy",
+            "sharper minima have a lower test accuracy over batches, rates, starts, remedies and label noise",
+            "tau, lambda_max",
+        ),
+        Point("Sharper minima have a higher test loss", "sharper minima have a higher test loss", "tau, lambda_max"),
+        Point("LB generalises worse", "LB generalises worse at one rate", "LB - SB"),
+        Point("LB is 1 to 2 orders sharper", "LB is ten to a thousand times sharper by phi", "phi, LB over SB"),
+        Point(
+            "linear rate LB is worse by no more",
+            "LB with a rate in proportion to B is no worse than SB",
+            "LB - SB",
+        ),
+        Point("tuned rates too", "LB is sharper when the rate is tuned at each batch", "phi, LB over SB"),
+        Point(
+            "Noise pushes the weights out",
+            "small batches leave the sharp minimum of LB for a flatter one",
+            "phi, SB over LB going on",
+        ),
+        Point(
+            "What noise finds there generalises better",
+            "the flatter minimum that they find there generalises better",
+            "SB - LB going on",
+        ),
+    ),
+    cannot_show="One network of three hidden layers without normalisation learns a thousand images, a fifth of whose "
+    "labels are random. What makes minima sharp or flat is the training alone, in thirty ways.",
+)
