@@ -150,7 +150,7 @@ HALF_NOISY = replace(
 Whatever is varied, a run ends at the same training loss, or after 300 epochs, which only those take that do not get
 there: twice as many as LB itself.
 """
-TRIAL = base("f1_narrow", "fashion_mnist_10k", epochs=2, num_train=250, num_validation=50, num_test=100)
+TRIAL = base("f1_small", "fashion_mnist_10k", epochs=2, num_train=250, num_validation=50, num_test=100)
 HELD_OUT_C1 = base("c1", "cifar10", epochs=100, num_validation=5000, evaluation_batch_size=4500)
 HELD_OUT_F2 = base("f2", "timit", epochs=100, num_validation=20000, evaluation_batch_size=70000)
 
@@ -208,7 +208,7 @@ PRESETS = {
         about="A trial, to see that everything works; its numbers mean nothing.",
         seeds=1,
         pairs=(),
-        arms=Case("narrow F1", TRIAL, small=20, large=100),
+        arms=Case("small F1", TRIAL, small=20, large=100),
         climb=KeskarMaximum(**BOXES, num_starts=1, num_gradients=4),
         ranges=Ranges(
             batches=(2.0,),

@@ -114,12 +114,12 @@ def test_the_smoke_form_shows_every_figure_table_and_verdict(smoke: Path) -> Non
     figures = [
         "training_curves",
         "pairs",
-        "line_narrow_f1",
+        "line_small_f1",
         "accuracy_vs_sharpness",
         "sketch",
-        "surfaces_narrow_f1",
+        "surfaces_small_f1",
         "accuracy_curves",
-        "arc_narrow_f1",
+        "arc_small_f1",
     ]
     figures += ["batch_size", "warm_start", "along_training", "remedies", "critics", "conditions"]
     tables = ["pairs_table", "table2_accuracies", "table3_sharpness", "table4_subspace"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,11 +179,15 @@ def load_dataset(
         splits = read_text(Path(__file__).parent / name / FILE, CONTEXT if context is None else context)
         return _dataset(name, info, splits, (num_train, num_test), "embedded")
     if info.home is None:
-        folder = Path(__file__).parent / name
-        paths, source = [folder / f"{file}.gz" for file in IDX_NAMES], "embedded"
-    else:
-        paths, source = find_files(name, info.home, data_dir)
+        return _dataset(name, info, _embedded_images(name), (num_train, num_test), "embedded").copy()
+    paths, source = find_files(name, info.home, data_dir)
     return _dataset(name, info, _read(info, paths), (num_train, num_test), source)
+
+
+@functools.cache
+def _embedded_images(name: str) -> tuple[Split, Split]:
+    """Return the splits of embedded images, unpacked once: a study of many runs asks for them at every one."""
+    return _read(DATASETS[name], [Path(__file__).parent / name / f"{file}.gz" for file in IDX_NAMES])
 
 
 def _dataset(

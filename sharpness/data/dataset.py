@@ -118,6 +118,11 @@ class Dataset:
         held_out = None if self.held_out is None else self.held_out.to(device)
         return replace(self, train=self.train.to(device), test=self.test.to(device), held_out=held_out)
 
+    def copy(self) -> Dataset:
+        """Return the dataset with tensors of its own."""
+        train, test = (Split(split.inputs.clone(), split.targets.clone()) for split in (self.train, self.test))
+        return replace(self, train=train, test=test)
+
     def holding_out(self, n: int) -> Dataset:
         """Return the dataset with the last ``n`` training examples held out, unless they are so already.
 

@@ -20,6 +20,8 @@ from sharpness.plots.style import STYLE
 from sharpness.records import ProbeRecord
 
 SUFFIXES = (".pdf", ".png", ".csv", ".json")
+UNPLACED: dict[Any, Any] = {"figure.autolayout": False, "figure.constrained_layout.use": False}
+"""The settings with which a figure that is given no layout gets none."""
 RECORD_FACTS = (
     "value",
     "lower",
@@ -52,7 +54,7 @@ def save_figure(
     csv = table.to_csv(index=False, lineterminator="\n").encode()
     contents = {
         ".pdf": _image(fig, "pdf", {"CreationDate": None}),
-        ".png": _image(fig, "png", {"Software": None}),
+        ".png": _placed_image(fig, "png", {"Software": None}),
         ".csv": csv,
         ".json": provenance_json({**provenance, "caption": caption}, csv),
     }
@@ -72,6 +74,18 @@ def _image(fig: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
     with mpl.rc_context(STYLE):
         fig.savefig(stream, format=kind, dpi=STYLE["savefig.dpi"], metadata=metadata)
     return stream.getvalue()
+
+
+def _placed_image(fig: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
+    """Return a figure that was drawn before with all in its place: to find the places takes longer than to draw."""
+    engine = fig.get_layout_engine()
+    with mpl.rc_context(UNPLACED):
+        fig.set_layout_engine(None)
+    try:
+        return _image(fig, kind, metadata)
+    finally:
+        if engine is not None:
+            fig.set_layout_engine(engine)
 
 
 def remove_figure(out: Path, name: str) -> None:

@@ -1,10 +1,13 @@
-"""Three things for tests alone, in every process that they start: those find this file on PYTHONPATH.
+"""Four things for tests alone, in every process that they start: those find this file on PYTHONPATH.
 
 The Python parts of torchvision load beside a torch for CPUs alone, for which its compiled operators do not fit: the
 wheel of the package index is built for another torch, and registering shapes for operators that are not there fails.
 
 PNG files are written with 40 dots per inch. Nobody looks at them, and 300 take half the time of a study's rendering;
 ``inspect.unwrap(Figure.savefig)`` is the method as it was.
+
+A formula in a figure is parsed once in a process. Matplotlib forgets them with each file that it draws, and tick labels
+are formulas, the same ones in most figures: to parse them takes a third of the time.
 
 Nothing waits for the disk: tests kill processes, and what a process has written outlives it. Power losses are not
 tested.
@@ -22,6 +25,7 @@ class _First(importlib.abc.MetaPathFinder):
             tolerate_missing_operators()
         elif fullname == "sharpness.plots.save":
             draw_small()
+            remember_formulas()
 
 
 def tolerate_missing_operators():
@@ -47,6 +51,22 @@ def draw_small():
         return plain(self, *arguments, **options | ({"dpi": 40} if options.get("format") == "png" else {}))
 
     Figure.savefig = small
+
+
+def remember_formulas():
+    from matplotlib.mathtext import MathTextParser
+
+    plain, parsers = MathTextParser._parse_cached.__wrapped__, {}
+
+    @functools.cache
+    def parsed(output, *formula):
+        return plain(parsers[output], *formula)
+
+    def remembered(self, *formula):
+        parsers.setdefault(self._output_type, self)
+        return parsed(self._output_type, *formula)
+
+    MathTextParser._parse_cached = remembered
 
 
 sys.meta_path.insert(0, _First())
