@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.statistics.intervals import NUM_RESAMPLES, Interval
 from analysis.statistics.rank_correlation import kendall_tau, tau_interval
@@ -67,27 +68,42 @@ def granulated_tau(
 def _settings(
     runs: pd.DataFrame, measure: str, gap: str, varied: list[str], average: list[str]
 ) -> tuple[pd.DataFrame, int]:
-    """Return one row per setting of the hyper-parameters, and how many runs were left out."""
+    """Return one row per setting, its hyper-parameters as numbers of their values, and how many runs were left out."""
     missing = [name for name in (*varied, *average, measure, gap) if name not in runs]
     if missing or not varied:
         raise InputError(f"expected columns and at least one hyper-parameter, got none for {missing}: name others")
     finite = np.isfinite(floats(runs, measure)) & np.isfinite(floats(runs, gap))
     kept = runs.loc[finite]
-    if kept.duplicated([*varied, *average]).any():
-        number = int(kept.duplicated([*varied, *average]).sum())
+    codes = {name: pd.factorize(kept[name], use_na_sentinel=False)[0] for name in (*varied, *average)}
+    setting = numbered([codes[name] for name in varied], len(kept))
+    if number := len(kept) - 1 - numbered(list(codes.values()), len(kept)).max(initial=-1):
         raise InputError(
             f"expected one run per setting of {[*varied, *average]}, got {number} more: name what tells them apart in "
             "varied or average"
         )
-    means = kept.groupby(varied, dropna=False, sort=False)[[measure, gap]].mean().reset_index()
-    return means, int(np.sum(~finite))
+    means = kept[[measure, gap]].groupby(setting).mean()
+    first = np.unique(setting, return_index=True)[1]
+    return means.assign(**{name: codes[name][first] for name in varied}), int(np.sum(~finite))
+
+
+def numbered(columns: Sequence[NDArray[np.intp]], length: int) -> NDArray[np.intp]:
+    """Return in which group of equal rows each row is, the groups numbered from 0 as they first appear.
+
+    ``columns`` are of whole numbers from 0 on, (length,) each; without any, all rows are one group.
+
+    >>> numbered([np.array([0, 0, 1, 0]), np.array([1, 0, 1, 1])], 4)
+    array([0, 1, 2, 0])
+    """
+    group = np.zeros(length, dtype=np.intp)
+    for column in columns:
+        group = pd.factorize(group * (1 + column.max(initial=0)) + column)[0]
+    return group
 
 
 def group_taus(table: pd.DataFrame, measure: str, gap: str, fixed: Sequence[str]) -> tuple[Floats, int]:
     """Return tau-b within each group of rows that agree in ``fixed``, and how many groups have none."""
-    x, y, group = floats(table, measure), floats(table, gap), np.zeros(len(table), dtype=int)
-    if fixed:
-        group = table.groupby(list(fixed), dropna=False, sort=False).ngroup().to_numpy()
+    x, y = floats(table, measure), floats(table, gap)
+    group = numbered([table[name].to_numpy() for name in fixed], len(table))
     taus = np.array([tau_b(x[group == each], y[group == each]) for each in range(group.max(initial=-1) + 1)])
     return taus[np.isfinite(taus)], int(np.sum(~np.isfinite(taus)))
 
