@@ -93,7 +93,7 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works.",
         _base(DataConfig(num_train=200, num_test=100, evaluation_batch_size=200), "none", "sgd", 1.5, 8),
-        networks=("fc_128_128_128",),
+        networks=("f1_small",),
         learning_rates=(0.05, 0.1, 0.2),
         batch_sizes=(10,),
         weight_decays=(0.0,),

@@ -112,15 +112,15 @@ PRESETS = {
     # A few seconds' worth, to see that everything works; its numbers mean nothing.
     "smoke": Preset(
         "A trial, to see that everything works.",
-        data=DataConfig(num_train=200, num_test=100, evaluation_batch_size=200),
+        data=DataConfig(num_train=100, num_test=100, evaluation_batch_size=100),
         arms=(
-            Arm("GD, square", "cohen_tanh", "sgd", ((0.05, 30),), every=5),
-            Arm("GD", "cohen_tanh", "sgd", ((0.5, 30),), every=5, loss="cross_entropy"),
-            Arm("Polyak", "cohen_tanh", "momentum", ((0.05, 24),), every=5),
-            Arm("SGD, 20", "cohen_tanh", "sgd", ((0.1, 4),), every=1, batch_size=20),
+            Arm("GD, square", "f1_small", "sgd", ((0.05, 6),), every=3),
+            Arm("GD", "f1_small", "sgd", ((0.5, 11),), every=1, loss="cross_entropy"),  # beyond the edge
+            Arm("Polyak", "f1_small", "momentum", ((0.05, 6),), every=3),
+            Arm("SGD, 20", "f1_small", "sgd", ((0.1, 3),), every=1, batch_size=20),
         ),
         seeds=1,
-        batches=10,
+        batches=5,
     ),
 }
 

@@ -107,7 +107,7 @@ PRESETS = {
         base=RunConfig(data=DataConfig(num_train=200, num_test=100), training=TrainingConfig(epochs=1)),
         small_batch=20,
         large_batch=100,
-        arms={MLP: Arm(ModelConfig(name="fc_128_128_128", norm="none"), "pair", (1 / 4, 4.0), (4.0,))},
+        arms={MLP: Arm(ModelConfig(name="f1_small", norm="none"), "pair", (1 / 4, 4.0), (4.0,))},
         examples=50,
         products=20,
         epsilon=0.05,

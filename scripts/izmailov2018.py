@@ -127,7 +127,7 @@ PRESETS = {
         seeds=2,
         base=RunConfig(
             data=DataConfig(num_train=128, num_test=100, crop_padding=2, flip=True, evaluation_batch_size=64),
-            model=ModelConfig(name="f1", norm="running"),
+            model=ModelConfig(name="f1_small", norm="running"),
             training=replace(VGG, batch_size=32),
         ),
         budget=4,

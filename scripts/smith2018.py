@@ -112,7 +112,7 @@ PRESETS = {
     ),
     "smoke": Preset(
         "A trial, to see that everything works; its numbers mean nothing.",
-        base_run(DataConfig(num_train=100, num_test=100), ModelConfig(name="fc_128_128_128", norm="none"), 4, epochs=4),
+        base_run(DataConfig(num_train=100, num_test=100), ModelConfig(name="f1_small", norm="none"), 4, epochs=4),
         rates={"momentum": 0.01, "sgd": 0.1},
         milestones=(1, 2, 3),
         largest=20,

@@ -99,7 +99,7 @@ PRESETS = {
     ),
     "smoke": Preset(
         "A trial, to see that everything works.",
-        plain(DataConfig(num_train=64, num_test=100, evaluation_batch_size=100), "fc_128_128_128", 0.01, 2, 2),
+        plain(DataConfig(num_train=64, num_test=100, evaluation_batch_size=100), "f1_small", 0.01, 2, 2),
         large_batch=16,
         decay=1e-2,
         stages=(0, 2),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +74,7 @@ def first_steps(cells: Iterable[Any], folder: Path, steps: int = 1) -> list[dict
     """Make the first updates of a preset that is too large to run here, and return the runs' manifests.
 
     One run of each network and optimiser is taken, the one of the smallest batch, with its own settings, which are
-    checked, but for the number of updates and of examples: as many as one batch, of 32 at most. The data are random
+    checked, but for the number of updates and of examples: as many as one batch, of 8 at most. The data are random
     bytes in the exact files of the dataset, read from a folder as a user's would be.
     """
     chosen: dict[tuple[str, str], Any] = {}
@@ -81,25 +85,28 @@ def first_steps(cells: Iterable[Any], folder: Path, steps: int = 1) -> list[dict
     manifests = []
     for number, config in enumerate(chosen.values()):
         check_config(config)
-        size, held_out = min(config.training.batch_size, 32), min(config.data.num_validation, 8)
-        data = replace(config.data, num_train=size + held_out, num_validation=held_out, num_test=8)
+        size, held_out = min(config.training.batch_size, 8), min(config.data.num_validation, 4)
+        data = replace(config.data, num_train=size + held_out, num_validation=held_out, num_test=4)
         data = replace(data, evaluation_batch_size=min(size, config.data.evaluation_batch_size))
         training = replace(config.training, batch_size=size)
         short = replace(config, data=data, training=training, budget=replace(config.budget, updates=steps))
-        dataset = load_run_data(short, made_data(config.data.name, folder / "data"))
+        dataset = load_run_data(short, made_data(config.data.name))
         run = RunFolder.create(folder / f"run-{number}", short)
         manifests.append(train(short, dataset, run, torch.device("cpu")))
     return manifests
 
 
-def made_data(name: str, folder: Path) -> Path | None:
-    """Write random images and labels as the files of a dataset and return their folder; ``None`` if it is embedded."""
+@functools.cache
+def made_data(name: str) -> Path | None:
+    """Write random images and labels as the files of a dataset and return their folder; ``None`` if it is embedded.
+
+    They are written once in a process, at whose end they are removed.
+    """
     if name == "fashion_mnist_10k":
         return None
-    place = folder / name
-    if not place.exists():
-        place.mkdir(parents=True)
-        (_write_cifar if name.startswith("cifar") else _write_idx)(name, place, np.random.default_rng(0))
+    place = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    (_write_cifar if name.startswith("cifar") else _write_idx)(name, place, np.random.default_rng(0))
     return place
 
 

@@ -251,7 +251,7 @@ def trained(folder: Path, optimizer: str, batch_size: int, images: int = 40, epo
     """Return the site of a run that keeps the weights of every epoch."""
     training = TrainingConfig(optimizer, 0.05, batch_size=batch_size, epochs=epochs, loss="square")
     data = DataConfig(num_train=images, num_test=10, evaluation_batch_size=images)
-    config = RunConfig(data, ModelConfig("cohen_tanh", "none"), training, measure=MeasureConfig(keep_every=1))
+    config = RunConfig(data, ModelConfig("f1_small", "none"), training, measure=MeasureConfig(keep_every=1))
     train(config, load_run_data(config), RunFolder.create(folder, config), torch.device("cpu"))
     return site(folder)
 

@@ -343,6 +343,6 @@ def test_presets_are_valid_and_the_paper_one_begins(tmp_path: Path) -> None:
         json.dumps(asdict(preset))
     assert "never run" in main.PRESETS["paper"].about
     cell = main.cells_of(main.PRESETS["paper"], 1)[0]
-    few = replace(cell.config, training=replace(cell.config.training, batch_size=8))  # VGG-16 takes its time here
+    few = replace(cell.config, training=replace(cell.config.training, batch_size=2))  # VGG-16 takes its time here
     (manifest,) = first_steps([replace(cell, config=few)], tmp_path)
     assert manifest["status"] == "finished" and manifest["step"] == 1

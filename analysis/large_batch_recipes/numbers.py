@@ -64,13 +64,14 @@ def outcomes(tables: Tables) -> pd.DataFrame:
 
 def of_seeds(rows: pd.DataFrame, settings: Mapping[str, Any], tuning: bool) -> pd.DataFrame:
     """Return the rows of the seeds that choose the values, or of those whose errors are told."""
-    return rows_if(rows, [(seed in settings["tuning_seeds"]) == tuning for seed in rows["seed"]])
+    return rows_if(rows, np.isin(rows["seed"], list(settings["tuning_seeds"])) == tuning)
 
 
 def tuned(rows: pd.DataFrame, settings: Mapping[str, Any], recipe: str, batch: int) -> float | None:
     """Return the value with the lowest mean held-out error of the tuning seeds, of equals the smallest."""
     own = rows_where(of_seeds(rows, settings, tuning=True), recipe=recipe, batch=batch)
-    means = [(float(floats(part, "held_out").mean()), value) for value, part in groups(own, "value")]
+    values, errors = floats(own, "value"), floats(own, "held_out")
+    means = [(float(errors[values == value].mean()), float(value)) for value in np.unique(values[np.isfinite(values)])]
     return min(means)[1] if means else None
 
 
@@ -109,10 +110,8 @@ def arms_of(rows: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 def excess(arms: pd.DataFrame, one: tuple[str, int], other: tuple[str, int]) -> Interval:
     """Return by how many percentage points the error of ``other`` is above that of ``one``, paired by seed."""
-    first, second = (
-        {row["seed"]: row["error"] for row in records(rows_where(arms, arm=arm, batch=batch))}
-        for arm, batch in (one, other)
-    )
+    parts = (rows_where(arms, arm=arm, batch=batch) for arm, batch in (one, other))
+    first, second = (dict(zip(part["seed"], floats(part, "error"), strict=True)) for part in parts)
     for (arm, batch), found in zip((one, other), (first, second), strict=True):
         if not found:
             return Interval(None, None, None, 0, f"{arm} at batch {batch} was not tried")

@@ -71,7 +71,7 @@ PRESETS = {
     ),
     "smoke": Preset(
         "A trial, to see that everything works.",
-        seeds=3,
+        seeds=2,
         base=trial(BASE, 64),
         windows=64,
         small=4,

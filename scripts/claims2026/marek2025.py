@@ -95,7 +95,7 @@ PRESETS = {
     ),
     "smoke": Preset(
         "A trial, to see that everything works.",
-        seeds=3,
+        seeds=2,
         base=trial(BASE, 32),
         windows=16,
         batches=(4, 16),

@@ -68,7 +68,7 @@ PRESETS = {
     ),
     "smoke": Preset(
         "A trial, to see that everything works.",
-        seeds=3,
+        seeds=2,
         base=trial(replace(BASE, training=replace(BASE.training, batch_size=2)), 64),
         windows=64,
         rates=(0.005, 0.01),

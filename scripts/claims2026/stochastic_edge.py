@@ -52,6 +52,7 @@ class Preset:
     data: DataConfig
     arms: tuple[Arm, ...]
     seeds: int
+    model: str = "cohen_tanh"
     measured: int = 20
     """Measurements along a run; the second half of them is looked at."""
     batch_rtol: float = 0.15
@@ -76,10 +77,11 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works.",
         data=DataConfig(num_train=100, num_test=100, evaluation_batch_size=100),
-        arms=(Arm(0.0, (0.1,), ((20, 2), (50, 4))), Arm(0.5, (0.05,), ((20, 2), (None, 10)))),
+        arms=(Arm(0.0, (0.1,), ((20, 2),)), Arm(0.5, (0.05,), ((20, 2), (None, 10)))),
         seeds=2,
+        model="f1_small",
         measured=8,
-        num_batches=4,
+        num_batches=3,
     ),
 }
 
@@ -104,7 +106,7 @@ def cells_of(preset: Preset, seeds: int) -> list[Cell]:
             often = epochs / preset.measured if batch else float(epochs // preset.measured // 2 * 2 + 1)
             every = dict.fromkeys(("every", "keep_every", "test_every"), often)
             measure = MeasureConfig(("eigenvalue",), examples=examples, **every)
-            config = RunConfig(preset.data, ModelConfig("cohen_tanh", "none"), training, measure=measure)
+            config = RunConfig(preset.data, ModelConfig(preset.model, "none"), training, measure=measure)
             labels = {"momentum": arm.momentum, "learning_rate": rate, "batch_size": batch or examples, "seed": seed}
             cells.append(Cell(labels, config))
     return cells

@@ -87,10 +87,10 @@ class Preset:
         return BudgetConfig(train_loss=self.goal, check_every=looks, updates=math.ceil(self.give_up * expected))
 
 
-def _base(name: str, model: str, num_train: int | None, batch_size: int, epochs: int) -> RunConfig:
+def _base(name: str, model: str, num_train: int | None, batch_size: int, epochs: int, num_test: int = 500) -> RunConfig:
     return RunConfig(
         # The test set plays no part here; few of its examples keep the evaluation of each epoch short.
-        data=DataConfig(name=name, num_train=num_train, num_test=500),
+        data=DataConfig(name=name, num_train=num_train, num_test=num_test),
         model=ModelConfig(name=model, norm="none"),
         training=TrainingConfig(optimizer="sgd", batch_size=batch_size, epochs=epochs),
     )
@@ -123,7 +123,7 @@ def _noise(along: int, cooled: list[float], examples: int, near: list[float], fe
 
 CPU = _base("fashion_mnist_10k", "fc_128_128_128", 5000, 2, 12)
 PAPER = _base("mnist", "simple_cnn", None, 8, 12)
-SMOKE = _base("fashion_mnist_10k", "fc_128_128_128", 200, 8, 2)
+SMOKE = _base("fashion_mnist_10k", "f1_small", 200, 8, 2, num_test=100)
 
 PRESETS = {
     "cpu": Preset(
@@ -218,7 +218,7 @@ PRESETS = {
     "smoke": Preset(
         about="A trial, to see that everything works.",
         base=SMOKE,
-        along=_along(SMOKE, 20, low=0.5, keep_every=0.9, updates=200),
+        along=_along(SMOKE, 20, low=0.5, keep_every=0.9, updates=100),
         seeds=1,
         central_rate=0.4,
         central_batch=40,
@@ -245,8 +245,8 @@ PRESETS = {
         coolings=(1, 2, 4),
         cooling_epochs=1,
         data_sizes=(120, 200),
-        widths=("fc_128_128_128", "fc_256_256_256"),
-        equal_updates=40,
+        widths=("f1_small", "fc_128_128_128"),
+        equal_updates=20,
         equal_keep=9,
         tasks={"easy": (1, 9), "hard": (0, 6)},
         task={"band": [0.3, 1.5], "rate": 0.1, "batch_size": 16, "looks": 12, "growth": 1.3, "examples": 40},

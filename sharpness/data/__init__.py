@@ -175,19 +175,19 @@ def load_dataset(
             raise InputError(f"expected --data-dir with {info.own_file} for {name}, got none: it is licensed, not here")
         splits = read_timit(data_dir / info.own_file, info.shape, info.num_classes)
         return _dataset(name, info, splits, (num_train, num_test), f"data-dir {data_dir}")
-    if info.text:
-        splits = read_text(Path(__file__).parent / name / FILE, CONTEXT if context is None else context)
-        return _dataset(name, info, splits, (num_train, num_test), "embedded")
     if info.home is None:
-        return _dataset(name, info, _embedded_images(name), (num_train, num_test), "embedded").copy()
+        return _dataset(name, info, _embedded(name, context), (num_train, num_test), "embedded").copy()
     paths, source = find_files(name, info.home, data_dir)
     return _dataset(name, info, _read(info, paths), (num_train, num_test), source)
 
 
-@functools.cache
-def _embedded_images(name: str) -> tuple[Split, Split]:
-    """Return the splits of embedded images, unpacked once: a study of many runs asks for them at every one."""
-    return _read(DATASETS[name], [Path(__file__).parent / name / f"{file}.gz" for file in IDX_NAMES])
+@functools.lru_cache(maxsize=2)
+def _embedded(name: str, context: int | None) -> tuple[Split, Split]:
+    """Return the splits of embedded images, or of a text, unpacked once: a study of many runs asks for them again."""
+    folder = Path(__file__).parent / name
+    if DATASETS[name].text:
+        return read_text(folder / FILE, CONTEXT if context is None else context)
+    return _read(DATASETS[name], [folder / f"{file}.gz" for file in IDX_NAMES])
 
 
 def _dataset(
