@@ -17,6 +17,7 @@ import functools
 import importlib.abc
 import os
 import sys
+import typing
 
 
 class _First(importlib.abc.MetaPathFinder):
@@ -56,7 +57,8 @@ def draw_small():
 def remember_formulas():
     from matplotlib.mathtext import MathTextParser
 
-    plain, parsers = MathTextParser._parse_cached.__wrapped__, {}
+    parser: typing.Any = MathTextParser
+    plain, parsers = parser._parse_cached.__wrapped__, {}
 
     @functools.cache
     def parsed(output, *formula):
@@ -66,7 +68,7 @@ def remember_formulas():
         parsers.setdefault(self._output_type, self)
         return parsed(self._output_type, *formula)
 
-    MathTextParser._parse_cached = remembered
+    parser._parse_cached = remembered
 
 
 sys.meta_path.insert(0, _First())

@@ -44,8 +44,8 @@ def over(rows: pd.DataFrame, column: str, under: str) -> Interval:
 
 def compared(first: pd.DataFrame, second: pd.DataFrame, column: str) -> Interval:
     """Return the geometric mean over the seeds that both have of a column in the second rows over the first."""
-    sides = (rows.filter(["seed", column]) for rows in (first, second))
-    pairs = pd.merge(*sides, on="seed", suffixes=("_first", "_second"))
+    one, other = (rows.filter(["seed", column]) for rows in (first, second))
+    pairs = one.merge(other, on="seed", suffixes=("_first", "_second"))
     return paired_ratio(floats(pairs, f"{column}_first"), floats(pairs, f"{column}_second"))
 
 
