@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Sequence
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import BboxBase
 
 from sharpness.plots.style import STYLE
 
@@ -24,15 +26,24 @@ def visible_texts(figure: Figure) -> list[Text]:
     return [text for text in texts if text.get_visible() and text.get_text().strip()]
 
 
+def overlaps(boxes: Sequence[BboxBase]) -> list[tuple[int, int]]:
+    """Return the pairs of boxes that have a point in common, by number."""
+    ends = np.array([box.extents for box in boxes]).reshape(-1, 4)
+    lows, highs = np.minimum(ends[:, :2], ends[:, 2:]), np.maximum(ends[:, :2], ends[:, 2:])
+    meet = np.all(lows[:, None] <= highs[None], axis=2) & np.all(lows[None] <= highs[:, None], axis=2)
+    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(meet, 1))]
+
+
 def faults(figure: Figure) -> list[str]:
     """Draw a figure and name what is wrong with it: small, overlapping or cut-off text, a legend over an axis."""
+    FigureCanvasAgg(figure)
     with mpl.rc_context(STYLE):
-        FigureCanvasAgg(figure).draw()
+        figure.draw_without_rendering()  # puts everything in its place
     texts = visible_texts(figure)
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
     frame = figure.bbox
     found = [f"small: {text.get_text()}" for text in texts if float(text.get_fontsize()) < 6]
-    found += [f"overlap: {a} and {b}" for (a, box), (b, other) in combinations(boxes, 2) if box.overlaps(other)]
+    found += [f"overlap: {boxes[i][0]} and {boxes[j][0]}" for i, j in overlaps([box for _, box in boxes])]
     found += [f"cut off: {t}" for t, b in boxes if b.x0 < frame.x0 or b.x1 > frame.x1 or b.y0 < frame.y0]
     found += [f"cut off: {t}" for t, b in boxes if b.y1 > frame.y1]
     for legend in figure.legends:

@@ -31,7 +31,7 @@ from scripts.benchmarks import (
 )
 from scripts.benchmarks.networks import Problem, load_problem, trained
 from scripts.benchmarks.rows import Job, Row
-from sharpness.config import DataConfig, RunConfig, TrainingConfig
+from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.curvature import HessianOperator
 from sharpness.data import Dataset, load_dataset
 from sharpness.files import append_jsonl, read_jsonl
@@ -99,7 +99,11 @@ def test_read_back_rows_are_of_the_jobs_that_were_kept(tmp_path: Path) -> None:
 
 
 def test_a_network_of_the_study_is_trained_where_nobody_has(tmp_path: Path) -> None:
-    config = RunConfig(data=DataConfig(num_train=64, num_test=32), training=TrainingConfig(epochs=1, batch_size=32))
+    config = RunConfig(
+        DataConfig(num_train=64, num_test=32),
+        ModelConfig(name="f1_small"),
+        training=TrainingConfig(epochs=1, batch_size=32),
+    )
     first = trained(config, tmp_path)
     manifest, began = first.manifest(), (first.path / "manifest.json").stat().st_mtime_ns
     assert manifest is not None and manifest["status"] == "finished"

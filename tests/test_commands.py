@@ -19,6 +19,8 @@ RUN = """[data]
 num_train = 120
 num_test = 40
 evaluation_batch_size = 60
+[model]
+name = "f1_small"
 [training]
 batch_size = 40
 epochs = 2

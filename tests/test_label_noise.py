@@ -29,7 +29,7 @@ from sharpness.training.session import Session
 
 CPU = torch.device("cpu")
 DATA = DataConfig(num_train=160, num_test=50, num_validation=30, evaluation_batch_size=40, label_noise=0.4)
-CONFIG = RunConfig(DATA, training=TrainingConfig(batch_size=32, epochs=3))
+CONFIG = RunConfig(DATA, ModelConfig(name="f1_small"), training=TrainingConfig(batch_size=32, epochs=3))
 
 
 def with_training(config: RunConfig = CONFIG, **changes: Any) -> RunConfig:

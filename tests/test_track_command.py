@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("track")
     config = RunConfig(
         data=DataConfig(num_train=60, num_test=20, evaluation_batch_size=60),
-        model=ModelConfig(name="fc_128_128_128", norm="none"),
+        model=ModelConfig(name="f1_small", norm="none"),
         training=TrainingConfig(optimizer="momentum", learning_rate=0.05, momentum=0.5, batch_size=20, epochs=3),
         schedule=ScheduleConfig(kind="linear", final=0.1),
         measure=MeasureConfig(keep_every=1.0),

@@ -31,6 +31,7 @@ from tests.conftest import PATIENCE, ROOT
 CPU = torch.device("cpu")
 CONFIG = RunConfig(
     data=DataConfig(num_train=130, num_test=50, evaluation_batch_size=40),
+    model=ModelConfig(name="f1_small"),
     training=TrainingConfig(batch_size=32, epochs=4),
 )
 
@@ -215,7 +216,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, dataset: Dataset) -
 
 
 def test_interpolation_between_runs_with_running_statistics_recomputes_them(tmp_path: Path, dataset: Dataset) -> None:
-    config = replace(CONFIG, model=ModelConfig(norm="running"))
+    config = replace(CONFIG, model=ModelConfig(name="f1_small", norm="running"))
     other = replace(config, training=replace(config.training, batch_size=65))
     runs = [trained(tmp_path / name, dataset, each) for name, each in (("sb", config), ("lb", other))]
     probe = {"interpolation": Interpolation(num_points=4)}

@@ -41,7 +41,7 @@ from sharpness.training.sam import at_worst_point, fixed_statistics
 from sharpness.training.session import Session
 
 CPU = torch.device("cpu")
-SMALL = RunConfig(data=DataConfig(num_train=130, num_test=50, evaluation_batch_size=40))
+SMALL = RunConfig(DataConfig(num_train=130, num_test=50, evaluation_batch_size=40), ModelConfig(name="f1_small"))
 
 
 @pytest.fixture(scope="module")
