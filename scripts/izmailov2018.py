@@ -124,7 +124,7 @@ PRESETS = {
     # With BatchNorm, whose statistics are recomputed at each point.
     "smoke": Preset(
         "A trial, to see that everything works; its numbers mean nothing.",
-        seeds=2,
+        seeds=1,
         base=RunConfig(
             data=DataConfig(num_train=128, num_test=100, crop_padding=2, flip=True, evaluation_batch_size=64),
             model=ModelConfig(name="f1_small", norm="running"),

@@ -116,7 +116,7 @@ PRESETS = {
         rates={"momentum": 0.01, "sgd": 0.1},
         milestones=(1, 2, 3),
         largest=20,
-        seeds=2,
+        seeds=1,
         arms={name: replace(arm, batch_times=min(arm.batch_times, 5)) for name, arm in ARMS.items()},
     ),
 }

@@ -108,7 +108,7 @@ PRESETS = {
         draws=2,
         noise_draws=8,
         updates=8,
-        seeds=2,
+        seeds=1,
     ),
 }
 

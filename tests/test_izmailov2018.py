@@ -214,7 +214,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arm(done: Path, name: str, seed: int = 0) -> RunFolder:
-    cells = main.cells_of(main.PRESETS["smoke"], 2)
+    cells = main.cells_of(main.PRESETS["smoke"], 1)
     config = next(c.config for c in cells if c.labels == {"arm": name, "seed": seed})
     return RunFolder.open(done / "runs" / config.run_id)
 
@@ -226,7 +226,7 @@ def rows_of(done: Path, name: str, seed: int = 0) -> list[dict[str, Any]]:
 
 @pytest.mark.study
 def test_smoke_form_writes_everything_and_does_nothing_again(done: Path) -> None:
-    out = done / "figures" / "smoke-2-seeds"
+    out = done / "figures" / "smoke-1-seeds"
     figures = {f"{name}.pdf" for name in ("accuracy", "along", "rays", "line", "plane", "basin")}
     assert figures | {"accuracy_table.tex", "width_table.md", "findings.json", "runs.csv"} <= {
         path.name for path in out.iterdir()

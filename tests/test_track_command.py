@@ -129,7 +129,7 @@ def test_a_warm_start_takes_fewer_products_and_proves_no_upper_bound(run: Path, 
 
 def test_checkpoints_of_two_architectures_are_one_clear_line(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    config = (run / "config.toml").read_text().replace("fc_128_128_128", "fc_256_256_256")
+    config = (run / "config.toml").read_text().replace("f1_small", "fc_128_128_128")
     (tmp_path / "config.toml").write_text(config)
     sharpness("train", tmp_path / "config.toml", "--out", other)
     refused = sharpness("track", run, other, "--probes", "norms", "--out", tmp_path / "out", fails=True)

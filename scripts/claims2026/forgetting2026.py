@@ -118,7 +118,7 @@ PRESETS = {
     ),
     "smoke": Preset(
         "A trial, to see that everything works.",
-        seeds=2,
+        seeds=1,
         base=replace(
             BASE,
             data=replace(BASE.data, context=16, num_train=64, num_test=16, evaluation_batch_size=32),
