@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from analysis.claims2026.late_switching2026 import numbers
 from analysis.claims2026.late_switching2026 import report as analysis
 from analysis.claims2026.late_switching2026.story import STORY
+from analysis.report.findings import Finding
 from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.plots.frames import rows_where
@@ -52,8 +54,17 @@ def tables_of(runs: pd.DataFrame) -> Tables:
     return Tables(runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
 
 
-def verdict(tables: Tables, words: str) -> str:
-    found = analysis.findings(numbers.outcomes(tables.runs), SETTINGS)
+def found_in(tables: Tables) -> Sequence[Finding]:
+    return analysis.findings(numbers.outcomes(tables.runs), SETTINGS)
+
+
+@functools.cache
+def usual() -> Sequence[Finding]:
+    """Return the findings where nothing else is planted."""
+    return found_in(planted())
+
+
+def verdict(found: Sequence[Finding], words: str) -> str:
     (one,) = [each.verdict for each in found if words in each.claim]
     return one
 
@@ -69,8 +80,8 @@ def verdict(tables: Tables, words: str) -> str:
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
-    assert verdict(planted(), words) == "reproduced"
-    assert verdict(planted(**other), words) in ("contradicted", "inconclusive")
+    assert verdict(usual(), words) == "reproduced"
+    assert verdict(found_in(planted(**other)), words) in ("contradicted", "inconclusive")
 
 
 def test_without_a_lead_at_the_switch_there_is_nothing_to_catch_up_with() -> None:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from analysis.claims2026.marek2025 import numbers
 from analysis.claims2026.marek2025 import report as analysis
 from analysis.claims2026.marek2025.story import STORY
+from analysis.report.findings import Finding
 from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.plots.frames import records, rows_where
@@ -59,9 +61,19 @@ def best_of(tables: Tables) -> pd.DataFrame:
     return numbers.tuned(numbers.outcomes(tables.runs))
 
 
-def verdict(tables: Tables, words: str) -> str:
-    (found,) = [each.verdict for each in analysis.findings(best_of(tables), SETTINGS) if words in each.claim]
-    return found
+def found_in(tables: Tables) -> Sequence[Finding]:
+    return analysis.findings(best_of(tables), SETTINGS)
+
+
+@functools.cache
+def usual() -> Sequence[Finding]:
+    """Return the findings where nothing else is planted."""
+    return found_in(planted())
+
+
+def verdict(found: Sequence[Finding], words: str) -> str:
+    (one,) = [each.verdict for each in found if words in each.claim]
+    return one
 
 
 @pytest.mark.parametrize(
@@ -75,8 +87,8 @@ def verdict(tables: Tables, words: str) -> str:
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
-    assert verdict(planted(), words) == "reproduced"
-    assert verdict(planted(**other), words) == "contradicted"
+    assert verdict(usual(), words) == "reproduced"
+    assert verdict(found_in(planted(**other)), words) == "contradicted"
 
 
 def test_the_rate_of_a_seed_is_chosen_without_it_and_judged_on_its_test_text() -> None:
@@ -98,7 +110,7 @@ def test_what_diverged_counts_as_a_guess() -> None:
     runs.loc[(runs["place"] == 3), ["status", "test_loss", "validation_loss"]] = ["diverged", None, None]
     rows = numbers.outcomes(runs)
     assert len(rows) == len(runs) and set(rows["test_loss"][rows["place"] == 3]) == {math.log(256)}
-    assert verdict(tables_of(runs), "as good as large ones") == "reproduced"
+    assert verdict(found_in(tables_of(runs)), "as good as large ones") == "reproduced"
 
 
 def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> None:

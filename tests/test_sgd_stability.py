@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from analysis.report.findings import Finding
 from analysis.runs import Tables
 from analysis.sgd_stability import numbers as numbers
 from analysis.sgd_stability import report as analysis
@@ -242,9 +244,19 @@ def tables_of(runs: pd.DataFrame, measured: dict[str, pd.DataFrame]) -> Tables:
     return Tables(runs, empty, empty, empty, measured)
 
 
-def verdict(tables: Tables, words: str) -> str:
-    (found,) = [each.verdict for each in analysis.findings(*analysis.read(tables), SETTINGS) if words in each.claim]
-    return found
+def found_in(tables: Tables) -> Sequence[Finding]:
+    return analysis.findings(*analysis.read(tables), SETTINGS)
+
+
+@functools.cache
+def usual() -> Sequence[Finding]:
+    """Return the findings where nothing else is planted."""
+    return found_in(planted())
+
+
+def verdict(found: Sequence[Finding], words: str) -> str:
+    (one,) = [each.verdict for each in found if words in each.claim]
+    return one
 
 
 @pytest.mark.parametrize(
@@ -265,16 +277,16 @@ def verdict(tables: Tables, words: str) -> str:
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
-    assert verdict(planted(), words) == "reproduced"
-    assert verdict(planted(**other), words) == "contradicted"
+    assert verdict(usual(), words) == "reproduced"
+    assert verdict(found_in(planted(**other)), words) == "contradicted"
 
 
 def test_saturation_is_judged_from_the_first_batch_beyond_the_critical_one() -> None:
     tables = planted()
-    assert verdict(tables, "saturation") == "reproduced"
+    assert verdict(found_in(tables), "saturation") == "reproduced"
     early = tables.measured["thresholds"].assign(critical_batch=1.5)
     measured = {**tables.measured, "thresholds": early}
-    assert verdict(tables_of(tables.runs, measured), "saturation") == "contradicted"
+    assert verdict(found_in(tables_of(tables.runs, measured)), "saturation") == "contradicted"
 
 
 def test_planted_rates_are_found() -> None:
