@@ -363,7 +363,10 @@ def test_no_layer_is_left_out_and_order_is_the_networks(two: list[Path]) -> None
 
 # --- the script ---
 
-RUN = "[data]\nnum_train = 60\nnum_test = 20\nevaluation_batch_size = 60\n[training]\nbatch_size = 30\nepochs = 1\n"
+RUN = (
+    "[data]\nnum_train = 60\nnum_test = 20\nevaluation_batch_size = 60\n"
+    "[model]\nname = 'f1_small'\n[training]\nbatch_size = 30\nepochs = 1\n"
+)
 
 
 @pytest.mark.study

@@ -173,7 +173,7 @@ def test_networks_with_batch_norm_are_refused(tmp_path: Path) -> None:
 
     base = study.PRESETS["smoke"].base
     training = replace(base.training, epochs=1, batch_size=64)
-    config = replace(base, model=ModelConfig(name="f1", norm="running"), training=training)
+    config = replace(base, model=ModelConfig(name="f1_small", norm="running"), training=training)
     train(config, load_run_data(config), RunFolder.create(tmp_path / "run", config), torch.device("cpu"))
     with pytest.raises(InputError, match="without BatchNorm"):
         next(measure.places(site(tmp_path / "run"), [0]))
