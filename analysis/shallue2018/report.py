@@ -91,7 +91,7 @@ def _rules(found: Results) -> Drawing | str:
     caption = (
         "Steps of plain SGD with the rate tuned at each batch size and with the rate that a rule makes of the best one "
         f"at B = {base}, read off the trial, of all searches, of the nearest rate. Geometric means over figures. "
-        "Crosses: that trial missed the goal and stands at its step budget, which is fewer than it needs. "
+        "Arrows: that trial missed the goal in the steps at the arrow's foot, so that it needs more. "
         f"{found.trained}"
     )
     return Drawing(figures.rules_figure(numbers, base), numbers, caption)
