@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.pages.papers import PAPERS
-from analysis.report.places import script_of
+from analysis.report.places import name_of, script_of
 from sharpness.files import read_jsonl
 from sharpness.landscapes import LANDSCAPES
 from sharpness.probes import PROBES
@@ -180,7 +180,7 @@ def test_the_file_tree_is_the_one_on_disk() -> None:
     assert {"scripts", "figures", "docs", "tests"} == set(re.findall(r"^(\w+)/", others, re.MULTILINE))
     architecture = next(block for block in blocks(DOCS["architecture.md"], "") if block.startswith("analysis/"))
     analysis, _, scripts = architecture.partition("\nscripts/")
-    studies = {name for paper in PAPERS.values() for name in paper.scripts}
+    studies = {name_of(study) for paper in PAPERS.values() for study in paper.studies}
     assert shown_beside(analysis) == entries(ROOT / "analysis") - {f"{name}/" for name in studies}
     assert shown_beside(scripts) == entries(ROOT / "scripts") - {f"{name}.py" for name in studies}
     there = {path.relative_to(ROOT).as_posix() for path in SCRIPTS}
@@ -246,6 +246,6 @@ def test_every_measure_and_landscape_is_explained() -> None:
 
 def test_every_study_is_listed_with_where_it_ran() -> None:
     page = DOCS["studies.md"]
-    studies = {name for paper in PAPERS.values() for name in paper.scripts}
+    studies = {name_of(study) for paper in PAPERS.values() for study in paper.studies}
     assert set(re.findall(r"^\| `scripts/(?:\w+/)?(\w+)\.py` \|", page, re.MULTILINE)) == studies
     assert set(re.findall(r"^\| `(\w+)` \| `cpu`", page, re.MULTILINE)) == studies

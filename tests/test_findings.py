@@ -24,6 +24,7 @@ from analysis.pages.sentences import OPENINGS, sentences
 from analysis.pages.stories import figure_of, points_of, story_of
 from analysis.pages.verdict_table import MARKERS
 from analysis.report.findings import Finding, Variant
+from analysis.report.places import name_of
 from analysis.report.story import Told, find
 from sharpness.errors import InputError, RunError
 from tests.conftest import ROOT, SCRIPTS, run_python
@@ -303,9 +304,9 @@ def test_every_study_has_its_paper_and_cites_it() -> None:
     """The numbers on arXiv are those that the scripts' own texts give."""
     scripts = {path.stem: path.read_text() for path in SCRIPTS}
     studies = {name for name, text in scripts.items() if re.search(r"^STUDY = Study\(", text, re.MULTILINE)}
-    assert studies == {study for paper in PAPERS.values() for study in paper.scripts}
+    assert studies == {name_of(study) for paper in PAPERS.values() for study in paper.studies}
     for paper in PAPERS.values():
-        told = "".join(scripts[study] for study in paper.scripts)
+        told = "".join(scripts[name_of(study)] for study in paper.studies)
         assert [number for number in paper.arxiv if number not in told] == []
     assert paper_of("spectra") is None
 

@@ -20,15 +20,6 @@ class Paper:
     studies: tuple[str, ...]
 
     @property
-    def scripts(self) -> tuple[str, ...]:
-        """The names of the scripts.
-
-        >>> PAPERS["keskar2017-headline"].scripts
-        ('keskar2017',)
-        """
-        return tuple(study.partition("-")[0] for study in self.studies)
-
-    @property
     def links(self) -> tuple[tuple[str, str], ...]:
         """The papers on arXiv: a label and an address each.
 

@@ -11,14 +11,22 @@ ROOMS = ("claims2026",)
 """Folders of studies in ``scripts/`` and ``analysis/``, which keep the lists above them short enough to read."""
 
 
+def name_of(study: str) -> str:
+    """Return the name of a study's script and of its analysis.
+
+    >>> name_of("keskar2017-headline")
+    'keskar2017'
+    """
+    return study.partition("-")[0]
+
+
 def analysis_of(study: str) -> str:
     """Return the package with a study's report and story; that of one which is nowhere would lie beside the others.
 
     >>> analysis_of("dinh2017"), analysis_of("nobody2030")
     ('analysis.dinh2017', 'analysis.nobody2030')
     """
-    name, _, _ = study.partition("-")
-    return ".".join(["analysis", *_room(name), name])
+    return ".".join(["analysis", *_room(study), name_of(study)])
 
 
 def story_module(study: str) -> str:
@@ -37,9 +45,8 @@ def script_of(study: str) -> str:
     >>> script_of("dinh2017")
     'scripts/dinh2017.py'
     """
-    name, _, _ = study.partition("-")
-    return "/".join(["scripts", *_room(name), f"{name}.py"])
+    return "/".join(["scripts", *_room(study), f"{name_of(study)}.py"])
 
 
 def _room(study: str) -> list[str]:
-    return [room for room in ROOMS if find_spec(f"analysis.{room}.{study}") is not None][:1]
+    return [room for room in ROOMS if find_spec(f"analysis.{room}.{name_of(study)}") is not None][:1]

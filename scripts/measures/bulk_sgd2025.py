@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scripts.measures.cohen2021 import losses
@@ -23,10 +22,8 @@ from sharpness.errors import InputError, RunError
 from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.loss import Loss
-from sharpness.machine.environment import deterministic
-from sharpness.machine.precision import tensor_float_32
 from sharpness.runs.networks import network_loss
-from sharpness.training.branches import FIRST_BRANCH_EPOCH, Plan, branch_config
+from sharpness.training.branches import FIRST_BRANCH_EPOCH, Plan, branching
 from sharpness.training.loop import one_update
 from sharpness.training.position import EpochSums, Position
 from sharpness.training.session import Session
@@ -116,12 +113,8 @@ def branches(
     final, examples = site.run.final_checkpoint(), len(site.dataset.train)
     training, rows = site.config.training, Rows()
     plan = Plan(training.batch_size, training.learning_rate, training.beta2_half_life, 0, examples)
-    config = branch_config(site.config, f"{site.run.path.name}/{final}.safetensors", plan)
-    own_draws = torch.random.fork_rng(devices=[site.device] if site.device.type == "cuda" else [])
-    with own_draws, deterministic(site.device), tensor_float_32(training.tf32):
-        session = Session.open(config, site.dataset, site.run, site.device)
-        session.network.train()
-        at = Position(epoch=FIRST_BRANCH_EPOCH)
+    with branching(site.run, final, plan, site.dataset, site.device) as session:
+        config, at = session.config, Position(epoch=FIRST_BRANCH_EPOCH)
         for _ in range(settle):
             at = one_update(session, at)
         weights, state = flatten(session.model), copy.deepcopy(session.optimizer.state_dict())

@@ -22,16 +22,18 @@ def ending(progress: Progress | None) -> Iterator[Progress | None]:
     3 of 100
     3 of 3
     """
+    if progress is None:
+        yield None
+        return
     last = (0, 0)
 
     def pass_on(done: int, total: int) -> None:
         nonlocal last
         last = (done, total)
-        if progress is not None:
-            progress(done, total)
+        progress(done, total)
 
-    yield None if progress is None else pass_on
-    if progress is not None and last[0] < last[1]:
+    yield pass_on
+    if last[0] < last[1]:
         progress(last[0], last[0])
 
 

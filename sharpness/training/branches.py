@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -62,6 +63,17 @@ def branch_config(config: RunConfig, start: str, plan: Plan) -> RunConfig:
     return replace(config, training=training, **own, budget=BudgetConfig(), measure=MeasureConfig())
 
 
+@contextmanager
+def branching(run: RunFolder, checkpoint: str, plan: Plan, dataset: Dataset, device: torch.device) -> Iterator[Session]:
+    """Go on from a checkpoint of a run, in training mode and with random numbers that are not the caller's."""
+    config = branch_config(run.config(), f"{run.path.name}/{checkpoint}.safetensors", plan)
+    own_draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with own_draws, deterministic(device), tensor_float_32(config.training.tf32):
+        session = Session.open(config, dataset, run, device)
+        session.network.train()
+        yield session
+
+
 def train_branch(
     run: RunFolder,
     checkpoint: str,
@@ -81,16 +93,12 @@ def train_branch(
     moments and velocities are rebuilt from :data:`SETTLING` batches at weights that stay. A loss is ``None`` where it
     is not finite. Nothing is written into the run's folder.
     """
-    config = branch_config(run.config(), f"{run.path.name}/{checkpoint}.safetensors", plan)
-    own_draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with own_draws, deterministic(device), tensor_float_32(config.training.tf32):
-        session = Session.open(config, dataset, run, device)
-        total, seed = len(session.train), config.training.seed
+    with branching(run, checkpoint, plan, dataset, device) as session:
+        total, seed = len(session.train), session.config.training.seed
         first = FIRST_BRANCH_EPOCH + PASSES_APART * plan.order
         if plan.window < total:
             session.train = session.train.rows(random_rows(seed, first, total, plan.window))
         passes = math.ceil(plan.window / len(session.train))
-        session.network.train()
         if state is not None:
             # A copy: the optimiser would go on in the tensors that it is given, and the next branch begin there.
             session.optimizer.load_state_dict(copy.deepcopy(dict(state)))

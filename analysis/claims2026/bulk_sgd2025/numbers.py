@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.runs import Tables
 from analysis.statistics.intervals import Interval, incomplete, student
-from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
+from sharpness.plots.frames import floats, groups, rows_if, rows_where
 
 RUN = ("method", "arm", "learning_rate", "batch_size", "seed")
 SEEN = ("step", "loss", "share", "top_eigenvalue")
@@ -108,4 +108,4 @@ def less(summary: pd.DataFrame, method: str, column: str) -> Interval:
 
 def arms(summary: pd.DataFrame) -> list[str]:
     """Return the names of the ways to train in their order."""
-    return list(dict.fromkeys(row["arm"] for row in records(summary)))
+    return list(dict.fromkeys(summary["arm"]))
