@@ -23,6 +23,6 @@ STORY = Story(
         Point("norms of the weights anticorrelate", "larger norms of the weights go with a smaller gap", "tau"),
         Point("on shifted test data", "sharper minima do better on shifted test data", "tau"),
     ),
-    cannot_show="The networks are fully connected, on a thousand images, with few seeds for each setting. "
+    cannot_show="The networks are fully connected, on a thousand images, with five seeds for each setting. "
     "Transformers and fine-tuning on ImageNet are out of reach.",
 )
