@@ -278,14 +278,16 @@ def test_batch_sharpness_is_of_the_batches_of_training(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [4]
     (whole,) = place.batches(place.dataset.train)
     name = place.checkpoints()[-1].name
-    ratios = []
+    ratios, squares = [], []
     for x, y in zip(*whole, strict=True):
         loss = network_loss(place.config, place.network(name), [(x[None], y[None])], dtype=torch.float64)
         w = loss.weights
         g = loss.grad(w)
         step = 1e-4 / float(g.norm())
+        squares.append(float(g @ g))
         ratios.append(float(g @ (loss.grad(w + step * g) - loss.grad(w - step * g)) / (2 * step) / (g @ g)))
     assert rows[-1]["batch_sharpness"] == pytest.approx(np.mean(ratios), rel=0.06)
+    assert rows[-1]["mean_over_means"] == pytest.approx(np.average(ratios, weights=squares), rel=0.12)
 
 
 @pytest.mark.study

@@ -34,12 +34,16 @@ def midpoints(site: Site) -> Rows:
 
 
 def batch_sharpness(site: Site, *, rtol: float, num_batches: int) -> Rows:
-    """Return the batch sharpness at each checkpoint, of batches of the size that the run trained with."""
+    """Return the batch sharpness at each checkpoint, of batches of the size that the run trained with.
+
+    Beside this mean of ratios stands the ratio of the means of the same batches, which other authors take.
+    """
     probe = BatchSharpness(batch_size=site.config.training.batch_size, rtol=rtol, num_batches=num_batches)
     rows = Rows()
     for checkpoint, loss in losses(site):
         found = probe(loss, loss.weights)
-        rows.append({"step": checkpoint.step, "batch_sharpness": found.value, "num_batches": found.num_hvps})
+        numbers = {"batch_sharpness": found.value, "mean_over_means": found.mean_over_means}
+        rows.append({"step": checkpoint.step, "num_batches": found.num_hvps} | numbers)
     return rows
 
 

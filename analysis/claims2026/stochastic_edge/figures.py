@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from analysis.claims2026.stochastic_edge.numbers import CURVATURES
 from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 from sharpness.plots.style import COLUMN, LOOKS, new_figure
 
-LOOK = dict(zip(CURVATURES, (LOOKS[2], LOOKS[0]), strict=True))
+LOOK = {"batch": LOOKS[2], "top": LOOKS[0]}
 NAMES = {"batch": "batch sharpness", "top": r"$\lambda_{\max}$"}
 PLATEAU = {"color": "0.2", "linestyle": ":", "linewidth": 1.2}
 FAINT = 0.25
@@ -47,7 +46,8 @@ def history_figure(history: pd.DataFrame, note: str) -> Drawing | str:
     figure.legend(handles=handles, loc="outside upper center", ncols=3, columnspacing=1.0, handlelength=1.6)
     caption = (
         "Learning rate times batch sharpness and top eigenvalue during training with momentum b in batches of B, at "
-        f"the smaller rate. Dotted: the plateaus of small and of large batches. One seed is bold. {note}"
+        "the smaller rate, to which the rate grows first. Dotted: the plateaus of small and of large batches. One seed "
+        f"is bold. {note}"
     )
     return Drawing(figure, pd.concat(places), caption)
 

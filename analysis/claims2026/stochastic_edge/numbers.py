@@ -12,7 +12,8 @@ from sharpness.plots.frames import floats, groups, rows_if
 FEWEST = 4
 """Measurements in the second half of a run that a median needs."""
 SETTING = ("momentum", "learning_rate", "batch_size")
-CURVATURES = {"batch": "batch_sharpness", "top": "top_eigenvalue"}
+CURVATURES = {"batch": "batch_sharpness", "means": "mean_over_means", "top": "top_eigenvalue"}
+"""Short names of the mean of g'Hg / g'g over batches, of the mean of g'Hg over that of g'g, and of lambda_max."""
 
 
 def plateaus(rate: float, momentum: float) -> dict[str, float]:
@@ -25,10 +26,10 @@ def plateaus(rate: float, momentum: float) -> dict[str, float]:
 
 
 def histories(tables: Tables) -> pd.DataFrame:
-    """Return every measurement of a finished run, both curvatures in units of ``2 / eta``; NaN if it failed."""
+    """Return every measurement of a finished run, the curvatures in units of ``2 / eta``; NaN if it failed."""
     kept = tables.tracked[tables.tracked["run_id"].isin(tables.finished["run_id"])]
-    keys = ["run_id", "step"]
-    batch = tables.rows("batch_sharpness", *keys, "batch_sharpness")[[*keys, "batch_sharpness"]]
+    keys, names = ["run_id", "step"], ["batch_sharpness", "mean_over_means"]
+    batch = tables.rows("batch_sharpness", *keys, *names)[[*keys, *names]]
     history = kept.merge(batch, on=keys, how="left")
     for name, column in CURVATURES.items():
         history[name] = floats(history, column) * floats(history, "learning_rate") / 2

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.claims2026.stochastic_edge.figures import history_figure, plateau_figure
 from analysis.claims2026.stochastic_edge.numbers import by_setting, compared, histories, settled
-from analysis.report.findings import Finding, over_all
+from analysis.report.findings import Finding, over_all, variants, with_variants
 from analysis.report.numbers import ratio
 from analysis.report.report import Drawings, Report, TextTable
 from analysis.report.verdicts import Least, Range, judge, judge_within
@@ -65,7 +65,9 @@ def plain(runs: pd.DataFrame, setting: str) -> list[Finding]:
         "SGD: the eigenvalue stays below 2 / eta (median in units of it)": (by_setting(own, "top"), below),
         "SGD: the eigenvalue is lower for smaller batches (smallest over largest)": (sizes, lower),
     }
-    return [over_all(claim, setting, "plateaus", *each[:1], ratio, each[1], log=True) for claim, each in claims.items()]
+    found = [over_all(name, setting, "plateaus", *each[:1], ratio, each[1], log=True) for name, each in claims.items()]
+    means = {f"g'Hg and g'g averaged apart, {name}": each for name, each in by_setting(own, "means").items()}
+    return [with_variants(found[0], *variants(means, ratio, at_plateau)), *found[1:]]
 
 
 def with_momentum(runs: pd.DataFrame, setting: str) -> list[Finding]:
@@ -92,12 +94,14 @@ def with_momentum(runs: pd.DataFrame, setting: str) -> list[Finding]:
 
 def plateau_table(runs: pd.DataFrame, note: str) -> TextTable:
     """Return for each setting where both curvatures settled, in units of the plateaus."""
-    columns = {"batch": "2 / η", "over_lower": "2 (1 - b) / η", "over_upper": "2 (1 + b) / η", "top": "λ_max, 2 / η"}
+    columns = {"batch": "2 / η", "over_lower": "2 (1 - b) / η", "over_upper": "2 (1 + b) / η"}
+    columns |= {"means": "averaged apart, 2 / η", "top": "λ_max, 2 / η"}
     numbers = {name: by_setting(runs, name) for name in columns}
     text = [[place, *(ratio(numbers[name][place]) for name in columns)] for place in numbers["batch"]]
     caption = (
-        "Median batch sharpness in the second half of training in units of three edges, and the median top eigenvalue "
-        f"in units of 2 / η: geometric means over seeds with 95 % intervals. b: momentum, B: batch size. {note}"
+        "Median batch sharpness in the second half of training in units of three edges, the same with g'Hg and g'g of "
+        "the batches averaged apart, and the median top eigenvalue, both in units of 2 / η: geometric means over "
+        f"seeds with 95 % intervals. b: momentum, B: batch size. {note}"
     )
     header = ["setting", *columns.values()]
     return TextTable("plateau_table", "Where curvature settles", header, text, runs, caption)
