@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from analysis.pages.conclusions import QUESTIONS, answered
 from analysis.pages.findings_page import Options, write_pages
-from analysis.pages.found import OLD, VERDICTS, Found, load_findings
+from analysis.pages.found import VERDICTS, Found, load_findings
 from analysis.pages.markdown import plain
 from analysis.pages.overview import MARKS, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, paper_of
@@ -58,7 +58,7 @@ def place(tmp_path: Path) -> Options:
     for other in ("cpu-2-seeds", "cpu-9-seeds", "smoke-99-seeds", "paper-20-seeds", "cpu-x-seeds"):
         write_findings(study / other, [replace(CLAIM, claim=f"from {other}")])
     write_findings(figures / "keskar2017" / "cpu-9-seeds", [replace(CLAIM, claim="from cpu-9-seeds")])
-    write_findings(figures / "keskar2017" / "full-5-seeds", [replace(CLAIM, verdict="not reproduced")] * 2)
+    write_findings(figures / "keskar2017" / "full-5-seeds", [replace(CLAIM, verdict="inconclusive")] * 2)
     page = tmp_path / "docs" / "studies.md"
     page.parent.mkdir()
     page.write_text(f"# Before\n\n{MARKERS[0]}\nold\n{MARKERS[1]}\n\nAfter.\n")
@@ -115,13 +115,9 @@ def test_the_page_of_all_papers_begins_with_conclusions_and_links_to_each_study(
     assert story is not None and plain(story.claim) in section
     assert f"[All 2 claims](figures/{DETAIL}/README.md)." in section
     assert f"![curve](figures/{DETAIL}/curve.png)" in section, "the story's figure is not there, the claim's own is"
-    assert "*Not reproduced*" in page
-    write_findings(place.figures / "keskar2017" / "full-5-seeds", [CLAIM])
-    write_pages(place)
-    assert "*Not reproduced*" not in place.out.read_text(), "the old word is explained while a study has it"
 
 
-@pytest.mark.parametrize("verdict", [*VERDICTS, OLD])
+@pytest.mark.parametrize("verdict", VERDICTS)
 def test_a_sentence_follows_its_verdict(verdict: str) -> None:
     """A sentence asserts a clause only where it is reproduced; the number is that of the finding, nowhere else."""
     said = sentences([Told("x grows", "end over start", replace(CLAIM, verdict=verdict))], numbers=True)
@@ -131,10 +127,10 @@ def test_a_sentence_follows_its_verdict(verdict: str) -> None:
 
 
 def test_verdicts_are_told_in_their_order_and_none_is_lost() -> None:
-    assert [*OPENINGS] == [*MARKS] == [*VERDICTS[:-1], OLD, VERDICTS[-1]]
+    assert [*OPENINGS] == [*MARKS] == [*VERDICTS]
     points = [Told(f"c{number} holds", "", replace(CLAIM, verdict=each)) for number, each in enumerate(OPENINGS)]
     said = sentences([*reversed(points), *points])
-    assert re.findall(r"c(\d)", said) == [digit for digit in "012345" for _ in range(2)]
+    assert re.findall(r"c(\d)", said) == [digit for digit in "01234" for _ in range(2)]
 
 
 def test_a_question_is_answered_by_the_verdicts_of_its_claims(place: Options) -> None:
@@ -158,10 +154,10 @@ def test_a_claim_that_became_a_variant_is_found() -> None:
 
 
 def test_the_overview_has_a_mark_for_each_claim_and_is_drawn_anew_when_a_verdict_turns(tmp_path: Path) -> None:
-    many = tuple(replace(CLAIM, verdict=verdict) for verdict in [*VERDICTS, OLD] for _ in range(4))
+    many = tuple(replace(CLAIM, verdict=verdict) for verdict in VERDICTS for _ in range(4))
     found = {"cohen2021": Found("cohen2021", tmp_path, many)}
     rows = verdict_rows(found)
-    assert len(rows) == 24 and [*rows["number"]] == [*range(1, 25)] and {*rows["paper"]} == {"Cohen et al. 2021"}
+    assert len(rows) == 20 and [*rows["number"]] == [*range(1, 21)] and {*rows["paper"]} == {"Cohen et al. 2021"}
     assert not is_current(found, tmp_path)
     assert {path.suffix for path in save_overview(found, tmp_path)} == {".pdf", ".png", ".csv", ".json"}
     assert is_current(found, tmp_path)
@@ -175,10 +171,10 @@ def test_the_page_of_studies_counts_verdicts_and_keeps_the_rest(place: Options) 
     assert text.startswith(f"# Before\n\n{MARKERS[0]}\n") and text.endswith(f"{MARKERS[1]}\n\nAfter.\n")
     (rows,) = tables(text)
     assert len(rows) == 1 + len(PAPERS) and "old" not in text and "[FINDINGS.md](../FINDINGS.md)" in text
-    first = ["It falls (2.0 [1.5, 2.5]): not reproduced"]
-    assert rows[2] == ["Keskar et al. 2017", "0", "–", "0", "0", "0", "2", "0", *first]
-    assert ["Izmailov et al. 2018", "1", "–", "0", "0", "0", "0", "1", "It falls (2.0 [1.5, 2.5]): reproduced"] in rows
-    assert rows[-1][1:] == [*["–"] * 7, "not rendered yet"]
+    first = ["It falls (2.0 [1.5, 2.5]): inconclusive"]
+    assert rows[2] == ["Keskar et al. 2017", "0", "–", "0", "2", "0", "0", *first]
+    assert ["Izmailov et al. 2018", "1", "–", "0", "0", "0", "1", "It falls (2.0 [1.5, 2.5]): reproduced"] in rows
+    assert rows[-1][1:] == [*["–"] * 6, "not rendered yet"]
     write_findings(place.figures / "keskar2017" / "full-5-seeds", [replace(CLAIM, verdict="contradicted")])
     write_pages(place)
     (rows,) = tables(place.studies.read_text())
@@ -215,14 +211,14 @@ def test_a_verdict_that_turns_makes_the_pages_stale_and_writing_them_mends_it(pl
     write_pages(place)
     check, detail = replace(place, check=True), place.figures / DETAIL / "README.md"
     assert write_pages(check) == write_pages(place) == []
-    write_findings(place.figures / DETAIL, [replace(CLAIM, verdict="not reproduced", why="it reaches 1")])
+    write_findings(place.figures / DETAIL, [replace(CLAIM, verdict="contradicted", why="it reaches 1")])
     before = [path.read_bytes() for path in (place.out, place.studies, detail)]
     with pytest.raises(RunError, match=r"FINDINGS.md and .*studies.md and .*README.md and .*verdicts.png not up to"):
         write_pages(check)
     assert [path.read_bytes() for path in (place.out, place.studies, detail)] == before
     assert write_pages(place)[:3] == [place.out, place.studies, detail]
-    assert "verdict: **not reproduced**: it reaches 1" in detail.read_text()
-    write_findings(place.figures / DETAIL, [replace(CLAIM, verdict="not reproduced", why="other words")])
+    assert "verdict: **contradicted**: it reaches 1" in detail.read_text()
+    write_findings(place.figures / DETAIL, [replace(CLAIM, verdict="contradicted", why="other words")])
     assert write_pages(place) == [detail], "the reason stands in the appendix alone"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from analysis.pages.conclusions import QUESTIONS, answered
-from analysis.pages.found import OLD, Found, load_findings, of_paper, rates_of_all
+from analysis.pages.found import Found, load_findings, of_paper, rates_of_all
 from analysis.pages.markdown import address, link, plain
 from analysis.pages.overview import FOLDER, NAME, caption, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, Paper
@@ -46,7 +46,6 @@ TERMS = """## Terms
 ## Verdicts
 
 *Reproduced*: the interval lies on the claimed side, and the number is large enough to matter. *In sign only*: it is not, or has another size than claimed. *Inconclusive*: the runs are too few to say. *Contradicted*: the interval excludes every effect that would matter, in this setting. *Not testable here*: there is no such number."""  # noqa: E501 - paragraphs of a page
-OLD_WORD = " *Not reproduced*: inconclusive or contradicted, in studies rendered before the two were told apart."
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,9 @@ def findings_page(found: Mapping[str, Found], options: Options) -> str:
     rules = (
         f" [The rules]({address(options.studies, base)}#{RULES}) have a smallest effect or a range for each claim.\n"
     )
-    old = OLD_WORD if OLD in set(rows["verdict"]) else ""
     sections = [_section(paper, of_paper(paper, found), base) for paper in PAPERS.values()]
     return "\n".join(
-        [INTRO, f"## Conclusions\n\n{lines}\n", f"## All verdicts\n\n{overview}", f"{TERMS}{old}{rules}", *sections]
+        [INTRO, f"## Conclusions\n\n{lines}\n", f"## All verdicts\n\n{overview}", f"{TERMS}{rules}", *sections]
     )
 
 

@@ -16,11 +16,6 @@ from analysis.statistics.multiplicity import discovery_rates
 from sharpness.errors import InputError
 
 VERDICTS: tuple[str, ...] = get_args(Verdict)
-OLD = "not reproduced"
-"""The word that inconclusive and contradicted had in common, in findings rendered before there were these two.
-
-To be deleted, with everything that names it, when the last study is rendered again.
-"""
 DISCOVERY_RATE = 0.05
 """The share of false ones that may be among the claims that stand."""
 RENDERING = re.compile(r"(?P<preset>cpu|full|headline)-(?P<seeds>\d+)-seeds")
@@ -60,7 +55,7 @@ def _is_right(finding: Finding) -> bool:
     texts += [text for each in finding.variants for text in asdict(each).values()]
     rates = [rate for rate in (finding.p, finding.q) if rate is not None]
     return (
-        said <= {*VERDICTS, OLD}
+        said <= {*VERDICTS}
         and all(isinstance(text, str) for text in texts)
         and all(isinstance(rate, float | int) for rate in rates)
     )
@@ -95,12 +90,6 @@ def rates_of_all(found: Mapping[str, Found]) -> dict[str, list[float | None]]:
     """Return q of each finding among those of all studies, by study."""
     rates = iter(discovery_rates([finding.p for each in found.values() for finding in each.findings]))
     return {study: [next(rates) for _ in each.findings] for study, each in found.items()}
-
-
-def shown_verdicts(found: Mapping[str, Found]) -> list[str]:
-    """Return the verdicts that have a column: all of them, and the old word while a study has it."""
-    said = {finding.verdict for each in found.values() for finding in each.findings}
-    return [*VERDICTS[:-1], *([OLD] if OLD in said else []), VERDICTS[-1]]
 
 
 def standing(rates: Sequence[float | None], findings: Sequence[Finding]) -> str:

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from analysis.pages.found import OLD, Found, of_paper
+from analysis.pages.found import Found, of_paper
 from analysis.pages.papers import PAPERS
 from analysis.report.texts import csv_text
 from sharpness.plots.save import SUFFIXES, rendered_with, save_figure
@@ -25,7 +25,6 @@ MARKS: dict[str, dict[str, Any]] = {
     "reproduced in sign only": {"marker": "o", "fillstyle": "left", "color": "#0173b2", "markerfacecoloralt": "white"},
     "inconclusive": {"marker": "s", "color": "#949494", "markerfacecolor": "white"},
     "contradicted": {"marker": "X", "color": "#b33c00", "markersize": 6.0, "markeredgewidth": 0.0},
-    OLD: {"marker": "D", "color": "#de8f05", "markerfacecolor": "white"},
     "not testable here": {"marker": "_", "color": "#555555", "markeredgewidth": 1.0},
 }
 """How a verdict is drawn: in grey the shapes are told apart by how they are filled."""
@@ -92,7 +91,7 @@ def _drawn(rows: pd.DataFrame) -> Any:
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     counts = Counter(rows["verdict"])
-    handles = [_handle(verdict, counts[verdict]) for verdict in MARKS if counts[verdict] or verdict != OLD]
+    handles = [_handle(verdict, counts[verdict]) for verdict in MARKS]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, handletextpad=0.3, columnspacing=1.0)
     return figure
 

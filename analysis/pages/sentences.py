@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from analysis.pages.found import OLD
 from analysis.pages.markdown import plain
 from analysis.report.story import Told
 
@@ -14,7 +13,6 @@ OPENINGS = {
     "reproduced in sign only": ("They show in direction, but not in the size that is claimed,", "that", "and"),
     "inconclusive": ("They leave open", "whether", "and"),
     "contradicted": ("They contradict the claim", "that", "and"),
-    OLD: ("They do not show", "that", "or"),
     "not testable here": ("They cannot test", "whether", "or"),
 }
 """How a sentence about claims of a verdict begins, what each claim begins with, and what stands before the last."""

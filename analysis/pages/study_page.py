@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.pages.found import OLD, VERDICTS, Found, is_fragile
+from analysis.pages.found import VERDICTS, Found, is_fragile
 from analysis.pages.markdown import address, link, plain, table
 from analysis.pages.papers import Paper
 from analysis.pages.sentences import sentences
@@ -67,7 +67,7 @@ def _figure(stem: str | None, folder: Path) -> list[str]:
 
 def _counted(findings: Sequence[Finding], rates: Sequence[float | None]) -> str:
     counts = Counter(finding.verdict for finding in findings)
-    counted = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*VERDICTS, OLD) if counts[verdict])
+    counted = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     fragile = [plain(each.claim) for each, q in zip(findings, rates, strict=True) if is_fragile(each, q)]
     told = f" Fragile: {'; '.join(fragile)}." if fragile else ""
     return f"{len(findings)} claims, {counted}.{told}"

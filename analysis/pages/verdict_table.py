@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis.pages.found import Found, of_paper, rates_of_all, shown_verdicts, standing
+from analysis.pages.found import VERDICTS, Found, of_paper, rates_of_all, standing
 from analysis.pages.markdown import link, plain, table
 from analysis.pages.papers import PAPERS
 from sharpness.errors import InputError
@@ -20,19 +20,19 @@ def verdict_counts(found: Mapping[str, Found], page: Path, base: Path) -> str:
 
     It links to the ``page`` of the findings from the folder ``base``.
     """
-    rates, shown = rates_of_all(found), shown_verdicts(found)
+    rates = rates_of_all(found)
     rows = []
     for paper in PAPERS.values():
         studies = of_paper(paper, found)
         findings = [finding for each in studies for finding in each.findings]
         counts = Counter(finding.verdict for finding in findings)
-        numbers = [str(counts[verdict]) if findings else "–" for verdict in shown]
+        numbers = [str(counts[verdict]) if findings else "–" for verdict in VERDICTS]
         stand = standing([rate for each in studies for rate in rates[each.study]], findings)
         first = NOT_YET
         if findings:
             first = f"{plain(findings[0].claim)} ({plain(findings[0].number)}): {findings[0].verdict}"
         rows.append([plain(paper.heading), numbers[0], stand, *numbers[1:], first])
-    names = [verdict.removeprefix("reproduced ") for verdict in shown]
+    names = [verdict.removeprefix("reproduced ") for verdict in VERDICTS]
     head = ["paper", names[0], "at 5 % FDR", *names[1:], "the first claim, and what came of it"]
     more = (
         "At 5 % FDR: how many of the reproduced would stand with a false-discovery rate of 5 % over all studies, of "
