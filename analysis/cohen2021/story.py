@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Full-batch training sharpens until lambda_max reaches 2 / eta, beyond which a step on a quadratic "
-    "diverges. It stays there, and the loss still falls, though not at every step.",
+    claim="Full-batch training sharpens until lambda_max reaches 2 / eta, and stays there. Beyond it a step on a "
+    "quadratic diverges; here the loss still falls, though not at every step.",
     figure="edge",
     points=(
         Point(

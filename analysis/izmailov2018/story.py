@@ -3,8 +3,9 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="SGD at a constant rate moves around a wide minimum. The average of its weights (SWA) lies in the middle of "
-    "it, where SGD with a decaying rate ends at the edge: SWA has a higher training loss and a lower test error.",
+    claim="The average of weights along SGD at a constant rate (SWA) lies in the middle of a wide minimum, with a "
+    "higher training loss and a lower test error than SGD with a decaying rate. That one ends at the edge of the "
+    "minimum, around which SGD at a constant rate moves.",
     figure="line",
     points=(
         Point("lower test error than SGD at the same budget", "SWA has a lower test error than SGD", "SWA less SGD"),

@@ -47,7 +47,6 @@ QUESTIONS = (
             ("keskar2017", "LB generalises worse", "On F1 it is {}"),
             (GAP, "LB is 1 to 2 orders sharper", "At one training loss LB is sharper by a factor of {} by phi"),
             (GAP, "tuned rates too", "With rates tuned at each batch it is {}"),
-            ("keskar2017", "LB is 1 to 2 orders sharper", "On F1 it is {}"),
         ),
     ),
     Question(
@@ -66,6 +65,26 @@ QUESTIONS = (
         ),
     ),
     Question(
+        "Do sharper language models lose more?",
+        (
+            (
+                "forgetting2026",
+                "Decay leads to sharper minima",
+                "A rate that decays at the end multiplies lambda_max by {}",
+            ),
+            (
+                "forgetting2026",
+                "Sharper networks lose more at 4 bits",
+                "With the loss by rounding to 4 bits its tau is {}",
+            ),
+            (
+                "forgetting2026",
+                "Sharper networks forget more",
+                "With what fine-tuning on another text forgets it is {}",
+            ),
+        ),
+    ),
+    Question(
         "Can a rescaling that changes no output change sharpness?",
         (
             ("dinh2017", "Keskar's box moves", "Phi after it is {} times that before it"),
@@ -73,21 +92,19 @@ QUESTIONS = (
         ),
     ),
     Question(
-        "Do recipes keep the error of small batches at large ones?",
+        "Can large batches do what small ones do?",
         (
-            ("large_batch_recipes", r"linear \+ warm-up, batch 256", "A linear rate with warm-up changes it by {} pp"),
+            (
+                "smith2018",
+                "est accuracy is the same whether",
+                "A growing batch for a falling rate changes test accuracy by {}",
+            ),
             (
                 "large_batch_recipes",
-                r"sqrt \+ ghosts \+ longer",
-                "Longer training with ghost norms changes it by {} pp",
+                r"linear \+ warm-up, batch 256",
+                "A linear rate with warm-up changes the error by {} pp",
             ),
             ("large_batch_recipes", "You et al. 2017: LARS, batch", "LARS changes it by {} pp"),
-        ),
-    ),
-    Question(
-        "Can a larger batch replace a smaller learning rate?",
-        (
-            ("smith2018", "est accuracy is the same whether", "Test accuracy differs by {}"),
             (
                 "update_equivalence",
                 "end close to one step",

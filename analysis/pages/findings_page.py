@@ -20,7 +20,7 @@ from analysis.pages.found import Found, load_findings, of_paper, rates_of_all
 from analysis.pages.markdown import address, link, plain
 from analysis.pages.overview import FOLDER, NAME, caption, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, Paper
-from analysis.pages.sentences import sentences
+from analysis.pages.sentences import first_sentence, sentences
 from analysis.pages.stories import figure_of, points_of, story_of
 from analysis.pages.study_page import PAGE, RULES, study_page
 from analysis.pages.verdict_table import NOT_YET, replaced, verdict_counts
@@ -86,13 +86,13 @@ def _section(paper: Paper, studies: list[Found], base: Path) -> str:
 
 
 def _paragraph(found: Found, base: Path) -> str:
-    """Return what is claimed and what came of it, with a figure; the study's page says what cannot be shown."""
+    """Return what is claimed, in a sentence, and what came of it, with a figure; the study's page has the rest."""
     story, stem = story_of(found.study), figure_of(found)
     count = len(found.findings)
     all_claims = link("The claim" if count == 1 else f"All {count} claims", found.folder / PAGE, base)
     said = [sentences(brief(points_of(found)), numbers=True), f"{all_claims}."]
     if story:
-        said = [f"*Claim.* {plain(story.claim)} *Here.*", *said]
+        said = [f"*Claim.* {plain(first_sentence(story.claim))} *Here.*", *said]
     picture = f"\n![{stem}]({address(found.folder / f'{stem}.png', base)})\n" if stem else ""
     return f"{' '.join(said)}\n{picture}"
 

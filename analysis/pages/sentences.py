@@ -22,6 +22,15 @@ BARE = re.compile(r"\S+(?=, )")
 """A number without an interval, before what is said of it."""
 
 
+def first_sentence(text: str) -> str:
+    """Return a text up to the end of its first sentence.
+
+    >>> first_sentence("B grows. It stops at N.")
+    'B grows.'
+    """
+    return f"{text.partition('. ')[0].removesuffix('.')}."
+
+
 def first_number(number: str) -> str:
     """Return the number of a finding with its interval alone; of several the first with its name, and an ellipsis.
 

@@ -3,7 +3,7 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Gradients lie in the space of the largest eigenvalues of the Hessian, but nothing is learnt there: updates "
+    claim="Gradients lie in the space of the largest eigenvalues of the Hessian, but nothing is learnt there. Updates "
     "projected onto it do not decrease the loss further, and updates without that part are as good as whole ones. So "
     "it is at the edge of stability, with momentum, adaptive optimisers and SAM.",
     figure="falls",

@@ -4,7 +4,7 @@ from analysis.report.story import Point, Story
 
 STORY = Story(
     claim="Decaying the learning rate makes a language model sharper, so that it loses more when its weights are "
-    "rounded and forgets more when it learns something else; averaging the weights and SAM help. Of the papers the "
+    "rounded and forgets more when it learns something else. Averaging the weights and SAM help. Of the papers the "
     "abstracts were read, so no size of theirs is held against ours.",
     figure="damage",
     points=(

@@ -3,8 +3,9 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="SGD does not seek flatness but small fluctuations of the gradient. It ends in the flattest minimum if and "
-    "only if the noise of the labels is the same in all outputs, and else in one as sharp as the noise is unequal.",
+    claim="SGD ends in the flattest minimum if and only if the noise of the labels is the same in all outputs. It does "
+    "not seek flatness but small fluctuations of the gradient, and else ends in a minimum as sharp as the noise is "
+    "unequal.",
     figure="ends",
     points=(
         Point("ends at the flattest minimum", "isotropic noise leads SGD to the flattest minimum", "trace over least"),

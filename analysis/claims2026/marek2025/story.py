@@ -4,7 +4,7 @@ from analysis.report.story import Point, Story
 
 STORY = Story(
     claim="Language models can be trained with batches as small as one, if Adam's second moment remembers the same "
-    "number of tokens; then small batches are as good, less sensitive, and SGD without momentum comes close to Adam. "
+    "number of tokens. Then small batches are as good, less sensitive, and SGD without momentum comes close to Adam. "
     "The abstract and the authors' configs were read, so no number of theirs is held against ours.",
     figure="losses",
     points=(

@@ -4,8 +4,8 @@ from analysis.report.story import Point, Story
 
 STORY = Story(
     claim="Where the learning rate of AdamW would be halved, it may be divided by the square root of 2 and the batch "
-    "doubled: the loss after the same data stays, and a third of the updates are spared. Of the paper the abstract and "
-    "captions were read, no more.",
+    "doubled, at no loss. A third of the updates are spared. Of the paper the abstract and captions were read, no "
+    "more.",
     figure="updates",
     points=(
         Point("ends at the loss of halving", "Seesaw ends at the loss of halving", "test loss, Seesaw less halved"),
