@@ -69,18 +69,18 @@ QUESTIONS = (
         (
             (
                 "forgetting2026",
-                "Decay leads to sharper minima",
-                "A rate that decays at the end multiplies lambda_max by {}",
-            ),
-            (
-                "forgetting2026",
                 "Sharper networks lose more at 4 bits",
-                "With the loss by rounding to 4 bits its tau is {}",
+                "lambda_max has a tau of {} with what rounding to 4 bits costs",
             ),
             (
                 "forgetting2026",
                 "Sharper networks forget more",
                 "With what fine-tuning on another text forgets it is {}",
+            ),
+            (
+                "forgetting2026",
+                "expected rise is the measured one",
+                "Rounding to 4 bits costs {} times what curvature expects",
             ),
         ),
     ),

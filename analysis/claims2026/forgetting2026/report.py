@@ -24,7 +24,7 @@ from analysis.claims2026.forgetting2026.numbers import (
     tau,
 )
 from analysis.report.findings import Finding, variants
-from analysis.report.numbers import ABSENT, correlation, difference, mean_and_std, ratio
+from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio
 from analysis.report.report import Drawings, Report, TextTable
 from analysis.report.verdicts import Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
@@ -146,8 +146,8 @@ def followed(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
         first, *others = (name for name in MEASURES if name in rows)
         found = tau(rows, first, damage)
         more = {f"with {MEASURES[name]}": tau(rows, name, damage) for name in others}
-        text = variants(more, correlation, rule)
-        result.append(Finding(claim, describe(settings), "damage", correlation(found), *rule(found), variants=text))
+        text = variants(more, difference, rule)
+        result.append(Finding(claim, describe(settings), "damage", difference(found), *rule(found), variants=text))
     return result
 
 
@@ -159,8 +159,11 @@ def predictions(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding
     found = against_expected(rows, 4)
     first = Finding(claim, setting, "predicted", ratio(found), *rule(found), variants=variants(others, ratio, rule))
     inside = student(shares_inside(rows, settings["bits"]))
+    each = {f"{bits} bits": student(shares_inside(rows, [bits])) for bits in settings["bits"]}
     claim = "The measured rise is where one rounding with independent errors would lie (share of roundings, all bits)"
-    return [first, Finding(claim, setting, "predicted", difference(inside), *judge_within(inside, INSIDE))]
+    rule = partial(judge_within, allowed=INSIDE)
+    more = variants(each, difference, rule)
+    return [first, Finding(claim, setting, "predicted", difference(inside), *rule(inside), variants=more)]
 
 
 def network_table(rows: pd.DataFrame, settings: Mapping[str, Any], note: str) -> TextTable:
