@@ -272,7 +272,7 @@ def test_the_smoke_form_runs_once(tmp_path: Path) -> None:
 
 
 def test_the_presets_can_be_trained(tmp_path: Path) -> None:
-    for name, number in (("cpu", 96), ("paper", 216)):
+    for name, number in (("cpu", 240), ("paper", 216)):
         preset = study.PRESETS[name]
         cells = study.cells_of(preset, preset.seeds)
         for cell in cells:
