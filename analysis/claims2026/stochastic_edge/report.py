@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,9 @@ from analysis.claims2026.stochastic_edge.numbers import by_setting, compared, hi
 from analysis.report.findings import Finding, over_all, variants, with_variants
 from analysis.report.numbers import ratio
 from analysis.report.report import Drawings, Report, TextTable
-from analysis.report.verdicts import Least, Range, judge, judge_within
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
+from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats, rows_if, rows_where
 
 AT_PLATEAU = Range(
@@ -65,7 +66,7 @@ def plain(runs: pd.DataFrame, setting: str) -> list[Finding]:
         "SGD: the eigenvalue stays below 2 / eta (median in units of it)": (by_setting(own, "top"), below),
         "SGD: the eigenvalue is lower for smaller batches (smallest over largest)": (sizes, lower),
     }
-    found = [over_all(name, setting, "plateaus", *each[:1], ratio, each[1], log=True) for name, each in claims.items()]
+    found = judged(claims, setting)
     means = {f"g'Hg and g'g averaged apart, {name}": each for name, each in by_setting(own, "means").items()}
     return [with_variants(found[0], *variants(means, ratio, at_plateau)), *found[1:]]
 
@@ -89,7 +90,17 @@ def with_momentum(runs: pd.DataFrame, setting: str) -> list[Finding]:
             higher,
         ),
     }
-    return [over_all(claim, setting, "plateaus", *each[:1], ratio, each[1], log=True) for claim, each in claims.items()]
+    return judged(claims, setting)
+
+
+def judged(
+    claims: Mapping[str, tuple[Mapping[str, Interval], Callable[[Interval], Judged]]], setting: str
+) -> list[Finding]:
+    """Return the finding on each claim, which has its numbers by setting and its rule."""
+    return [
+        over_all(claim, setting, "plateaus", numbers, ratio, rule, log=True)
+        for claim, (numbers, rule) in claims.items()
+    ]
 
 
 def plateau_table(runs: pd.DataFrame, note: str) -> TextTable:
