@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, T
 from sharpness.data import Dataset, load_dataset, normalise
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import choose_device, derived_seed
+from sharpness.machine.precision import subnormals_as_zero
 from sharpness.measure.recorded import missing_probes
 from sharpness.measure.runs import probe_run
 from sharpness.models import MODELS, ModelInfo, build_model
@@ -25,6 +27,7 @@ from sharpness.probes import DistanceFromStart, Interpolation, TopEigenvalues
 from sharpness.runs import RunFolder, sha256_file
 from sharpness.runs.networks import evaluation_batches, load_network, load_weights, network_loss
 from sharpness.training import loop, train
+from sharpness.training.optimizers import OPTIMIZERS
 from sharpness.vectors import flatten
 from tests.conftest import PATIENCE, ROOT
 
@@ -67,6 +70,30 @@ def test_a_step_of_adam_and_of_sgd_follow_their_formulas(tmp_path: Path, dataset
         step = g if name == "sgd" else g / (g.abs() + 1e-8)
         ours = load_weights(run, run.final_checkpoint(), dataset, CPU)
         torch.testing.assert_close(ours, flatten(model) - 0.01 * step, rtol=1e-4, atol=1e-6)
+
+
+def test_the_smallest_numbers_are_zero_in_a_step_and_nowhere_else(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments that shrink below the normal numbers cost a step many times its price, and change no weight."""
+
+    def smallest() -> float:
+        return float(torch.tensor(1e-30) * 1e-10)
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            seen.append(smallest())
+            return super().step(closure)
+
+    seen: list[float] = []
+    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda model, config: Watched(model.parameters(), lr=0.01))
+    trained(tmp_path / "run", dataset, replace(CONFIG, training=replace(CONFIG.training, optimizer="sgd", epochs=1)))
+    assert set(seen) == {0.0} and smallest() > 0
+    with subnormals_as_zero():
+        with subnormals_as_zero():
+            assert smallest() == 0
+        assert smallest() == 0, "what the caller has chosen is put back"
+    assert smallest() > 0
 
 
 def test_the_run_folder_holds_what_it_promises(tmp_path: Path, dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""The precision of float32 products: full, or TF32 on CUDA, by torch's newer and legacy switches alike."""
+"""The precision of float32 numbers: of products, full or TF32 on CUDA, and of those too small for the format."""
 
 from __future__ import annotations
 
@@ -34,6 +34,29 @@ def tensor_float_32(on: bool) -> Iterator[None]:
     with _choices_kept():
         _set_tf32(True)
         yield
+
+
+@contextlib.contextmanager
+def subnormals_as_zero() -> Iterator[None]:
+    """Take numbers below the format's smallest normal one (1.2e-38 in float32) as 0 while the context lasts.
+
+    Moments and velocities of a weight without gradient, as of a pixel that is always black, shrink by a factor in each
+    update and end there, where a CPU computes many times as slowly. Their share of a step is far below the rounding of
+    a weight. The switch is the thread's: other threads of the pool keep theirs, and so does a CPU that has none.
+
+    >>> with subnormals_as_zero():
+    ...     float(torch.tensor(1e-30) * 1e-10)
+    0.0
+    """
+    before = float(_SMALL * 1e-10) == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+_SMALL = torch.tensor(1e-30)
 
 
 def _backends() -> Any:

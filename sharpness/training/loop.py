@@ -19,7 +19,7 @@ from sharpness.data import Dataset, normalise
 from sharpness.errors import Terminated
 from sharpness.machine.distributed import is_distributed, num_ranks, on_all_ranks, rank, sums_over_ranks
 from sharpness.machine.environment import derived_seed, deterministic
-from sharpness.machine.precision import tensor_float_32
+from sharpness.machine.precision import subnormals_as_zero, tensor_float_32
 from sharpness.machine.progress import Progress
 from sharpness.models import BATCH_NORMS
 from sharpness.runs import RunFolder, remove_leftovers
@@ -134,7 +134,8 @@ def one_update(session: Session, at: Position) -> Position:
             proximal.add_gradient(parameters, anchors, training.proximal)
         if training.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, training.clip_norm)
-        session.optimizer.step()
+        with subnormals_as_zero():
+            session.optimizer.step()
 
     stats = passes[0]  # at the weights before the update
     session.sums.add(stats.loss * (batch.weight / num_ranks()), stats.right, size)
