@@ -20,7 +20,7 @@ from analysis.pages.found import Found, load_findings, of_paper, rates_of_all
 from analysis.pages.markdown import address, link, plain
 from analysis.pages.overview import FOLDER, NAME, caption, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, Paper
-from analysis.pages.sentences import first_sentence, sentences
+from analysis.pages.sentences import by_verdict, first_sentence
 from analysis.pages.stories import figure_of, points_of, story_of
 from analysis.pages.study_page import PAGE, RULES, study_page
 from analysis.pages.verdict_table import NOT_YET, replaced, verdict_counts
@@ -31,15 +31,15 @@ from sharpness.files import write_atomically
 
 INTRO = """# Findings
 
-What papers claim about large batches and sharp minima, and what came of it on small networks and data that ship with the package. `python -m analysis.pages.findings_page` writes this page; no number and no verdict is typed by hand. Each study has a page of its own with every claim, setting, interval and reason.
+What papers claim about large batches and sharp minima, and what came of it on small networks and data that ship with the package. `python -m analysis.pages.findings_page` writes all of it. Each study has a page of its own with every claim, setting, interval and reason.
 """  # noqa: E501 - a paragraph of a page
 TERMS = """## Terms
 
 - **SB, LB**: networks trained in small and in large batches, otherwise alike. **B**: the batch size. **N**: the number of training images.
 - **F1**: Keskar et al.'s fully connected network with five hidden layers and batch normalisation.
-- **phi** (their Metric 2.1): by how many per cent the training loss rises at most within a small box around the weights; **epsilon** is the size of the box.
+- **phi** (their Metric 2.1): by how many per cent the training loss rises at most within a small box around the weights.
 - **lambda_max**: the largest eigenvalue of the Hessian of the training loss. **eta**: the learning rate. **m**: momentum.
-- **B_simple**: the noise scale of the gradient, its variance over its squared length. **B_crit**: the critical batch size, where twice the fewest steps reach a goal.
+- **B_simple**: the noise scale of the gradient, its variance over its squared length.
 - **SWA**: the average of weights along training. **LARS**: a learning rate per layer. **Ghost norms**: batch statistics over parts of a batch.
 - **tau**: Kendall's rank correlation. **The gap**: test error less training error. **pp**: percentage points. **a [b, c]**: a number and its 95 % interval.
 
@@ -90,9 +90,9 @@ def _paragraph(found: Found, base: Path) -> str:
     story, stem = story_of(found.study), figure_of(found)
     count = len(found.findings)
     all_claims = link("The claim" if count == 1 else f"All {count} claims", found.folder / PAGE, base)
-    said = [sentences(brief(points_of(found)), numbers=True), f"{all_claims}."]
+    said = [by_verdict(brief(points_of(found))), f"{all_claims}."]
     if story:
-        said = [f"*Claim.* {plain(first_sentence(story.claim))} *Here.*", *said]
+        said = [f"*Claim:* {plain(first_sentence(story.claim))}", *said]
     picture = f"\n![{stem}]({address(found.folder / f'{stem}.png', base)})\n" if stem else ""
     return f"{' '.join(said)}\n{picture}"
 

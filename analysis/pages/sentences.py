@@ -67,6 +67,17 @@ def sentences(points: Sequence[Told], numbers: bool = False) -> str:
     return text.replace("They", "These runs", 1) if text.startswith("They") else text
 
 
+def by_verdict(points: Sequence[Told]) -> str:
+    """Return each point behind the word for its verdict, with its number.
+
+    >>> from analysis.report.findings import Finding
+    >>> by_verdict([Told("x rises", "end over start", Finding("", "", "", "2 [1, 3]", "reproduced", ""))])
+    '*Reproduced:* x rises (end over start: 2 [1, 3]).'
+    """
+    words = (each.finding.verdict.removeprefix("reproduced ").capitalize() for each in points)
+    return " ".join(f"*{word}:* {plain(each.clause)}{_number(each)}." for word, each in zip(words, points, strict=True))
+
+
 def _number(point: Told) -> str:
     known = point.finding.verdict != "not testable here"
     named = f"{point.measure}: " if point.measure else ""
