@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -286,6 +287,21 @@ def test_every_study_has_a_story_of_its_claims(study: str) -> None:
     assert min(5, len(found.findings)) <= len(points_of(found)) <= 8, "claims in the table"
     assert all(find(each.pattern, found.findings) for each in story.points[:3]), "claims of the paragraph"
     assert figure_of(found) == story.figure
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_what_to_expect_is_what_came(script: Path) -> None:
+    """A script's text counts the claims as the committed findings do, and how many of them were reproduced."""
+    text = " ".join((ast.get_docstring(ast.parse(script.read_text())) or "").split())
+    told = re.findall(r"(?:(\d+) of )?(\d+) claims:? (?:(\d+) (?:are )?reproduced)?", text)
+    count = {
+        (len(found.findings), sum(each.verdict == "reproduced" for each in found.findings))
+        for study, found in COMMITTED.items()
+        if study.removesuffix("-headline") == script.stem
+    }
+    for some, claims, reproduced in told:
+        assert (int(claims), int(some or reproduced or claims)) in count
+    assert told or not count
 
 
 def test_the_claims_behind_the_conclusions_are_there() -> None:

@@ -4,7 +4,8 @@ from analysis.report.story import Point, Story
 
 STORY = Story(
     claim="B steps of single examples end nearly where one step of a batch of B ends at B times the rate. Large "
-    "batches are steadier because their gradient has less noise.",
+    "batches are steadier because their gradient has less noise. (It is also written that a larger batch increases the "
+    "variance of the gradient; here it falls.)",
     figure="distance",
     points=(
         Point(
