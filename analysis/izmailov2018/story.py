@@ -3,9 +3,9 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="The average of weights along SGD at a constant rate (SWA) lies in the middle of a wide minimum, with a "
-    "higher training loss and a lower test error than SGD with a decaying rate. That one ends at the edge of the "
-    "minimum, around which SGD at a constant rate moves.",
+    claim="The average of weights along SGD at a constant rate (SWA) has a lower test error than SGD with a decaying "
+    "rate, as it is wider. It lies in the middle of the minimum around which SGD at a constant rate moves; the other "
+    "ends at its edge, with a lower training loss.",
     figure="line",
     points=(
         Point("lower test error than SGD at the same budget", "SWA has a lower test error than SGD", "SWA less SGD"),

@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Large batches keep the error of small ones by a learning rate in proportion to B with warm-up "
-    "(Goyal), its root with ghost norms and longer training (Hoffer), or LARS (You). Batches of 2 to 32 "
+    claim="Large batches keep the error of small ones by a rate in proportion to B with warm-up (Goyal), its root "
+    "with ghost norms and longer training (Hoffer), or LARS (You). Batches of 2 to 32 "
     "are best all the same (Masters & Luschi).",
     figure="recipes",
     points=(

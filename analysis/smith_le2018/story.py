@@ -3,9 +3,9 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="SGD acts as a stochastic differential equation of the noise scale g = eta (N / B - 1) / (1 - m), whose "
-    "noise helps up to a point: there is a best batch size, in proportion to eta N / (1 - m). The Bayesian evidence "
-    "tells good minima from bad ones.",
+    claim="The noise of SGD, of scale g = eta (N / B - 1) / (1 - m), helps up to a point, so there is a best batch "
+    "size, in proportion to eta N / (1 - m). SGD acts as a stochastic differential equation with that noise. The "
+    "Bayesian evidence tells good minima from bad ones.",
     figure="collapse",
     points=(
         Point(

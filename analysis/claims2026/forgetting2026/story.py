@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Decaying the learning rate makes a language model sharper, so that it loses more when its weights are "
-    "rounded and forgets more when it learns something else. Averaging the weights and SAM help. Of the papers the "
+    claim="Decaying the rate makes a language model sharper, so that it loses more when it is rounded and forgets "
+    "more when it learns something else. Averaging the weights and SAM help. Of the papers the "
     "abstracts were read, so no size of theirs is held against ours.",
     figure="damage",
     points=(
