@@ -145,8 +145,9 @@ def _workers(options: Options, num_runs: int, console: Console) -> Workers | Ray
 
 
 def _plain(preset: Any) -> dict[str, Any]:
-    """Return a preset as plain values, for captions and provenance."""
-    return json.loads(json.dumps(asdict(preset), default=str))
+    """Return a preset as plain values, for captions and provenance, without the text about it."""
+    values = json.loads(json.dumps(asdict(preset), default=str))
+    return {name: value for name, value in values.items() if name != "about"}
 
 
 def show(console: Console, written: Written) -> None:

@@ -61,6 +61,20 @@ def range_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, geometric: bool
     mean_of_seeds(ax, rows, x, y, geometric, **bars, **style)
 
 
+def without_offsets(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return rows in which a column is without what a ``seed`` shifts in all of them: its mean less that of all.
+
+    What is left of the spread over seeds is that of differences within a seed, by which ways on the same seeds are
+    compared (Cousineau 2005). Every seed must have the same rows.
+
+    >>> shifted = pd.DataFrame({"seed": [0, 0, 1, 1], "loss": [1.0, 2.0, 5.0, 6.0]})
+    >>> list(without_offsets(shifted, "loss")["loss"])
+    [3.0, 4.0, 3.0, 4.0]
+    """
+    values = rows[column]
+    return rows.assign(**{column: values - values.groupby(rows["seed"]).transform("mean") + values.mean()})
+
+
 def runs_and_means(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, looks: Mapping[Any, Look]) -> None:
     """Draw the rows of line ``run`` thin, those of line ``mean`` bold, and a cross where a diverged run ends."""
     runs, means = rows_where(table, line="run"), rows_where(table, line="mean").dropna(subset=[y])

@@ -9,7 +9,7 @@ from analysis.claims2026.late_switching2026.numbers import ARMS
 from analysis.report.report import Drawing
 from sharpness.plots.axes import fixed_ticks, log_axis, number_axis
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.seeds import range_of_seeds
+from sharpness.plots.seeds import range_of_seeds, without_offsets
 from sharpness.plots.style import COLUMN, LOOKS, new_figure
 
 LOOK = dict(zip(ARMS, LOOKS, strict=True))
@@ -18,23 +18,25 @@ LOSS = "Test loss (nats a byte)"
 
 def rates_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
     """Draw the test loss after the same bytes against the learning rate, a line for each way to use them."""
-    shown = rows[rows["arm"].isin(ARMS)] if not rows.empty else rows
-    if shown.empty:
+    own = rows.loc[rows["arm"].isin(ARMS), :] if not rows.empty else rows
+    if own.empty:
         return "no run finished"
     figure, axes = new_figure(COLUMN, 2.7)
     ax = axes[0, 0]
+    shown = without_offsets(own, "test_loss")
     for arm, look in LOOK.items():
-        range_of_seeds(ax, rows_where(rows, arm=arm), "learning_rate", "test_loss", **look.artist)
-    log_axis(ax.xaxis, floats(rows, "learning_rate"))
-    number_axis(ax.yaxis, np.concatenate([floats(rows_where(rows, arm=arm), "test_loss") for arm in ARMS]))
+        range_of_seeds(ax, rows_where(shown, arm=arm), "learning_rate", "test_loss", **look.artist)
+    log_axis(ax.xaxis, floats(shown, "learning_rate"))
+    number_axis(ax.yaxis, floats(shown, "test_loss"))
     ax.set(xlabel="Learning rate", ylabel=LOSS)
     figure.legend(handles=[look.handle(arm) for arm, look in LOOK.items()], loc="outside upper center", ncols=4)
     caption = (
         "Test loss after the same number of bytes against the learning rate, with small batches, with large ones, and "
         "with small ones that become large after a quarter (early) or three quarters (late) of the bytes: mean over "
-        f"the seeds with their whole range; a run that diverged counts as a guess, ln 256. {note}"
+        "the seeds with their whole range, each seed's mean over all its runs moved to that of all seeds; a run that "
+        f"diverged counts as a guess, ln 256. {note}"
     )
-    return Drawing(figure, pd.concat([rows_where(rows, arm=arm) for arm in ARMS]), caption)
+    return Drawing(figure, shown, caption)
 
 
 def catch_up_figure(leads: pd.DataFrame, note: str) -> Drawing | str:
