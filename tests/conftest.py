@@ -6,6 +6,8 @@ import os
 
 # Before NumPy and torch read it: threads that wait for work beside another test process take ten times its time.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Some containers forbid Python to keep what it compiles. Every program that a test runs would compile the project anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import gc
 import runpy
@@ -24,6 +26,7 @@ SCRIPTS = sorted(path for folder in ("", "claims2026") for path in (ROOT / "scri
 PATIENCE = 900.0
 """Seconds until a test gives up on another process. It ends what hangs and judges no speed: machines may be busy."""
 
+sys.dont_write_bytecode = False
 torch.set_num_threads(1)
 runpy.run_path(str(SHIM / "sitecustomize.py"))  # for this process; others find it through PYTHONPATH
 
