@@ -81,8 +81,11 @@ def compiled_in_part() -> dict[str, Tensor]:
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """Wrap a network as ``torch.compile`` does; nothing is compiled before it is called."""
-    wrapped: Any = torch.compile(model)
+    """Wrap a network as ``torch.compile`` does; nothing is compiled before it is called.
+
+    The names of the weights are the same with every backend, and the usual one takes seconds to load.
+    """
+    wrapped: Any = torch.compile(model, backend="eager")
     return wrapped
 
 
