@@ -11,6 +11,7 @@ from scipy import stats
 
 from analysis.statistics.intervals import Interval, p_value, paired_difference, paired_ratio, summarise
 from analysis.statistics.multiplicity import discovery_rates
+from analysis.statistics.selection import chosen_difference
 
 
 def test_difference_and_ratio_agree_with_scipy() -> None:
@@ -36,6 +37,30 @@ def test_intervals_cover_the_planted_value_at_their_rate() -> None:
         hits += interval.lower <= 0.3 <= interval.upper
     # Three standard errors of a share of .95 over 600 trials; normal instead of t quantiles would give about .85.
     assert abs(hits / 600 - 0.95) < 0.027
+
+
+def test_an_interval_after_a_choice_covers_the_best_setting_though_the_choice_is_often_wrong() -> None:
+    """The better of two settings, by a third of a standard deviation, has the value 0, the other 9."""
+    rng, hits, right = np.random.default_rng(3), 0, 0
+    none = np.zeros((10, 1))
+    for _ in range(100):
+        scores = rng.normal(size=(10, 2)) + np.array([1 / 3, 0])
+        found = chosen_difference((none, scores), (none, rng.normal(size=(10, 2)) + np.array([0, 9])))
+        assert found.value is not None and found.lower is not None and found.upper is not None
+        hits += found.lower <= 0 <= found.upper
+        right += found.value < 4.5
+    assert right < 90 < hits, "an interval at the setting that was chosen would cover no more often than that is right"
+
+
+def test_an_interval_after_a_clear_choice_is_that_of_the_setting() -> None:
+    rng = np.random.default_rng(4)
+    first, values = rng.normal(size=(15, 1)), rng.normal(size=(15, 2)) + np.array([0, 9])
+    found = chosen_difference((np.zeros((15, 1)), np.tile([0.0, 1.0], (15, 1))), (first, values))
+    student = paired_difference(first[:, 0], values[:, 1])
+    ours, theirs = ([each.value, each.lower, each.upper] for each in (found, student))
+    assert ours == pytest.approx(theirs, abs=0.15 * (student.upper or 0.0) - 0.15 * (student.lower or 0.0))
+    gap = np.where(np.eye(15, 2) > 0, np.nan, values)
+    assert "has no such number" in str(chosen_difference((np.zeros((15, 1)), values), (first, gap)).reason)
 
 
 def test_unpaired_and_few_values_are_left_out_with_a_reason() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.keskar2017.association import MEASURES, OUTCOMES, association, changes
-from analysis.keskar2017.comparisons import Comparison, comparisons
+from analysis.keskar2017.comparisons import Comparison, against_each_rate, comparisons
 from analysis.keskar2017.curves import at_equal_loss, curves, over_training, rises, slope_changes
 from analysis.keskar2017.numbers import EPSILONS, Results, batch_rows, difference, ratio, warm_rows
 from analysis.report import numbers
@@ -208,18 +208,18 @@ def of_critics(results: Results) -> Iterator[Finding]:
     conditions share their SB runs, so that sharpness is one claim: at equal training loss, the last of them.
     """
     first, *others = comparisons(results)
-    gap = difference(first.small, first.large, "test_accuracy")
+    gap = first.difference("test_accuracy")
     there = judge(gap, 0.0, -1, ACCURACY).verdict == "reproduced"
     for each in others:
         where = (results.networks[results.arms] + (f"; {each.note}" if each.note else ""), "critics")
-        left = difference(each.small, each.large, "test_accuracy")
+        left = each.difference("test_accuracy")
         judged = judge_within(left, NO_WORSE)
         if not there and left.lower is not None:
             reason = f"with {results.held} and one rate there is no resolved gap to close ({points(gap)})"
             judged = Judged("not testable here", reason, judged.smallest_effect, None)
         claim = f"Critics: with {each.name} LB is worse by no more than {ACCURACY.amount}: test accuracy LB - SB"
         yield Finding(claim, *where, points(left), *judged)
-    yield _still_sharper(others, results.networks[results.arms])
+    yield _still_sharper(results, others)
 
 
 def of_conditions(results: Results) -> Iterator[Finding]:
@@ -256,9 +256,12 @@ def _of_escape(results: Results, where: tuple[str, str]) -> Iterator[Finding]:
     yield Finding(claim, *where, numbers.ratio(back), *sharper(back))
 
 
-def _still_sharper(others: list[Comparison], setting: str) -> Finding:
-    found: Mapping[str, Interval] = {each.name: ratio(each.small, each.large, "phi") for each in others}
+def _still_sharper(results: Results, others: list[Comparison]) -> Finding:
+    found: Mapping[str, Interval] = {each.name: each.ratio("phi") for each in others}
     *rest, last = found
-    claim = f"LB is sharper with {last} too: phi LB / SB"
-    more = variants({name: found[name] for name in rest}, numbers.ratio, sharper)
+    ways = {name: found[name] for name in rest}
+    if results.goal is not None:  # the last has the rates tuned
+        ways |= {name: ratio(*sides, "phi") for name, sides in against_each_rate(results).items()}
+    claim, setting = f"LB is sharper with {last} too: phi LB / SB", results.networks[results.arms]
+    more = variants(ways, numbers.ratio, sharper)
     return Finding(claim, setting, "critics", numbers.ratio(found[last]), *sharper(found[last]), variants=more)

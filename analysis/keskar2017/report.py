@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,16 +11,14 @@ import pandas as pd
 
 from analysis.keskar2017 import arm_figures, captions, figures, tables
 from analysis.keskar2017.association import changes
-from analysis.keskar2017.comparisons import comparisons
+from analysis.keskar2017.comparisons import Comparison, comparisons
 from analysis.keskar2017.curves import curves, from_solution, in_per_cent, training_table
 from analysis.keskar2017.findings import accuracy_threshold, findings
 from analysis.keskar2017.numbers import (
     ROLES,
     Results,
     batch_rows,
-    difference,
     drawable,
-    ratio,
     results_of,
     solutions,
     warm_rows,
@@ -193,17 +191,16 @@ def _remedies(results: Results) -> Drawing | str:
         for name, role, arm in tables.REMEDIES
         if role == "LB"
     }
-    return _forests(sides, about, results)
+    return _forests([Comparison(name, *pair) for name, pair in sides.items()], about, results)
 
 
 def _critics(results: Results) -> Drawing | str:
-    sides = {each.name: (each.small, each.large) for each in comparisons(results)}
-    return _forests(sides, "LB against SB under the conditions of the table of that name", results)
+    return _forests(comparisons(results), "LB against SB under the conditions of the table of that name", results)
 
 
-def _forests(sides: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], about: str, results: Results) -> Drawing | str:
-    differences = {name: difference(*pair, "test_accuracy") for name, pair in sides.items()}
-    ratios = {name: ratio(*pair, "phi") for name, pair in sides.items()}
+def _forests(sides: Sequence[Comparison], about: str, results: Results) -> Drawing | str:
+    differences = {each.name: each.difference("test_accuracy") for each in sides}
+    ratios = {each.name: each.ratio("phi") for each in sides}
     if all(each.value is None for each in ratios.values()):
         return "no pair has a sharpness"
     rows = [
