@@ -21,18 +21,20 @@ def updates_figure(chosen: pd.DataFrame, note: str) -> Drawing | str:
         return "no run finished"
     figure, axes = new_figure(COLUMN, 2.7)
     ax = axes[0, 0]
-    scatter(ax, chosen, "step", "test_loss", s=22, alpha=0.85, **marks("arm", LOOK))
-    number_axis(ax.xaxis, floats(chosen, "step"))
-    number_axis(ax.yaxis, floats(chosen, "test_loss"))
+    shown = without_offsets(chosen, "test_loss")
+    scatter(ax, shown, "step", "test_loss", s=22, alpha=0.85, **marks("arm", LOOK))
+    number_axis(ax.xaxis, floats(shown, "step"))
+    number_axis(ax.yaxis, floats(shown, "test_loss"))
     ax.set(xlabel="Updates", ylabel=LOSS)
     figure.legend(
         handles=[look.handle(arm, linestyle="") for arm, look in LOOK.items()], loc="outside upper center", ncols=4
     )
     caption = (
         "Test loss after the same number of bytes against the number of updates, four schedules of rate and batch size "
-        f"from the rate that halving chose on held-out text of the other seeds; a mark for each seed. {note}"
+        "from the rate that halving chose on held-out text of the other seeds; a mark for each seed, whose mean over "
+        f"the four is moved to that of all seeds. {note}"
     )
-    return Drawing(figure, chosen, caption)
+    return Drawing(figure, shown, caption)
 
 
 def rates_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
