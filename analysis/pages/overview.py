@@ -57,8 +57,8 @@ def is_current(found: Mapping[str, Found], figures: Path) -> bool:
 def caption(rows: pd.DataFrame) -> str:
     """Return the caption of the figure."""
     return (
-        f"The verdicts on all {len(rows)} claims of {rows['paper'].nunique()} papers, or groups of papers on one "
-        "subject: one mark for each claim, sorted by verdict; how many have it stands in the legend."
+        f"The verdicts on all {len(rows)} claims of {rows['paper'].nunique()} papers or groups of papers: a mark for "
+        "each claim, sorted by verdict, which the legend counts."
     )
 
 
