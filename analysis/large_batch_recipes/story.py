@@ -4,8 +4,8 @@ from analysis.report.story import Point, Story
 
 STORY = Story(
     claim="Large batches keep the error of small ones by a rate in proportion to B with warm-up (Goyal), its root "
-    "with ghost norms and longer training (Hoffer), or LARS (You). Batches of 2 to 32 "
-    "are best all the same (Masters & Luschi).",
+    "with longer training (Hoffer), or LARS (You). Batch statistics over parts of a batch (ghost norms) help. "
+    "Batches of 2 to 32 are best all the same (Masters & Luschi).",
     figure="recipes",
     points=(
         Point(

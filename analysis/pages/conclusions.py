@@ -60,7 +60,7 @@ QUESTIONS = (
             (
                 "andriushchenko2023",
                 "goes rather with the learning rate",
-                "Over all measures the mean tau with the learning rate less that with the gap is {}",
+                "With the learning rate it is larger by {}, as a mean over all measures",
             ),
         ),
     ),

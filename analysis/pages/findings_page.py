@@ -40,7 +40,7 @@ TERMS = """## Terms
 - **phi** (their Metric 2.1): by how many per cent the training loss rises at most within a small box around the weights.
 - **lambda_max**: the largest eigenvalue of the Hessian of the training loss. **eta**: the learning rate. **m**: momentum.
 - **B_simple**: the noise scale of the gradient, its variance over its squared length.
-- **SWA**: the average of weights along training. **LARS**: a learning rate per layer. **Ghost norms**: batch statistics over parts of a batch.
+- **SWA**: the average of weights along training. **LARS**: a learning rate per layer.
 - **tau**: Kendall's rank correlation. **The gap**: test error less training error. **pp**: percentage points. **a [b, c]**: a number and its 95 % interval.
 
 ## Verdicts
