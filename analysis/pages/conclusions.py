@@ -36,7 +36,7 @@ QUESTIONS = (
             (
                 GAP,
                 "What noise finds there generalises better",
-                "Small batches leave the minimum of a large one for a flatter one, whose test accuracy is other by {}",
+                "Small batches that leave LB's minimum for a flatter one change test accuracy by {}",
             ),
         ),
     ),

@@ -3,7 +3,7 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="The critical batch of a language model grows in training and levels off, and the gradient noise scale is "
+    claim="The critical batch of a language model grows in training and levels off, and the noise scale is "
     "orders of magnitude below it. It is measured by training on from a checkpoint with larger batches and rates by "
     "the square-root rule; doubling the batch as it grows spares updates at no loss. Of the paper the abstract was "
     "read, and summaries of its text.",
