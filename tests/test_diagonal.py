@@ -35,7 +35,9 @@ def test_a_small_networks_diagonal_is_that_of_the_dense_matrix(name: str, matrix
     assert result.lower is None and "exact" in result.reasons["lower"]
     for layer in result.layers:
         own = torch.cat([expected[a:b] for a, b in _places(loss.layout.names, loss.layout.numels, layer["name"])])
-        assert layer["size"] == len(own) and layer["negative"] == int((own < 0).sum())
+        # A bias before batch statistics has a second derivative of 0, whose sign is rounding, and the processor's.
+        fewest, most = (int((own < end).sum()) for end in (-1e-12, 1e-12))
+        assert layer["size"] == len(own) and fewest <= layer["negative"] <= most
         assert layer["sum"] == pytest.approx(float(own.sum()), rel=1e-6, abs=1e-10)
         assert (layer["smallest"], layer["largest"]) == pytest.approx((float(own.min()), float(own.max())), abs=1e-10)
 

@@ -159,7 +159,8 @@ def test_breakdown_is_exact_and_multiplicities_come_out() -> None:
     values = torch.tensor([3.0, 3.0, 3.0, 1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
     matrix = matrix_with_eigenvalues(values, 5)
     *_, krylov = lanczos_steps(operator_of(matrix), unit(8, 0))
-    assert krylov.couplings.count(0.0) >= 3  # three distinct eigenvalues: the space is invariant after three steps
+    # Three distinct eigenvalues: the space is invariant after three steps. Later couplings may be rounding.
+    assert sum(each < 1e-12 for each in krylov.couplings) >= 3 and krylov.couplings[2] == 0
     np.testing.assert_allclose(krylov.ritz()[0], values, atol=1e-12)
     pairs = extreme_eigenpairs(operator_of(matrix), rtol=1e-12)
     assert (pairs.num_products, pairs.converged) == (3, True)
