@@ -21,7 +21,7 @@ from analysis.pages.found import VERDICTS, Found, load_findings
 from analysis.pages.markdown import plain
 from analysis.pages.overview import MARKS, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, paper_of
-from analysis.pages.sentences import OPENINGS, first_sentence, sentences
+from analysis.pages.sentences import OPENINGS, by_verdict, first_sentence, sentences
 from analysis.pages.stories import figure_of, points_of, story_of
 from analysis.pages.verdict_table import MARKERS
 from analysis.report.findings import Finding, Variant
@@ -121,9 +121,10 @@ def test_the_page_of_all_papers_begins_with_conclusions_and_links_to_each_study(
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_a_sentence_follows_its_verdict(verdict: str) -> None:
     """A sentence asserts a clause only where it is reproduced; the number is that of the finding, nowhere else."""
-    said = sentences([Told("x grows", "end over start", replace(CLAIM, verdict=verdict))], numbers=True)
-    assert ("runs show that x grows" in said) == (verdict == "reproduced")
-    assert ("2.0 [1.5, 2.5]" in said) == (verdict != "not testable here")
+    points = [Told("x grows", "end over start", replace(CLAIM, verdict=verdict))]
+    said, brief = sentences(points), by_verdict(points)
+    assert ("runs show that x grows" in said) == (verdict == "reproduced") == brief.startswith("*Reproduced:* x grows")
+    assert ("2.0 [1.5, 2.5]" in brief) == (verdict != "not testable here")
     assert said.startswith("These runs ") and said.endswith(".") and "x grows" in said
 
 

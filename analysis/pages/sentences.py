@@ -49,18 +49,18 @@ def first_number(number: str) -> str:
     return f"{number[: first.end()]}, …" if others else first[0]
 
 
-def sentences(points: Sequence[Told], numbers: bool = False) -> str:
-    """Return a sentence for each verdict that the points have, the numbers in parentheses if they are asked for.
+def sentences(points: Sequence[Told]) -> str:
+    """Return a sentence for each verdict that the points have.
 
     >>> from analysis.report.findings import Finding
     >>> found = [Finding("", "", "", number, "reproduced", "") for number in ("2 [1, 3]", "5 [4, 6]")]
-    >>> sentences([Told("x rises", "end over start", found[0]), Told("y falls", "", found[1])], True)
-    'These runs show that x rises (end over start: 2 [1, 3]), and that y falls (5 [4, 6]).'
+    >>> sentences([Told("x rises", "end over start", found[0]), Told("y falls", "", found[1])])
+    'These runs show that x rises, and that y falls.'
     """
     result = []
     for verdict, (opening, joint, last) in OPENINGS.items():
         own = [each for each in points if each.finding.verdict == verdict]
-        clauses = [f"{joint} {plain(each.clause)}{_number(each) if numbers else ''}" for each in own]
+        clauses = [f"{joint} {plain(each.clause)}" for each in own]
         if clauses:
             result.append(f"{opening} {_joined(clauses, last)}.")
     text = " ".join(result)
