@@ -101,8 +101,7 @@ def comparisons(results: Results) -> list[Comparison]:
     chosen = [empty if found is None else found.rows for found in best.values()]
     held = results.held
     candidates = tuple(found.tried for found in best.values() if found is not None)
-    # Where epochs are equal no claim of sharpness rests on tuned rates, and the variant is that of the rates chosen.
-    tried = candidates if results.goal is not None and len(candidates) == 2 else None
+    tried = candidates if len(candidates) == 2 else None
     rates = [
         Comparison(f"{held}, same rate", small, results.runs("LB", "base")),
         Comparison(f"{held}, linear rate", small, results.runs("LB", "linear rate")),

@@ -213,7 +213,7 @@ def critics(results: Results) -> TextTable:
         rows.append([each.name, _common(each.large, "rate"), _common(each.large, "step"), *texts, str(pairs)])
         values.append({"condition": each.name} | _named(losses) | _bounds(gap=gap, phi_ratio=factor))
         notes += [f"{each.name[0].upper()}{each.name[1:]}: {each.note}. "] if each.note else []
-    chosen = "" if results.goal is None else ", and where rates are tuned resamples of the seeds that choose them anew"
+    chosen = ", and where rates are tuned resamples of the seeds that choose them anew"
     caption = (
         "LB against SB under the conditions of the paper's critics: learning rates scaled by LB / SB or its root, or "
         "the best of those tried for each by accuracy on held-out examples; as many updates as SB makes; both trained "
