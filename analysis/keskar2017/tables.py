@@ -213,12 +213,12 @@ def critics(results: Results) -> TextTable:
         rows.append([each.name, _common(each.large, "rate"), _common(each.large, "step"), *texts, str(pairs)])
         values.append({"condition": each.name} | _named(losses) | _bounds(gap=gap, phi_ratio=factor))
         notes += [f"{each.name[0].upper()}{each.name[1:]}: {each.note}. "] if each.note else []
-    chosen = ", and where rates are tuned resamples of the seeds that choose them anew"
     caption = (
         "LB against SB under the conditions of the paper's critics: learning rates scaled by LB / SB or its root, or "
         "the best of those tried for each by accuracy on held-out examples; as many updates as SB makes; both trained "
         "to one training loss. Where nothing is said SB is that of the first row. "
-        f"φ: {results.measure}. {''.join(notes)}{MEAN}; {PAIRED}{chosen}. {results.setting(results.arms)}"
+        f"φ: {results.measure}. {''.join(notes)}{MEAN}; {PAIRED}, and where rates are tuned resamples "
+        f"of the seeds that choose them anew. {results.setting(results.arms)}"
     )
     return TextTable("critics_table", "LB against SB as the critics ask", header, rows, pd.DataFrame(values), caption)
 
