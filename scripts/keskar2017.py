@@ -174,6 +174,7 @@ PRESETS = {
         pairs=(F1, CLEAN, CNN),
         arms=Case("narrow F1", NARROW, small=32, large=500),
         climb=KeskarMaximum(**BOXES, num_starts=1, num_gradients=150),
+        interpolation=Interpolation(zoom=3),
     ),
     "headline": Preset(
         about="Does sharpness go with generalisation? 34 runs a seed at one training loss, 15 seeds, 50 minutes.",

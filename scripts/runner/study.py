@@ -93,7 +93,7 @@ def _render(study: Study, preset: Preset, cells: list[Cell], options: Options, s
     folder = StudyFolder(options.runs, options.device, options.data_dir)
     places = [(dict(cell.labels), folder.place(cell)) for cell in cells]
     measured = folder.task_files(study.measurements(preset, cells))
-    settings = {"preset": options.preset, "seeds": seeds, **_plain(preset)}
+    settings = {**_plain(preset), "preset": options.preset, "seeds": seeds}
     report = importlib.import_module(study.analysis).report
     return render_study(report, places, measured, settings, options.figures / f"{options.preset}-{seeds}-seeds")
 
