@@ -92,7 +92,7 @@ def layers_record(top: float, num_layers: int = 6) -> ProbeRecord:
     layers = []
     for i in range(num_layers):
         high, low = top * 0.9 * np.exp(-0.8 * i), -top * 0.004 * np.exp(-0.5 * i)
-        layer: dict[str, Any] = {"name": f"{3 * i + 1}.weight", "size": 512 * (784 if i == 0 else 512)}
+        layer: dict[str, Any] = {"name": str(3 * i + 1), "kind": "Linear", "size": 512 * (784 if i == 0 else 512)}
         layer |= {"eigenvalues": [high, low], "lowers": [0.99 * high, 1.3 * low], "uppers": [1.01 * high, None]}
         layers.append(layer | {"residuals": [1e-3, 1e-3], "num_hvps": 20, "converged": i != 2})
     return _record("layers", "layer_eigenvalues", top * 0.9, {"layers": layers})
@@ -160,7 +160,7 @@ def test_csv_of_the_density_holds_the_record(two: list[Path], tmp_path: Path) ->
 
 def test_csv_of_layers_and_convergence_hold_the_records(two: list[Path], tmp_path: Path) -> None:
     render_spectra(two, tmp_path / "out", KNOBS, SUBSET)
-    table = pd.read_csv(tmp_path / "out" / "layers.csv")
+    table = pd.read_csv(tmp_path / "out" / "layers.csv", dtype={"layer": str})
     own = rows_where(table, network="batch 1000")
     layers = layers_record(18.0).details["layers"]
     expected = [value for layer in layers for value in layer["eigenvalues"]]
@@ -350,7 +350,7 @@ def test_no_layer_is_left_out_and_order_is_the_networks(two: list[Path]) -> None
     networks = load_networks(two, KNOBS, SUBSET)
     ax = drawn_figures(networks)[1].axes[0]
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == ["1.weight (401k)", *(f"{3 * i + 1}.weight (262k)" for i in range(1, 6))]
+    assert labels == ["Linear 1 (401k)", *(f"Linear {3 * i + 1} (262k)" for i in range(1, 6))]
     assert np.all(np.diff(ax.get_yticks()) < 0)
     lines = [
         float(np.asarray(line.get_xdata())[0])

@@ -18,7 +18,8 @@ from sharpness.linalg.quadrature import Quadrature, lanczos_quadrature
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 
-KERNEL_WIDTH = 0.1  # standard deviation of the Gaussian kernel in s: 10 % of lambda where |lambda| >> lambda_0
+KERNEL_WIDTH = 0.1  # least standard deviation of the Gaussian kernels in s: 10 % of lambda where |lambda| >> lambda_0
+SHARE_OF_GAP = 0.6  # of the distance to the nearest node; equally spaced kernels then ripple by 0.2 %, with 0.5 by 1 %
 NUM_RESAMPLES = 1000
 MISMATCH = 1e-2  # beyond which the quadratures are not of one symmetric matrix; float32 makes some 1e-5
 
@@ -79,9 +80,13 @@ class SpectralDensity:
         return max(float(nodes[-1]) for nodes in self.nodes)
 
     def curve(self, num_points: int = 512, width: float = KERNEL_WIDTH) -> Curve:
-        """Return the density per unit of s = asinh(lambda / lambda_0), smoothed by a Gaussian of deviation ``width``.
+        """Return the density per unit of s = asinh(lambda / lambda_0), smoothed by Gaussians of ``width`` or more.
 
-        In s the spectrum is shown linearly below lambda_0 = ``linear_threshold`` and logarithmically beyond. The grid
+        In s the spectrum is shown linearly below lambda_0 = ``linear_threshold`` and logarithmically beyond. Where the
+        nodes of a start lie farther apart than ``width``, the mass of each is spread as far as to its neighbours, among
+        which the quadrature does not say where it lies (Chebyshev, Markov and Stieltjes): narrow kernels would show a
+        hump for each node. The two outermost nodes, which Lanczos finds first, keep ``width``, and so do the nodes of a
+        start whose space was invariant, which are eigenvalues. The grid
         is uniform in s and ends five widths outside the nodes; the density is the mean over starts and integrates to 1
         over s. The band is the central ``confidence`` of the means of resampled starts (bootstrap): a coarse
         indication for few starts, and None for a single one. Raises :class:`InputError` for fewer than two points or a
@@ -94,8 +99,10 @@ class SpectralDensity:
         s = np.linspace(left - 5 * width, right + 5 * width, num_points)
         curves = []
         for nodes, weights in zip(self.nodes, self.weights, strict=True):
-            distance = (s[:, None] - np.arcsinh(nodes / scale)) / width
-            curves.append(np.exp(-0.5 * distance**2) @ weights / (width * math.sqrt(2 * math.pi)))
+            centres, invariant = np.arcsinh(nodes / scale), len(nodes) < self.steps and self.stopped_by == "steps"
+            widths = np.full(len(nodes), width) if invariant else _widths(centres, width)
+            heights = weights / (widths * math.sqrt(2 * math.pi))
+            curves.append(np.exp(-0.5 * ((s[:, None] - centres) / widths) ** 2) @ heights)
         stacked = np.stack(curves)
         grid, density = scale * np.sinh(s), stacked.mean(axis=0)
         if len(stacked) == 1:
@@ -189,6 +196,17 @@ def spectral_density(
         if seconds is not None and time.perf_counter() - began >= seconds:
             break
     return _summary(operator.size, rules, steps, starts, made, confidence, seed)
+
+
+def _widths(centres: np.ndarray, least: float) -> np.ndarray:
+    """Return the deviation of each node's kernel from the ascending nodes (k,) in s.
+
+    >>> _widths(np.array([0.0, 1.0, 3.0, 3.1]), 0.1)
+    array([0.1, 0.6, 0.1, 0.1])
+    """
+    widths, gaps = np.full(len(centres), least), np.diff(centres)
+    widths[1:-1] = np.maximum(least, SHARE_OF_GAP * np.minimum(gaps[:-1], gaps[1:]))
+    return widths
 
 
 def unit_signs(operator: SymmetricOperator, seed: int) -> Tensor:

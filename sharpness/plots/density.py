@@ -162,13 +162,13 @@ def density_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
     converted = len({record.details["linear_threshold"] for _, record in shown}) > 1
     unit = ", the smallest of the networks', to which the others' densities are converted" if converted else ""
     widths = sorted({str(record.details["kernel_width"]) for _, record in shown if "kernel_width" in record.details})
-    width = f" of standard deviation {', '.join(widths)} in s" if widths else ""
+    width = f" of standard deviation {', '.join(widths)} in s, or more where nodes lie farther apart" if widths else ""
     text = (
-        f"Density of the {matrices(shown)}'s eigenvalues by stochastic Lanczos quadrature ({draws}), smoothed by a "
-        f"Gaussian kernel{width}, as the share of eigenvalues per unit of s = asinh(lambda / lambda_0), lambda_0 = "
+        f"Density of the {matrices(shown)}'s eigenvalues by stochastic Lanczos quadrature ({draws}), smoothed by "
+        f"Gaussian kernels{width}, as the share of eigenvalues per unit of s = asinh(lambda / lambda_0), lambda_0 = "
         f"{common_threshold(networks):.2g}{unit}: the axis is linear within ±lambda_0 and logarithmic beyond. "
-        f"{data(shown)}. {_band(table, shown)} Separate peaks are nodes of the quadrature: their mass is meaningful, "
-        "the gaps between them are not; more steps resolve more. "
+        f"{data(shown)}. {_band(table, shown)} Where the quadrature has few nodes the mass between them is meaningful, "
+        "its shape is not; more steps resolve more. "
         f"Dotted: 1/n for n = {sizes} parameters, one eigenvalue per unit; bumps near that height are single "
         "eigenvalues, whose height one start estimates to no better than its own size. "
     )

@@ -34,18 +34,19 @@ MOST_ROWS = (12, 40, 100)
 def layers_table(networks: Sequence[Network]) -> pd.DataFrame:
     """Return every eigenvalue (nats) of every layer in the network's order; a row without layer is the network's top.
 
-    ``size`` is the layer's number of parameters.
+    ``kind`` is the class of the layer's module, where the record has it, and ``size`` its number of parameters.
     """
     rows = []
     for network, record in with_record(networks, "layers"):
         for position, layer in enumerate(record.details["layers"]):
-            shared = {"network": network.label, "position": position, "layer": layer["name"], "size": layer["size"]}
+            shared = {"network": network.label, "position": position, "layer": layer["name"]}
+            shared |= {"kind": layer.get("kind"), "size": layer["size"]}
             rows += [shared | row for row in eigenvalue_rows(layer, record, layer.get("converged"))]
         top = companion(network, record, "eigenvalues")
         if top is not None and top.value is not None and end_of(top) == "top" and rows:
             bounds = {"eigenvalue": top.value, "lower": top.lower, "upper": top.upper}
             rows.append({"network": network.label, "converged": top.converged} | bounds)
-    columns = ("network", "position", "layer", "size", *LAYER_NUMBERS, "converged")
+    columns = ("network", "position", "layer", "kind", "size", *LAYER_NUMBERS, "converged")
     return spectra_frame(rows, columns, LAYER_NUMBERS).astype({"position": "Int64", "size": "Int64"})
 
 
@@ -112,12 +113,23 @@ def _panel(ax: Axes, rows: Rows, num_rows: int, table: pd.DataFrame, shown: Show
             dots(ax, rows_where(layers, layer=name, size=size), look, height + offset)
         for top in floats(own, "eigenvalue")[np.asarray(own["position"].isna())]:
             ax.axvline(top, color=look.color, linestyle=look.linestyle, linewidth=1.0, zorder=1)
-    ax.set_yticks(list(heights.values()), [f"{name} ({_count(size)})" for name, size in rows])
+    kinds = dict(zip(table["layer"], table["kind"], strict=True))
+    ax.set_yticks(list(heights.values()), [_words(name, kinds[name], size) for name, size in rows])
     ax.set_ylim(0.5 - num_rows, 0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     for height in list(heights.values())[1::2]:
         ax.axhspan(height - 0.5, height + 0.5, color="0.955", linewidth=0, zorder=0)
+
+
+def _words(name: str, kind: str | None, size: int) -> str:
+    """Return how a layer is called: a place in a sequence says little without what stands there.
+
+    >>> _words("4", "Linear", 512), _words("layer1.conv1", "Conv2d", 2304)
+    ('Linear 4 (512)', 'layer1.conv1 (2304)')
+    """
+    bare = kind and not any(letter.isalpha() for letter in name)
+    return f"{f'{kind} ' if bare else ''}{name} ({_count(size)})"
 
 
 def _count(size: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,16 @@ class LayersResult(ProbeResult):
     """
 
     layers: Mapping[str, EigenvaluesResult] = field(repr=False)
+    kinds: Mapping[str, str | None] = field(repr=False)
+    """The class of each layer's module by the layer's name, ``None`` for one of the whole network."""
 
     def details(self) -> dict[str, Any]:
-        """Return for each layer its name, size, eigenvalues with intervals, and cost."""
+        """Return for each layer its name, kind, size, eigenvalues with intervals, and cost."""
         return {
             "layers": [
                 {
                     "name": name,
+                    "kind": self.kinds[name],
                     "size": result.evidence.parameters["count"],
                     **result.details(),
                     "num_hvps": result.num_hvps,
@@ -117,6 +120,7 @@ class LayerEigenvalues(CurvatureProbe[LayersResult]):
             hvp_backend="finite_difference" if "finite_difference" in backends else "exact",
             **self._over_examples(results, sampled),
             layers=results,
+            kinds=_kinds(loss, results),
         )
 
     def _over_examples(self, results: Mapping[str, EigenvaluesResult], sampled: bool) -> dict[str, Any]:
@@ -144,3 +148,8 @@ class LayerEigenvalues(CurvatureProbe[LayersResult]):
         if self.seconds is not None:
             shared["seconds"] = max(self.seconds - (time.perf_counter() - started), 1e-3)
         return shared
+
+
+def _kinds(loss: Loss, layers: Iterable[str]) -> dict[str, str | None]:
+    modules = dict(loss.model.named_modules())
+    return {name: type(modules[name]).__name__ if name in modules else None for name in layers}

@@ -128,6 +128,7 @@ DETAILS: dict[str, dict[str, str]] = {
     "eigenvalues": OF_EIGENVALUES | OF_DRAWS | OF_MATRIX,
     "layers": {
         "layers[].name": "the layer",
+        "layers[].kind": "the class of its module; null for a parameter that only the whole network has",
         "layers[].size": "its weights",
         "layers[].num_hvps": "products of its block",
         "layers[].sampling": "its interval over the choice of examples",
@@ -155,7 +156,7 @@ DETAILS: dict[str, dict[str, str]] = {
         "converged": "whether all steps were made and the checks agree",
         "reasons": "why not",
         "num_starts": "random starts",
-        "kernel_width": "standard deviation of the Gaussian that smooths the curve, in asinh(lambda / lambda_0)",
+        "kernel_width": "least standard deviation of the Gaussians that smooth the curve, in asinh(lambda / lambda_0)",
         "nodes": "for each start the nodes of its quadrature",
         "weights": "for each start their masses, which add up to 1",
         "smallest_node": "never below the smallest eigenvalue, rounding aside",
