@@ -59,6 +59,8 @@ def test_rises_beside_solutions_are_those_of_parabolas() -> None:
     rows[1].loc[7, "train_loss"] = np.nan  # alpha = -0.125 of seed 1
     small, large = rises(pd.concat(rows))
     np.testing.assert_allclose([small, large], [[2 / 64], [3 / 64]], rtol=1e-12)
+    zoom = pd.DataFrame({"seed": 0, "alpha": [-0.05, 0.05, 0.95, 1.05], "train_loss": 9.9})
+    np.testing.assert_allclose(np.ravel(rises(pd.concat([rows[0], zoom]))), [2 / 64, 3 / 64], rtol=1e-12)
 
 
 def test_sharpness_at_equal_loss_is_read_off_power_laws() -> None:

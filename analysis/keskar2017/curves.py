@@ -13,6 +13,9 @@ from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 LOSSES = ("train_loss", "test_loss")
 ACCURACIES = ("train_accuracy", "test_accuracy")
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+BESIDE = 0.125
+"""How far from a solution its neighbourhood is looked at, as a share of the way: a step of the paper's Figure 3, and of
+our coarse grid, whatever finer points there are."""
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 """One number of SB and one of LB for each seed that has both."""
 
@@ -61,7 +64,7 @@ def curves(results: Results, path: str, network: str) -> pd.DataFrame:
 
 
 def beside(table: pd.DataFrame) -> Pair:
-    """Return the training loss one grid step away from SB and from LB, mean of both sides, per seed of :func:`curves`.
+    """Return the training loss :data:`BESIDE` SB and LB, mean of both sides, per seed of :func:`curves`.
 
     Seeds with a hole there are left out.
     """
@@ -69,16 +72,16 @@ def beside(table: pd.DataFrame) -> Pair:
 
 
 def rises(table: pd.DataFrame) -> Pair:
-    """Return by how much the training loss one grid step beside SB, and beside LB, lies above the end, per seed.
+    """Return by how much the training loss :data:`BESIDE` SB, and beside LB, lies above that of the end, per seed.
 
     The mean of both sides is taken; seeds with a hole there or at an end are left out.
     """
     return _sides([[x - end for x, end in zip(near, ends, strict=True)] for near, ends in _near(table)])
 
 
-def grid_step(rows: pd.DataFrame) -> float:
-    """Return the distance along a path from SB to the next point towards LB."""
-    return min((alpha for alpha in floats(rows, "alpha") if alpha > 0), default=0.0)
+def distance_beside(rows: pd.DataFrame) -> float:
+    """Return the first distance on the grid of a path that is :data:`BESIDE` or more."""
+    return min((alpha for alpha in floats(rows, "alpha") if alpha > BESIDE - 1e-9), default=0.0)
 
 
 def _near(table: pd.DataFrame) -> list[tuple[list[float], list[float]]]:
@@ -87,7 +90,7 @@ def _near(table: pd.DataFrame) -> list[tuple[list[float], list[float]]]:
     for _, rows in groups(table, "seed"):
         # Rounded, because the sum of an end point and a step meets the grid only up to rounding.
         loss = {round(a, 9): v for a, v in zip(floats(rows, "alpha"), floats(rows, "train_loss"), strict=True)}
-        step = grid_step(rows)
+        step = distance_beside(rows)
         sides = [[loss.get(round(end + shift, 9), np.nan) for shift in (-step, step)] for end in (0, 1)]
         found.append(([float(np.mean(each)) for each in sides], [loss.get(float(end), np.nan) for end in (0, 1)]))
     return found

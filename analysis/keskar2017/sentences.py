@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.keskar2017.captions import NAMES, status_line
 from analysis.keskar2017.comparisons import comparisons
-from analysis.keskar2017.curves import beside, curves, grid_step
+from analysis.keskar2017.curves import beside, curves, distance_beside
 from analysis.keskar2017.numbers import ROLES, Results, not_positive, solutions
 from analysis.keskar2017.tables import Compared, compared
 from analysis.report import numbers
@@ -160,7 +160,7 @@ def _of_lines(results: Results) -> Iterator[str]:
     small, large = beside(table)
     if len(small):
         yield (
-            f"One grid step (alpha +- {grid_step(table):.3g}) away the mean train loss is larger at LB than at SB in "
+            f"At {distance_beside(table):.3g} of the way beside them the mean train loss is larger at LB than at SB in "
             f"{np.sum(large > small)} of {len(small)} pairs (first: {numbers.significant(large[0], 2)} at LB, "
             f"{numbers.significant(small[0], 2)} at SB)."
         )
