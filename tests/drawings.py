@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import BboxBase
@@ -32,6 +34,12 @@ def overlaps(boxes: Sequence[BboxBase]) -> list[tuple[int, int]]:
     lows, highs = np.minimum(ends[:, :2], ends[:, 2:]), np.maximum(ends[:, :2], ends[:, 2:])
     meet = np.all(lows[:, None] <= highs[None], axis=2) & np.all(lows[None] <= highs[:, None], axis=2)
     return [(int(i), int(j)) for i, j in np.argwhere(np.triu(meet, 1))]
+
+
+def bar_places(ax: Axes) -> list[float]:
+    """Return where the vertical bars of an axis stand, one for each of them."""
+    bars = [each for each in ax.collections if isinstance(each, LineCollection)]
+    return [float(np.asarray(segment)[0, 0]) for each in bars for segment in each.get_segments()]
 
 
 def faults(figure: Figure) -> list[str]:

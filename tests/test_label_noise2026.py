@@ -18,7 +18,7 @@ from analysis.report.findings import Finding
 from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.training import check_config
-from tests.drawings import faults
+from tests.drawings import bar_places, faults
 from tests.study_cases import script, smoke_once
 
 study: Any = script("claims2026.label_noise2026")
@@ -196,8 +196,18 @@ def test_figures_table_and_story_are_whole() -> None:
     for drawing in result.drawings.values():
         assert not isinstance(drawing, str)
         assert faults(drawing.figure) == [] and drawing.caption.endswith("4 of 4 runs finished.")
+        for axis in (each for ax in drawing.figure.axes for each in (ax.xaxis, ax.yaxis)):
+            low, high = sorted(axis.get_view_interval())
+            assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) >= 3
     assert STORY.figure in result.drawings and len(result.tables[0].rows) == len(IMBALANCES)
     assert all(find(point.pattern, result.findings) for point in STORY.points)
+
+
+def test_no_bar_lies_on_another() -> None:
+    drawing = analysis.report(planted(), SETTINGS).drawings["ends"]
+    assert not isinstance(drawing, str)
+    places = bar_places(drawing.figure.axes[0])
+    assert len(places) == len(set(places)) == 2 * len(IMBALANCES)
 
 
 def test_without_measurements_nothing_is_claimed() -> None:

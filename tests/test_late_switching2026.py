@@ -22,7 +22,7 @@ from analysis.runs import Tables
 from sharpness.plots.frames import rows_where
 from sharpness.training import check_config
 from sharpness.training.schedules import batch_size, learning_rate, total_epochs
-from tests.drawings import faults
+from tests.drawings import bar_places, faults
 from tests.study_cases import script, smoke_once
 
 study: Any = script("claims2026.late_switching2026")
@@ -125,6 +125,13 @@ def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> Non
         assert faults(drawing.figure) == [] and drawing.caption.endswith("105 of 105 runs finished."), name
     assert len(result.tables[0].rows) == len(BEST)
     assert STORY.figure in result.drawings and all(find(point.pattern, result.findings) for point in STORY.points)
+
+
+def test_no_bar_lies_on_another() -> None:
+    drawing = analysis.report(planted(), SETTINGS).drawings["rates"]
+    assert not isinstance(drawing, str)
+    places = bar_places(drawing.figure.axes[0])
+    assert len(places) == len(set(places)) == len(BEST) * len(RATES)
 
 
 def test_without_runs_nothing_is_claimed() -> None:

@@ -17,13 +17,15 @@ import pytest
 from analysis.claims2026.seesaw2025 import numbers
 from analysis.claims2026.seesaw2025 import report as analysis
 from analysis.claims2026.seesaw2025.story import STORY
+from analysis.pages.found import load_findings
 from analysis.report.findings import Finding
 from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.plots.frames import rows_where
 from sharpness.training import check_config
 from sharpness.training.schedules import batch_size, learning_rate, total_epochs
-from tests.drawings import faults
+from tests.conftest import ROOT
+from tests.drawings import bar_places, faults
 from tests.study_cases import script, smoke_once
 
 study: Any = script("claims2026.seesaw2025")
@@ -95,6 +97,12 @@ def test_the_rate_is_that_of_the_other_seeds_halved_runs() -> None:
     assert len(chosen) == SEEDS * len(LOSSES) and numbers.edges(numbers.outcomes(runs), chosen) == SEEDS - 1
 
 
+def test_the_story_counts_the_seeds_at_the_end_of_the_grid_as_the_committed_runs_do() -> None:
+    rows = pd.read_csv(load_findings(ROOT / "figures")["seesaw2025"].folder / "updates.csv")
+    at_end = rows_where(rows, learning_rate=max(study.PRESETS["cpu"].rates))["seed"].nunique()
+    assert f"for {at_end} of {rows['seed'].nunique()} seeds" in STORY.cannot_show
+
+
 def test_schedules_step_where_a_cosine_halves_and_keep_the_rule() -> None:
     preset = study.PRESETS["cpu"]
     shares = study.halvings(3)
@@ -125,6 +133,13 @@ def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> Non
     assert len(result.tables[0].rows) == len(LOSSES)
     assert result.sentences == ["The chosen rate is at an end of its grid for 0 of 5 seeds."]
     assert STORY.figure in result.drawings and all(find(point.pattern, result.findings) for point in STORY.points)
+
+
+def test_no_bar_lies_on_another() -> None:
+    drawing = analysis.report(planted(), SETTINGS).drawings["rates"]
+    assert not isinstance(drawing, str)
+    places = bar_places(drawing.figure.axes[0])
+    assert len(places) == len(set(places)) == len(LOSSES) * len(RATES)
 
 
 def test_without_runs_nothing_is_claimed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from matplotlib.axis import XAxis, YAxis
@@ -16,10 +16,10 @@ FEWEST_DECADES = 1e-5
 """An axis is linear below this share of the largest value: smaller eigenvalues count as zero in float32."""
 
 
-def log_axis(axis: Axis, values: Iterable[float], padding: float = 1.25) -> None:
+def log_axis(axis: Axis, values: Iterable[float], padding: float = 1.25, steps: Sequence[float] = (1, 2, 5)) -> None:
     """Make an axis logarithmic around the positive values, with ticks that are readable over any range.
 
-    Up to two and a half decades get ticks at 1, 2 and 5; more get decades, thinned to about six.
+    Up to two and a half decades get ticks at these ``steps`` of each; more get decades, thinned to about six.
     """
     positive = np.array([v for v in values if np.isfinite(v) and v > 0])
     low, high = (positive.min(), positive.max()) if len(positive) else (0.1, 10.0)
@@ -27,7 +27,7 @@ def log_axis(axis: Axis, values: Iterable[float], padding: float = 1.25) -> None
     low, high = low / padding, high * padding
     decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     if high / low <= 300:
-        ticks = np.outer(10.0**decades, [1, 2, 5]).ravel()
+        ticks = np.outer(10.0**decades, steps).ravel()
     else:
         ticks = 10.0 ** decades[:: int(np.ceil(len(decades) / 7))]
     axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from scipy.stats import gmean
 
-from sharpness.plots.frames import records, rows_where
+from sharpness.plots.frames import records, rows_if, rows_where
 from sharpness.plots.style import Look
 
 DASHED = (3.7, 1.6)
@@ -59,6 +59,20 @@ def range_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, geometric: bool
     """Draw the mean over the seeds with a bar from the smallest value to the largest."""
     bars = {"errorbar": ("pi", 100), "err_style": "bars", "err_kws": {"elinewidth": 0.7}}
     mean_of_seeds(ax, rows, x, y, geometric, **bars, **style)
+
+
+def dodged(rows: pd.DataFrame, x: str, by: str, values: Sequence[Any], apart: float = 1.08) -> pd.DataFrame:
+    """Return rows with one of these values in a column, x moved by a factor for each: on a log axis bars stand apart.
+
+    Two neighbours among the values are a factor of ``apart`` from each other, their middle is where x was.
+
+    >>> moved = dodged(pd.DataFrame({"x": [10.0, 10.0], "way": ["a", "b"]}), "x", "way", ["a", "b"], apart=4)
+    >>> list(moved["x"])
+    [5.0, 20.0]
+    """
+    factors = {each: apart ** (place - (len(values) - 1) / 2) for place, each in enumerate(values)}
+    own = rows_if(rows, rows[by].isin(list(values)))
+    return own.assign(**{x: [at * factors[each] for at, each in zip(own[x], own[by], strict=True)]})
 
 
 def without_offsets(rows: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from analysis.claims2026.label_noise2026.numbers import ends_of, imbalances
 from analysis.report.report import Drawing
 from sharpness.plots.axes import fixed_ticks, log_axis
 from sharpness.plots.frames import floats, groups, records, rows_where
-from sharpness.plots.seeds import mean_of_seeds, range_of_seeds
+from sharpness.plots.seeds import dodged, mean_of_seeds, range_of_seeds
 from sharpness.plots.style import COLUMN, LOOKS, new_figure
 
 STARTS = dict(zip(("flat", "sharp"), LOOKS, strict=False))
@@ -63,11 +63,10 @@ def ends_figure(ends: pd.DataFrame, note: str) -> Drawing | str:
     least = floats(own, "flattest_trace")
     own = own.assign(over=floats(own, "trace") / least, computed=floats(own, "quietest_trace") / least)
     mean_of_seeds(ax, own, "imbalance", "computed", True, **COMPUTED)
-    for (name, look), shift in zip(STARTS.items(), (0.93, 1.07), strict=True):
-        here = rows_where(own, start=name)
-        here = here.assign(imbalance=floats(here, "imbalance") * shift)
-        style = {"color": look.color, "marker": look.marker, "linestyle": "", "markersize": 4}
-        range_of_seeds(ax, here, "imbalance", "over", True, **style)
+    apart = dodged(own, "imbalance", "start", list(STARTS), 1.15)
+    for name, look in STARTS.items():
+        style = look.artist | {"linestyle": "", "markersize": 4}
+        range_of_seeds(ax, rows_where(apart, start=name), "imbalance", "over", True, **style)
         handles.append(look.handle(NAMES[name], linestyle=""))
     log_axis(ax.xaxis, imbalances(own), 1.4)
     fixed_ticks(ax.xaxis, imbalances(own))
@@ -98,7 +97,7 @@ def batches_figure(ends: pd.DataFrame, note: str) -> Drawing | str:
         y = labels.index((row["network"], row["imbalance"]))
         ax.plot(row["ratio"], y, color=look.color, marker=look.marker, markersize=4, linestyle="", alpha=0.7)
     ax.set_yticks(range(len(labels)), [f"{network}, {imbalance:g}:1" for network, imbalance in labels])
-    log_axis(ax.xaxis, [*floats(table, "ratio"), 1.0], 1.1)
+    log_axis(ax.xaxis, [*floats(table, "ratio"), 1.0], 1.1, (1, 1.5, 2, 3, 5, 7))
     ax.set(ylim=(len(labels) - 0.5, -0.5), xlabel="Trace, batch of one / full batch")
     ax.grid(axis="y", visible=False)
     caption = (

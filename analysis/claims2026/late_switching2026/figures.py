@@ -9,7 +9,7 @@ from analysis.claims2026.late_switching2026.numbers import ARMS
 from analysis.report.report import Drawing
 from sharpness.plots.axes import fixed_ticks, log_axis, number_axis
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.seeds import range_of_seeds, without_offsets
+from sharpness.plots.seeds import dodged, range_of_seeds, without_offsets
 from sharpness.plots.style import COLUMN, LOOKS, new_figure
 
 LOOK = dict(zip(ARMS, LOOKS, strict=True))
@@ -24,8 +24,9 @@ def rates_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
     figure, axes = new_figure(COLUMN, 2.7)
     ax = axes[0, 0]
     shown = without_offsets(own, "test_loss")
+    apart = dodged(shown, "learning_rate", "arm", ARMS)
     for arm, look in LOOK.items():
-        range_of_seeds(ax, rows_where(shown, arm=arm), "learning_rate", "test_loss", **look.artist)
+        range_of_seeds(ax, rows_where(apart, arm=arm), "learning_rate", "test_loss", **look.artist)
     log_axis(ax.xaxis, floats(shown, "learning_rate"))
     number_axis(ax.yaxis, floats(shown, "test_loss"))
     ax.set(xlabel="Learning rate", ylabel=LOSS)
@@ -33,8 +34,8 @@ def rates_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
     caption = (
         "Test loss after the same number of bytes against the learning rate, with small batches, with large ones, and "
         "with small ones that become large after a quarter (early) or three quarters (late) of the bytes: mean over "
-        "the seeds with their whole range, each seed's mean over all its runs moved to that of all seeds; a run that "
-        f"diverged counts as a guess, ln 256. {note}"
+        "the seeds with their whole range, side by side, each seed's mean over all its runs moved to that of all; a "
+        f"run that diverged counts as a guess, ln 256. {note}"
     )
     return Drawing(figure, shown, caption)
 
@@ -50,7 +51,7 @@ def catch_up_figure(leads: pd.DataFrame, note: str) -> Drawing | str:
     ax.axhline(0, color="0.5", linestyle=":", linewidth=1)
     fixed_ticks(ax.xaxis, (0, 1), lambda place: "at the switch" if place < 0.5 else "at the end")
     number_axis(ax.yaxis, np.concatenate([[0.0], floats(leads, "at_switch"), floats(leads, "at_end")]))
-    ax.set(xlim=(-0.3, 1.3), ylabel="Loss over that of large batches")
+    ax.set(xlim=(-0.3, 1.3), ylabel="Loss less that of large batches\n(nats a byte)")
     caption = (
         "Test loss of small batches less that of large ones after the same number of updates: where the small ones "
         "become large, and when as many updates again were made. A line for each seed, nats a byte; dotted: no lead. "

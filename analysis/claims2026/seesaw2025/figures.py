@@ -8,7 +8,7 @@ from analysis.claims2026.seesaw2025.numbers import ARMS
 from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis, number_axis
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.seeds import marks, range_of_seeds, scatter, without_offsets
+from sharpness.plots.seeds import dodged, marks, range_of_seeds, scatter, without_offsets
 from sharpness.plots.style import COLUMN, LOOKS, new_figure
 
 LOOK = dict(zip(ARMS, LOOKS, strict=True))
@@ -44,15 +44,16 @@ def rates_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
     figure, axes = new_figure(COLUMN, 2.7)
     ax = axes[0, 0]
     shown = without_offsets(rows, "test_loss")
+    apart = dodged(shown, "learning_rate", "arm", ARMS)
     for arm, look in LOOK.items():
-        range_of_seeds(ax, rows_where(shown, arm=arm), "learning_rate", "test_loss", **look.artist)
+        range_of_seeds(ax, rows_where(apart, arm=arm), "learning_rate", "test_loss", **look.artist)
     log_axis(ax.xaxis, floats(shown, "learning_rate"))
     number_axis(ax.yaxis, floats(shown, "test_loss"))
     ax.set(xlabel="Learning rate at the start", ylabel=LOSS)
     figure.legend(handles=[look.handle(arm) for arm, look in LOOK.items()], loc="outside upper center", ncols=4)
     caption = (
         "Test loss after the same number of bytes against the learning rate at the start, four schedules: mean over "
-        "the seeds with their whole range, each seed's mean over all its runs moved to that of all seeds; a run that "
-        f"diverged counts as a guess, ln 256. {note}"
+        "the seeds with their whole range, side by side, each seed's mean over all its runs moved to that of all; a "
+        f"run that diverged counts as a guess, ln 256. {note}"
     )
     return Drawing(figure, shown, caption)
