@@ -18,17 +18,19 @@ import torch
 from analysis.claims2026.marek2025 import numbers
 from analysis.claims2026.marek2025 import report as analysis
 from analysis.claims2026.marek2025.story import STORY
+from analysis.pages.found import load_findings
 from analysis.report.findings import Finding
 from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.plots.frames import records, rows_where
 from sharpness.training import check_config
 from sharpness.training.optimizers import set_rates
-from tests.drawings import faults
+from tests.conftest import ROOT
+from tests.drawings import bar_places, faults
 from tests.study_cases import script, smoke_once
 
 study: Any = script("claims2026.marek2025")
-SEEDS, BATCHES, BEST = 5, (1, 8, 64), 2
+SEEDS, BATCHES, BEST, RATE = 5, (1, 8, 64), 2, 0.00025
 SETTINGS: dict[str, Any] = {
     "base": {"model": {"name": "char_transformer_small"}, "data": {"name": "kjv", "context": 16}},
     "windows": 64, "batches": list(BATCHES), "seeds": SEEDS,
@@ -47,7 +49,13 @@ def planted(way: str = "", batch: int = 0, loss: float = 0.0, curve: float | Non
             least, steep = loss or least, steep if curve is None else curve
         for place, seed in itertools.product(range(5), range(SEEDS)):
             found = least + steep * (place - BEST) ** 2 + rng.normal(0, 0.002)
-            row = {"way": name, "batch": size, "place": place, "seed": seed, "learning_rate": 0.01 * 2**place}
+            row = {
+                "way": name,
+                "batch": size,
+                "place": place,
+                "seed": seed,
+                "learning_rate": RATE * size**0.5 * 2**place,
+            }
             row |= {"validation_loss": found + 0.1, "test_loss": found, "status": "finished", "reason": None}
             runs.append(row)
     return tables_of(pd.DataFrame(runs))
@@ -100,8 +108,8 @@ def test_the_rate_of_a_seed_is_chosen_without_it_and_judged_on_its_test_text() -
     runs.loc[lucky, "test_loss"] = 1.0
     best = numbers.tuned(numbers.outcomes(runs))
     own = {row["seed"]: row for row in records(rows_where(best, way=numbers.SGD, batch=8))}
-    assert own[3]["learning_rate"] == 0.01 * 2**BEST and own[3]["test_loss"] > 2
-    assert own[0]["learning_rate"] == 0.01 and own[0]["edge"] and not own[3]["edge"]
+    assert own[3]["learning_rate"] == RATE * 8**0.5 * 2**BEST and own[3]["test_loss"] > 2
+    assert own[0]["learning_rate"] == RATE * 8**0.5 and own[0]["edge"] and not own[3]["edge"]
     assert own[3]["beside"] == pytest.approx(CURVES[8], abs=0.01)
 
 
@@ -121,6 +129,43 @@ def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> Non
     assert len(result.tables[0].rows) == len(LOSSES) * len(BATCHES)
     assert result.sentences == ["The chosen rate is at an end of its grid in 0 of 45 choices."]
     assert STORY.figure in result.drawings and all(find(point.pattern, result.findings) for point in STORY.points)
+
+
+def test_a_rate_at_which_a_run_diverged_has_a_cross_at_the_edge_and_does_not_set_the_axis() -> None:
+    runs = planted().runs.copy()
+    lost = (runs["way"] == numbers.SGD) & (runs["batch"] == 64) & (runs["place"] == 4) & (runs["seed"] == 1)
+    runs.loc[lost, ["status", "test_loss", "validation_loss"]] = ["diverged", None, None]
+    (cell,) = records(rows_where(numbers.means_by_rate(numbers.outcomes(runs)), guesses=1))
+    assert (cell["way"], cell["batch"]) == (numbers.SGD, 64)
+    drawing = analysis.report(tables_of(runs), SETTINGS).drawings["rates"]
+    assert not isinstance(drawing, str) and faults(drawing.figure) == []
+    panels = dict(zip((numbers.HELD, numbers.FIXED, numbers.SGD), drawing.figure.axes, strict=True))
+    crosses = {way: [line for line in ax.lines if line.get_marker() == "x"] for way, ax in panels.items()}
+    assert [len(each) for each in crosses.values()] == [0, 0, 1]
+    assert np.asarray(crosses[numbers.SGD][0].get_xydata()).tolist() == [[cell["learning_rate"], 1.0]]
+    for way, ax in panels.items():
+        highest = LOSSES[way][-1] + 4 * CURVES[64]  # at the ends of the grid of the largest batch
+        assert highest < ax.get_ylim()[1] < highest + 0.2
+
+
+def test_a_verdict_at_the_end_of_a_grid_says_so_and_the_story_counts_it_as_the_page_does() -> None:
+    runs = planted().runs.copy()
+    runs.loc[(runs["way"] == numbers.SGD) & (runs["batch"] == 1) & (runs["place"] == 4), "validation_loss"] = 0.0
+    close, grows = found_in(tables_of(runs))[-2:]
+    told = "; the rate of SGD at batch 1 is at an end of those tried for 5 of 5 seeds"
+    assert close.why.endswith(told) and grows.why.endswith(told)
+    assert not any("at an end" in each.why for each in usual())
+    rows = pd.read_csv(load_findings(ROOT / "figures")["marek2025"].folder / "losses.csv")
+    own = rows_where(rows, way=numbers.SGD, batch=1)
+    largest = max(study.PRESETS["cpu"].rates[numbers.SGD].at(1))
+    assert f"for {sum(own['learning_rate'] == largest)} of {len(own)} seeds" in STORY.cannot_show
+
+
+def test_no_bar_lies_on_another() -> None:
+    drawing = analysis.report(planted(), SETTINGS).drawings["losses"]
+    assert not isinstance(drawing, str)
+    places = bar_places(drawing.figure.axes[0])
+    assert len(places) == len(set(places)) == len(LOSSES) * len(BATCHES)
 
 
 def test_without_runs_nothing_is_claimed() -> None:

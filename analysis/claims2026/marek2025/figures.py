@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Mapping
+from typing import Any
 
-from analysis.claims2026.marek2025.numbers import FIXED, HELD, SGD, batches_of
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis.claims2026.marek2025.numbers import FIXED, HELD, SGD, batches_of, means_by_rate
 from analysis.report.report import Drawing
 from sharpness.plots.axes import fixed_ticks, log_axis, number_axis
-from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.seeds import hues, mean_of_seeds, range_of_seeds
+from sharpness.plots.frames import floats, records, rows_if, rows_where
+from sharpness.plots.seeds import CROSS, dodged, hues, mean_of_seeds, range_of_seeds
 from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure, shades
 
 LOOK = dict(zip((HELD, FIXED, SGD), LOOKS, strict=False))
@@ -21,8 +26,9 @@ def losses_figure(best: pd.DataFrame, note: str) -> Drawing | str:
         return "no run finished"
     figure, axes = new_figure(COLUMN, 2.7)
     ax = axes[0, 0]
+    apart = dodged(best, "batch", "way", list(LOOK), 1.15)
     for way, look in LOOK.items():
-        range_of_seeds(ax, rows_where(best, way=way), "batch", "test_loss", **look.artist)
+        range_of_seeds(ax, rows_where(apart, way=way), "batch", "test_loss", **look.artist)
     log_axis(ax.xaxis, floats(best, "batch"))
     fixed_ticks(ax.xaxis, batches_of(best))
     number_axis(ax.yaxis, floats(best, "test_loss"))
@@ -30,7 +36,7 @@ def losses_figure(best: pd.DataFrame, note: str) -> Drawing | str:
     figure.legend(handles=[look.handle(way) for way, look in LOOK.items()], loc="outside upper center", ncols=1)
     caption = (
         "Test loss after the same number of bytes against the batch size, each at the learning rate chosen on held-out "
-        f"text of the other seeds: mean over the seeds with their whole range. {note}"
+        f"text of the other seeds: mean over the seeds with their whole range, side by side. {note}"
     )
     return Drawing(figure, best, caption)
 
@@ -40,19 +46,28 @@ def rates_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
     if rows.empty:
         return "no run finished"
     figure, axes = new_figure(FULL, 2.6, 1, len(LOOK))
-    colors = shades(batches_of(rows))
+    colors, means = shades(batches_of(rows)), means_by_rate(rows)
     for ax, way in zip(axes[0], LOOK, strict=True):
-        own = rows_where(rows, way=way)
-        mean_of_seeds(ax, own, "learning_rate", "test_loss", marker="o", markersize=3, **hues("batch", colors))
-        log_axis(ax.xaxis, floats(own, "learning_rate"))
-        number_axis(ax.yaxis, floats(rows, "test_loss"))
+        _draw_rates(ax, rows_where(means, way=way), colors)
         ax.set(xlabel="Learning rate", title=way)
-        ax.tick_params(labelleft=ax is axes[0, 0])
     axes[0, 0].set_ylabel(LOSS)
     handles = [LOOKS[0].handle(f"B = {b}", color=color, linestyle="-", markersize=3) for b, color in colors.items()]
+    handles.append(Line2D([], [], color="0.3", label="a run diverged", **CROSS))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     caption = (
         "Test loss after the same number of bytes against the learning rate, mean over the seeds, a line for each "
-        f"batch size B; a run that diverged counts as a guess, ln 256. {note}"
+        "batch size B, each panel with an axis of its own. A rate at which a run diverged has a cross at the upper "
+        f"edge and no mean; in its choice such a run counts as a guess, ln 256. {note}"
     )
     return Drawing(figure, rows, caption)
+
+
+def _draw_rates(ax: Axes, means: pd.DataFrame, colors: Mapping[int, Any]) -> None:
+    """Draw the mean losses of each batch size against the rate, and a cross at each rate at which a run diverged."""
+    whole = rows_where(means, guesses=0)
+    mean_of_seeds(ax, whole, "learning_rate", "test_loss", marker="o", markersize=3, **hues("batch", colors))
+    log_axis(ax.xaxis, floats(means, "learning_rate"), steps=(1, 3))
+    number_axis(ax.yaxis, floats(whole, "test_loss"))
+    for row in records(rows_if(means, floats(means, "guesses") > 0)):
+        edge = ax.get_xaxis_transform()
+        ax.plot(row["learning_rate"], 1, color=colors[row["batch"]], transform=edge, clip_on=False, **CROSS)

@@ -44,6 +44,15 @@ def tuned(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=pd.Index(columns))
 
 
+def means_by_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return for each way, batch and rate the mean test loss over the seeds, and how many were that of a guess."""
+    found = list[dict[str, Any]]()
+    for keys in records(rows.filter(["way", "batch", "learning_rate"]).drop_duplicates()):
+        losses = floats(rows_where(rows, **keys), "test_loss")
+        found.append(keys | {"test_loss": losses.mean(), "guesses": int((losses >= held_out.CHANCE).sum())})
+    return pd.DataFrame(found)
+
+
 def of(rows: pd.DataFrame, way: str, batch: int, column: str = "test_loss") -> pd.Series:
     """Return a number of a way and a batch size by seed."""
     own = rows_where(rows, way=way, batch=batch)

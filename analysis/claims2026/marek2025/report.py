@@ -7,6 +7,7 @@ are at the top of this file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,13 +83,28 @@ def without_momentum(best: pd.DataFrame, setting: str) -> list[Finding]:
     small, *middle, large = batches_of(best)
     close = less(of(best, SGD, small), of(best, HELD, small))
     claim = f"SGD without momentum is close to AdamW at batch {small} (test loss, SGD less AdamW)"
-    found = [Finding(claim, setting, "losses", difference(close), *judge_within(close, CLOSE))]
+    beyond = at_end(best, SGD, small)
+    found = [with_reason(Finding(claim, setting, "losses", difference(close), *judge_within(close, CLOSE)), beyond)]
     grown = less(gap(best, large), gap(best, small))
     rule = partial(judge, null=0.0, direction=1, least=GROWS)
     more = {f"B = {b}": less(gap(best, b), gap(best, small)) for b in middle}
     claim = f"The gap between SGD and AdamW grows with the batch (that at batch {large} less that at {small})"
     text = variants(more, difference, rule)
-    return [*found, Finding(claim, setting, "losses", difference(grown), *rule(grown), variants=text)]
+    grows = Finding(claim, setting, "losses", difference(grown), *rule(grown), variants=text)
+    return [*found, with_reason(grows, beyond)]
+
+
+def at_end(best: pd.DataFrame, way: str, batch: int) -> str:
+    """Say for how many seeds the rate of a cell is the first or the last of its grid; empty for none."""
+    edges = of(best, way, batch, "edge").astype(bool)
+    count = int(edges.sum())
+    told = f"the rate of {way} at batch {batch} is at an end of those tried for {count} of {len(edges)} seeds"
+    return told if count else ""
+
+
+def with_reason(finding: Finding, more: str) -> Finding:
+    """Return a finding with more of what its verdict rests on, if there is more."""
+    return replace(finding, why=f"{finding.why}; {more}") if more else finding
 
 
 def at_edges(best: pd.DataFrame) -> str:
