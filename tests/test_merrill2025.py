@@ -19,7 +19,7 @@ from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.training import check_config
 from sharpness.training.schedules import batch_size, learning_rate, total_epochs
-from tests.drawings import faults
+from tests.drawings import bar_places, faults
 from tests.study_cases import script, smoke_once
 
 study: Any = script("claims2026.merrill2025")
@@ -143,6 +143,35 @@ def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> Non
         "seeds.",
     ]
     assert STORY.figure in result.drawings and all(find(point.pattern, result.findings) for point in STORY.points)
+
+
+def test_where_the_critical_batch_is_the_largest_tried_its_mark_is_open_and_the_caption_counts() -> None:
+    tables = planted(critical=(4, 16, 64, 128))
+    branches = tables.measured["branches"]
+    first = (branches["seed"] == 0) & (branches["windows"] == 400)
+    rows = branches.assign(
+        critical=branches["critical"].mask(first, 128),
+        open=branches["open"] | first,
+    )
+    result = analysis.report(tables_of(tables.runs, branches=rows, noise=tables.measured["noise"]), SETTINGS)
+    drawing = result.drawings["critical"]
+    assert not isinstance(drawing, str) and faults(drawing.figure) == []
+    assert "may be larger (1 of 5 after 400, 5 of 5 after 800)." in drawing.caption
+    (ax,) = drawing.figure.axes
+    (marks,) = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
+    closed = ax.lines[0]
+    np.testing.assert_allclose(np.asarray(marks.get_xydata()), np.asarray(closed.get_xydata())[-2:])
+    assert marks.get_color() == closed.get_color()
+    usual = analysis.report(planted(), SETTINGS).drawings["critical"]
+    assert not isinstance(usual, str) and "Open" not in usual.caption
+    assert not [line for line in usual.figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+
+
+def test_no_bar_lies_on_another() -> None:
+    drawing = analysis.report(planted(), SETTINGS).drawings["critical"]
+    assert not isinstance(drawing, str)
+    places = bar_places(drawing.figure.axes[0])
+    assert len(places) == len(set(places)) == 3 * len(PLACES)
 
 
 def test_without_runs_nothing_is_claimed() -> None:

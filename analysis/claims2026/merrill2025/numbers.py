@@ -81,6 +81,11 @@ def at_smallest(row: Mapping[str, Any]) -> bool:
     return row["critical"] == min(map(int, row["losses"]))
 
 
+def batches_tried(rows: pd.DataFrame) -> list[int]:
+    """Return the batches of the branches, ascending."""
+    return sorted({int(batch) for losses in rows["losses"] for batch in losses})
+
+
 def beside(rows: pd.DataFrame, noise: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each seed and checkpoint with both: the critical batch and the noise scale, NaN for none."""
     keys = ["seed", "windows"]
