@@ -104,7 +104,7 @@ def test_branches_begin_at_one_point_and_full_batches_move_along_the_gradient(tm
 
 ARMS = {arm.name: arm for arm in study.PRESETS["cpu"].arms}
 SETTINGS = {"base": {"model": {"name": "small"}, "data": {"name": "made", "num_train": 9}}, "solver": {"k": 3}}
-SETTINGS |= {"seeds": 4}
+SETTINGS |= {"seeds": 4, "settle": 20}
 
 
 @functools.cache
@@ -159,6 +159,7 @@ def verdict(findings: list[Finding], pattern: str) -> str:
         ("gradient descent: updates within", "GD, rate 0.1", "dominant", 1.0, "contradicted"),
         ("momentum: updates without", "momentum, B = 50", "bulk", -0.5, "contradicted"),
         ("Adam: updates without", "Adam, rate 1e-4", "bulk", -2.0, "contradicted"),
+        ("Adam: updates without.*: Adam, rate 3e-4$", "Adam, rate 3e-4", "bulk", -2.0, "contradicted"),
         ("SAM: the gradient lies", "SAM, radius 0.03", "share", 0.2, "contradicted"),
         ("noise is the cause", "SGD, B = 50", "later", 0.9, "contradicted"),
         ("here at the edge", "GD, rate 0.1", "edge", 0.5, "contradicted"),
@@ -189,6 +190,14 @@ def test_figures_table_and_story_are_whole() -> None:
     assert "held 0.990 of the last one" in result.sentences[0]
     assert STORY.figure in result.drawings and [row[0] for row in result.tables[0].rows] == list(ARMS)
     assert all(find(point.pattern, result.findings) for point in STORY.points)
+
+
+def test_what_was_seen_before_ends_as_many_updates_before_the_branches_as_lie_between() -> None:
+    drawing = analysis.report(planted(), SETTINGS).drawings["branches"]
+    assert not isinstance(drawing, str)
+    for right in drawing.figure.axes[1::2]:
+        before, *along = (np.asarray(line.get_xdata()) for line in right.lines)
+        assert before.max() == -SETTINGS["settle"] and {line.min() for line in along} == {0}
 
 
 def test_without_measurements_nothing_is_claimed() -> None:

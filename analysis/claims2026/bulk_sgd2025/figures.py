@@ -55,8 +55,13 @@ def falls_figure(summary: pd.DataFrame, note: str) -> Drawing | str:
     return Drawing(figure, shown.filter(["arm", "seed", "fall", "dominant", "bulk"]), caption)
 
 
-def branches_figure(walked: pd.DataFrame, before: pd.DataFrame, names: Sequence[str], note: str) -> Drawing | str:
-    """Draw loss and share of the gradient against updates, a row for each way to train, before and along branches."""
+def branches_figure(
+    walked: pd.DataFrame, before: pd.DataFrame, names: Sequence[str], settle: int, note: str
+) -> Drawing | str:
+    """Draw loss and share of the gradient against updates, a row for each way to train, before and along branches.
+
+    The branches begin ``settle`` updates after the last measurement before them.
+    """
     whole = rows_if(walked, np.isfinite(floats(walked, "loss")))
     if whole.empty:
         return "no branch was measured"
@@ -64,7 +69,7 @@ def branches_figure(walked: pd.DataFrame, before: pd.DataFrame, names: Sequence[
     figure, axes = new_figure(FULL, 0.7 + 1.15 * len(shown), len(shown), 2)
     for arm, (left, right) in zip(shown, axes, strict=True):
         along, up_to = rows_where(whole, arm=arm), rows_where(before, arm=arm)
-        up_to = up_to.assign(step=floats(up_to, "step") - floats(up_to, "step").max(initial=0))
+        up_to = up_to.assign(step=floats(up_to, "step") - floats(up_to, "step").max(initial=0) - settle)
         mean_of_seeds(right, up_to, "step", "share", color="0.5")
         for kind, look in LOOK.items():
             own = rows_where(along, kind=kind)
@@ -83,6 +88,7 @@ def branches_figure(walked: pd.DataFrame, before: pd.DataFrame, names: Sequence[
     caption = (
         "Training loss, and the share of its gradient's squared length in the top eigenspace of the Hessian, along "
         "branches that go on from the same weights: with whole updates, with their part within that space, without it, "
-        f"and with full batches; grey: before. Means over seeds, without branches whose loss is not finite. {note}"
+        f"and with full batches; grey: before, until {settle} updates before the branching. Means over seeds, without "
+        f"branches whose loss is not finite. {note}"
     )
     return Drawing(figure, whole.filter(["arm", "seed", "kind", "step", "loss", "share"]), caption)

@@ -46,7 +46,7 @@ def report(tables: Tables, settings: Mapping[str, Any]) -> Report:
     walked, before, summary, note = walks(tables), approaches(tables), summaries(tables), counts(tables)
     drawings = {
         "falls": partial(falls_figure, summary, note),
-        "branches": partial(branches_figure, walked, before, arms(summary), note),
+        "branches": partial(branches_figure, walked, before, arms(summary), settings["settle"], note),
     }
     if summary.empty:
         return Report(Drawings(drawings), [], ["No branch was measured: no number and no verdict is given."])
