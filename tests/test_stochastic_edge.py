@@ -51,6 +51,7 @@ def planted(sgd: float = 1.0, low: float = 1.0, up: float = 1.0, top: float = 0.
         ("SGD: batch sharpness", {"sgd": 0.6}, "contradicted"),
         ("SGD: the eigenvalue stays", {"top": 1.5, "small": 1.0}, "contradicted"),
         ("lower for smaller", {"small": 1.0}, "contradicted"),
+        ("below batch sharpness", {"top": 1.5, "small": 1.0}, "contradicted"),
         ("small batches: batch", {"low": 1.5}, "contradicted"),
         ("full batch: batch", {"up": 0.5}, "contradicted"),
         ("rises with the batch", {"up": 0.3}, "contradicted"),
@@ -69,6 +70,7 @@ def test_medians_are_those_of_the_second_half_in_units_of_each_plateau() -> None
     np.testing.assert_allclose(at.loc[0.9, "over_lower"], 1.0, rtol=0.03)
     np.testing.assert_allclose(found[found["batch_size"] == 100]["over_upper"], 1.0, rtol=0.03)
     np.testing.assert_allclose(at.loc[0.0, "batch"], 1.0, rtol=0.03)
+    np.testing.assert_allclose(at.loc[0.9, "top_over_batch"], 0.8 * 0.8 / 0.1, rtol=0.03)
 
 
 def test_figures_table_and_story_are_whole() -> None:

@@ -37,7 +37,10 @@ def histories(tables: Tables) -> pd.DataFrame:
 
 
 def settled(tables: Tables) -> pd.DataFrame:
-    """Return for each finished run the medians of its second half, in units of ``2 / eta``, and the lower plateau's."""
+    """Return for each finished run the medians of its second half, in units of ``2 / eta``.
+
+    Batch sharpness is there in units of both plateaus of momentum as well, and the eigenvalue in units of it.
+    """
     rows, history = [], histories(tables)
     for run, own in groups(history, "run_id"):
         late = rows_if(own, floats(own, "step") > floats(own, "step").max() / 2)
@@ -45,10 +48,9 @@ def settled(tables: Tables) -> pd.DataFrame:
         rows.append(labels | {"run_id": run} | {name: median(floats(late, name)) for name in CURVATURES})
     columns = pd.Index([*SETTING, "seed", "run_id", *CURVATURES])
     found = pd.DataFrame(rows, columns=columns)
-    momentum = floats(found, "momentum")
-    return found.assign(
-        over_lower=floats(found, "batch") / (1 - momentum), over_upper=floats(found, "batch") / (1 + momentum)
-    )
+    momentum, batch = floats(found, "momentum"), floats(found, "batch")
+    over = {"over_lower": batch / (1 - momentum), "over_upper": batch / (1 + momentum)}
+    return found.assign(**over, top_over_batch=floats(found, "top") / batch)
 
 
 def median(values: np.ndarray) -> float:
