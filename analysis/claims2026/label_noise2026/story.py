@@ -8,14 +8,18 @@ STORY = Story(
     "unequal.",
     figure="ends",
     points=(
+        Point(
+            "from random weights",
+            "with unequal noise in two outputs small batches end sharper than the full batch",
+            "trace, batch 1 over full",
+        ),
+        Point("generalise alike", "small and full batches have one test loss there", "batch 1 over full"),
         Point("ends at the flattest minimum", "isotropic noise leads SGD to the flattest minimum", "trace over least"),
         Point(
             "leaves the flattest minimum",
             "unequal noise drives SGD from the flattest minimum to a sharper one",
             "trace, end over start",
         ),
-        Point("from random weights", "small batches end sharper than the full batch", "trace, batch 1 over full"),
-        Point("generalise alike", "the two have one test loss", "batch 1 over full"),
         Point("flattens a sharp start", "isotropic noise flattens a sharp start", "trace, end over start"),
         Point("as computed", "SGD ends where gradients fluctuate least, as computed", "trace over computed"),
         Point("learning rate does not", "the learning rate does not matter for the end", "trace, twice the rate"),
