@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from analysis.pages.conclusions import QUESTIONS, answered
+from analysis.pages.conclusions import QUESTIONS, Question, answered
 from analysis.pages.findings_page import Options, write_pages
 from analysis.pages.found import VERDICTS, Found, load_findings
 from analysis.pages.markdown import plain
@@ -147,6 +147,23 @@ def test_a_question_is_answered_by_the_verdicts_of_its_claims(place: Options) ->
     assert "Partly yes, partly no." in of("reproduced", "contradicted")
     assert "Not decided here." in of("inconclusive", "not testable here")
     assert "** No." in of("contradicted", "contradicted") and "Not rendered yet." in of()
+
+
+def test_a_claim_against_a_question_answers_it_with_no_where_it_is_reproduced(place: Options) -> None:
+    question = Question(
+        "Is it so?", (("a", "It falls", "It falls by {}"),), against=(("a", "It rises", "It rises by {}"),)
+    )
+
+    def of(falls: str, rises: str) -> str:
+        found = (replace(CLAIM, verdict=falls), replace(CLAIM, claim="It rises", verdict=rises))
+        return answered(question, {"a": Found("a", place.figures, found)}).replace("2.0 [1.5, 2.5]", "2")
+
+    assert of("inconclusive", "contradicted").startswith("**Is it so?** Partly; the rest is not decided. It falls by 2")
+    assert of("reproduced", "contradicted").endswith(
+        "** Yes. It falls by 2 (reproduced). It rises by 2 (contradicted)."
+    )
+    assert "** No." in of("contradicted", "reproduced in sign only")
+    assert "** Partly yes, partly no." in of("reproduced", "reproduced")
 
 
 def test_a_claim_that_became_a_variant_is_found() -> None:
@@ -308,7 +325,7 @@ def test_what_to_expect_is_what_came(script: Path) -> None:
 def test_the_claims_behind_the_conclusions_are_there() -> None:
     assert len(QUESTIONS) == 10
     for question in QUESTIONS:
-        for study, pattern, said in question.claims:
+        for study, pattern, said in (*question.claims, *question.against):
             assert find(pattern, COMMITTED[study].findings) is not None, f"no claim of {study} has {pattern}"
             assert said.count("{}") == 1
 

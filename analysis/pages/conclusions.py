@@ -15,14 +15,15 @@ from analysis.report.story import find
 
 @dataclass(frozen=True)
 class Question:
-    """A question that "reproduced" answers with yes, and the claims that it rests on.
+    """A question, and the claims that it rests on: ``claims`` whose "reproduced" is a yes, ``against`` it is a no.
 
-    ``claims`` are a study, a regular expression found in the claim, and a sentence that says what was measured, true
-    whatever the verdict, with {} in place of the number.
+    Each is a study, a regular expression found in the claim, and a sentence that says what was measured, true whatever
+    the verdict, with {} in place of the number.
     """
 
     question: str
     claims: tuple[tuple[str, str, str], ...]
+    against: tuple[tuple[str, str, str], ...] = ()
 
 
 GAP = "keskar2017-headline"
@@ -36,7 +37,14 @@ QUESTIONS = (
             (
                 GAP,
                 "What noise finds there generalises better",
-                "Small batches that leave LB's minimum for a flatter one change test accuracy by {}",
+                "Leaving LB's minimum for a flatter one changes test accuracy by {}",
+            ),
+        ),
+        against=(
+            (
+                "label_noise2026",
+                "generalise alike",
+                "Of two minima of one function the sharper has {} times the test loss",
             ),
         ),
     ),
@@ -60,7 +68,7 @@ QUESTIONS = (
             (
                 "andriushchenko2023",
                 "goes rather with the learning rate",
-                "With the learning rate it is larger by {}, as a mean over all measures",
+                "With the learning rate it is larger by {}",
             ),
         ),
     ),
@@ -75,12 +83,12 @@ QUESTIONS = (
             (
                 "forgetting2026",
                 "Sharper networks forget more",
-                "With what fine-tuning on another text forgets it is {}",
+                "With what fine-tuning forgets it is {}, but below 0 without the cosine schedule",
             ),
             (
                 "forgetting2026",
-                "expected rise is the measured one",
-                "Rounding to 4 bits costs {} times what curvature expects",
+                "Sharper networks forget more.*: with critical sharpness$",
+                "That of critical sharpness is {}",
             ),
         ),
     ),
@@ -117,7 +125,18 @@ QUESTIONS = (
         (
             ("mccandlish2018", "The predicted best step is right", "Found over predicted best step is {}"),
             ("mccandlish2018", "The mean noise scale until the goal", "B_simple over the critical batch size is {}"),
-            ("mccandlish2018", "by branches is tenfold", "The batch that branches allow is {} times B_simple"),
+        ),
+        against=(
+            (
+                "mccandlish2018",
+                "by branches is tenfold",
+                "The batch that branches allow, claimed to be tenfold, is {} times B_simple",
+            ),
+            (
+                "merrill2025",
+                "is far below the critical batch",
+                "In a language model, claimed to be orders more, it is {}",
+            ),
         ),
     ),
     Question(
@@ -126,11 +145,6 @@ QUESTIONS = (
             ("smith_le2018", "has a peak at a batch size", "The peak of test accuracy rises over the ends by {}"),
             ("smith_le2018", "proportional to the learning rate", "The best batch goes with eta to the power of {}"),
             ("smith_le2018", "proportional to the number of training images", "It goes with N to the power of {}"),
-            (
-                "smith_le2018",
-                "On a network SGD and its equation agree",
-                "SGD's late training loss over that of its differential equation is {} at small rates",
-            ),
         ),
     ),
     Question(
@@ -141,11 +155,11 @@ QUESTIONS = (
                 "the eigenvalue then stays at 2 / eta",
                 "With full batches lambda_max stays at {} times 2 / eta",
             ),
-            ("cohen2021", "SGD.* below 2 / eta", "With small batches it is {} times 2 / eta"),
+            ("stochastic_edge", "SGD: batch sharpness settles", "With small ones batch sharpness is {} times 2 / eta"),
             (
-                "sgd_stability",
-                "Noise pushes the weight out",
-                "The share of walks that leave a sharp basin for a flat one, batch 1 less full batch, is {}",
+                "stochastic_edge",
+                "full batch: batch sharpness",
+                "With full ones and momentum it is {} times 2 (1 + m) / eta",
             ),
         ),
     ),
@@ -166,11 +180,21 @@ QUESTIONS = (
 
 def answered(question: Question, found: Mapping[str, Found]) -> str:
     """Return a question, its answer, and what was measured with its verdicts, as a line of Markdown."""
-    known = [(said, finding) for *where, said in question.claims if (finding := _finding(found, *where)) is not None]
-    if not known:
+    supports, against = (_known(claims, found) for claims in (question.claims, question.against))
+    if not supports and not against:
         return f"**{question.question}** Not rendered yet."
-    evidence = [f"{plain(said.format(_number(each)))} ({each.verdict})." for said, each in known]
-    return f"**{question.question}** {answer([each.verdict for _, each in known])} {' '.join(evidence)}"
+    verdicts = [*(each.verdict for _, each in supports), *(turned(each.verdict) for _, each in against)]
+    evidence = [f"{plain(said.format(_number(each)))} ({each.verdict})." for said, each in (*supports, *against)]
+    return f"**{question.question}** {answer(verdicts)} {' '.join(evidence)}"
+
+
+def turned(verdict: str) -> str:
+    """Return what the verdict on a claim says of its opposite.
+
+    >>> turned("contradicted"), turned("reproduced in sign only"), turned("inconclusive")
+    ('reproduced', 'contradicted', 'inconclusive')
+    """
+    return {**dict.fromkeys(VERDICTS[:2], "contradicted"), "contradicted": "reproduced"}.get(verdict, verdict)
 
 
 def answer(verdicts: Sequence[str]) -> str:
@@ -199,5 +223,7 @@ def _number(finding: Finding) -> str:
     return "an unknown number" if finding.number == ABSENT else first_number(finding.number)
 
 
-def _finding(found: Mapping[str, Found], study: str, pattern: str) -> Finding | None:
-    return find(pattern, found[study].findings) if study in found else None
+def _known(claims: Sequence[tuple[str, str, str]], found: Mapping[str, Found]) -> list[tuple[str, Finding]]:
+    """Return what is said of each claim with its finding; claims of studies without it are left out."""
+    each = [(said, find(where, found[study].findings)) for study, where, said in claims if study in found]
+    return [(said, finding) for said, finding in each if finding is not None]
