@@ -11,7 +11,7 @@ STORY = Story(
         Point("SGD: the gradient lies", "the gradient of SGD lies in the top eigenspace", "share of it"),
         Point("SGD: updates within", "updates of SGD within it learn nothing", "share of the loss's fall"),
         Point("SGD: updates without", "updates of SGD without it learn as much", "share of the loss's fall"),
-        Point("noise is the cause", "full batches at the same rate leave the space", "share of the gradient"),
+        Point("noise is the cause", "full batches at the same rate leave the space", "gradient's share"),
         Point(
             "gradient descent: updates without",
             "at the edge updates without it learn as much",

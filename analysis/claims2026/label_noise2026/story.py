@@ -10,7 +10,7 @@ STORY = Story(
     points=(
         Point(
             "from random weights",
-            "with unequal noise in two outputs small batches end sharper than the full batch",
+            "with unequal noise small batches end sharper than the full batch",
             "trace, batch 1 over full",
         ),
         Point("generalise alike", "small and full batches have one test loss there", "batch 1 over full"),

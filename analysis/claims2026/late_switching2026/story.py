@@ -3,9 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Small batches may become large late: the loss soon catches up with that of large batches from the start. So "
-    "the same data go farther than with an early switch or with either batch alone. Of the paper the abstract was "
-    "read, no more.",
+    claim="Small batches may become large late: the loss soon catches up with that of large ones. So the same data go "
+    "farther than with an early switch or with either batch alone. Of the paper the abstract was read, no more.",
     figure="rates",
     points=(
         Point("lower than an early one", "a late switch ends lower than an early one", "test loss, late less early"),

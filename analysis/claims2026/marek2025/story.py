@@ -3,9 +3,9 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Language models can be trained with batches as small as one, if Adam's second moment remembers the same "
-    "number of tokens. Then small batches are as good, less sensitive, and SGD without momentum comes close to Adam. "
-    "The abstract and the authors' configs were read, so no number of theirs is held against ours.",
+    claim="Language models can be trained in batches of one, if Adam's second moment remembers the same number of "
+    "tokens. Then small batches are as good, less sensitive, and SGD without momentum comes close to Adam. The "
+    "abstract and the authors' configs were read, so no number of theirs is held against ours.",
     figure="losses",
     points=(
         Point(
@@ -20,8 +20,8 @@ STORY = Story(
         ),
         Point(
             "less sensitive to the rate",
-            "small batches are less sensitive to the learning rate",
-            "cost of a wrong rate, largest less smallest",
+            "small batches are less sensitive to the rate",
+            "cost of a wrong rate, large less small",
         ),
         Point("is close to AdamW", "SGD without momentum is close to AdamW at batch 1", "test loss, SGD less AdamW"),
         Point(

@@ -3,9 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Where the learning rate of AdamW would be halved, it may be divided by the square root of 2 and the batch "
-    "doubled, at no loss. A third of the updates are spared. Of the paper the abstract and captions were read, no "
-    "more.",
+    claim="Where AdamW's rate would be halved, it may be divided by the root of 2 and the batch doubled, at no loss. A "
+    "third of the updates are spared. Of the paper the abstract and captions were read, no more.",
     figure="updates",
     points=(
         Point("ends at the loss of halving", "Seesaw ends at the loss of halving", "test loss, Seesaw less halved"),
@@ -13,7 +12,7 @@ STORY = Story(
         Point("Halving lowers the loss", "halving the rate lowers the loss", "test loss, constant less halved"),
         Point(
             "batch four times as large the loss is not kept",
-            "a batch four times as large at a rate that stays does not keep it",
+            "a batch four times as large at one rate does not keep it",
             "test loss, control less Seesaw",
         ),
     ),
