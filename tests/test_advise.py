@@ -18,9 +18,9 @@ from sharpness.config import DataConfig, MeasureConfig, ModelConfig, RunConfig, 
 from sharpness.data import normalise
 from sharpness.errors import InputError
 from sharpness.files import read_jsonl
-from sharpness.measure.advise import advise, settings_of
-from sharpness.measure.batch_rules import CRITICAL, PERFECT, Advice, Settings, advice
-from sharpness.measure.critical_batch import Branches, Largest, branched_batch, largest_within
+from sharpness.measure.advise import advice_of, advise, settings_of
+from sharpness.measure.batch_rules import BRANCHED, CRITICAL, PERFECT, Advice, Settings, advice
+from sharpness.measure.critical_batch import AT_LEAST, AT_MOST, Branches, Largest, branched_batch, largest_within
 from sharpness.probes import GradientNoise, PreconditionedNoise
 from sharpness.probes.methods.noise_statistics import Measured
 from sharpness.records.glossary import EVERYWHERE, OF_ADVICE, described
@@ -162,9 +162,23 @@ def test_the_largest_branch_is_told_with_its_error_bars() -> None:
     assert largest_within(losses(1.0, 1.1, 1.0, spread=0.0), 0.01, 0.95).value == 4
     burst = {1: [1.0, 1.1], 2: [1.0, None]}
     told = largest_within(burst, 0.01, 0.95)
-    assert (told.value, told.lower, told.upper) == (1, None, 2) and "surely" in told.reasons["lower"]
+    assert (told.value, told.lower, told.upper) == (1, None, 2) and "no smaller" in told.reasons["lower"]
     assert largest_within({1: [None, 1.0], 2: [1.0, 1.0]}, 0.01, 0.95).value is None
     assert largest_within({1: [1.0], 2: [1.0]}, 0.01, 0.95).lower is None
+
+
+@pytest.mark.parametrize(
+    ("critical", "value", "bound"), [(4, 4, ""), (16, 16, ""), (1, 2, AT_MOST), (2, 2, AT_MOST), (1000, 32, AT_LEAST)]
+)
+def test_a_critical_batch_at_an_end_of_those_tried_is_a_bound(critical: int, value: int, bound: str) -> None:
+    tried = (2, 4, 8, 16, 32)
+    wobble = (0.0, 1e-4, -1e-4)
+    losses = {k: [2 + 0.1 * max(0, math.log2(k / critical)) + order for order in wobble] for k in tried}
+    for orders in (1, 3):
+        found = largest_within({k: each[:orders] for k, each in losses.items()}, 0.01, 0.95)
+        assert (found.value, found.bound) == (value, bound)
+        assert ("no smaller batch was compared" in found.reasons.get("lower", "")) == (bound == AT_MOST)
+        assert ("as good as all smaller ones" in found.reasons.get("upper", "")) == (bound == AT_LEAST)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +227,33 @@ def test_a_branch_is_a_plain_loop_from_the_checkpoint_and_its_state(runs: dict[s
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == files
 
 
+@pytest.mark.parametrize(("rises", "bound"), [((0.0, 0.1), AT_MOST), ((0.0, 0.0), AT_LEAST), ((0.0, 0.0, 0.1), "")])
+def test_the_smallest_branch_is_not_advised_as_nothing_smaller_was_compared(
+    runs: dict[str, RunFolder], monkeypatch: pytest.MonkeyPatch, rises: tuple[float, ...], bound: str
+) -> None:
+    knobs, settings = Branches(factors=(1, 2, 4)[: len(rises)], orders=3), settings_of(runs["sgd"], "checkpoint-9")
+
+    def planted_branch(run: RunFolder, checkpoint: str, dataset: Any, plan: Plan, *rest: Any) -> dict[str, Any]:
+        loss = 2 + rises[knobs.factors.index(plan.batch_size // 10)] + 1e-4 * plan.order
+        return {"updates": 9, "examples": plan.window, "loss": loss, "smoothed": loss}
+
+    monkeypatch.setattr("sharpness.measure.critical_batch.train_branch", planted_branch)
+    record = branched_batch(runs["sgd"], "checkpoint-9", settings, knobs, None, device=torch.device("cpu"))
+    assert record is not None
+    noise = GradientNoise()(planted(4000, 1)).to_record()
+    found = advice_of([noise, record], settings, 0.1, 0.95)
+    branched = choices(found)[BRANCHED]
+    if bound == AT_MOST:
+        assert record.value is None and record.upper == 20 and branched.batch_size is None
+        assert "at most 10, the smallest batch tried" in branched.reasons["batch_size"]
+        assert found.chosen.name == PERFECT
+    else:
+        assert found.chosen is branched and record.value == branched.batch_size == 20
+        assert (record.upper, "as good as all" in branched.reasons.get("upper", "")) == (
+            (None, True) if bound == AT_LEAST else (40, False)
+        )
+
+
 def test_settings_are_those_of_the_run_at_its_checkpoint(runs: dict[str, RunFolder], tmp_path: Path) -> None:
     assert settings_of(runs["adamw"], "checkpoint-9") == Settings(
         optimizer="adamw", batch_size=10, learning_rate=0.002, beta2=0.97
@@ -246,7 +287,8 @@ def test_the_command_prints_what_the_records_hold_and_finds_them_again(
     runs: dict[str, RunFolder], tmp_path: Path
 ) -> None:
     run, out = runs["adamw"].path, tmp_path / "out"
-    options = [str(run), "--examples", "60", "--step", "9", "--branches", "1", "2", "--orders", "2", "--out", str(out)]
+    options = [str(run), "--examples", "60", "--step", "9", "--branches", "1", "2", "--orders", "2"]
+    options += ["--tolerance", "1", "--out", str(out)]  # nats: any branch is as good
     first = sharpness("advise", *options)
     assert first.returncode == 0, first.stderr
     records = read_jsonl(out / "probes.jsonl")
@@ -255,7 +297,8 @@ def test_the_command_prints_what_the_records_hold_and_finds_them_again(
     assert f"{noise['value']:.3g}" in first.stdout and f"{own['value']:.3g}" in first.stdout
     assert own["details"]["preconditioner_source"].startswith("from the optimiser's state in optimizer-9.pt")
     assert branches["details"]["optimizer_state"] == "as it was kept" and len(branches["details"]["rows"]) == 4
-    assert advised["value"] == branches["value"] and advised["details"]["advised"] == "branches"
+    assert advised["value"] == branches["value"] == 20 and advised["details"]["advised"] == "branches"
+    assert "branches: no upper end: the largest branch, 2 times the batch, is as good as all smaller" in first.stdout
     for record in (branches, advised):
         words = OF_ADVICE[record["probe"]]
         found = set(keys_of(record["details"]))

@@ -14,7 +14,7 @@ from scripts.runner.site import Checkpoint, Site
 from sharpness.data import Split
 from sharpness.errors import InputError
 from sharpness.measure.batch_rules import Settings
-from sharpness.measure.critical_batch import Branches, largest_within, plans, window_of
+from sharpness.measure.critical_batch import AT_LEAST, Branches, largest_within, plans, window_of
 from sharpness.measure.preconditioner import preconditioner_at
 from sharpness.probes import GradientNoise, PreconditionedNoise
 from sharpness.results import ProbeResult
@@ -59,7 +59,7 @@ def ruled(losses: dict[int, list[float | None]], tolerance: float, batch: int) -
     return {
         "tolerance": tolerance,
         "critical": None if largest.value is None else largest.value * batch,
-        "open": largest.value == max(losses),
+        "open": largest.bound == AT_LEAST,
         "reason": largest.reasons.get("value"),
         "losses": {str(k * batch): values for k, values in losses.items()},
     }

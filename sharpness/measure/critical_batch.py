@@ -26,6 +26,7 @@ from sharpness.runs.networks import load_run_data
 from sharpness.training.branches import Plan, train_branch
 
 FEWEST_UPDATES = 8
+AT_MOST, AT_LEAST = "at most", "at least"
 Losses = Mapping[int, Sequence[float | None]]
 
 
@@ -56,11 +57,16 @@ class Branches:
 
 @dataclass(frozen=True)
 class Largest:
-    """The largest factor whose loss is within the tolerance, and what the error bars leave; reasons for ``None``."""
+    """The largest factor whose loss is within the tolerance, and what the error bars leave; reasons for ``None``.
+
+    ``bound`` is ``at most`` where it is the smallest one tried, as nothing smaller is compared with it, and ``at
+    least`` where it is the largest; else it is empty.
+    """
 
     value: int | None
     lower: int | None
     upper: int | None
+    bound: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -74,12 +80,15 @@ def largest_within(losses: Losses, tolerance: float, confidence: float) -> Large
     not, ``lower`` where none but the smallest, with which nothing is compared, is surely as good.
 
     >>> largest_within({1: [2.0, 2.02], 2: [2.0, 2.02], 4: [2.1, 2.12]}, 0.01, 0.95)
-    Largest(value=2, lower=2, upper=4, reasons={})
+    Largest(value=2, lower=2, upper=4, bound='', reasons={})
+    >>> largest_within({2: [2.0, 2.02], 4: [2.1, 2.12]}, 0.01, 0.95).bound
+    'at most'
     """
     factors = sorted(losses)
     orders = min(len(each) for each in losses.values())
     if any(value is None for value in losses[factors[0]]):
-        return Largest(None, None, None, {"value": "the smallest branch diverged: its rate is too large here"})
+        reason = "the smallest branch diverged: its rate is too large here"
+        return Largest(None, None, None, reasons={"value": reason})
     held: dict[str, list[int]] = {"value": [], "lower": [], "upper": []}
     for k in factors:
         ends = [_difference(losses[k], losses[j], confidence) for j in factors if j < k]
@@ -87,14 +96,26 @@ def largest_within(losses: Losses, tolerance: float, confidence: float) -> Large
             if all(each is not None and each[at] <= tolerance for each in ends):
                 held[name].append(k)
     value = max(held["value"])
+    bound = AT_MOST if value == factors[0] else AT_LEAST if value == factors[-1] else ""
     if orders < 2:
-        return Largest(value, None, None, dict.fromkeys(("lower", "upper"), "one order of the examples has no spread"))
+        reasons = dict.fromkeys(("lower", "upper"), "one order of the examples has no spread")
+        return Largest(value, None, None, bound, reasons | _at_end(bound, value))
     excluded = [k for k in factors if k > max(held["upper"])]
     reasons = {} if excluded else {"upper": f"the largest branch, {factors[-1]} times the batch, is not excluded"}
     lower = max(held["lower"])
     if lower == factors[0]:
         reasons["lower"] = f"no branch beyond the smallest, {lower} times the batch, is surely as good"
-    return Largest(value, None if lower == factors[0] else lower, excluded[0] if excluded else None, reasons)
+    known = None if lower == factors[0] else lower
+    return Largest(value, known, excluded[0] if excluded else None, bound, reasons | _at_end(bound, value))
+
+
+def _at_end(bound: str, factor: int) -> dict[str, str]:
+    """Return why a factor at an end of those tried has no end of an interval there."""
+    words = {
+        AT_MOST: {"lower": "no smaller batch was compared"},
+        AT_LEAST: {"upper": f"the largest branch, {factor} times the batch, is as good as all smaller ones"},
+    }
+    return words.get(bound, {})
 
 
 def _difference(
@@ -126,8 +147,9 @@ def branched_batch(
 ) -> ProbeRecord | None:
     """Return the record of the branched critical batch of a run at a checkpoint, the folder's own where it has one.
 
-    Each branch takes the rate scaled by the rule of its optimiser. ``None`` where ``deadline`` of ``perf_counter`` came
-    first. Raises :class:`InputError` for knobs that fit neither the rule nor the training set.
+    Each branch takes the rate scaled by the rule of its optimiser. Where no batch beyond the smallest is as good, the
+    record has no value, and its reason says that it is at most the smallest. ``None`` where ``deadline`` of
+    ``perf_counter`` came first. Raises :class:`InputError` for knobs that fit neither the rule nor the training set.
     """
     knobs.check()
     began = time.perf_counter()
@@ -193,8 +215,7 @@ def _record(
 ) -> ProbeRecord:
     losses = {k: [row["loss"] for row in rows if row["factor"] == k] for k in knobs.factors}
     found = largest_within(losses, knobs.tolerance, knobs.confidence)
-    ends = {name: getattr(found, name) for name in ("value", "lower", "upper")}
-    sizes = {name: None if end is None else end * settings.batch_size for name, end in ends.items()}
+    sizes, reasons = _in_examples(found, settings.batch_size)
     first = "as it was kept" if kept else "rebuilt from batches at the checkpoint, as it was not kept"
     missing = {
         "residual": "does not apply to branches",
@@ -223,5 +244,15 @@ def _record(
             "rate_rule": rate_rule(settings.optimizer)[0],
             "optimizer_state": "has none" if settings.optimizer == "sgd" else first,
         },
-        reasons={**missing, **found.reasons},
+        reasons={**missing, **reasons},
     )
+
+
+def _in_examples(found: Largest, batch_size: int) -> tuple[dict[str, int | None], dict[str, str]]:
+    """Return the number and its ends in examples, none for an upper bound, and the reasons for what is missing."""
+    ends, reasons = {"value": found.value, "lower": found.lower, "upper": found.upper}, dict(found.reasons)
+    sizes = {name: None if end is None else end * batch_size for name, end in ends.items()}
+    if found.bound == AT_MOST:
+        reasons["value"] = f"at most {sizes['value']}, the smallest batch tried, as no larger one is as good"
+        sizes["value"] = None
+    return sizes, reasons
