@@ -19,7 +19,7 @@ from sharpness.data import normalise
 from sharpness.errors import InputError
 from sharpness.files import read_jsonl
 from sharpness.measure.advise import advice_of, advise, settings_of
-from sharpness.measure.batch_rules import BRANCHED, CRITICAL, PERFECT, Advice, Settings, advice
+from sharpness.measure.batch_rules import ADAMS, BRANCHED, CRITICAL, EUCLIDEAN, OURS, PERFECT, Advice, Settings, advice
 from sharpness.measure.critical_batch import AT_LEAST, AT_MOST, Branches, Largest, branched_batch, largest_within
 from sharpness.probes import GradientNoise, PreconditionedNoise
 from sharpness.probes.methods.noise_statistics import Measured
@@ -29,6 +29,7 @@ from sharpness.runs.networks import load_network, load_run_data, network_loss
 from sharpness.training import train
 from sharpness.training.branches import FIRST_BRANCH_EPOCH, Plan, train_branch
 from sharpness.training.order import epoch_order
+from tests.conftest import ROOT
 from tests.study_cases import script
 from tests.test_commands import assert_refused, sharpness
 from tests.test_gradient_noise import CENTRE, SPREAD, H, planted
@@ -107,8 +108,9 @@ def test_advice_on_a_planted_loss_covers_what_the_law_says_of_the_true_scale() -
     assert best.lower is not None and best.upper is not None and best.batch_size is not None
     assert best.lower <= 1.5 * truth <= best.upper < 2 * best.lower
     assert 1.5 * truth - 1 <= best.upper and best.batch_size <= best.upper
-    adam = advise(loss, optimizer="adamw", batch_size=2, learning_rate=0.01, beta2=0.99, preconditioner=P)
-    assert adam.geometry == "Adam's" and adam.noise_scales["Adam's"].value == pytest.approx(SCALE, rel=0.2)
+    adam = advise(loss, optimizer="adamw", batch_size=2, learning_rate=0.01, beta2=0.99, preconditioner=P, overhead=1.5)
+    assert adam.noise_scales[ADAMS].value == pytest.approx(SCALE, rel=0.2)
+    assert adam.chosen.batch_size == best.batch_size and adam.noise_scales[EUCLIDEAN] == found.noise_scales[EUCLIDEAN]
     with pytest.raises(InputError, match="run folder for branches"):
         advise(loss, optimizer="sgd", branches=Branches())
 
@@ -119,7 +121,7 @@ def choices(found: Advice) -> dict[str, Any]:
 
 def test_the_rules_are_those_of_the_papers() -> None:
     settings = Settings(optimizer="adamw", batch_size=16, learning_rate=0.004, beta2=0.95, tokens=64, warmup=320)
-    scales = {"Euclidean": Measured(50.0, 40.0, 60.0), "Adam's": Measured(640.0, 320.0, 1280.0)}
+    scales = {EUCLIDEAN: Measured(640.0, 320.0, 1280.0), ADAMS: Measured(50.0, 40.0, 60.0)}
     perfect = choices(advice(settings, scales))[PERFECT]
     # A tenth of the noise scale; there E / E_min = 1 + B / B_noise is 1.1.
     assert (perfect.batch_size, perfect.lower, perfect.upper) == (64, 32.0, 128.0)
@@ -129,9 +131,30 @@ def test_the_rules_are_those_of_the_papers() -> None:
     assert settings.half_life is not None and perfect.beta2 == pytest.approx(0.95**4)
     assert perfect.beta2 ** (settings.half_life / (64 * 64)) == pytest.approx(0.5)
     sgd = choices(advice(replace(settings, optimizer="momentum", beta2=None), scales))[CRITICAL]
-    assert sgd.batch_size == 50 and sgd.learning_rate == pytest.approx(0.004 * 50 / 16)
+    assert sgd.batch_size == 640 and sgd.learning_rate == pytest.approx(0.004 * 640 / 16)
     assert sgd.beta2 is None and sgd.reasons["beta2"]
     assert sgd.examples == sgd.updates == pytest.approx(2)
+
+
+def test_what_the_studies_found_of_the_noise_scale_is_said_as_they_found_it() -> None:
+    findings = json.loads((ROOT / "figures" / "merrill2025" / "cpu-5-seeds" / "findings.json").read_text())
+    verdicts = {EUCLIDEAN: ["inconclusive", "reproduced"], ADAMS: ["contradicted", "contradicted"]}
+    for geometry, variant in ((EUCLIDEAN, None), (ADAMS, "in Adam's geometry")):
+        came = list[str]()
+        for claim, said in zip(
+            ("The noise scale is far below", "goes with the noise scale"), OURS[geometry], strict=True
+        ):
+            (found,) = (each for each in findings if claim in each["claim"])
+            (row,) = [found] if variant is None else [each for each in found["variants"] if each["name"] == variant]
+            assert row["number"].removeprefix("= ").partition(", n = ")[0] == said
+            came.append(row["verdict"])
+        assert came == verdicts[geometry]
+    adamw = Settings(optimizer="adamw", batch_size=8)
+    alone = advice(adamw, {EUCLIDEAN: Measured(40.0, 30.0, 50.0)})
+    assert all(each in alone.rests_on["noise scale"] for numbers in OURS.values() for each in numbers)
+    (critical,) = [line for line in alone.unknown if line.startswith("the critical batch")]
+    assert "2505.23971" in critical and OURS[EUCLIDEAN][0] in critical and "leaves that open" in critical
+    assert "noise scale" not in advice(replace(adamw, optimizer="sgd"), alone.noise_scales).rests_on
 
 
 def test_what_cannot_be_had_is_null_with_its_reason() -> None:

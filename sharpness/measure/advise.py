@@ -13,7 +13,7 @@ from sharpness.config import RunConfig
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.environment import choose_device
-from sharpness.measure.batch_rules import ADAM, Advice, Settings, advice
+from sharpness.measure.batch_rules import ADAM, ADAMS, EUCLIDEAN, Advice, Settings, advice
 from sharpness.measure.critical_batch import Branches, branched_batch, window_of
 from sharpness.measure.request import Request
 from sharpness.measure.user_checkpoint import load_user_checkpoint
@@ -30,7 +30,7 @@ from sharpness.training.optimizers import WITH_SECOND_MOMENT
 
 LEAST_SHARE = 0.1
 """Of the largest rate, which a checkpoint's has to have for branches: at hardly any rate all batches do alike."""
-NAMES = {"gradient_noise": "Euclidean", "preconditioned_noise": "Adam's"}
+NAMES = {"gradient_noise": EUCLIDEAN, "preconditioned_noise": ADAMS}
 
 
 def advise(

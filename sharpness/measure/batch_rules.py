@@ -16,11 +16,20 @@ from sharpness.probes.methods.noise_statistics import Measured
 
 MEASURED, PAPER, CONVENTION = "measured", "paper rule", "convention"
 ADAM = ("adam", "adamw")
+EUCLIDEAN, ADAMS = "Euclidean", "Adam's"
+"""The geometries of the noise scale."""
 RULES: Mapping[str, tuple[str, str]] = {
     "sgd": ("linear", f"{PAPER}: with SGD in proportion to the batch (Goyal et al. 2017, arXiv 1706.02677)"),
     "adam": ("sqrt", f"{PAPER}: with Adam as the square root of the batch (Malladi et al. 2022, arXiv 2205.10287)"),
     "other": ("sqrt", f"{CONVENTION}: as with Adam, for want of a rule for this optimiser"),
 }
+
+OURS: Mapping[str, tuple[str, str]] = {
+    EUCLIDEAN: ("1.2 [0.68, 2.3]", "0.36 [0.20, 0.61]"),
+    ADAMS: ("0.060 [0.011, 0.33]", "-0.23 [-0.37, 0.07]"),
+}
+"""What figures/merrill2025 says of critical batches by branches, by the geometry of the noise scale: the ratio of the
+two, and Kendall's tau."""
 
 
 def rate_rule(optimizer: str) -> tuple[str, str]:
@@ -108,11 +117,10 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """The choices, the noise scales behind them, what each column rests on, and what cannot be known from here."""
+    """The choices, the noise scales, what each column rests on, and what cannot be known from here."""
 
     settings: Settings
     noise_scales: Mapping[str, Measured]
-    geometry: str
     confidence: float
     overhead: float
     choices: tuple[Choice, ...]
@@ -151,13 +159,14 @@ def advice(
     overhead: float = 0.1,
     confidence: float = 0.95,
 ) -> Advice:
-    """Return what noise scales, by the names ``Euclidean`` and ``Adam's``, and branches say of the batch size.
+    """Return what noise scales, ``Euclidean`` and where there is one ``Adam's``, and branches say of the batch size.
 
     Steps and examples to a loss are taken to lie on ``S = S_min (1 + B_noise / B)`` and ``E = B S = E_min (1 + B /
     B_noise)`` (McCandlish et al. 2018, arXiv 1812.06162, equation 2.11). The batch still in perfect scaling is the
     largest one that costs at most the share ``overhead`` more examples than the smallest: ``B = overhead B_noise``. At
-    the noise scale itself both are twice their least. The scale is that of the optimiser's geometry where it is there.
-    Branches, in examples, count before all of this, as they are training itself.
+    the noise scale itself both are twice their least. ``B_noise`` is the Euclidean one, for Adam too, as critical
+    batches measured with AdamW go with it and not with the one in Adam's geometry (:data:`OURS`). Branches, in
+    examples, count before all of this, as they are training itself.
 
     >>> scales = {"Euclidean": Measured(400.0, 300.0, 600.0)}
     >>> found = advice(Settings(optimizer="sgd", batch_size=8, learning_rate=0.1), scales)
@@ -165,11 +174,9 @@ def advice(
     batch 40 in [30, 60] (perfect scaling), learning rate 0.5; measured: 0.1 of the noise scale in the Euclidean ...
     """
     check_overhead(overhead)
-    geometry = "Adam's" if "Adam's" in noise_scales and settings.optimizer in ADAM else "Euclidean"
-    scale = noise_scales[geometry]
+    scale = noise_scales[EUCLIDEAN]
     law = f"{PAPER} E = E_min (1 + B / B_noise)"
-    where = "the Euclidean" if geometry == "Euclidean" else geometry
-    of = f"{MEASURED}: {{}} the noise scale in {where} geometry, {law}"
+    of = f"{MEASURED}: {{}} the noise scale in the Euclidean geometry, {law}"
     least = Measured(settings.batch_size, None, None)
     choices = [
         _choice(settings, PRESENT, least, scale, f"given; its costs {of.format('by')}"),
@@ -181,12 +188,11 @@ def advice(
     return Advice(
         settings=settings,
         noise_scales=noise_scales,
-        geometry=geometry,
         confidence=confidence,
         overhead=overhead,
         choices=tuple(choices),
         rests_on=rests_on(settings),
-        unknown=tuple(unknown(settings, geometry, branched is not None)),
+        unknown=tuple(unknown(settings, branched is not None)),
     )
 
 
@@ -235,7 +241,7 @@ def _choice(settings: Settings, name: str, size: Measured, scale: Measured, rest
 
 
 def rests_on(settings: Settings) -> dict[str, str]:
-    """Return what each column of the choices rests on."""
+    """Return what each column of the choices rests on, and for Adam the choice of the noise scale."""
     rests = {
         "learning rate": rate_rule(settings.optimizer)[1],
         "warm-up": f"{CONVENTION}: over as many examples as in the run",
@@ -247,10 +253,17 @@ def rests_on(settings: Settings) -> dict[str, str]:
         )
     if rests["learning rate"].startswith(PAPER) and rate_rule(settings.optimizer)[0] == "linear":
         rests["learning rate"] += "; well below the noise scale only: beyond it the best rate hardly grows"
+    if settings.optimizer in ADAM:
+        rests["noise scale"] = (
+            "the Euclidean one counts: critical batches by branches of a small transformer with AdamW "
+            f"(figures/merrill2025) were {OURS[EUCLIDEAN][0]} times as large and went with it, Kendall's tau "
+            f"{OURS[EUCLIDEAN][1]}; they were {OURS[ADAMS][0]} times the one in Adam's geometry and did not go with "
+            f"it, tau {OURS[ADAMS][1]}"
+        )
     return rests
 
 
-def unknown(settings: Settings, geometry: str, branched: bool) -> Iterator[str]:
+def unknown(settings: Settings, branched: bool) -> Iterator[str]:
     """Yield what neither noise scale nor branches can tell."""
     yield (
         "the noise at other times: it grows along training, mostly early, so a batch advised late is too large for "
@@ -259,7 +272,8 @@ def unknown(settings: Settings, geometry: str, branched: bool) -> Iterator[str]:
     if not branched:
         yield (
             "the critical batch: in language models it was much larger than the noise scale (Merrill et al. 2025, "
-            "arXiv 2505.23971); --branches measures it."
+            f"arXiv 2505.23971), in a small one {OURS[EUCLIDEAN][0]} times as large (figures/merrill2025), which "
+            "leaves that open; --branches measures it."
         )
     else:
         yield "whether a branch that has caught up stays so: Merrill et al. 2025 (arXiv 2505.23971) assume it."
@@ -267,10 +281,8 @@ def unknown(settings: Settings, geometry: str, branched: bool) -> Iterator[str]:
         "the noise scale of new data, where these examples were trained on: |G| is too small on them, and the scale "
         "too large."
     )
-    if geometry == "Euclidean" and settings.optimizer not in ("sgd", "momentum", "nesterov"):
-        yield f"the noise as {settings.optimizer} weighs it, for which there is no geometry here: the theory is of SGD."
-    elif geometry != "Euclidean":
-        yield "whether the law of steps and examples, which is of SGD, holds for Adam in Adam's weights of directions."
+    if settings.optimizer not in ("sgd", "momentum", "nesterov"):
+        yield f"whether the law of steps and examples, which is of SGD, holds for {settings.optimizer}."
     yield (
         "seconds per update by batch size, the final loss, what it is on other data, and whether the rule for the rate "
         "holds so far from it: where it matters, try rates around."

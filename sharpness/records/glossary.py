@@ -427,7 +427,6 @@ OF_ADVICE: dict[str, dict[str, str]] = {
     "advice": {
         "settings": "what the checkpoint was trained with",
         "noise_scales": f"by geometry: {MEASURED}",
-        "geometry": "the one that counts",
         "confidence": "of the intervals",
         "overhead": "the share of more examples that perfect scaling allows",
         "choices[].name": "as it is, perfect scaling, noise scale or branches",
@@ -441,7 +440,7 @@ OF_ADVICE: dict[str, dict[str, str]] = {
         "choices[].examples": "examples to a loss, over the fewest of any batch",
         "choices[].rests_on": "what it rests on",
         "choices[].reasons": "why what is null is missing",
-        "rests_on": "what rate, beta2 and warm-up rest on",
+        "rests_on": "what rate, beta2 and warm-up rest on, and for Adam the choice of the noise scale",
         "unknown": "what cannot be known from here",
         "advised": "the name of the choice that is advised",
     },
