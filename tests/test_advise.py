@@ -358,3 +358,37 @@ def test_the_batch_advised_costs_what_the_committed_curve_says() -> None:
     assert 0.05 <= along["overhead"] <= 0.2 and along["overhead"] < initial["overhead"] < 0.5
     for size, measured, predicted in compared.measured_and_predicted():
         assert measured == pytest.approx(predicted, rel=0.35), size
+
+
+def test_workloads_that_lie_on_the_law_cost_what_it_says(tmp_path: Path) -> None:
+    compared: Any = script("measures.advised_batch")
+    sizes, critical = (1, 4, 16, 64, 256), 160.0
+    steps = ["workload,batch_size,steps,effective_rate"]
+    steps += [f"planted,{b},{1000 * (1 + critical / b)},{0.01 * (b if b <= 16 else 16)}" for b in sizes]
+    (tmp_path / "steps.csv").write_text("\n".join(steps))
+    ends = {"noise scale": "160,120,200", "critical batch": "160,150,170"}
+    rows = ["workload,what,value,lower,upper", *(f"planted,{what},{numbers}" for what, numbers in ends.items())]
+    (tmp_path / "workloads.csv").write_text("\n".join(rows))
+    settings = {"settings": {"workloads": {"planted": {"optimizer": "momentum"}}}}
+    (tmp_path / "steps.json").write_text(json.dumps(settings))
+    (row,) = compared.searched(tmp_path)
+    assert row["batch_size"] == 16 and row["overhead"] == pytest.approx(0.1)
+    # The smallest batch tried is not that of no costs: (1 + 16 / 160) / (1 + 1 / 160).
+    assert row["measured"] == pytest.approx(1.1 / (1 + 1 / 160) - 1)
+    assert row["rate_advised"] == pytest.approx(1) and row["rate_noise"] == pytest.approx(4)
+
+
+def test_the_batches_advised_for_the_searched_workloads_cost_what_the_page_says() -> None:
+    compared: Any = script("measures.advised_batch")
+    rows = {row["workload"]: row for row in compared.searched()}
+    costs = [round(100 * row["overhead"]) for row in rows.values()]
+    measured = [round(100 * row["measured"]) for row in rows.values() if row["measured"] is not None]
+    rates = {name: [r[name] for r in rows.values() if r[name] is not None] for name in ("rate_advised", "rate_noise")}
+    text = (ROOT / "docs" / "measure.md").read_text()
+    assert f"by the curves {min(costs)} to {max(costs)} % more examples" in text
+    assert f"{min(measured)} to {max(measured)} % by the searches themselves" in text
+    for each in rates.values():
+        assert f"{min(each):.2g} to {max(each):.2g} times" in text
+    transformer = rows["transformer Nesterov"]
+    assert transformer["measured"] is None
+    assert f"For the transformer it is {transformer['batch_size']}, {costs[-1]} % by the curve" in text
