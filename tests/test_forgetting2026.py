@@ -40,10 +40,13 @@ PLANTED: dict[str, dict[str, float]] = {
 
 
 @functools.cache
-def planted(arm: str = "", inside: float = 1.0, expected: float = 1.0, **changed: float) -> Tables:
+def planted(
+    arm: str = "", inside: float = 1.0, expected: float = 1.0, drifted: float = 1.0, **changed: float
+) -> Tables:
     """Tables of networks as ``PLANTED``, one arm changed, the measured rise ``expected`` times the expected one.
 
-    A share of roundings is ``inside`` its interval. The loss on the second text falls from 3 in a straight line.
+    That under drift is ``drifted`` times the expected one, and in the sharpest direction half of it. A share of
+    roundings is ``inside`` its interval. The loss on the second text falls from 3 in a straight line.
     """
     rng = np.random.default_rng(0)
     curvature, path = [], []
@@ -63,10 +66,16 @@ def planted(arm: str = "", inside: float = 1.0, expected: float = 1.0, **changed
             "loss": 1.9,
             "top_eigenvalue": facts["sharp"],
             "critical_sharpness": 5.0 + seed,
+            "moved": 0.05,
         }
         curvature += [label | {"measure": key, "value": value} for key, value in values.items()]
         record = {"details": {"rows": rows}}
         curvature.append(label | {"measure": "rounding", "value": rows[-1]["expected"], "record": record})
+        drift = [
+            {"direction": "random", "quadratic": 0.1, "quadratic_there": 0.2, "measured": 0.1 * drifted},
+            {"direction": "sharpest", "quadratic": 2.0, "measured": 1.0},
+        ]
+        curvature.append(label | {"measure": "drift", "value": 0.1, "record": {"details": {"rows": drift}}})
         for step in range(STEPS):
             # At the target, 2.5, the first text has risen by what is planted.
             share = step / (STEPS - 1)
@@ -99,6 +108,7 @@ def test_planted_damages_are_found() -> None:
         assert means["forgetting_at_2.7"] == pytest.approx(0.6 * facts["forgets"], rel=0.01)
         assert means["measured_4"] == pytest.approx(facts["rise"], rel=0.01)
         assert means["second"] == pytest.approx(facts["second"], rel=0.01)
+        assert (means["moved"], means["expected_drift"], means["measured_sharpest"]) == pytest.approx((0.05, 0.1, 1))
 
 
 @pytest.mark.parametrize(
@@ -116,6 +126,7 @@ def test_planted_damages_are_found() -> None:
         ("A shorter decay forgets less", {"arm": "cosine", "forgets": 0.7}),
         ("The expected rise is the measured one", {"expected": 2.0}),
         ("one rounding with independent errors", {"inside": 0.0}),
+        ("rise under a drift in random directions", {"drifted": 2.0}),
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
@@ -133,6 +144,46 @@ def test_damages_that_follow_no_sharpness_are_not_said_to() -> None:
     tables = tables_of({**tables.measured, "curvature": turned})
     for words in ("Sharper networks lose more", "Sharper networks forget more"):
         assert verdict(tables, words) == "contradicted"
+
+
+def test_the_drift_of_the_directions_that_were_measured_and_of_the_sharpest_are_variants() -> None:
+    rows = networks_of(planted())
+    (found,) = [each for each in analysis.findings(rows, SETTINGS) if "drift" in each.claim]
+    assert [(each.number, each.verdict) for each in found.variants] == [("0.50", "contradicted")] * 2
+    older = networks_of(
+        tables_of(
+            {
+                name: rows_if(t, t["measure"] != "drift") if name == "curvature" else t
+                for name, t in planted().measured.items()
+            }
+        )
+    )
+    assert analysis.drifted(older, SETTINGS).verdict == "not testable here"
+
+
+def test_an_association_that_one_arm_makes_is_told_without_it() -> None:
+    def told(tables: Tables) -> tuple[str, str]:
+        (found,) = [f for f in analysis.findings(networks_of(tables), SETTINGS) if "Sharper networks forget" in f.claim]
+        (without,) = [each for each in found.variants if each.name == "without cosine"]
+        return found.verdict, without.verdict
+
+    assert told(planted()) == ("reproduced", "reproduced")
+    assert told(planted(arm="cosine", sharp=1.0)) == ("reproduced in sign only", "reproduced")
+    tables = planted()
+    turned = tables.measured["curvature"].copy()
+    others = (turned["measure"] == "top_eigenvalue") & (turned["arm"] != "cosine")
+    turned.loc[others, "value"] = 1 / turned.loc[others, "value"]
+    assert told(tables_of({**tables.measured, "curvature": turned}))[1] == "contradicted"
+
+
+def test_rises_that_log_axes_cannot_show_are_counted() -> None:
+    rows = networks_of(planted())
+    rows.loc[[0, 3], "measured_8"] *= -1
+    rows.loc[4, "expected_drift"] = 0.0
+    drawn = analysis.predicted_figure(rows, BITS, "")
+    assert not isinstance(drawn, str) and len(drawn.numbers) == 4 * len(rows)
+    assert f"3 of {4 * len(rows)} rises are not positive and not drawn (8 bits: 2, drift: 1)." in drawn.caption
+    assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == ["8 bits", "4 bits", "3 bits", "drift"]
 
 
 def test_a_seed_that_never_came_to_the_target_leaves_no_verdict() -> None:
@@ -181,4 +232,8 @@ def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path)
     out, _ = smoke_once("claims2026.forgetting2026", tmp_path)
     names = {path.name for path in out.iterdir()}
     assert {"damage.pdf", "path.png", "predicted.csv", "networks.md", "taus.tex", "runs.csv"} <= names
-    assert len(json.loads((out / "findings.json").read_text())) == 14
+    assert len(json.loads((out / "findings.json").read_text())) == 15
+    networks = pd.read_csv(out / "networks.csv")
+    assert (floats(rows_where(networks, quantity="moved"), "mean") > 0).all()
+    predicted = pd.read_csv(out / "predicted.csv")
+    assert np.isfinite(floats(rows_where(predicted, change="drift"), "measured")).all()

@@ -3,8 +3,9 @@
 A character transformer learns one text (`kjv`) with a warm-up and a steady learning rate. From there the last tenth is
 made in several ways: the rate stays (with an average of the weights beside it), falls linearly (WSD), or falls while
 SAM is used; a cosine over the whole training is the fifth way. Each network is then measured (top eigenvalue with its
-interval, critical sharpness, what rounding to 8, 4 and 3 bits is expected to cost and costs), and fine-tuned on another
-text (`jargon`), at whose loss of a fixed size the rise of the loss on the first text is read: forgetting.
+interval, critical sharpness, what rounding to 8, 4 and 3 bits and a drift as far as fine-tuning moves the weights are
+expected to cost and cost), and fine-tuned on another text (`jargon`), at whose loss of a fixed size the rise of the
+loss on the first text is read: forgetting.
 
 - Yano et al. 2026 (arXiv 2603.16127): decaying the rate lowers the loss of pretraining, leads to sharper minima, and
   makes what is fine-tuned from there worse than a rate that never falls does.
@@ -88,7 +89,9 @@ class Preset:
     """Windows of the first text that curvature and rounding are measured on."""
     bits: tuple[int, ...] = (8, 4, 3)
     num_hvps: int = 12
-    """Draws behind the expected rise under rounding."""
+    """Draws behind the expected rises under rounding and drift."""
+    num_measured: int = 8
+    """Random directions, of those, along which the rise under drift is measured."""
 
 
 BASE = RunConfig(
@@ -140,6 +143,7 @@ PRESETS = {
         other_targets=(5.3,),
         examples=16,
         num_hvps=2,
+        num_measured=2,
     ),
 }
 
@@ -202,7 +206,8 @@ def second_text(preset: Preset, seed: int, ends: Mapping[str, Cell]) -> Iterator
 
 def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Task]:
     """Yield the curvature where each fine-tuning begins, and both losses along it."""
-    knobs = {"examples": preset.examples, "bits": list(preset.bits), "num_hvps": preset.num_hvps}
+    knobs = {name: getattr(preset, name) for name in ("examples", "num_hvps", "num_measured")}
+    knobs |= {"bits": list(preset.bits)}
     for cell in cells:
         if cell.labels["text"] == "second" and cell.after is not None:
             labels = {"arm": cell.labels["arm"], "seed": cell.labels["seed"]}

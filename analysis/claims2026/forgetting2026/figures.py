@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.claims2026.forgetting2026.numbers import ARMS
 from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis, number_axis
-from sharpness.plots.frames import floats, groups, rows_where
+from sharpness.plots.frames import floats, groups, rows_if, rows_where
 from sharpness.plots.seeds import marks, scatter
 from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 
@@ -76,17 +76,11 @@ def means_over_seeds(path: pd.DataFrame) -> pd.DataFrame:
 
 
 def predicted_figure(rows: pd.DataFrame, bits: Sequence[int], note: str) -> Drawing | str:
-    """Draw the measured rise under rounding against the expected one, a colour for each number of bits."""
+    """Draw the measured rise under rounding and drift against the expected one, a colour for each change."""
     if rows.empty:
         return "no network was measured"
-    parts = [
-        rows.filter(["arm", "seed"]).assign(
-            bits=b, expected=floats(rows, f"expected_{b}"), measured=floats(rows, f"measured_{b}")
-        )
-        for b in bits
-    ]
-    numbers = pd.concat(parts)
-    looks: Mapping[Any, Look] = dict(zip(bits, LOOKS, strict=False))
+    numbers = predictions_of(rows, bits)
+    looks: Mapping[Any, Look] = dict(zip(dict.fromkeys(numbers["change"]), LOOKS, strict=False))
     figure, axes = new_figure(COLUMN, 2.9)
     ax = axes[0, 0]
     both = np.concatenate([floats(numbers, "expected"), floats(numbers, "measured")])
@@ -95,16 +89,43 @@ def predicted_figure(rows: pd.DataFrame, bits: Sequence[int], note: str) -> Draw
     log_axis(ax.yaxis, positive, 1.5)
     ends = np.array([positive.min(), positive.max()]) if len(positive) else np.array([0.1, 1.0])
     ax.plot(ends, ends, color="0.5", linestyle=":", linewidth=1)
-    scatter(ax, numbers, "expected", "measured", s=18, alpha=0.85, **marks("bits", looks))
+    scatter(ax, numbers, "expected", "measured", s=18, alpha=0.85, **marks("change", looks))
     ax.set(xlabel=f"Expected rise ({NATS})", ylabel=f"Measured rise ({NATS})")
-    handles = [look.handle(f"{b} bits", linestyle="") for b, look in looks.items()]
+    handles = [look.handle(change, linestyle="") for change, look in looks.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     caption = (
-        "The rise of the loss when the weights are rounded, as measured, against what the curvature says that it will "
-        "be on average over independent errors of rounding; a mark for each network and number of bits, log axes; a "
-        f"rise that is not positive is not drawn. Dotted: equal. {note}"
+        "The rise of the loss when the weights are rounded, or drift as far as the second text moves them, as "
+        "measured, against what the curvature says that it will be on average over independent errors of rounding, or "
+        f"over random directions; a mark for each network and change, log axes. {not_drawn(numbers)} Dotted: equal. "
+        f"{note}"
     )
     return Drawing(figure, numbers, caption)
+
+
+def predictions_of(rows: pd.DataFrame, bits: Sequence[int]) -> pd.DataFrame:
+    """Return the expected and the measured rise of each network under each change, NaN for none."""
+    changes = {f"{b} bits": str(b) for b in bits} | {"drift": "drift"}
+    parts = [
+        rows.filter(["arm", "seed"]).assign(
+            change=change, expected=floats(rows, f"expected_{of}"), measured=floats(rows, f"measured_{of}")
+        )
+        for change, of in changes.items()
+    ]
+    return pd.concat(parts)
+
+
+def not_drawn(numbers: pd.DataFrame) -> str:
+    """Say how many rises log axes cannot show, and under which change.
+
+    >>> table = pd.DataFrame({"change": ["8 bits", "8 bits", "drift"], "expected": 1.0, "measured": [-1.0, 2.0, 3.0]})
+    >>> not_drawn(table)
+    '1 of 3 rises is not positive and not drawn (8 bits: 1).'
+    """
+    below = (floats(numbers, "measured") <= 0) | (floats(numbers, "expected") <= 0)
+    total, by = int(below.sum()), rows_if(numbers, below)["change"].value_counts(sort=False)
+    where = ", ".join(f"{change}: {count}" for change, count in by.items())
+    verb = "is" if total == 1 else "are"
+    return f"{total} of {len(numbers)} rises {verb} not positive and not drawn{f' ({where})' if total else ''}."
 
 
 def _handles(**style: Any) -> list[Any]:

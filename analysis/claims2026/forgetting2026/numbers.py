@@ -20,12 +20,18 @@ COLUMNS = {
 }
 """The columns of the study's own tables that are read."""
 ROUNDING = ("expected", "quadratic", "measured", "single_lower", "single_upper")
-NUMBERS = ("loss", "top_eigenvalue", "critical_sharpness", "before", "forgetting", "after", "second")
+DRIFT = {
+    "random": {"quadratic": "expected_drift", "quadratic_there": "quadratic_drift", "measured": "measured_drift"},
+    "sharpest": {"quadratic": "quadratic_sharpest", "measured": "measured_sharpest"},
+}
+"""The columns that the rows of a drift go to, by their direction."""
+NUMBERS = ("loss", "top_eigenvalue", "critical_sharpness", "moved", "before", "forgetting", "after", "second")
 
 
 def networks(curvature: pd.DataFrame, path: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a row for each arm and seed: measures, the rises under rounding, and what the second text did.
+    """Return a row for each arm and seed: measures, the rises under rounding and drift, what the second text did.
 
+    ``moved`` is how far the second text moved the weights in units of their length, the distance of the drift.
     ``before`` is the test loss on the first text where the second begins, ``forgetting`` its rise until the loss on the
     second is ``target`` (at other targets ``forgetting_at_<target>``), ``after`` the loss on the first text there, and
     ``second`` the loss on the second text at the end. NaN for what was not measured or not reached.
@@ -45,18 +51,22 @@ def networks(curvature: pd.DataFrame, path: pd.DataFrame, settings: Mapping[str,
 
 def _names(settings: Mapping[str, Any]) -> list[str]:
     later = [f"forgetting_at_{target:g}" for target in settings["other_targets"]]
-    return [*NUMBERS, *later, *(f"{name}_{bits}" for bits in settings["bits"] for name in ROUNDING)]
+    drift = [column for names in DRIFT.values() for column in names.values()]
+    return [*NUMBERS, *later, *drift, *(f"{name}_{bits}" for bits in settings["bits"] for name in ROUNDING)]
 
 
 def _measured(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the values of a network's probes by their names, of rounding by the bits."""
+    """Return the values of a network's probes by their names, of rounding by the bits, of drift by the direction."""
     found = dict[str, Any]()
     for row in records(rows):
-        if row["measure"] != "rounding":
+        if row["measure"] not in ("rounding", "drift"):
             found[row["measure"]] = row["value"]
             continue
         for each in row["record"]["details"]["rows"]:
-            found |= {f"{name}_{each['bits']}": each[name] for name in ROUNDING}
+            if row["measure"] == "rounding":
+                found |= {f"{name}_{each['bits']}": each[name] for name in ROUNDING}
+            else:
+                found |= {column: each[name] for name, column in DRIFT[each["direction"]].items()}
     return found
 
 
@@ -106,11 +116,11 @@ def tau(rows: pd.DataFrame, measure: str, damage: str) -> Interval:
     return kendall_tau(floats(rows, measure), floats(rows, damage), list(rows["seed"]))
 
 
-def against_expected(rows: pd.DataFrame, bits: int) -> Interval:
+def against_expected(rows: pd.DataFrame, measured_column: str, expected_column: str) -> Interval:
     """Return the measured over the expected rise, geometric mean over the arms, with an interval over the seeds."""
     means = []
     for _, own in groups(rows, "seed"):
-        pair = floats(own, f"measured_{bits}"), floats(own, f"expected_{bits}")
+        pair = floats(own, measured_column), floats(own, expected_column)
         bad = any(not np.all(each > 0) for each in pair)
         means.append((np.nan, np.nan) if bad else tuple(float(np.exp(np.log(each).mean())) for each in pair))
     measured, expected = np.array(means, dtype=float).reshape(-1, 2).T

@@ -29,7 +29,7 @@ from analysis.report.report import Drawings, Report, TextTable
 from analysis.report.verdicts import Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval, student, summarise
-from sharpness.plots.frames import floats, rows_where
+from sharpness.plots.frames import floats, rows_if, rows_where
 
 BETTER = Least(0.01, "less is not seen in a training curve", "nats a byte")
 SHARPER = Least(1.2, "a fifth, ten times the width of an eigenvalue's interval", ratio=True)
@@ -135,7 +135,10 @@ def _compared(
 
 
 def followed(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
-    """Return the verdicts on whether damages follow sharpness over all networks; other measures are variants."""
+    """Return the verdicts on whether damages follow sharpness over all networks.
+
+    Other measures are variants, and the networks without those of the cosine, whose sharpness is far from the others'.
+    """
     claims = {
         "measured_4": "Sharper networks lose more at 4 bits (Kendall's tau with λ_max)",
         "forgetting": "Sharper networks forget more (Kendall's tau with λ_max)",
@@ -146,24 +149,42 @@ def followed(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
         first, *others = (name for name in MEASURES if name in rows)
         found = tau(rows, first, damage)
         more = {f"with {MEASURES[name]}": tau(rows, name, damage) for name in others}
+        more["without cosine"] = tau(rows_if(rows, rows["arm"] != "cosine"), first, damage)
         text = variants(more, difference, rule)
         result.append(Finding(claim, describe(settings), "damage", difference(found), *rule(found), variants=text))
     return result
 
 
 def predictions(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
-    """Return the verdicts on what `sharpness predict` says of rounding."""
+    """Return the verdicts on what `sharpness predict` says of rounding and drift."""
     setting, rule = describe(settings), partial(judge_within, allowed=AS_EXPECTED)
     claim = "The expected rise is the measured one, by the quadratic model (measured over expected, 4 bits)"
-    others = {f"{bits} bits": against_expected(rows, bits) for bits in settings["bits"] if bits != 4}
-    found = against_expected(rows, 4)
+    each = {bits: against_expected(rows, f"measured_{bits}", f"expected_{bits}") for bits in settings["bits"]}
+    others, found = {f"{bits} bits": one for bits, one in each.items() if bits != 4}, each[4]
     first = Finding(claim, setting, "predicted", ratio(found), *rule(found), variants=variants(others, ratio, rule))
     inside = student(shares_inside(rows, settings["bits"]))
-    each = {f"{bits} bits": student(shares_inside(rows, [bits])) for bits in settings["bits"]}
+    shares = {f"{bits} bits": student(shares_inside(rows, [bits])) for bits in settings["bits"]}
     claim = "The measured rise is where one rounding with independent errors would lie (share of roundings, all bits)"
     rule = partial(judge_within, allowed=INSIDE)
-    more = variants(each, difference, rule)
-    return [first, Finding(claim, setting, "predicted", difference(inside), *rule(inside), variants=more)]
+    more = variants(shares, difference, rule)
+    second = Finding(claim, setting, "predicted", difference(inside), *rule(inside), variants=more)
+    return [first, second, drifted(rows, settings)]
+
+
+def drifted(rows: pd.DataFrame, settings: Mapping[str, Any]) -> Finding:
+    """Return the verdict on the rise under a drift as far as the second text moves the weights."""
+    rule = partial(judge_within, allowed=AS_EXPECTED)
+    claim = (
+        "The expected rise under a drift in random directions, as far as the second text moves the weights, is the "
+        "measured one (measured over expected)"
+    )
+    found = against_expected(rows, "measured_drift", "expected_drift")
+    others = {
+        "expected of the directions that were measured": against_expected(rows, "measured_drift", "quadratic_drift"),
+        "in the sharpest direction": against_expected(rows, "measured_sharpest", "quadratic_sharpest"),
+    }
+    more = variants(others, ratio, rule)
+    return Finding(claim, describe(settings), "predicted", ratio(found), *rule(found), variants=more)
 
 
 def network_table(rows: pd.DataFrame, settings: Mapping[str, Any], note: str) -> TextTable:
@@ -171,7 +192,7 @@ def network_table(rows: pd.DataFrame, settings: Mapping[str, Any], note: str) ->
     columns = {
         "before": "test loss", "top_eigenvalue": "λ_max", "critical_sharpness": "λ_c",
         **{f"measured_{bits}": f"{bits} bits" for bits in settings["bits"] if bits < 8},
-        "forgetting": "forgetting", "second": "second text",
+        "forgetting": "forgetting", "second": "second text", "moved": "moved",
     }  # fmt: skip
     text, plain = [], []
     for arm in ARMS:
@@ -182,8 +203,9 @@ def network_table(rows: pd.DataFrame, settings: Mapping[str, Any], note: str) ->
     caption = (
         "Mean ± sample standard deviation over the seeds, by the end of training: test loss on the first text, top "
         "eigenvalue and critical sharpness of its training loss, the rise of that loss when weights are rounded "
-        f"to few bits, the rise of the test loss until that on the second text is {settings['target']:g}, and the test "
-        f"loss on the second text in the end; nats a byte ({ABSENT}: not measured, or not reached). {note}"
+        f"to few bits, the rise of the test loss until that on the second text is {settings['target']:g}, the test "
+        "loss on the second text in the end, and how far it moved the weights, over their length; losses and rises in "
+        f"nats a byte ({ABSENT}: not measured, or not reached). {note}"
     )
     header = ["", *columns.values(), "n"]
     return TextTable("networks", "Five ends of training", header, text, pd.DataFrame(plain), caption)
