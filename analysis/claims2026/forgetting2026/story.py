@@ -3,21 +3,13 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="Decaying the rate makes a language model sharper, so that it loses more when it is rounded and forgets "
-    "more when it learns something else. Averaging the weights and SAM help. Of the papers the "
-    "abstracts were read, so no size of theirs is held against ours.",
+    claim="Decaying the rate makes a language model sharper: it loses more when rounded, and forgets more when it "
+    "learns something else. Averaging the weights and SAM help. Of the papers the abstracts were read, so no size of "
+    "theirs is held against ours.",
     figure="damage",
     points=(
-        Point(
-            "Decay leads to sharper minima",
-            "a rate that falls in the last tenth (WSD) leads to sharper minima",
-            "λ_max, WSD / constant",
-        ),
-        Point(
-            "Decay leads to sharper minima.*: cosine",
-            "a rate that falls all the way (cosine) leads to sharper minima",
-            "λ_max, cosine / constant",
-        ),
+        Point("Decay leads to sharper minima", "decay at the end leads to sharper minima", "λ_max, WSD / constant"),
+        Point("Decay leads to sharper minima.*: cosine", "cosine decay leads to sharper minima", "cosine / constant"),
         Point("Decay raises the error of quantisation", "a decayed rate makes rounding cost more", "WSD / constant"),
         Point("Decay makes it forget more", "a decayed rate makes it forget more", "WSD / constant"),
         Point("Averages withstand rounding", "averaged weights withstand rounding better", "average / WSD"),
