@@ -428,7 +428,7 @@ def test_a_batch_that_defines_the_loss_is_not_halved() -> None:
     with pytest.raises(RunError, match="another loss"):
         HessianOperator(loss).matvec(loss.weights)
     one = Loss(CASES["mlp"].build()[0], Hungry(0, ERRORS[1]), CASES["mlp"].build()[1], count=weighted_count)
-    with pytest.raises(RunError, match="one example at a time"):
+    with pytest.raises(RunError, match=r"one example at a time.*--fused with --NAME\.backend finite_difference"):
         one.value(one.weights)
 
 

@@ -137,7 +137,11 @@ class WeightedData:
                 "loss here (norm='batch', or a loss of whole batches): give smaller batches and say so, or more memory"
             )
         if size == 1:
-            raise RunError("expected one example at a time to fit in memory, it does not: use a larger device")
+            raise RunError(
+                "expected one example at a time to fit in memory, it does not: use a larger device, or for curvature "
+                "over long sequences --fused with --NAME.backend finite_difference (fused=True of the loss, "
+                "backend='finite_difference' of the probe), which keep no matrix of attention"
+            )
         self.micro_batch_size = size // 2
 
     def sha256(self) -> str:
