@@ -48,7 +48,9 @@ class GeneralisedSharpness(CurvatureProbe[GeneralisedSharpnessResult]):
     its edge where it is ``2 / eta``. In the Euclidean norm it is the top eigenvalue, in Adam's the
     ``preconditioned_sharpness``. ``geometry`` is another norm: ``sign``, every entry at most 1, of sign descent;
     ``spectral``, every matrix of a spectral norm of at most 1 (vectors: length 1), of Muon. ``edge_step`` is the length
-    of plain steps ``w - edge_step d`` at the edge, ``2 |g|_* / value``.
+    of plain steps ``w - edge_step d`` at the edge, ``2 |g|_* / value``. ``spectral`` covers every weight given, whereas
+    Muon steps on the matrices inside a network alone: with the trainer's ``muon`` embeddings, norms, biases and the
+    output layer are AdamW's. A loss whose ``parameters`` are the inner matrices has the sharpness of its own part.
 
     ``value`` is attained by a d that is found, and so a **lower bound**: the best of ``num_starts`` climbs (the first
     from the top eigenvector) by Frank and Wolfe's steps with an exact line search, one product each, which end where
