@@ -143,16 +143,29 @@ def test_the_benchmark_measures_a_small_network(tmp_path: Path, monkeypatch: pyt
         Job("prepare", "small", "writing", 1, 1),
         Job("passes", "small", "fused, 64 tokens", 1, 1),
         Job("eigenvalue", "small", "fused, 32 tokens", 1, 1),
+        Job("passes", "small", "fused, 64 tokens", 2, 1),
+        Job("eigenvalue", "small", "fused, 64 tokens", 2, 1),
     ]
+    assert set(jobs) <= set(big_models.Options(size="small", threads=1).jobs())
     kept = rows.measure(jobs, tmp_path / "rows.jsonl", lambda job: rows.row_of(job, tmp_path, big_models.measure))
-    assert [row["reasons"] for row in kept[:2]] == [{}, {}]
-    written, passed, solved = kept
+    assert [kept[number]["reasons"] for number in (0, 1, 3)] == [{}, {}, {}]
+    written, passed, solved, *both = kept
     weights = 300 * 32 + 64 * 32 + 2 * (12 * 32**2 + 13 * 32) + 2 * 32  # embeddings, two layers, the last norm
     assert 2 * weights < written["base_bytes"] < 2 * weights + 8192  # bfloat16, and a header
     assert passed["num_parameters"] == 2 * 8 * (32 + 96)
-    steps = [entry["step"] for entry in passed["entries"]]
-    assert steps == ["reading and looking", "gradient", "product by differences"]
-    assert solved["backend"] == "finite_difference" and solved["lower"] <= solved["eigenvalue"] <= solved["upper"]
+    for each in (passed, both[0]):
+        steps = [entry["step"] for entry in each["entries"]]
+        assert steps == ["reading and looking", "gradient", "product by differences"]
+    for each in (solved, both[1]):
+        assert each["backend"] == "finite_difference" and each["lower"] <= each["eigenvalue"] <= each["upper"]
+        assert each["products"] == 3 and each["error"] > 0
+    two, one = (big_models.loss_of(jobs[number], tmp_path) for number in (3, 1))
+    assert [len(piece.batch["input_ids"]) for piece in two.data.micro_batches()] == [1, 1]
+    second = {name: tokens[1:] for name, tokens in big_models.sequences(2, 64).items()}
+    other = Loss(one.model, None, [second], fused=True)
+    mean = (one.value(one.weights) + other.value(one.weights)) / 2
+    assert two.value(two.weights) == pytest.approx(mean, rel=1e-6)
     files = big_models.render(kept, tmp_path / "out")
     assert {file.name for file in files} >= {"benchmark.md", "passes.csv", "eigenvalue.csv"}
-    assert "bfloat16" in (tmp_path / "out" / "benchmark.md").read_text()
+    text = (tmp_path / "out" / "benchmark.md").read_text()
+    assert "bfloat16" in text and "| small | fused, 64 tokens | 2 | gradient |" in text
