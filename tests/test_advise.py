@@ -151,10 +151,10 @@ def test_what_the_studies_found_of_the_noise_scale_is_said_as_they_found_it() ->
         assert came == verdicts[geometry]
     adamw = Settings(optimizer="adamw", batch_size=8)
     alone = advice(adamw, {EUCLIDEAN: Measured(40.0, 30.0, 50.0)})
-    assert all(each in alone.rests_on["noise scale"] for numbers in OURS.values() for each in numbers)
+    assert all(each in alone.rests_on["which noise scale"] for numbers in OURS.values() for each in numbers)
     (critical,) = [line for line in alone.unknown if line.startswith("the critical batch")]
     assert "2505.23971" in critical and OURS[EUCLIDEAN][0] in critical and "leaves that open" in critical
-    assert "noise scale" not in advice(replace(adamw, optimizer="sgd"), alone.noise_scales).rests_on
+    assert "which noise scale" not in advice(replace(adamw, optimizer="sgd"), alone.noise_scales).rests_on
 
 
 def test_what_cannot_be_had_is_null_with_its_reason() -> None:

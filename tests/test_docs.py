@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
 
 from analysis.pages.papers import PAPERS
 from analysis.report.places import name_of, script_of
+from sharpness.cli import advise, predict
 from sharpness.files import read_jsonl
 from sharpness.landscapes import LANDSCAPES
+from sharpness.measure.advise import advice_of, record_of
+from sharpness.measure.batch_rules import Settings
 from sharpness.probes import PROBES
+from sharpness.records import ProbeRecord
+from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
+from sharpness.training import train
 from sharpness.training.tracker import QUANTITIES
 from tests.conftest import ROOT, SCRIPTS, run_cold_python, run_python
 from tests.study_cases import script
@@ -26,6 +38,7 @@ DOCS = {path.name: path.read_text() for path in PAGES}
 IN_ORDER = (DOCS["train.md"], README, DOCS["measure.md"], DOCS["landscapes.md"])
 """The pages with commands, that of the run which the others measure before them."""
 OF_REPRODUCE = "runs/keskar2017/fc_256_256_256-fashion_mnist_10k-b32-s0-5934fee2"
+OF_MERRILL = "runs/merrill2025/char_transformer_small-kjv-b4-s0-20a7dd2f"
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -106,6 +119,9 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     reproduced = tmp_path / OF_REPRODUCE
     reproduced.parent.mkdir(parents=True)
     reproduced.symlink_to(tmp_path / "runs" / "small-batch")
+    # It measures a run of the study of Merrill et al. too, at checkpoints that take seconds to train.
+    config = of_merrill().config
+    train(config, load_run_data(config), RunFolder.create(tmp_path / OF_MERRILL, config), torch.device("cpu"))
     code = f"import os; os.chdir({str(tmp_path)!r}); from sharpness.cli import main\nimport sys\n" + "".join(
         f"print({line!r}, flush=True); sys.argv = {shlex.split(line)!r}; main()\n" for line in lines
     )  # in one process, because loading torch takes longer than most of them
@@ -137,6 +153,45 @@ def test_the_network_that_the_readme_measures_is_one_of_make_reproduce() -> None
     small, _ = keskar2017.cells_of(keskar2017.PRESETS["cpu"], 1)
     assert f"runs/keskar2017/{small.config.run_id}" == OF_REPRODUCE
     assert OF_REPRODUCE in README
+
+
+def of_merrill() -> Any:
+    """Return the run of the study of Merrill et al. that the page on measuring measures."""
+    merrill2025 = script("claims2026.merrill2025")
+    small, *_ = merrill2025.cells_of(merrill2025.PRESETS["cpu"], 1)
+    return small
+
+
+@pytest.mark.parametrize("command", ["predict", "advise"])
+def test_what_predict_and_advise_print_is_what_their_committed_records_hold(command: str) -> None:
+    assert f"runs/merrill2025/{of_merrill().config.run_id}" == OF_MERRILL
+    folder = f"figures/{command}/merrill2025"
+    (line,) = [each for each in commands() if each.startswith(f"sharpness {command} ")]
+    assert OF_MERRILL in line and line.endswith(f"--out {folder}")
+    records = [ProbeRecord.from_dict(row) for row in read_jsonl(ROOT / folder / "probes.jsonl")]
+    assert records[0].details["checkpoint"]["path"].startswith(OF_MERRILL)
+    if command == "predict":
+        tables, said = [predict.predictions_table(records)], predict.said(records)
+    else:
+        *measured, advised = records
+        found = advice_of(
+            measured, Settings(**advised.knobs["settings"]), advised.knobs["overhead"], advised.confidence or 0.0
+        )
+        assert record_of(found, measured[0]).value == advised.value
+        tables, said = [advise.noise_table(found, measured), advise.advice_table(found)], advise.said(found, measured)
+    assert as_printed(tables, said) in blocks(DOCS["measure.md"], "")
+
+
+def as_printed(tables: Iterable[Table], said: Iterable[str]) -> str:
+    """Return tables and lines as a terminal shows them, without spaces at the ends of lines."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=200)
+    for table in tables:
+        console.print(table)
+    shown = [line.rstrip() for line in stream.getvalue().splitlines()]
+    titles = [number for number, line in enumerate(shown) if number and line and not line.startswith(" ")]
+    parts = "\n".join(line if number not in titles else f"\n{line}" for number, line in enumerate(shown) if line)
+    return "\n".join([parts, *(f"- {line}" for line in said), ""])
 
 
 def test_every_block_of_code_is_of_a_language_that_is_run() -> None:

@@ -254,7 +254,7 @@ def rests_on(settings: Settings) -> dict[str, str]:
     if rests["learning rate"].startswith(PAPER) and rate_rule(settings.optimizer)[0] == "linear":
         rests["learning rate"] += "; well below the noise scale only: beyond it the best rate hardly grows"
     if settings.optimizer in ADAM:
-        rests["noise scale"] = (
+        rests["which noise scale"] = (
             "the Euclidean one counts: critical batches by branches of a small transformer with AdamW "
             f"(figures/merrill2025) were {OURS[EUCLIDEAN][0]} times as large and went with it, Kendall's tau "
             f"{OURS[EUCLIDEAN][1]}; they were {OURS[ADAMS][0]} times the one in Adam's geometry and did not go with "
