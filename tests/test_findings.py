@@ -305,6 +305,15 @@ def test_every_study_has_a_story_of_its_claims(study: str) -> None:
     assert min(5, len(found.findings)) <= len(points_of(found)) <= 8, "claims in the table"
     assert all(find(each.pattern, found.findings) for each in story.points[:3]), "claims of the paragraph"
     assert figure_of(found) == story.figure
+    beside = story.beside_the_paper
+    assert 2 <= len(re.findall(r"\.(?: |$)", beside)) <= 5 and "Ours " in beside, "the paper's figure, and ours"
+    assert re.search(r"paper|Figure \d", first_sentence(beside)), (
+        "which figure of the paper, or that it was not at hand"
+    )
+    page = (found.folder / "README.md").read_text()
+    assert f"## Beside the paper's figure\n\n{plain(beside)}\n" in page
+    others = [story_of(each) for each in COMMITTED if each != study]
+    assert beside not in [each.beside_the_paper for each in others if each], "each study compares its own figure"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -34,6 +34,11 @@ STORY = Story(
         Point("SGD.* below 2 / eta", "SGD in small batches stays below 2 / eta", "in units of it"),
         Point("batch sharpness stays at 2 / eta", "the batch sharpness of SGD stays at 2 / eta", "in units of it"),
     ),
+    beside_the_paper="Figure 1 of the paper draws the training loss and lambda_max along training for several learning "
+    "rates, with a line at 2 / eta for each. It shows what a summary hides: when lambda_max arrives "
+    "and how the loss goes on falling there; the figure eigenvalue, among the others here, does that. "
+    "Ours puts losses, rates, momentum and small batches on one axis in units of the edge, a mark for "
+    "each seed, and tells the iterates, which oscillate, from the points between them.",
     cannot_show="Small batches fit a thousand images while batch sharpness could still rise, and full batches stop "
     "before lambda_max would fall again. Larger networks and the whole of CIFAR-10 are not run.",
 )

@@ -40,6 +40,7 @@ def study_page(paper: Paper, found: Found, rates: Sequence[float | None], out: P
         *_figure(figure_of(found), found.folder),
         table(head, rows),
         f"## What was learned\n\n{sentences(points)}\n",
+        *([f"## Beside the paper's figure\n\n{plain(story.beside_the_paper)}\n"] if story else []),
         *([f"## What this setting cannot show\n\n{plain(story.cannot_show)}\n"] if story else []),
         f"## All claims\n\n{_counted(found.findings, rates)} "
         f"[How is a verdict reached?]({address(studies, found.folder)}#{RULES})\n",

@@ -33,12 +33,14 @@ class Story:
 
     ``claim`` says what the paper claims, ``figure`` is the stem of the figure that shows most of it, ``points`` are the
     five to eight claims in the table, the most important first, and ``cannot_show`` says what the setting is too small
-    or too narrow for, whatever came out.
+    or too narrow for, whatever came out. ``beside_the_paper`` says in two to four sentences which figure of the paper
+    shows the same, what that one does better and what ours does, or that the paper's was not at hand.
     """
 
     claim: str
     figure: str
     points: tuple[Point, ...]
+    beside_the_paper: str
     cannot_show: str
 
 

@@ -34,5 +34,10 @@ STORY = Story(
         ),
         Point("eta / B alone decides", "eta / B alone decides who leaves, at the smallest batches", "exponent of B"),
     ),
+    beside_the_paper="The figures of the three papers were not at hand, so none is compared; what they claim are "
+    "formulas of the largest stable rate. Ours shows what such a formula leaves out: the share of "
+    "walks that run away at each rate and batch size, beside the rate where the mean square stops "
+    "shrinking and the one where nearly every walk begins to grow. It is a map of one problem, and "
+    "says nothing of networks.",
     cannot_show="Least squares has one basin, and the loss with two basins has one weight and no noise at its minima.",
 )

@@ -25,6 +25,10 @@ STORY = Story(
         ),
         Point("SAM: updates without", "updates of SAM without it learn as much", "share of the loss's fall"),
     ),
+    beside_the_paper="The paper's figure was not at hand; its abstract was read alone. Ours holds each optimiser's "
+    "projected updates against its whole ones on one axis, a mark for each seed, with lines where "
+    "nothing and where as much is learnt. It does not show the loss along training, and one rate of "
+    "Adam far from the others takes most of the axis.",
     cannot_show="Of the paper the abstract was read, and what others report of it. A thousand images and 55,000 "
     "weights, a few hundred updates after the branching, one rate for each method and an eigenspace that is found anew "
     "every few updates say nothing of longer training, and test losses were not looked at.",

@@ -24,6 +24,10 @@ STORY = Story(
             "test loss, large less warm-up",
         ),
     ),
+    beside_the_paper="The paper's figure was not at hand; its abstract and summaries of its text were read. Ours draws "
+    "the critical batch with two noise scales on the same axis, one of them in the geometry of Adam's "
+    "own state, so that one sees which of them lies near it. Its ranges are wide, as a grid of "
+    "factors of two and few seeds leave them, and batches end where the text does.",
     cannot_show="One layer of 29,000 weights sees a megabyte once at a rate that stays. The paper's models have 1 and "
     "7 billion weights and rates that decay. The critical batch depends on the rate of the small batches, which a "
     "pilot chose and nothing tuned.",

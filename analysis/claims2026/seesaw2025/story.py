@@ -16,6 +16,10 @@ STORY = Story(
             "test loss, control less Seesaw",
         ),
     ),
+    beside_the_paper="The paper's figure was not at hand; its abstract and captions were read. Ours has loss and "
+    "updates in one picture, a mark for each seed, and a control that ought to lose, so that one sees "
+    "both what is spared and what it costs. It shows the end alone, where loss curves along training "
+    "would show at which step of the schedule schedules part.",
     cannot_show="One layer of 29,000 weights and batches from 4 windows are far from the paper's models at their "
     "critical batch. Three steps stand for a cosine. The best rate of halving is the largest tried for 6 of 8 "
     "seeds: at a larger one it may end lower, and the schedules may differ more.",

@@ -16,6 +16,11 @@ STORY = Story(
         Point("lower for smaller", "lambda_max of SGD is lower for smaller batches", "smallest over largest"),
         Point("rises with the batch", "with momentum the plateau rises with the batch", "full over smallest"),
     ),
+    beside_the_paper="The figures of the two papers were not at hand; of the first the authors' text and code were "
+    "read, of the second the abstract. Ours puts all batches, rates and momenta on one axis in units "
+    "of 2 / eta, with both plateaus marked, so that one sees which of the two a batch is nearer to. "
+    "It gives a median over late training, where curves along training would show whether batch "
+    "sharpness has settled.",
     cannot_show="A thousand images are fitted in the end, and what would settle later is not seen. The rate "
     "grows at first, and small batches come to the edge of a smaller rate before the first measurement: curvature is "
     "seen to fall with that edge, not to rise to it. Of the paper on momentum the abstract alone was read, which does "
