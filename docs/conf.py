@@ -55,6 +55,7 @@ PAGES = {
     "Findings": [
         "FINDINGS",
         "docs/studies",
+        "docs/verdict_changes",
         *sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.glob("figures/*/*/README.md")),
     ],
     "All figures": [f"docs/figures/{name}" for name in FIGURES],
