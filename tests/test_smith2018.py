@@ -146,7 +146,7 @@ def test_each_optimiser_is_a_setting_and_what_shares_its_runs_a_variant() -> Non
         assert {name for name, verdict in said.items() if verdict != "reproduced"} == {
             f"{name}, hybrid" for name in ("momentum", "Nesterov's momentum", "plain SGD", "Adam")
         }
-    assert list(found[COINCIDE].cutoffs) == ["0.05", "0.1", "0.2"]
+    assert list(found[COINCIDE].cutoffs) == [f"-{each} to {each} of the fall" for each in (0.1, 0.05, 0.2)]
 
 
 def test_differences_are_paired_by_seed_and_the_last_phase_is_that_of_all_epochs() -> None:

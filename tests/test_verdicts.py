@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from analysis.report.findings import Finding, Variant, over_all, with_discovery_rates, with_variants
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.statistics.intervals import Interval, exponential, student
 from analysis.statistics.resampling import Floats
 
@@ -203,5 +203,52 @@ def test_a_claim_over_settings_rests_on_their_mean_and_lists_them() -> None:
 
 def test_other_cut_offs_show_what_hangs_on_the_one_chosen() -> None:
     near = Interval(0.108, 0.100, 0.118, 5)
-    found = judged_with(lambda most: judge_within(near, Range(-np.inf, most, "")), (0.05, 0.1, 0.2))
-    assert found == {"0.05": "contradicted", "0.1": "inconclusive", "0.2": "reproduced"}
+    found = Finding("", "", "", "", *judge_within(near, Range(-np.inf, 0.1, "a tenth of a step", ratio=True)))
+    wanted = {"0.1 or less": "inconclusive", "0.05 or less": "contradicted", "0.2 or less": "reproduced"}
+    assert found.cutoffs == found.to_dict()["cutoffs"] == wanted and found.q is None and found.variants == ()
+    over = over_all("", "", "", dict.fromkeys("ABC", near), str, partial(judge_within, allowed=Range(0, 0.2, "")))
+    assert over.cutoffs == {"0 to 0.2": over.verdict, "0.05 to 0.15": "reproduced", "-0.1 to 0.3": "reproduced"}
+    slope = judge_within(Interval(0.7, 0.65, 0.94, 8), Range(0.75, 1.25, "a root has 0.5"), null=0.0)
+    assert slope.cutoffs == {
+        "0.75 to 1.25": "reproduced in sign only",
+        "0.875 to 1.125": "reproduced in sign only",
+        "0.5 to 1.5": "reproduced",
+    }
+
+
+@pytest.mark.parametrize(
+    ("allowed", "half", "twice"),
+    [
+        (Range(-0.5, 0.5, "", "pp"), "-0.25 to 0.25 pp", "-1 to 1 pp"),
+        (Range(-1.25, -0.75, ""), "-1.125 to -0.875", "-1.5 to -0.5"),
+        (Range(0.5, 2.0, "", ratio=True), "0.7071 to 1.414", "0.25 to 4"),
+        (Range(0.1, 10.0, "", ratio=True), "0.3162 to 3.162", "0.01 to 100"),
+        (Range(-np.inf, 0.02, "", "nats"), "0.01 nats or less", "0.04 nats or less"),
+        (Range(-0.5, np.inf, ""), "-0.25 or more", "-1 or more"),
+        (Range(10.0, np.inf, "", ratio=True), "5 or more", "20 or more"),
+        (Range(0.98, np.inf, "", about=1.0), "0.99 or more", "0.96 or more"),
+        (Range(1.44, np.inf, "", ratio=True, about=1.0), "1.2 or more", "2.074 or more"),
+    ],
+)
+def test_other_ranges_are_half_and_twice_as_wide(allowed: Range, half: str, twice: str) -> None:
+    assert [each.amount for each in allowed.others] == [half, twice]
+    ranges = sorted((allowed, *allowed.others), key=lambda each: (each.low, -each.high))  # each holds the next
+    for each in map(exponential, intervals()) if allowed.ratio else intervals():
+        found = [judge_within(each, range_).verdict for range_ in ranges]
+        told = judge_within(each, allowed).cutoffs
+        assert [told[range_.amount] for range_ in ranges] == found and len(told) == 3
+        assert found == sorted(found, key=["reproduced", "inconclusive", "contradicted"].index), (
+            "a narrower is harder"
+        )
+
+
+def test_ends_that_the_paper_sets_have_no_others_and_named_ones_take_their_place() -> None:
+    wide, none = Interval(0.6, 0.4, 0.8, 5), Interval(None, None, None, 0)
+    assert judge_within(wide, Range(2, 32, "the paper", ends=())).cutoffs == {}
+    assert judge_within(none, SAME).cutoffs == HIGHER(wide).cutoffs == {}
+    named = Range(-0.5, 0.5, "", ends=((-0.3, 0.3), (-0.9, 0.9)))
+    assert judge_within(wide, named).cutoffs == {
+        "-0.5 to 0.5": "inconclusive",
+        "-0.3 to 0.3": "contradicted",
+        "-0.9 to 0.9": "reproduced",
+    }

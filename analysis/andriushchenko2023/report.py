@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,10 +21,10 @@ from analysis.andriushchenko2023.numbers import (
     settings_of,
     tau_of,
 )
-from analysis.report.findings import Finding, variants
+from analysis.report.findings import Finding, variants, with_variants
 from analysis.report.numbers import ABSENT, difference
 from analysis.report.report import Drawings, Report, TextTable
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats
@@ -45,8 +44,13 @@ PAIRS = (
 """Measures that know how large the weights are, each with the one that does not."""
 STRONG = 0.5
 """A correlation is called strong from this |tau| on; fixed before the first run, as the paper names no number."""
-OTHERS = (0.3, STRONG, 0.7)
-"""Cut-offs whose verdicts stand beside: two of three, three of four and 17 of 20 pairs of settings in one order."""
+WEAK = Range(
+    -STRONG,
+    STRONG,
+    "the paper names no number; from it on three of four pairs of settings stand in one order",
+    ends=((-0.3, 0.3), (-0.7, 0.7)),
+)
+"""Beside it stand the verdicts of two of three and of 17 of 20 pairs of settings in one order."""
 ORDERED = Least(0.2, "three of five pairs of settings then stand in the same order, where chance has half")
 CONTRAST = Least(0.1, "one pair of settings in twenty more in the same order")
 FEWEST = 10
@@ -148,16 +152,11 @@ def findings(runs: pd.DataFrame, taus: pd.DataFrame, setting: str) -> list[Findi
     return claims
 
 
-def _within(tau: Interval, cutoff: float = STRONG) -> Judged:
-    why = "the paper names no number; from it on three of four pairs of settings stand in one order"
-    return judge_within(tau, Range(-cutoff, cutoff, why))
-
-
 def _weak(claim: str, setting: str, tau: Interval, single: Interval | None = None) -> Finding:
     """Return the finding that a tau is not strong, with the granulated one as a variant."""
-    cutoffs = judged_with(partial(_within, with_enough(tau)), OTHERS)
+    weak = partial(judge_within, allowed=WEAK)
     named = {} if single is None else {"one hyper-parameter at a time (granulated)": single}
-    return replace(_finding(claim, setting, tau, _within), cutoffs=cutoffs, variants=variants(named, _text, _within))
+    return with_variants(_finding(claim, setting, tau, weak), *variants(named, _text, weak))
 
 
 def _text(interval: Interval) -> str:

@@ -15,7 +15,7 @@ from analysis.cohen2021.numbers import by_batch_size, by_setting, histories, ove
 from analysis.report.findings import Finding, over_all, variants
 from analysis.report.numbers import ABSENT, difference, mean_and_std, ratio, significant
 from analysis.report.report import Drawings, Report, TextTable
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
+from analysis.report.verdicts import Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval, summarise
 from analysis.statistics.settings import over_settings
@@ -30,12 +30,12 @@ AT_EDGE = Range(
     "the rates are a factor of 1.4 apart, so within its square root a number is nearer to its own edge than to that of "
     "the next rate; it also tells the edges of momentum from 2 / eta",
     ratio=True,
+    ends=((0.95, 1.05), (0.9, 1.1), (0.9, 1.2), (0.7, 1.4)),
 )
-"""The range in which a median in units of the edge, with its whole interval, is at the edge."""
-WIDTHS = {"0.95 to 1.05": (0.95, 1.05), "0.9 to 1.1": (0.9, 1.1), "0.9 to 1.2": (0.9, 1.2), "0.7 to 1.4": (0.7, 1.4)}
-"""Other ranges, for what hangs on this one."""
+"""The range in which a median in units of the edge, with its whole interval, is at the edge; others stand beside."""
+at_edge = partial(judge_within, allowed=AT_EDGE)
 LARGER = Least(1.25, "the eigenvalue of one run moves by a quarter between measurements", ratio=True)
-BELOW = Range(-np.inf, 1.0, "the edge itself", ratio=True)
+BELOW = Range(-np.inf, 1.0, "the edge itself", ratio=True, ends=())
 LOWER = Least(1.1, "a tenth; a median is known better than single eigenvalues are", ratio=True)
 FALLS = Least(1.25, "a fifth of the loss", ratio=True)
 MORE_OFTEN = Least(0.05, "one update in twenty")
@@ -67,14 +67,6 @@ def findings(tables: Tables, runs: pd.DataFrame, settings: Mapping[str, Any]) ->
     return [*found, *_loss(runs, setting), *_small_batches(runs, setting)]
 
 
-def _at_edge(interval: Interval, low: float = AT_EDGE.low, high: float = AT_EDGE.high) -> Judged:
-    return judge_within(interval, replace(AT_EDGE, low=low, high=high))
-
-
-def _with_cutoffs(finding: Finding, interval: Interval) -> Finding:
-    return replace(finding, cutoffs={name: _at_edge(interval, *ends).verdict for name, ends in WIDTHS.items()})
-
-
 def _counting(finding: Finding, runs: pd.DataFrame, column: str) -> Finding:
     """Say of how many runs the number is: not all reach the edge or fit their data."""
     have = int(np.isfinite(floats(runs, column)).sum())
@@ -97,22 +89,22 @@ def _stays(runs: pd.DataFrame, setting: str, loss: str, arm: str) -> Finding:
     own = rows_where(runs, arm=arm)
     claim = f"{loss}: the eigenvalue then stays at 2 / eta (halfway between iterates, median in units of it)"
     parts = by_setting(own, "between")
-    finding = over_all(claim, setting, "eigenvalue", parts, ratio, _at_edge, log=True)
+    finding = over_all(claim, setting, "eigenvalue", parts, ratio, at_edge, log=True)
     at_iterates = by_setting(own, "hover")
     others = {"mean over the rates, at the iterates": over_settings(at_iterates, log=True)}
     others |= {f"{name}, at the iterates": each for name, each in at_iterates.items()}
     if loss == "cross-entropy":
         others |= by_setting(rows_where(runs, arm="GD, ReLU"), "between")
-    finding = replace(finding, variants=(*finding.variants, *variants(others, ratio, _at_edge)))
-    return _counting(_with_cutoffs(finding, over_settings(parts, log=True)), own, "between")
+    finding = replace(finding, variants=(*finding.variants, *variants(others, ratio, at_edge)))
+    return _counting(finding, own, "between")
 
 
 def _momentum(runs: pd.DataFrame, setting: str, arm: str, where: str) -> Finding:
     own = rows_where(runs, arm=arm)
     interval = over_seeds(own, "hover")
     claim = f"{arm}: the eigenvalue stays at {where} (at the iterates, median in units of it)"
-    finding = Finding(claim, setting, "edge", ratio(interval), *_at_edge(interval))
-    return _counting(_with_cutoffs(finding, interval), own, "hover")
+    finding = Finding(claim, setting, "edge", ratio(interval), *at_edge(interval))
+    return _counting(finding, own, "hover")
 
 
 def _loss(runs: pd.DataFrame, setting: str) -> list[Finding]:
@@ -133,10 +125,8 @@ def _loss(runs: pd.DataFrame, setting: str) -> list[Finding]:
 def _small_batches(runs: pd.DataFrame, setting: str) -> list[Finding]:
     """Judge the claims of Andreyev & Beneventano (2024) in the second half of training in small batches."""
     small, where = rows_if(runs, ~runs["full_batch"].to_numpy(dtype=bool)), "batch_sharpness"
-    parts = by_setting(small, "batch")
     claim = "SGD: batch sharpness stays at 2 / eta (median in units of it)"
-    found = over_all(claim, setting, where, parts, ratio, _at_edge, log=True)
-    batch = _with_cutoffs(found, over_settings(parts, log=True))
+    batch = over_all(claim, setting, where, by_setting(small, "batch"), ratio, at_edge, log=True)
     below, less = partial(judge_within, allowed=BELOW), partial(judge, null=1.0, direction=-1, least=LOWER)
     claim = "SGD: the eigenvalue of the whole loss stays below 2 / eta (median in units of it)"
     under = over_all(claim, setting, where, by_setting(small, "settled"), ratio, below, log=True)

@@ -40,14 +40,14 @@ SAME = 1e-2
 """By so much a measure may differ and count as the same: the tolerance of the top eigenvalue."""
 SLOPE = 0.1
 """By so much a slope may differ."""
-OUTPUTS = Range(0.0, 1e-5, "float32 rounds by 1e-7, and a hundred times that is no change")
-BOUND = Range(0.98, np.inf, "the eigenvalue and that of the block are each known to 1 %")
+OUTPUTS = Range(-np.inf, 1e-5, "float32 rounds by 1e-7, and a hundred times that is no change")
+BOUND = Range(0.98, np.inf, "the eigenvalue and that of the block are each known to 1 %", about=1.0)
 TRACE = Range(0.9, 1.1, "the error of both random estimates")
 STAYS = Range(1 - SAME, 1 + SAME, "the tolerance of the top eigenvalue")
-KEPT = Range(-np.inf, 1 + SAME, "the tolerance of the top eigenvalue")
+KEPT = Range(-np.inf, 1 + SAME, "the tolerance of the top eigenvalue", about=1.0)
 MOVES = Least(1.1, "ten times the tolerance of the top eigenvalue", ratio=True)
 GROWS = Range(0.9, 1.1, "the error of an area told from some thousands of points")
-ABOVE = Range(1.0, np.inf, "an order is turned round, or a rise reached, or it is not")
+ABOVE = Range(1.0, np.inf, "an order is turned round, or a rise reached, or it is not", ends=())
 """The rules were fixed beforehand, the factor that counts as moved when the first results were known."""
 
 

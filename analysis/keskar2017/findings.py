@@ -24,7 +24,7 @@ from sharpness.plots.frames import floats, rows_where
 
 MAGNITUDES = (10.0, 1000.0)
 """LB / SB of sharpness where the paper says one to two orders of magnitude; its own tables have 9 to 223."""
-DISTANCES = Range(3.0, 10.0, "what the paper says", ratio=True)
+DISTANCES = Range(3.0, 10.0, "what the paper says", ratio=True, ends=())
 SEED = "what a second seed moves here, and a quarter of the smallest gap of the paper's convolutional networks"
 ACCURACY = Least(0.5, SEED, "pp")
 NO_WORSE = Range(-ACCURACY.size, np.inf, SEED, "pp")

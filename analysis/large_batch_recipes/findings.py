@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,29 +12,27 @@ import pandas as pd
 from analysis.large_batch_recipes.numbers import USABLE, best_batch, error_of, excess, usable_ratio
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference, ratio
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.statistics.intervals import Interval
 
 MARGIN = 0.5
 """Percentage points of error by which a recipe may be worse than the base batch and still count as keeping it."""
-MARGINS = (0.25, MARGIN, 1.0)
-"""Those whose verdicts stand beside."""
 WHY = "Goyal et al. call 0.1 points more kept and 1.2 points more a failure; a second seed moves half a point"
 HIGHER = Least(0.5, "what a second seed moves", "pp")
-BEST_BATCHES = Range(2.0, 32.0, "what the paper says", ratio=True)
+BEST_BATCHES = Range(2.0, 32.0, "what the paper says", ratio=True, ends=())
 NARROWER = Least(2.0, "neighbouring rates that were tried differ by this factor", ratio=True)
 Claim = tuple[str, str, Mapping[str, Interval], Callable[[Interval], Judged]]
 """A claim, its figure, differences of errors, of which the first is the claim's and others are variants, the rule."""
 
 
-def kept(interval: Interval, margin: float = MARGIN) -> Judged:
+def kept(interval: Interval) -> Judged:
     """Judge a claim that an error is at most so many points above that of the base batch."""
-    return judge_within(interval, Range(-np.inf, margin, WHY, "pp"))
+    return judge_within(interval, Range(-np.inf, MARGIN, WHY, "pp"))
 
 
-def broken(interval: Interval, margin: float = MARGIN) -> Judged:
+def broken(interval: Interval) -> Judged:
     """Judge a claim that it is more."""
-    return judge_within(interval, Range(margin, np.inf, WHY, "pp"))
+    return judge_within(interval, Range(MARGIN, np.inf, WHY, "pp"))
 
 
 def batches_of(settings: Mapping[str, Any], recipe: str) -> list[int]:
@@ -71,11 +68,7 @@ def _finding(
 ) -> Finding:
     (_, own), *others = excesses.items()
     told = variants(dict(others), difference, rule)
-    found = Finding(claim, setting, figure, difference(own), *rule(own), variants=told)
-    for at in (kept, broken):
-        if rule is at:
-            return replace(found, cutoffs=judged_with(partial(at, own), MARGINS))
-    return found
+    return Finding(claim, setting, figure, difference(own), *rule(own), variants=told)
 
 
 def goyal(arms: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[Claim]:

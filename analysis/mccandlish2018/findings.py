@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from analysis.mccandlish2018.results import Results, edges_of
 from analysis.report.findings import Finding, over_all, variants, with_variants
 from analysis.report.numbers import ABSENT, rounded
 from analysis.report.numbers import ratio as ratio_text
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.statistics.fits import power_law_by
 from analysis.statistics.intervals import Interval, quotient
 from sharpness.plots.frames import floats, groups, rows_where
@@ -21,12 +20,11 @@ from sharpness.plots.frames import floats, groups, rows_where
 PROPORTIONAL = Range(0.75, 1.25, "a square root would have 0.5, no dependence 0")
 WITHIN_2 = Range(0.5, 2.0, "the paper speaks of agreement within a factor of 2 or of no dependence", ratio=True)
 ORDER = Range(0.1, 10.0, "the paper claims the order of magnitude", ratio=True)
-MISFIT = 0.2
-"""Relative deviations from the hyperbola up to which steps count as lying on it."""
+ON_HYPERBOLA = Range(-np.inf, 0.2, "as far as seeds of one batch size lie apart")
 TOO_FAST = 2.0
 GROWS = Least(1.25, "the noise scale of one network moves as much between checkpoints", ratio=True)
 SLOPE = Least(0.1, "the noise scale then grows by a quarter while the loss falls tenfold")
-MOST = Range(0.5, np.inf, "most are more than half")
+MOST = Range(0.5, np.inf, "most are more than half", ends=())
 BEND = Range(0.5, 2.0, "a bend placed wrong by a factor of 2 errs by a third in the best step at B_noise", ratio=True)
 TENFOLD = Range(
     10.0,
@@ -182,7 +180,6 @@ def _front(results: Results) -> list[Finding]:
         miss = misfit(results.front, fit.s_min.value, fit.e_min.value)
     ratio = quotient(results.run_average, fit.b_crit)
     runs = int(floats(shares, "runs").sum())
-    on_it = partial(_on_hyperbola, miss)
     return [
         _finding(
             results,
@@ -196,8 +193,7 @@ def _front(results: Results) -> list[Finding]:
             "front",
             "Steps and examples to the goal lie on a hyperbola (equation 2.11)",
             f"root mean square of log steps about the fit = {slope_text(miss)}",
-            on_it(MISFIT),
-            cutoffs=judged_with(on_it, (MISFIT / 2, MISFIT, 2 * MISFIT)),
+            judge_within(miss, ON_HYPERBOLA),
         ),
         _finding(
             results,
@@ -207,10 +203,6 @@ def _front(results: Results) -> list[Finding]:
             judge_within(ratio, ORDER),
         ),
     ]
-
-
-def _on_hyperbola(miss: Interval, most: float) -> Judged:
-    return judge_within(miss, Range(-np.inf, most, "as far as seeds of one batch size lie apart"))
 
 
 def temperature_slope(results: Results, knob: str) -> Interval:
@@ -314,10 +306,8 @@ def _tenfold(ratio: Interval) -> Judged:
     return judge_within(ratio, TENFOLD)
 
 
-def _finding(
-    results: Results, figure: str, claim: str, number: str, judged: Judged, cutoffs: Mapping[str, str] | None = None
-) -> Finding:
-    return Finding(claim, setting(results), figure, number, *judged, cutoffs=cutoffs or {})
+def _finding(results: Results, figure: str, claim: str, number: str, judged: Judged) -> Finding:
+    return Finding(claim, setting(results), figure, number, *judged)
 
 
 def _by_seed(rows: pd.DataFrame) -> list[np.ndarray]:

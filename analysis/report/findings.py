@@ -42,9 +42,9 @@ class Finding:
     why: str
     smallest_effect: str = ""
     p: float | None = None
+    cutoffs: Mapping[str, str] = field(default_factory=dict)
     q: float | None = None
     variants: tuple[Variant, ...] = ()
-    cutoffs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def line(self) -> str:

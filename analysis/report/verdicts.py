@@ -5,8 +5,8 @@ An interval that resolves nothing is no contradiction: only one that excludes ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,13 +20,15 @@ class Judged(NamedTuple):
     """A verdict with what it rests on, in the order of the fields of a finding.
 
     ``p`` is the p value of what "reproduced" rejects, below 0.05 wherever that is the verdict: twice that of the side
-    of a claim of a side, and of both ends together for a range. ``None`` where the interval has no law.
+    of a claim of a side, and of both ends together for a range. ``None`` where the interval has no law. ``cutoffs`` are
+    the verdicts of a range and of :attr:`Range.others`, by the range in words.
     """
 
     verdict: Verdict
     why: str
     smallest_effect: str
     p: float | None
+    cutoffs: Mapping[str, Verdict] = {}
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,17 @@ class Least:
 class Range:
     """The values that a number, which may be a ``ratio``, has by a claim, and why these; an end may be infinite.
 
+    What hangs on the choice of its ends is seen beside ``others``: ranges half and twice as wide, unless ``ends`` names
+    other ones, or none where the paper or a definition sets them. The width of a range with two ends is that about its
+    middle, that of one with one end its distance from ``about``; that of ratios is one of logarithms unless ``about``
+    is 0.
+
     >>> print(Range(-0.5, float("inf"), "half a point is what a second seed moves", "pp"))
     -0.5 pp or more: half a point is what a second seed moves
+    >>> [each.amount for each in Range(0.9, 1.1, "a tenth").others]
+    ['0.95 to 1.05', '0.8 to 1.2']
+    >>> [each.amount for each in Range(0.5, 2.0, "a factor of 2", ratio=True).others]
+    ['0.7071 to 1.414', '0.25 to 4']
     """
 
     low: float
@@ -64,15 +75,37 @@ class Range:
     why: str
     unit: str = ""
     ratio: bool = False
+    about: float = 0.0
+    ends: tuple[tuple[float, float], ...] | None = None
 
     @property
     def amount(self) -> str:
         """The range in words."""
         if np.isinf(self.high):
-            return f"{self.low:.3g} {self.unit}".rstrip() + " or more"
+            return f"{self.low:.4g} {self.unit}".rstrip() + " or more"
         if np.isinf(self.low):
-            return f"{self.high:.3g} {self.unit}".rstrip() + " or less"
-        return f"{self.low:.3g} to {self.high:.3g} {self.unit}".rstrip()
+            return f"{self.high:.4g} {self.unit}".rstrip() + " or less"
+        return f"{self.low:.4g} to {self.high:.4g} {self.unit}".rstrip()
+
+    @property
+    def others(self) -> tuple[Range, ...]:
+        """The ranges that could have been chosen as well."""
+        ends = self.ends if self.ends is not None else (self._times(0.5), self._times(2.0))
+        return tuple(replace(self, low=low, high=high) for low, high in ends)
+
+    def _times(self, factor: float) -> tuple[float, float]:
+        """Return the ends of a range that is so many times as wide; an infinite end stays."""
+        two, about = bool(np.isfinite([self.low, self.high]).all()), self.about
+        if two:
+            about = (self.low * self.high) ** 0.5 if self.ratio else (self.low + self.high) / 2
+        logs = self.ratio and about > 0
+
+        def moved(end: float) -> float:
+            if np.isinf(end):
+                return end
+            return about * (end / about) ** factor if logs else about + factor * (end - about)
+
+        return moved(self.low), moved(self.high)
 
     def __str__(self) -> str:
         return f"{self.amount}: {self.why}"
@@ -151,7 +184,7 @@ def judge_within(interval: Interval, allowed: Range, null: float | None = None) 
 
     Reproduced where the whole interval lies in the range, contradicted where it misses the range, inconclusive where it
     is too wide to say. With ``null`` the claim has a sign as well, as that a slope is 1 has: in sign only where the
-    interval meets the range without lying within it, and excludes ``null``.
+    interval meets the range without lying within it, and excludes ``null``. The verdicts of other ranges stand beside.
 
     >>> one = Range(0.75, 1.25, "a square root would have 0.5")
     >>> judge_within(Interval(1.02, 0.9, 1.1, 8), one)[:2]
@@ -162,11 +195,15 @@ def judge_within(interval: Interval, allowed: Range, null: float | None = None) 
     ('reproduced in sign only', 'the interval excludes 0, but part of it does not lie within 0.75 to 1.25')
     >>> judge_within(Interval(0.3, 0.2, 0.4, 8), one, null=0)[:2]
     ('contradicted', 'no part of the interval lies within 0.75 to 1.25')
+    >>> judge_within(Interval(1.02, 0.9, 1.1, 8), one).cutoffs
+    {'0.75 to 1.25': 'reproduced', '0.875 to 1.125': 'reproduced', '0.5 to 1.5': 'reproduced'}
     """
     if (reason := _no_interval(interval)) is not None:
         return Judged("not testable here", reason, str(allowed), None)
     verdict, why = _of_range(interval, allowed, null)
-    return Judged(verdict, why, str(allowed), _p_outside(interval, allowed))
+    ranges = (allowed, *allowed.others) if allowed.others else ()
+    cutoffs: dict[str, Verdict] = {each.amount: _of_range(interval, each, null)[0] for each in ranges}
+    return Judged(verdict, why, str(allowed), _p_outside(interval, allowed), cutoffs)
 
 
 def _of_range(interval: Interval, allowed: Range, null: float | None) -> tuple[Verdict, str]:
@@ -196,13 +233,3 @@ def _no_interval(interval: Interval) -> str | None:
     if interval.value is None or interval.lower is None or interval.upper is None:
         return interval.reason or "no interval can be given"
     return None
-
-
-def judged_with(judge_at: Callable[[float], Judged], cutoffs: Iterable[float]) -> dict[str, Verdict]:
-    """Return the verdict that each cut-off would give, so that one sees what hangs on the one that was chosen.
-
-    >>> near = Interval(0.08, 0.06, 0.1, 5)
-    >>> judged_with(lambda most: judge_within(near, Range(0, most, "a stated share")), (0.05, 0.1, 0.2))
-    {'0.05': 'contradicted', '0.1': 'reproduced', '0.2': 'reproduced'}
-    """
-    return {f"{cutoff:g}": judge_at(cutoff).verdict for cutoff in cutoffs}

@@ -196,7 +196,8 @@ def basin_findings(basins: pd.DataFrame, exits: pd.DataFrame, settings: Mapping[
     claim = f"It does not push it out of the flat one (share of walks that left it, B = {batch}, same rate)"
     found.append(Finding(claim, setting, "escape", difference(stay), *judge_within(stay, FEW)))
     below = student([floats(own, "share_below").mean() for _, own in groups(exits, "seed")])
-    bound = Range(-np.inf, settings["start"] ** 2, "while the mean square shrinks no larger share can (Ville 1939)")
+    no_larger = "while the mean square shrinks no larger share can (Ville 1939)"
+    bound = Range(-np.inf, settings["start"] ** 2, no_larger, ends=())
     claim = (
         "Where Wu et al.'s condition calls the sharp basin stable, as good as no walk leaves (share at the largest "
         "rate below it, mean over batch sizes)"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.report.findings import Finding, over_all, variants
 from analysis.report.numbers import ABSENT, difference, ratio, rounded
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Least, Range, judge, judge_within
 from analysis.shallue2018 import numbers as of
 from analysis.shallue2018.numbers import Results
 from analysis.statistics.intervals import NUM_RESAMPLES, Interval, paired_difference, paired_ratio, quotient
@@ -26,7 +26,7 @@ ORDER = Range(0.1, 10.0, "the paper claims the order of magnitude", ratio=True)
 FURTHER = Least(1.25, AXES, ratio=True)
 LOGS = Least(np.log(FURTHER.size), "a factor of 1.25 between two critical batch sizes")
 POWER = Least(0.1, "over a hundredfold batch the rate is then off by a factor of 1.6")
-BREAKDOWN = 1.5
+BREAKDOWN = Range(1.5, np.inf, "the paper names no number; half as many steps again", ratio=True, about=1.0)
 """A rule breaks down where its rate needs so many times the steps of the tuned one."""
 BEST = "the best trial differs by more than a point between searches"
 POINT, NO_WORSE = Least(1.0, BEST, "pp"), Range(-np.inf, 1.0, BEST, "pp")
@@ -195,9 +195,7 @@ def _rates(results: Results) -> list[Finding]:
         number += f", {_beyond(rows)} have no trial within 1.5 times the rule's rate"
         claim = f"The {name} rule from B = {base} breaks down at the largest batch"
         # One trial near the rule's rate against the best of a search: above 1 even for a perfect rule.
-        breaks = partial(_breaks, excess)
-        cutoffs = judged_with(breaks, (1.25, BREAKDOWN, 2.0))
-        made.append(Finding(claim, setting(results, [plain]), "rules", number, *breaks(BREAKDOWN), cutoffs=cutoffs))
+        made.append(Finding(claim, setting(results, [plain]), "rules", number, *judge_within(excess, BREAKDOWN)))
     return made
 
 
@@ -212,10 +210,6 @@ def _beyond(rows: pd.DataFrame) -> int:
     """Return at how many starts the rate of a rule is more than 1.5 times that of the nearest trial, or less."""
     away = np.abs(np.log(floats(rows, "rate") / floats(rows, "nearest_rate")))
     return int(np.sum(away > np.log(1.5)))
-
-
-def _breaks(excess: Interval, times: float) -> Judged:
-    return judge_within(excess, Range(times, np.inf, "the paper names no number; half as many steps again", ratio=True))
 
 
 def _quality(results: Results) -> list[Finding]:

@@ -12,10 +12,9 @@ import pandas as pd
 
 from analysis.report.findings import Finding, over_all, variants, with_variants
 from analysis.report.numbers import ABSENT, difference, ratio
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.smith2018.numbers import CONTROL, EQUAL_NOISE, MISMATCHED, ORIGINAL
 from analysis.statistics.intervals import Interval
-from analysis.statistics.settings import over_settings
 from sharpness.plots.frames import records, rows_where
 
 SAME_ACCURACY = Range(-0.5, 0.5, "what a second seed moves", "pp")
@@ -23,6 +22,7 @@ ACCURACY = Least(0.5, "what a second seed moves", "pp")
 SHARE = 0.1
 """Of the fall in training loss that decaying the rate brings: schedules within so much of it have one loss."""
 CLOSE = "the paper's curves lie on each other, where the fall by decay is the height of its figure"
+NEAR = Range(-SHARE, SHARE, CLOSE, "of the fall")
 BEYOND = Range(SHARE, np.inf, "beyond the margin of the other schedules", "of the fall")
 FEWER = Least(1.25, "a quarter fewer updates", ratio=True)
 WORDS = {"momentum": "momentum", "nesterov": "Nesterov's momentum", "sgd": "plain SGD", "adam": "Adam"}
@@ -87,21 +87,17 @@ def _text(share: Interval) -> str:
     return f"{difference(share)} of the fall by decay"
 
 
-def _near(share: Interval, margin: float = SHARE) -> Judged:
-    return judge_within(share, Range(-margin, margin, CLOSE, "of the fall"))
-
-
 def _losses(phases: pd.DataFrame, optimizers: list[str], setting: str) -> Finding:
     """Judge the mean training loss after the first milestone; single phases are variants."""
     claim = "A decaying rate and a growing batch have one training loss against epochs, over the optimisers"
     hybrid, grown = EQUAL_NOISE
     shares = {WORDS[name]: _share(phases, name, grown) for name in optimizers}
-    found = over_all(claim, setting, "training_loss", shares, _text, _near)
+    near = partial(judge_within, allowed=NEAR)
+    found = over_all(claim, setting, "training_loss", shares, _text, near)
     others = {f"{WORDS[name]}, {hybrid}": _share(phases, name, hybrid) for name in optimizers}
     for name in optimizers:
         others |= {f"{WORDS[name]}, {part}": share for part, share in _by_phase(phases, name, grown).items()}
-    cutoffs = judged_with(partial(_near, over_settings(shares)), (SHARE / 2, SHARE, 2 * SHARE))
-    return with_variants(replace(found, cutoffs=cutoffs), *variants(others, _text, _near))
+    return with_variants(found, *variants(others, _text, near))
 
 
 def _points(interval: Interval) -> str:

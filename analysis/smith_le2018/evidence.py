@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from matplotlib.lines import Line2D
 from analysis.report.findings import Finding
 from analysis.report.numbers import ABSENT, difference, mean_and_std
 from analysis.report.report import Drawing, TextTable
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Least, Range, judge, judge_within
 from analysis.statistics.intervals import Interval, paired_difference, summarise
 from analysis.statistics.rank_correlation import kendall_tau
 from sharpness.plots.axes import log_axis
@@ -25,8 +24,9 @@ from sharpness.plots.style import ACCURACY_COLOR, COLUMN, LOSS_COLOR, Line, new_
 SWEPT = ("labels", "draw", "strength", "log_evidence_ratio", "test_loss", "train_accuracy", "test_accuracy")
 MINIMA = ("labels", "draw", "best_evidence_at", "lowest_loss_at", "decades_apart", "tau", "lowest_ratio", "gain")
 MINIMA = (*MINIMA, "lowest_loss")
-APART = 0.5
-"""Decades of the L2 strength within which two minima coincide."""
+STRENGTHS = "the test loss hardly differs between strengths a factor of three apart"
+TOGETHER = Range(-math.inf, 0.5, STRENGTHS, "decades")
+"""How far apart in L2 strength two minima may lie and coincide."""
 RANKS = Least(0.2, "three of five pairs of strengths then stand in the same order, where chance has half")
 GAIN = "hardly worth mentioning below it (Jeffreys, Theory of Probability, 1961, appendix B)"
 WORTH_A_MENTION = Range(-np.inf, math.log(10) / 2, GAIN, "nats")
@@ -89,8 +89,7 @@ def evidence_findings(lowest: pd.DataFrame, settings: Mapping[str, Any]) -> list
             setting,
             "evidence",
             f"{_shown(apart)} decades apart{inside}",
-            *_together(apart, APART),
-            cutoffs=judged_with(partial(_together, apart), (APART / 2, APART, 2 * APART)),
+            *judge_within(apart, TOGETHER),
         ),
         Finding(
             "With true labels a better evidence goes with a lower test loss over the L2 strengths",
@@ -107,11 +106,6 @@ def evidence_findings(lowest: pd.DataFrame, settings: Mapping[str, Any]) -> list
             *judge_within(gain, WORTH_A_MENTION),
         ),
     ]
-
-
-def _together(apart: Interval, decades: float) -> Judged:
-    why = "the test loss hardly differs between strengths a factor of three apart"
-    return judge_within(apart, Range(-np.inf, decades, why, "decades"))
 
 
 def _shown(interval: Interval) -> str:

@@ -6,7 +6,6 @@ The claims are those of the answer that scripts/update_equivalence.py describes;
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +15,8 @@ import pandas as pd
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference, ratio
 from analysis.report.report import Drawings, Report, TextTable
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
-from analysis.statistics.intervals import Interval
 from analysis.update_equivalence.figures import distance_figure, stability_figure, variance_figure
 from analysis.update_equivalence.numbers import (
     COLUMNS,
@@ -40,6 +38,8 @@ from sharpness.plots.frames import floats, rows_where
 
 CLOSE = 0.1
 """End points count as close where they lie apart by at most this share of the large step."""
+WHY = "what a change of the rate by so much does to the step; the answer names no number"
+NEAR = Range(-np.inf, CLOSE, WHY, ratio=True)
 FIRST_ORDER = 0.5
 """Slopes are fitted where the rate of the large step times the top eigenvalue is at most this: a quarter of 2."""
 SLOPE = Range(0.75, 1.25, "a square root would have 0.5, no dependence 0")
@@ -153,9 +153,9 @@ def distance_findings(apart: pd.DataFrame, noise: pd.DataFrame, settings: Mappin
         f"{times} steps of batch {small} end close to one step of batch B at {times} times the rate: apart by less "
         f"than {100 * CLOSE:g} % of the step at the training's own rates (mean over the checkpoints)"
     )
-    setting, cutoffs = describe(settings), judged_with(partial(_close, close), (CLOSE / 2, CLOSE, 2 * CLOSE))
+    setting = describe(settings)
     return [
-        replace(Finding(claim, setting, "distance", ratio(close), *_close(close, CLOSE)), cutoffs=cutoffs),
+        Finding(claim, setting, "distance", ratio(close), *judge_within(close, NEAR)),
         *(
             Finding(claim, setting, figure, difference(slope), *judge_within(slope, allowed, null=0.0))
             for claim, figure, slope, allowed in (
@@ -170,12 +170,6 @@ def distance_findings(apart: pd.DataFrame, noise: pd.DataFrame, settings: Mappin
             )
         ),
     ]
-
-
-def _close(distance: Interval, most: float) -> Judged:
-    """Judge whether end points lie within a share of the large step."""
-    why = "what a change of the rate by so much does to the step; the answer names no number"
-    return judge_within(distance, Range(-np.inf, most, why, ratio=True))
 
 
 def stability_findings(fell: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:

@@ -30,14 +30,14 @@ from analysis.claims2026.late_switching2026.numbers import (
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import difference, mean_and_std, significant
 from analysis.report.report import Drawings, Report, TextTable
-from analysis.report.verdicts import Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import summarise
 from sharpness.plots.frames import floats, rows_where
 
 UNIT = "nats a byte"
 SEEN = Least(0.02, "a hundredth of the loss; less is not seen in a training curve", UNIT)
-CAUGHT_UP, WHY = 0.25, "a quarter of the lead is hardly seen beside the whole"
+CAUGHT_UP = Range(-np.inf, 0.25, "a quarter of the lead is hardly seen beside the whole")
 """The sizes were fixed before any run of these seeds."""
 
 
@@ -75,17 +75,11 @@ def findings(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
         more = variants({"at the best rate of large batches": less(shared, LATE, other)}, difference, lower)
         found.append(Finding(claim, setting, "rates", difference(at_own), *lower(at_own), variants=more))
     left = left_over(rows)
-
-    def caught(most: float) -> Any:
-        return judge_within(left, Range(-np.inf, most, WHY))
-
     claim = (
         "Fast catch-up: after as many updates again the loss is that of large batches from the start (share of their "
         "lead at the switch that is left)"
     )
-    cutoffs = judged_with(caught, (CAUGHT_UP / 2, CAUGHT_UP, 2 * CAUGHT_UP))
-    last = Finding(claim, setting, "catch_up", difference(left), *caught(CAUGHT_UP), cutoffs=cutoffs)
-    return [*found, last]
+    return [*found, Finding(claim, setting, "catch_up", difference(left), *judge_within(left, CAUGHT_UP))]
 
 
 def way_table(own: pd.DataFrame, note: str) -> TextTable:

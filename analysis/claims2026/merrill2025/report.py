@@ -41,7 +41,7 @@ from analysis.claims2026.merrill2025.numbers import (
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, correlation, difference, mean_and_std, ratio, significant
 from analysis.report.report import Drawings, Report, TextTable
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.runs import Tables, counts
 from analysis.statistics.intervals import Interval, summarise
 from sharpness.plots.frames import floats, records, rows_where
@@ -53,7 +53,7 @@ BELOW = Least(2.0, "within a factor of 2 it would do to choose a batch", ratio=T
 ORDERS = (100.0, np.inf)
 """Orders of magnitude, as the paper says, are two at least."""
 FOLLOWS = Least(0.3, "two pairs of checkpoints in three are in the same order")
-SAME, WHY = 0.02, "a hundredth of the loss is not seen in a training curve"
+NO_HIGHER = Range(-np.inf, 0.02, "a hundredth of the loss is not seen in a training curve", UNIT)
 HIGHER = Least(0.02, "a hundredth of the loss; less is not seen in a training curve", UNIT)
 """The sizes were fixed before any run of these seeds."""
 
@@ -142,14 +142,9 @@ def judged_ways(
 def warm_up(arms: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
     """Return the verdicts on a batch that doubles as the critical batch grows."""
     kept, share = less(arms, WARM_UP, SMALL), saved(arms, WARM_UP)
-
-    def same(most: float) -> Judged:
-        return judge_within(kept, Range(-np.inf, most, WHY, UNIT))
-
     fewer = "" if share is None else f", with {100 * share:.0f} % fewer updates"
     claim = f"A warm-up of the batch ends at the loss of small batches (test loss, warm-up less small{fewer})"
-    cutoffs = judged_with(lambda most: same(most), (SAME / 2, SAME, 2 * SAME))
-    found = [Finding(claim, describe(settings), "updates", difference(kept), *same(SAME), cutoffs=cutoffs)]
+    found = [Finding(claim, describe(settings), "updates", difference(kept), *judge_within(kept, NO_HIGHER))]
     off = less(arms, LARGE, WARM_UP)
     claim = "The batch that it comes to, taken from the start, ends higher (test loss, large less warm-up)"
     return [*found, Finding(claim, describe(settings), "updates", difference(off), *judge(off, 0.0, 1, HIGHER))]

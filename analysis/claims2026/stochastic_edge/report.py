@@ -26,7 +26,7 @@ AT_PLATEAU = Range(
     "of the next rate",
     ratio=True,
 )
-BELOW = Range(-np.inf, 1.0, "the edge itself", ratio=True)
+BELOW = Range(-np.inf, 1.0, "the edge itself", ratio=True, ends=())
 LOWER = Least(1.1, "a tenth; a median is known better than single eigenvalues are", ratio=True)
 HIGHER = Least(1.7, "half of the way, in logarithms, between plateaus that are a factor of 3 apart", ratio=True)
 """The rules are those of the study of Cohen et al., and were fixed before any run of this one.
