@@ -3,8 +3,8 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="The weights of a ReLU network can be rescaled without changing what it computes, which makes a "
-    "minimum as sharp as one likes. So sharpness alone says nothing about generalisation.",
+    claim="A rescaling of its weights changes nothing that a ReLU network computes, and makes a minimum as sharp as "
+    "one likes. So sharpness alone says nothing about generalisation.",
     figure="curvature",
     points=(
         Point("The rescaling changes no output", "the rescaling changes no output", "change over output"),

@@ -9,9 +9,7 @@ STORY = Story(
     figure="line",
     points=(
         Point("lower test error than SGD at the same budget", "SWA has a lower test error than SGD", "SWA less SGD"),
-        Point(
-            "SWA is wider: the test error", "SWA is wider, measured by the test error along random rays", "SWA over SGD"
-        ),
+        Point("SWA is wider: the test error", "SWA is wider by the test error along random rays", "SWA over SGD"),
         Point(
             "SGD lies nearer to a wall",
             "SGD lies nearer to a wall of the loss than SWA",

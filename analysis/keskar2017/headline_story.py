@@ -9,7 +9,7 @@ STORY = Story(
     points=(
         Point(
             "Sharper minima have a lower test accuracy",
-            "sharper minima have a lower test accuracy over all conditions",
+            "sharper minima have a lower test accuracy",
             "tau, lambda_max",
         ),
         Point("Sharper minima have a higher test loss", "sharper minima have a higher test loss", "tau, lambda_max"),

@@ -3,13 +3,13 @@
 from analysis.report.story import Point, Story
 
 STORY = Story(
-    claim="A network trained in large batches (LB) ends in a sharp minimum, one trained in small batches (SB) "
-    "in a flat one, and the sharp one generalises worse.",
+    claim="Large batches (LB) end in a sharp minimum, small ones (SB) in a flat one, and the sharp one generalises "
+    "worse.",
     figure="batch_size",
     points=(
         Point(
             "LB is 1 to 2 orders sharper",
-            "LB minima are ten to a thousand times sharper than SB minima by phi",
+            "LB minima are ten to a thousand times as sharp as SB minima",
             "phi, LB over SB",
         ),
         Point("LB generalises worse", "LB generalises worse on F1", "LB - SB"),

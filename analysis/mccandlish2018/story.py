@@ -9,8 +9,8 @@ STORY = Story(
     points=(
         Point(
             "The best step saturates with",
-            "the best step grows with the batch size and saturates at the measured noise scale",
-            "bend fitted over noise scale measured",
+            "the best step grows with the batch and saturates at the noise scale",
+            "bend fitted over scale measured",
         ),
         Point(
             "The predicted best step is right",

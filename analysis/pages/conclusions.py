@@ -51,10 +51,10 @@ QUESTIONS = (
     Question(
         "Do large batches generalise worse, in sharper minima?",
         (
-            (GAP, "LB generalises worse", "At one training loss test accuracy of LB less that of SB is {}"),
+            (GAP, "LB generalises worse", "At one training loss LB's test accuracy less SB's is {}"),
             ("keskar2017", "LB generalises worse", "On F1 it is {}"),
-            (GAP, "LB is 1 to 2 orders sharper", "At one training loss LB is sharper by a factor of {} by phi"),
-            (GAP, "tuned rates too", "With rates tuned at each batch it is {}"),
+            (GAP, "LB is 1 to 2 orders sharper", "At one training loss LB is {} times as sharp by phi"),
+            (GAP, "tuned rates too", "With tuned rates it is {} times"),
         ),
     ),
     Question(
@@ -95,8 +95,8 @@ QUESTIONS = (
     Question(
         "Can a rescaling that changes no output change sharpness?",
         (
-            ("dinh2017", "Keskar's box moves", "Phi after it is {} times that before it"),
-            ("dinh2017", "Relative flatness does not move", "Relative flatness is {} times that before it"),
+            ("dinh2017", "Keskar's box moves", "Phi is then {} times as large"),
+            ("dinh2017", "Relative flatness does not move", "Relative flatness is {} times as large"),
         ),
     ),
     Question(
@@ -169,9 +169,9 @@ QUESTIONS = (
             (
                 "izmailov2018",
                 "lower test error than SGD at the same budget",
-                "Test error of SWA less that of SGD is {}",
+                "SWA's test error less SGD's is {}",
             ),
-            ("izmailov2018", "SWA is wider: the test error", "Width of SWA over that of SGD is {}"),
+            ("izmailov2018", "SWA is wider: the test error", "SWA's width over SGD's is {}"),
         ),
     ),
 )

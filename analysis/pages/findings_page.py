@@ -31,21 +31,21 @@ from sharpness.files import write_atomically
 
 INTRO = """# Findings
 
-What papers claim about large batches and sharp minima, and what came of it on small networks and data that ship with the package. `python -m analysis.pages.findings_page` writes all of it. Each study has a page of its own with every claim, setting, interval and reason.
+What papers claim about large batches and sharp minima, and what came of it on small networks and data. Each study has a page with every claim, setting and reason. Written by `python -m analysis.pages.findings_page`.
 """  # noqa: E501 - a paragraph of a page
 TERMS = """## Terms
 
-- **SB, LB**: networks trained in small and in large batches, otherwise alike. **B**: the batch size. **N**: the number of training images.
-- **F1**: Keskar et al.'s fully connected network with five hidden layers and batch normalisation.
-- **phi** (their Metric 2.1): by how many per cent the training loss rises at most within a small box around the weights.
-- **lambda_max**: the largest eigenvalue of the Hessian of the training loss. **eta**: the learning rate. **m**: momentum.
-- **B_simple**: the noise scale of the gradient, its variance over its squared length.
-- **SWA**: the average of weights along training. **LARS**: a learning rate per layer.
+- **SB, LB**: one network trained in small and in large batches. **B**: the batch size. **N**: the number of training images.
+- **F1**: Keskar et al.'s fully connected network.
+- **phi** (their Metric 2.1): by how many per cent the training loss rises at most in a small box around the weights. **Adaptive worst case**: its rise at most where each weight moves in proportion to its size.
+- **lambda_max** (λ_max): the largest eigenvalue of the training loss's Hessian. **Relative flatness**: a layer's curvature times its squared weights. **eta**: the learning rate. **m**: momentum.
+- **B_simple**: the noise scale of the gradient, its variance over its squared length. **B_crit**: the critical batch, which takes twice the fewest steps to a goal; **branches** from a checkpoint, trainings in several batches, find it too.
+- **SWA**: the average of weights along training. **LARS**: a rate per layer.
 - **tau**: Kendall's rank correlation. **The gap**: test error less training error. **pp**: percentage points. **a [b, c]**: a number and its 95 % interval.
 
 ## Verdicts
 
-*Reproduced*: the interval lies on the claimed side, and the number is large enough to matter. *In sign only*: it is not, or has another size than claimed. *Inconclusive*: the runs are too few to say. *Contradicted*: the interval excludes every effect that would matter, in this setting. *Not testable here*: there is no such number."""  # noqa: E501 - paragraphs of a page
+*Reproduced*: the interval lies on the claimed side, and the number is large enough to matter. *In sign only*: it is not, or has another size than claimed. *Inconclusive*: the runs are too few to say. *Contradicted*: the interval excludes every effect that would matter here. *Not testable here*: there is no such number."""  # noqa: E501 - paragraphs of a page
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,7 @@ def findings_page(found: Mapping[str, Found], options: Options) -> str:
     lines = "\n".join(f"{number}. {answered(each, found)}" for number, each in enumerate(QUESTIONS, 1))
     picture = address(options.figures / FOLDER / f"{NAME}.png", base)
     overview = f"![All verdicts]({picture})\n\n{plain(caption(rows))}\n" if len(rows) else f"{NOT_YET.capitalize()}.\n"
-    rules = (
-        f" [The rules]({address(options.studies, base)}#{RULES}) have a smallest effect or a range for each claim.\n"
-    )
+    rules = f" [The rules]({address(options.studies, base)}#{RULES}) say what matters for each claim.\n"
     sections = [_section(paper, of_paper(paper, found), base) for paper in PAPERS.values()]
     return "\n".join(
         [INTRO, f"## Conclusions\n\n{lines}\n", f"## All verdicts\n\n{overview}", f"{TERMS}{rules}", *sections]
@@ -89,7 +87,7 @@ def _paragraph(found: Found, base: Path) -> str:
     """Return what is claimed, in a sentence, and what came of it, with a figure; the study's page has the rest."""
     story, stem = story_of(found.study), figure_of(found)
     count = len(found.findings)
-    all_claims = link("The claim" if count == 1 else f"All {count} claims", found.folder / PAGE, base)
+    all_claims = link(f"{count} claim{'s' if count > 1 else ''}", found.folder / PAGE, base)
     said = [by_verdict(brief(points_of(found))), f"{all_claims}."]
     if story:
         said = [f"*Claim:* {plain(first_sentence(story.claim))}", *said]

@@ -56,10 +56,8 @@ def is_current(found: Mapping[str, Found], figures: Path) -> bool:
 
 def caption(rows: pd.DataFrame) -> str:
     """Return the caption of the figure."""
-    return (
-        f"The verdicts on all {len(rows)} claims of {rows['paper'].nunique()} papers or groups of papers: a mark for "
-        "each claim, sorted by verdict, which the legend counts."
-    )
+    papers = rows["paper"].nunique()
+    return f"The verdicts on all {len(rows)} claims of {papers} papers or groups of papers, a mark for each."
 
 
 def save_overview(found: Mapping[str, Found], figures: Path) -> list[Path]:

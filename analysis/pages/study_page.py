@@ -19,6 +19,8 @@ from analysis.report.places import script_of
 PAGE = "README.md"
 RULES = "how-is-a-verdict-reached"
 """The heading, as an address, below which the rules of verdicts are."""
+MORE_TERMS = "which-terms-do-the-pages-use"
+"""That below which the terms are that the page of all findings does not use."""
 
 
 def study_page(paper: Paper, found: Found, rates: Sequence[float | None], out: Path, studies: Path) -> str:
@@ -34,7 +36,7 @@ def study_page(paper: Paper, found: Found, rates: Sequence[float | None], out: P
     parts = [
         f"# {plain(paper.heading)}\n",
         f"{cited(paper)}. Rendered by {command}; all papers are in {link(out.name, out, found.folder)}, which defines "
-        "the terms.\n",
+        f"the terms, but for [those of the pages]({address(studies, found.folder)}#{MORE_TERMS}).\n",
         *([f"## What is claimed\n\n{plain(story.claim)}\n"] if story else []),
         "## What came of it\n",
         *_figure(figure_of(found), found.folder),

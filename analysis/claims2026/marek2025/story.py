@@ -10,7 +10,7 @@ STORY = Story(
     points=(
         Point(
             "Holding the half-life",
-            "holding the half-life is better than a fixed beta2 at batch 1",
+            "holding Adam's memory in tokens is better than a fixed beta2 at batch 1",
             "test loss, held less fixed",
         ),
         Point(

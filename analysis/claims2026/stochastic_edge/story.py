@@ -9,8 +9,10 @@ STORY = Story(
     figure="plateaus",
     points=(
         Point("SGD: batch sharpness", "the batch sharpness of SGD settles at 2 / eta", "in units of it"),
-        Point("small batches: batch sharpness", "momentum in small batches has the lower plateau", "in units of it"),
-        Point("full batch: batch sharpness", "momentum in full batches has the upper plateau", "in units of it"),
+        Point(
+            "small batches: batch sharpness", "momentum b in small batches settles at 2 (1 - b) / eta", "in units of it"
+        ),
+        Point("full batch: batch sharpness", "momentum b in full batches settles at 2 (1 + b) / eta", "in units of it"),
         Point("SGD: the eigenvalue stays", "lambda_max of SGD stays below 2 / eta", "in units of it"),
         Point("below batch sharpness", "lambda_max of SGD lies below batch sharpness", "ratio of the medians"),
         Point("lower for smaller", "lambda_max of SGD is lower for smaller batches", "smallest over largest"),
