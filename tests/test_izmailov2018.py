@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from analysis.izmailov2018.numbers import distance_at, gain, outcomes, rises, stationarity, width_ratio, widths
+from analysis.izmailov2018.planes import SHOWN, plane_drawing
 from analysis.izmailov2018.report import report
 from analysis.runs import Tables
 from sharpness.errors import InputError
@@ -23,6 +24,8 @@ from sharpness.runs import RunFolder
 from sharpness.training import check_config
 from sharpness.training.schedules import learning_rate
 from tests.drawings import faults
+from tests.landscape_records import mark as marked_at
+from tests.landscape_records import plane
 from tests.study_cases import first_steps, left_to_do, run_smoke, script, site
 
 measure: Any = script("measures.izmailov2018")
@@ -295,6 +298,20 @@ def test_the_basin_is_that_of_the_start_sgd_and_swa(done: Path) -> None:
         assert marks[name]["test_accuracy"] == pytest.approx(at[t]["test_accuracy"])
     apart = np.hypot(*(marks["SGD"][axis] - marks["SWA"][axis] for axis in ("x", "y")))
     assert apart == pytest.approx(at[0.0]["distance"], rel=1e-4)
+
+
+def test_no_two_levels_of_a_plane_have_one_label() -> None:
+    """The error begins at 13.26 % and rises by hundredths of a point in the middle and by points at the corners."""
+    marks = [marked_at(f"W{nth}", x) for nth, x in enumerate((-0.5, 0.0, 0.5), 1)]
+    record = plane(lambda x, y: 0.0377 + 0.01 * (x**2 + y**2) ** 2, "three_point_plane", marks=marks)
+    drawn = plane_drawing("plane", pd.DataFrame({"seed": [0], "record": [record.to_dict()]}), "")
+    assert not isinstance(drawn, str)
+    bars = [ax.child_axes[0] for ax in drawn.figure.axes]
+    assert [bar.get_ylabel() for bar in bars] == list(SHOWN.values())
+    for bar in bars:
+        labels = [text.get_text() for text in bar.get_yticklabels()]
+        assert len({*labels}) == len(labels) == len(bar.get_yticks()) > 4
+        np.testing.assert_allclose([float(label) for label in labels], bar.get_yticks(), rtol=5e-3)
 
 
 @pytest.mark.study

@@ -26,7 +26,7 @@ from sharpness.landscapes.planes import EigenPlane, ThreePointPlane, TrajectoryP
 from sharpness.landscapes.rays import RandomRays
 from sharpness.plots import Network, render_records
 from sharpness.plots.frames import floats, rows_where
-from sharpness.plots.grids import bands_of, grid_of, rise_edges
+from sharpness.plots.grids import bands_of, edge_text, edge_texts, grid_of, percent_edges, rise_edges
 from sharpness.plots.interactive import grids_of, require_library, save_interactive
 from sharpness.plots.kinds import PLANES, SURFACES, kinds_of
 from sharpness.plots.style import COLUMN, FULL, LOOKS, STYLE
@@ -255,6 +255,24 @@ def test_bands_of_a_heavy_tail_begin_at_its_floor() -> None:
     close = rise_edges(np.array([0.0, 0.7, 1.0, 2.0]))
     assert len(close) >= 4 and close[-1] >= 2
     assert rise_edges(np.array([0.0, 3.0])).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("digits", [3, 6])
+@pytest.mark.parametrize(
+    ("edges", "needed"),
+    [
+        (13.26 + np.array([0.0, 0.05, 0.1, 5.0]), 4),  # 13.31 and 13.36 are told apart by four digits
+        (np.array([13.26, 13.8, 15.0]), 3),
+        (percent_edges(np.array([99.9998, 100.0])), 8),
+        (1e6 + np.array([0.0, 1e-3, 2e-3]), 10),
+        (1 + np.arange(3) * np.finfo(float).eps, 17),
+        (np.array([-2.1e-9, 0.0, 2.1e-9]), 1),
+    ],
+)
+def test_edges_that_differ_have_texts_that_differ(edges: np.ndarray, needed: int, digits: int) -> None:
+    texts = edge_texts(edges, digits)
+    assert len({*texts}) == len(edges), "no two alike"
+    assert texts == [edge_text(edge, max(digits, needed)) for edge in edges], "and no more digits than that takes"
 
 
 def test_networks_share_the_bands_of_their_rises() -> None:

@@ -15,7 +15,7 @@ from scipy.interpolate import RectBivariateSpline
 from analysis.report.report import Drawing
 from analysis.statistics.resampling import Floats
 from sharpness.plots.frames import floats, records, rows_where
-from sharpness.plots.grids import Grid, above_minimum, grid_of, plane_table, rise_edges
+from sharpness.plots.grids import Grid, above_minimum, edge_texts, grid_of, plane_table, rise_edges
 from sharpness.plots.networks import Network
 from sharpness.plots.style import COLUMN, new_figure
 from sharpness.records import ProbeRecord
@@ -77,7 +77,7 @@ def _surface(ax: Axes, grid: Grid, values: Floats, label: str) -> None:
     assert figure is not None
     bar = figure.colorbar(filled, cax=ax.inset_axes((1.03, 0, 0.05, 1)), spacing="uniform")
     shown = edges[:: max(1, len(edges) // 8)]
-    bar.set_ticks(list(shown), labels=[f"{edge:.3g}" for edge in shown])
+    bar.set_ticks(list(shown), labels=edge_texts(shown, 3))
     bar.ax.tick_params(which="both", length=0, labelsize=7, pad=1.5)
     bar.set_label(label)
     ax.set_aspect("equal")

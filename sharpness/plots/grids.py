@@ -171,16 +171,27 @@ def percent_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(low, high))
 
 
-def edge_text(value: float) -> str:
-    r"""Return an edge of a band as the colour bar has it.
+def edge_text(value: float, digits: int = 6) -> str:
+    r"""Return an edge of a band as the colour bar has it, with at most so many digits.
 
     >>> edge_text(0.05), edge_text(20000.0), edge_text(3e-7)
     ('0.05', '$2\\cdot 10^{4}$', '$3\\cdot 10^{-7}$')
     """
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:g}".replace("-", "\N{MINUS SIGN}")
-    mantissa, _, exponent = f"{value:e}".partition("e")
-    return f"${float(mantissa):g}\\cdot 10^{{{int(exponent)}}}$".replace("$1\\cdot ", "$")
+        return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"${float(mantissa):.{digits}g}\\cdot 10^{{{int(exponent)}}}$".replace("$1\\cdot ", "$")
+
+
+def edge_texts(edges: Sequence[float] | NDArray[np.float64], digits: int = 6) -> list[str]:
+    """Return edges that differ as the colour bar has them: with so many digits, or with as many as tell them apart.
+
+    >>> edge_texts([13.26, 13.31, 13.8], 3), edge_texts([13.26, 13.8, 15.0], 3)
+    (['13.26', '13.31', '13.8'], ['13.3', '13.8', '15'])
+    """
+    texts = [edge_text(float(edge), digits) for edge in edges]
+    exact = digits >= np.finfo(float).precision + 2
+    return texts if exact or len({*texts}) == len(texts) else edge_texts(edges, digits + 1)
 
 
 def edge_ticks(edges: NDArray[np.float64], most: int) -> dict[float, str]:
@@ -189,7 +200,7 @@ def edge_ticks(edges: NDArray[np.float64], most: int) -> dict[float, str]:
     >>> edge_ticks(np.array([0.0, 1e-9, 2e-9, 5e-9, 1e-8]), 9)
     {0.0: '0', 1e-09: '$10^{-9}$', 1e-08: '$10^{-8}$'}
     """
-    texts = {float(edge): edge_text(edge) for edge in edges}
+    texts = dict(zip(map(float, edges), edge_texts(edges), strict=True))
     short = {edge: text for edge, text in texts.items() if "cdot" not in text}
     shown = short if len(short) > 2 else texts
     return dict(list(shown.items())[:: -(-len(shown) // max(most, 2))])
