@@ -237,9 +237,7 @@ def test_other_ranges_are_half_and_twice_as_wide(allowed: Range, half: str, twic
         found = [judge_within(each, range_).verdict for range_ in ranges]
         told = judge_within(each, allowed).cutoffs
         assert [told[range_.amount] for range_ in ranges] == found and len(told) == 3
-        assert found == sorted(found, key=["reproduced", "inconclusive", "contradicted"].index), (
-            "a narrower is harder"
-        )
+        assert found == sorted(found, key=["reproduced", "inconclusive", "contradicted"].index), "a narrower is harder"
 
 
 def test_ends_that_the_paper_sets_have_no_others_and_named_ones_take_their_place() -> None:
