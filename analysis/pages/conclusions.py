@@ -37,7 +37,7 @@ QUESTIONS = (
             (
                 GAP,
                 "What noise finds there generalises better",
-                "Leaving LB's minimum for a flatter one changes test accuracy by {}",
+                "Leaving LB's minimum for a flatter one changes accuracy by {}",
             ),
         ),
         against=(
@@ -68,7 +68,7 @@ QUESTIONS = (
             (
                 "andriushchenko2023",
                 "goes rather with the learning rate",
-                "With the learning rate it is larger by {}",
+                "With the learning rate it is larger by {}, as a mean over measures",
             ),
         ),
     ),
@@ -124,7 +124,7 @@ QUESTIONS = (
         "Does the gradient noise scale tell how large a batch is useful?",
         (
             ("mccandlish2018", "The predicted best step is right", "Found over predicted best step is {}"),
-            ("mccandlish2018", "The mean noise scale until the goal", "B_simple over the critical batch size is {}"),
+            ("mccandlish2018", "The mean noise scale until the goal", "B_simple over the critical batch is {}"),
         ),
         against=(
             (
@@ -143,8 +143,8 @@ QUESTIONS = (
         "Is there a best batch size, in proportion to eta N?",
         (
             ("smith_le2018", "has a peak at a batch size", "The peak of test accuracy rises over the ends by {}"),
-            ("smith_le2018", "proportional to the learning rate", "The best batch goes with eta to the power of {}"),
-            ("smith_le2018", "proportional to the number of training images", "It goes with N to the power of {}"),
+            ("smith_le2018", "proportional to the learning rate", "The best batch goes as eta to the power {}"),
+            ("smith_le2018", "proportional to the number of training images", "It goes as N to the power {}"),
         ),
     ),
     Question(
@@ -184,7 +184,10 @@ def answered(question: Question, found: Mapping[str, Found]) -> str:
     if not supports and not against:
         return f"**{question.question}** Not rendered yet."
     verdicts = [*(each.verdict for _, each in supports), *(turned(each.verdict) for _, each in against)]
-    evidence = [f"{plain(said.format(_number(each)))} ({each.verdict})." for said, each in (*supports, *against)]
+    evidence = [
+        f"{plain(said.format(_number(each)))} ({each.verdict.removeprefix('reproduced ')})."
+        for said, each in (*supports, *against)
+    ]
     return f"**{question.question}** {answer(verdicts)} {' '.join(evidence)}"
 
 

@@ -10,17 +10,17 @@ STORY = Story(
     points=(
         Point(
             "from random weights",
-            "with unequal noise small batches end sharper than the full batch",
+            "small batches end sharper than the full batch",
             "trace, batch 1 over full",
         ),
-        Point("generalise alike", "small and full batches have one test loss there", "batch 1 over full"),
-        Point("ends at the flattest minimum", "isotropic noise leads SGD to the flattest minimum", "trace over least"),
+        Point("generalise alike", "the two have one test loss", "batch 1 over full"),
+        Point("ends at the flattest minimum", "equal noise leads SGD to the flattest minimum", "trace over least"),
         Point(
             "leaves the flattest minimum",
             "unequal noise drives SGD from the flattest minimum to a sharper one",
             "trace, end over start",
         ),
-        Point("flattens a sharp start", "isotropic noise flattens a sharp start", "trace, end over start"),
+        Point("flattens a sharp start", "equal noise flattens a sharp start", "trace, end over start"),
         Point("as computed", "SGD ends where gradients fluctuate least, as computed", "trace over computed"),
         Point("learning rate does not", "the learning rate does not matter for the end", "trace, twice the rate"),
         Point("tanh", "a tanh network ends sharper with unequal noise too", "trace, unequal over equal"),
