@@ -299,6 +299,15 @@ def test_every_measure_and_landscape_is_explained() -> None:
     assert first_column(DOCS["landscapes.md"], r"^\| `(\w+) [A-Z][^`]*` \|") == set(LANDSCAPES)
 
 
+def test_every_measure_has_a_formula_and_no_empty_cell() -> None:
+    rows = re.findall(r"^\| (`\w+` \| .*) \|$", DOCS["measures.md"], re.MULTILINE)
+    cells = {row[0]: row for row in (re.split(r" *(?<!\\)\| *", line) for line in rows)}
+    assert len(cells) == len(PROBES)
+    for name, row in cells.items():
+        assert len(row) == 6 and all(row), name
+        assert re.search(r"`[^` ]+ [^`]+`", row[1]), name  # a name or a knob has no space, a formula does
+
+
 def test_every_study_is_listed_with_where_it_ran() -> None:
     page = DOCS["studies.md"]
     studies = {name_of(study) for paper in PAPERS.values() for study in paper.studies}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
 from sharpness.models.transformer import Block
+from sharpness.probes.fisher_rao import FisherRaoNorm
 from sharpness.probes.geodesic_sharpness import GeodesicSharpness
 from sharpness.probes.methods.attention_pairs import Pair, find_pairs
 from sharpness.probes.methods.geodesics import Geodesics
@@ -137,11 +138,12 @@ def test_blocks_are_found_and_the_measure_does_not_see_their_symmetry(name: str)
         assert there.details()["rise_by_start"] == pytest.approx(here.details()["rise_by_start"], rel=1e-6)
 
 
-def test_the_adaptive_and_the_plain_measure_do_see_it() -> None:
+def test_the_adaptive_and_the_plain_measure_do_see_it_and_the_fisher_rao_norm_does_not() -> None:
     loss = loss_of(timm_block)
     for scaling in ("plain", "adaptive"):
         values = [WorstCaseSharpness(rho=0.1, scaling=scaling)(loss, w).value for w in (loss.weights, moved(loss))]
         assert abs(values[1] / values[0] - 1) > 0.05
+    assert FisherRaoNorm()(loss, moved(loss)).value == pytest.approx(FisherRaoNorm()(loss).value, rel=1e-9)
 
 
 def test_the_block_of_the_character_transformer_is_known() -> None:

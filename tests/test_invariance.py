@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from sharpness.loss import Loss
-from sharpness.measure.stress import stress_test
+from sharpness.measure.stress import has_moved, stress_test
 from sharpness.probes import PROBES
 from sharpness.records.invariance import INVARIANT, is_invariant
+from sharpness.symmetries.permutations import find_groups, permuted
 from tests.conftest import ROOT
 
 MEASURES = ROOT / "docs" / "measures.md"
@@ -29,6 +30,17 @@ MOVED: dict[str, dict[str, Any]] = {
     "trace": {},
     "worst_case": {"scaling": "plain"},
 }
+NOT_DRAWN = (
+    "adaptive_radius",
+    "eigenvalues",
+    "fisher_rao_norm",
+    "gradient_noise",
+    "keskar",
+    "norms",
+    "sam",
+    "worst_case",
+)
+"""Those whose value is not a mean over draws, which would hide a small change."""
 
 
 def rectified() -> Loss:
@@ -44,6 +56,19 @@ def test_a_rescaling_moves_what_it_is_said_to_move(invariant: bool, name: str) -
     (row,) = stress_test(rectified(), {name: probe}, 4.0)
     assert row.moved is not invariant, row.reason
     assert is_invariant(row.before.to_record()) is invariant
+
+
+def test_another_order_of_the_hidden_units_moves_nothing() -> None:
+    loss = rectified()
+    tensors, generator = dict(loss.tensors(loss.weights)), torch.Generator().manual_seed(1)
+    for group in find_groups(loss.model, next(iter(loss.batches))):
+        tensors |= permuted(tensors, group, torch.randperm(group.size, generator=generator))
+    other = loss.with_tensors(tensors)
+    assert float((other.weights - loss.weights).norm()) > 1
+    for name in NOT_DRAWN:
+        probe = PROBES[name].probe()
+        moved, reason = has_moved(probe(loss), probe(other))
+        assert moved is False, f"{name}: {reason}"
 
 
 def test_the_page_of_measures_says_the_same() -> None:
