@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import shlex
@@ -14,8 +15,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+import sharpness as sh
 from analysis.pages.papers import PAPERS
 from analysis.report.places import name_of, script_of
+from sharpness import plots
 from sharpness.cli import advise, predict
 from sharpness.files import read_jsonl
 from sharpness.landscapes import LANDSCAPES
@@ -306,6 +309,19 @@ def test_every_measure_has_a_formula_and_no_empty_cell() -> None:
     for name, row in cells.items():
         assert len(row) == 6 and all(row), name
         assert re.search(r"`[^` ]+ [^`]+`", row[1]), name  # a name or a knob has no space, a formula does
+
+
+def test_the_page_of_the_library_lists_every_public_name() -> None:
+    _, *parts = DOCS["api.md"].split(".. currentmodule:: ")
+    shown = set[str]()
+    for part in parts:
+        module, *names = re.findall(r"^ *([\w.]+)$", part, re.MULTILINE)
+        shown |= {f"{module}.{name}" for name in names}
+    constants = {f"sharpness.{name}" for name in re.findall(r"`(plots\.[A-Z_]+)`", DOCS["api.md"])}
+    public = {f"{module.__name__}.{name}" for module in (sh, plots) for name in module.__all__}
+    assert public - shown - constants == set()
+    homes = [name.rpartition(".") for name in sorted(shown | constants)]
+    assert [".".join(home) for home in homes if not hasattr(importlib.import_module(home[0]), home[2])] == []
 
 
 def test_every_study_is_listed_with_where_it_ran() -> None:
