@@ -17,7 +17,7 @@ from sharpness.loss.slope import FAILED, NO_DERIVATIVE, UNREACHED
 from sharpness.machine.environment import peak_memory, versions
 from sharpness.machine.progress import Progress, ending
 from sharpness.records import ProbeRecord
-from sharpness.records.tables import frame_of, html_table, one_line, tidy_rows
+from sharpness.records.tables import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class ProbeResult:
 
     def _repr_html_(self) -> str:
         """Return the table that notebooks show."""
-        return html_table([self._so_far()])
+        return self._so_far()._repr_html_()
 
     def _so_far(self) -> ProbeRecord:
         """Return the record, of which a result within its probe has no evidence yet."""
@@ -136,7 +136,7 @@ class ProbeResult:
 
     def to_frame(self) -> Any:
         """Return a pandas table with a row for each number, as :func:`sharpness.records.tables.tidy_rows` has it."""
-        return frame_of(tidy_rows([self.to_record()]))
+        return self.to_record().to_frame()
 
     @property
     def seconds(self) -> float:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
 
 from sharpness.loss import Loss
+from sharpness.records.tables import tidy_rows
+from sharpness.results import ProbeResult
 from tests.cases import CASES
 
 
@@ -62,3 +66,13 @@ def small_network(name: str = "mlp", dtype: torch.dtype = torch.float64) -> Loss
     case = CASES[name]
     model, batches = case.build()
     return Loss(model, case.criterion, batches, norm=case.norm, dtype=dtype)
+
+
+def shows_itself(result: ProbeResult) -> None:
+    """Hold a result to a line of text, a table of HTML and one of pandas, with a row for each of its numbers."""
+    assert re.fullmatch(rf"<{type(result).__name__}: \w.*, [\d.e-]+ s>", repr(result)), repr(result)
+    assert "\n" not in repr(result) and len(repr(result)) < 160
+    rows, table = tidy_rows([result.to_record()]), result.to_frame()
+    assert table["quantity"].tolist() == [row["quantity"] for row in rows] and len(rows) > 0
+    assert table["value"].dropna().tolist() == [row["value"] for row in rows if row["value"] is not None]
+    assert result._repr_html_().count("<tr>") == 1 + len(rows)

@@ -18,7 +18,7 @@ from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
 from sharpness.records.glossary import DETAILS, EVERYWHERE, FIELDS, RUN, described
 from tests.conftest import ROOT
-from tests.probe_cases import small_network
+from tests.probe_cases import shows_itself, small_network
 
 KNOBS: dict[str, dict[str, Any]] = {
     "learning_coefficient": {"burn_in": 2, "num_draws": 4},
@@ -29,6 +29,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "eigen_plane": {"num_points": 3},
     "three_point_plane": {"num_points": 3},
     "trajectory_plane": {"num_points": 3},
+    "geodesic_sharpness": {"steps": 2},
 }
 """What shortens the longest ones."""
 OLD = {"probe": "distance", "quantity": "distance_from_start", "value": 3, "reasons": {"lower": "exact"}, "gone": 1}
@@ -53,15 +54,17 @@ def keys_of(value: Any, at: str = "") -> Iterator[str]:
 
 
 @pytest.mark.dear
-@pytest.mark.parametrize("name", sorted(DETAILS.keys() - {"geodesic_sharpness"}))  # which asks for attention
-def test_every_detail_has_its_words(name: str) -> None:
-    info, loss = {**PROBES, **LANDSCAPES}[name], small_network()
+@pytest.mark.parametrize("name", sorted(DETAILS))
+def test_every_detail_has_its_words_and_every_result_shows_itself(name: str) -> None:
+    info = {**PROBES, **LANDSCAPES}[name]
+    loss = small_network("attention" if name == "geodesic_sharpness" else "mlp")
     torch.manual_seed(0)
     others = [loss.weights + 0.1 * torch.randn_like(loss.weights) for _ in range(2)]
     points = (loss.weights, *others, loss.weights) if name == "trajectory_plane" else (loss.weights, *others)
     count = len(points) if name == "trajectory_plane" else len(info.points)
-    details = info.probe(**KNOBS.get(name, {}))(loss, *points[:count]).to_record().details
-    found, words = set(keys_of(json.loads(json.dumps(details)))), DETAILS[name]
+    result = info.probe(**KNOBS.get(name, {}))(loss, *points[:count])
+    shows_itself(result)
+    found, words = set(keys_of(json.loads(json.dumps(result.to_record().details)))), DETAILS[name]
     assert {key for key in found if not described(key, words | EVERYWHERE)} == set()
     always = {key for key, said in words.items() if not said.startswith("where")}
     inside = {key for key in always if any(described(each, {key: ""}) for each in found)}

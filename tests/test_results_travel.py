@@ -19,13 +19,15 @@ from sharpness.cli.options import Collect, Report
 from sharpness.cli.report import run_report
 from sharpness.errors import InputError
 from sharpness.files import append_jsonl
+from sharpness.measure.stress import stress_test
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
 from sharpness.records.remarks import of_checkpoint, of_comparison
 from sharpness.records.tables import html_table, markdown_table, tidy_rows
 from sharpness.results import ProbeResult
 from tests.browser import needs_browser, visit
-from tests.probe_cases import small_network
+from tests.probe_cases import shows_itself, small_network
+from tests.test_invariance import rectified
 
 pytestmark = pytest.mark.dear
 
@@ -56,13 +58,56 @@ def saved(folder: Path, results: dict[str, ProbeResult], factors: tuple[float, .
 
 def test_results_and_losses_say_what_they_are_on_one_short_line(results: dict[str, ProbeResult]) -> None:
     for result in results.values():
-        assert re.fullmatch(rf"<{type(result).__name__}: \w+ .*, [\d.e-]+ s>", repr(result)), repr(result)
-        assert "\n" not in repr(result) and len(repr(result)) < 120
+        shows_itself(result)
     top = results["eigenvalues"]
     assert f"{top.value:.5g} [{top.lower:.5g}, {top.upper:.5g}] at 99 %, {top.num_hvps} HVPs" in repr(top)
     loss = small_network()
     assert f"{loss.layout.size:,} parameters" in repr(loss) and f"{loss.num_examples} examples" in repr(loss)
     assert loss._repr_html_().count("<tr>") == 4
+
+
+def test_no_kind_of_result_shows_itself_in_a_way_of_its_own() -> None:
+    """The results of all probes and landscapes are made, and looked at, where the page of their fields is tested."""
+
+    def kinds(base: type[ProbeResult]) -> set[type[ProbeResult]]:
+        return {base}.union(*map(kinds, base.__subclasses__()))
+
+    found = {kind for kind in kinds(ProbeResult) if kind.__module__.startswith("sharpness.")}
+    assert len(found) > len(PROBES)
+    for name in ("__repr__", "_repr_html_", "to_frame"):
+        assert {kind.__name__ for kind in found if getattr(kind, name) is not getattr(ProbeResult, name)} == set()
+
+
+def test_a_record_that_was_read_shows_itself_as_its_result_does(results: dict[str, ProbeResult]) -> None:
+    for result in results.values():
+        record = ProbeRecord.from_dict(result.to_record().to_dict())
+        assert repr(record).partition(":")[2] == repr(result).partition(":")[2] and record.probe == result.probe
+        assert record._repr_html_() == result._repr_html_()
+        assert record.to_frame().equals(result.to_frame())
+
+
+def test_a_stress_test_shows_itself_as_a_table() -> None:
+    rows = stress_test(rectified(), {"norms": sh.WeightNorms(), "sam": sh.SamSharpness(scaling="adaptive")})
+    norms, rise = rows
+    assert (norms.moved, rise.moved) == (True, False) and repr(rows) == "<StressRows: 1 of 2 measures moved>"
+    before, after = norms.before.value, norms.after.value
+    assert before is not None and after is not None
+    assert repr(norms).startswith(
+        f"<StressRow: weight_norm {before:.5g} -> {after:.5g}, values differ by more than 0.01"
+    )
+    html, table = rows._repr_html_(), rows.to_frame()
+    assert html.count("<tr>") == 3 and f">{after / before:.4g}</td>" in html and "0 -&gt; 2, alpha = 4" in html
+    assert table["moved"].tolist() == [True, False] and table["value_after"].tolist() == [after, rise.after.value]
+
+
+def test_an_advice_shows_itself_as_a_table() -> None:
+    found = sh.advise(rectified(), optimizer="sgd", batch_size=4, learning_rate=0.1)
+    assert repr(found) == f"<Advice: {str(found).partition(';')[0]}>" and len(repr(found)) < 160
+    html, table = found._repr_html_(), found.to_frame()
+    assert html.count("<tr>") == 1 + len(found.choices) and "perfect scaling *" in html and "interval 95 %" in html
+    assert table["name"].tolist() == [choice.name for choice in found.choices]
+    assert table["batch_size"].tolist() == [choice.batch_size for choice in found.choices]
+    assert table["learning_rate"].tolist()[0] == 0.1 and table["beta2"].isna().all()
 
 
 def test_a_table_in_a_notebook_has_a_line_for_each_number_and_runs_nothing(results: dict[str, ProbeResult]) -> None:
@@ -103,6 +148,7 @@ class Shell(ModuleType):
 def test_a_bar_moves_in_a_notebook_and_is_silent_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The notebook is made up: it says what the bar asks IPython for, not how a browser draws it."""
     bar = sh.ProgressBar("top")
     sh.TopEigenvalues()(small_network(), progress=bar)
     assert 0 < bar.done == bar.total < sh.TopEigenvalues().num_hvps and capsys.readouterr() == ("", "")

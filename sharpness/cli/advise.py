@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from rich.table import Table
@@ -27,7 +27,7 @@ from sharpness.measure.advise import (
     record_of,
     settings_of,
 )
-from sharpness.measure.batch_rules import ADAM, Advice, Choice, Settings, check_overhead
+from sharpness.measure.batch_rules import ADAM, Advice, Choice, Settings, check_overhead, ends_text
 from sharpness.measure.critical_batch import Branches
 from sharpness.measure.recorded import find_record
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
@@ -141,38 +141,22 @@ def noise_table(found: Advice, records: list[ProbeRecord]) -> Table:
     rows = {name: (scale.value, scale.lower, scale.upper) for name, scale in found.noise_scales.items()}
     rows["Euclidean, by curvature"] = curved.get("value"), curved.get("lower"), curved.get("upper")
     for name, (value, lower, upper) in rows.items():
-        table.add_row(name, _number(value), _interval(lower, upper))
+        table.add_row(name, _number(value), ends_text(lower, upper))
     return table
 
 
 def advice_table(found: Advice) -> Table:
     """Return a table with a line for each choice and all that goes with its batch size."""
     table = Table(title="batch size", title_justify="left", **PLAIN)
-    table.add_column("choice", no_wrap=True)
-    for name in ("batch", f"interval {100 * found.confidence:g} %", "rate", "beta2", "warm-up", "updates", "examples"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for choice in found.choices:
-        table.add_row(*_cells(choice, advised=choice is found.chosen))
+    for name in found.heads:
+        table.add_column(name, justify="left" if name == "choice" else "right", no_wrap=True)
+    for cells in found.cells:
+        table.add_row(*cells)
     return table
-
-
-def _cells(choice: Choice, advised: bool) -> tuple[str, ...]:
-    size = "none" if choice.batch_size is None else str(choice.batch_size)
-    interval = "" if choice.lower is None and choice.upper is None else _interval(choice.lower, choice.upper)
-    beta2 = "" if choice.beta2 is None else f"{choice.beta2:.5f}"
-    warmup = "" if choice.warmup_updates is None else str(choice.warmup_updates)
-    costs = ["" if each is None else f"{each:.3g} x" for each in (choice.updates, choice.examples)]
-    rate = "" if choice.learning_rate is None else f"{choice.learning_rate:.3g}"
-    return f"{choice.name}{' *' * advised}", size, interval, rate, beta2, warmup, *costs
 
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.3g}"
-
-
-def _interval(lower: float | None, upper: float | None) -> str:
-    ends = ("?" if end is None else f"{end:.3g}" for end in (lower, upper))
-    return f"[{', '.join(ends)}]"
 
 
 def said(found: Advice, records: list[ProbeRecord]) -> Iterator[str]:
@@ -216,12 +200,8 @@ def _of_branches(record: ProbeRecord) -> str:
 
 def advice_csv(found: Advice) -> bytes:
     """Return the choices as CSV, a row each, empty where there is no number."""
-    names = [each.name for each in fields(Choice) if each.name != "reasons"]
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, [*names, "reasons"], lineterminator="\n")
+    writer = csv.DictWriter(stream, [each.name for each in fields(Choice)], lineterminator="\n")
     writer.writeheader()
-    for choice in found.choices:
-        row = asdict(choice)
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.reasons.items())
-        writer.writerow({name: "" if row[name] is None else row[name] for name in names} | {"reasons": reasons})
+    writer.writerows(found.rows())  # None is written as nothing
     return stream.getvalue().encode()

@@ -20,12 +20,11 @@ from sharpness.errors import InputError, unknown_name
 from sharpness.files import append_jsonl, iterate_lines
 from sharpness.machine.environment import choose_device
 from sharpness.measure.runner import applicable
-from sharpness.measure.stress import stress_test, usable_rescalings
+from sharpness.measure.stress import STRESS_HEADS, stress_cells, stress_test, usable_rescalings
 from sharpness.measure.subject import subject_sha256
 from sharpness.measure.user_checkpoint import UserCheckpoint, load_user_checkpoint
 from sharpness.parsing import shown_value
 from sharpness.records import ProbeRecord
-from sharpness.records.rows import interval_text, value_text
 from sharpness.results import facts_of
 from sharpness.symmetries.rescaling import Rescaling
 
@@ -136,14 +135,11 @@ def _print_rows(rows: list[Row]) -> None:
 def stress_table(rows: list[Row], title: str) -> Table:
     """Return the table of values before and after, their ratio, and whether they moved."""
     table = Table(title=title, title_justify="left")
-    for name in ("quantity", "before", "after", "ratio", "moved"):
+    for name in STRESS_HEADS:
         table.add_column(name, justify="left" if name == "quantity" else "right")
     for row in rows:
         before, after = (ProbeRecord.from_dict(row[when]) for when in ("before", "after"))
-        cells = [f"{value_text(r)} {interval_text(r)}".strip() for r in (before, after)]
-        ratio = f"{after.value / before.value:.4g}" if before.value and after.value is not None else ""
-        moved = {True: "moved", False: "", None: "unknown"}[row["moved"]]
-        table.add_row(before.quantity, *cells, ratio, moved)
+        table.add_row(*stress_cells(before, after, row["moved"]))
     return table
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sharpness.errors import InputError
 from sharpness.probes.methods.noise_statistics import Measured
+from sharpness.records.tables import frame_of, grid_html
 
 MEASURED, PAPER, CONVENTION = "measured", "paper rule", "convention"
 ADAM = ("adam", "adamw")
@@ -114,6 +115,29 @@ class Choice:
     rests_on: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the texts of the line of a table under :data:`HEADS`."""
+        size = "none" if self.batch_size is None else str(self.batch_size)
+        interval = "" if self.lower is None and self.upper is None else ends_text(self.lower, self.upper)
+        beta2 = "" if self.beta2 is None else f"{self.beta2:.5f}"
+        warmup = "" if self.warmup_updates is None else str(self.warmup_updates)
+        costs = ["" if each is None else f"{each:.3g} x" for each in (self.updates, self.examples)]
+        rate = "" if self.learning_rate is None else f"{self.learning_rate:.3g}"
+        return self.name, size, interval, rate, beta2, warmup, *costs
+
+
+HEADS = ("choice", "batch", "interval", "rate", "beta2", "warm-up", "updates", "examples")
+
+
+def ends_text(lower: float | None, upper: float | None) -> str:
+    """Return an interval in brackets.
+
+    >>> ends_text(21.8, None)
+    '[21.8, ?]'
+    """
+    ends = ("?" if end is None else f"{end:.3g}" for end in (lower, upper))
+    return f"[{', '.join(ends)}]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
@@ -138,14 +162,44 @@ class Advice:
         """Return everything as plain types."""
         return {**asdict(self), "advised": self.chosen.name, "unknown": list(self.unknown)}
 
+    @property
+    def cells(self) -> list[tuple[str, ...]]:
+        """The lines of a table under :data:`HEADS`, the advised one with a star."""
+        lines = [(choice, choice.cells()) for choice in self.choices]
+        return [(f"{name} *" if choice is self.chosen else name, *others) for choice, (name, *others) in lines]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """:data:`HEADS` with how sure the intervals are."""
+        return tuple(f"interval {100 * self.confidence:g} %" if name == "interval" else name for name in HEADS)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each choice, with the reasons for what is missing as one text."""
+        told = ["; ".join(f"{name}: {why}" for name, why in choice.reasons.items()) for choice in self.choices]
+        return [asdict(choice) | {"reasons": text} for choice, text in zip(self.choices, told, strict=True)]
+
+    def to_frame(self) -> Any:
+        """Return a pandas table with a row for each choice."""
+        return frame_of(self.rows())
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        return grid_html(self.heads, self.cells, "batch size")
+
+    def __repr__(self) -> str:
+        """Return what is advised, without what it rests on."""
+        return f"<Advice: {self._batch()}>"
+
     def __str__(self) -> str:
+        return f"{self._batch()}; {self.chosen.rests_on}" if self.chosen.batch_size is not None else self._batch()
+
+    def _batch(self) -> str:
         best = self.chosen
         if best.batch_size is None:
             return f"no batch size: {best.reasons['batch_size']}"
-        ends = ", ".join("?" if end is None else f"{end:.3g}" for end in (best.lower, best.upper))
         rate = "" if best.learning_rate is None else f", learning rate {best.learning_rate:.3g}"
         beta2 = "" if best.beta2 is None else f", beta2 {best.beta2:.6g}"
-        return f"batch {best.batch_size} in [{ends}] ({best.name}){rate}{beta2}; {best.rests_on}"
+        return f"batch {best.batch_size} in {ends_text(best.lower, best.upper)} ({best.name}){rate}{beta2}"
 
 
 PRESENT, PERFECT, CRITICAL, BRANCHED = "as it is", "perfect scaling", "noise scale", "branches"

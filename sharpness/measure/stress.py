@@ -11,6 +11,9 @@ from torch import Tensor
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
+from sharpness.records import ProbeRecord
+from sharpness.records.rows import interval_text, value_text
+from sharpness.records.tables import frame_of, grid_html
 from sharpness.results import ProbeResult
 from sharpness.symmetries.rescaling import PATTERNS, Rescaling, find_rescalings
 
@@ -33,6 +36,11 @@ class StressRow:
     moved: bool | None
     reason: str
 
+    def __repr__(self) -> str:
+        """Return the values before and after, and whether they moved."""
+        quantity, before, after, *_ = stress_cells(self.before.to_record(), self.after.to_record(), self.moved)
+        return f"<StressRow: {quantity} {before} -> {after}, {self.reason}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return what a table shows, as plain types."""
         numbers = {
@@ -44,6 +52,38 @@ class StressRow:
         return {name: getattr(self, name) for name in plain} | {"quantity": self.before.quantity} | numbers
 
 
+STRESS_HEADS = ("quantity", "before", "after", "ratio", "moved")
+
+
+def stress_cells(before: ProbeRecord, after: ProbeRecord, moved: bool | None) -> tuple[str, ...]:
+    """Return the texts of a line of the table: the values before and after, their ratio, and whether they moved.
+
+    >>> trace = ProbeRecord(probe="trace", quantity="trace", value=8.0)
+    >>> stress_cells(trace, ProbeRecord(probe="trace", quantity="trace", value=12.0), True)
+    ('trace', '8', '12', '1.5', 'moved')
+    """
+    values = [f"{value_text(record)} {interval_text(record)}".strip() for record in (before, after)]
+    ratio = f"{after.value / before.value:.4g}" if before.value and after.value is not None else ""
+    return before.quantity, *values, ratio, {True: "moved", False: "", None: "unknown"}[moved]
+
+
+class StressRows(list[StressRow]):
+    """The rows of a stress test, which a notebook shows as a table."""
+
+    def __repr__(self) -> str:
+        """Return how many of the measures moved."""
+        return f"<StressRows: {sum(row.moved is True for row in self)} of {len(self)} measures moved>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        lines = [stress_cells(row.before.to_record(), row.after.to_record(), row.moved) for row in self]
+        return grid_html(STRESS_HEADS, lines, f"{self[0].rescaling}, alpha = {self[0].alpha:g}" if self else "")
+
+    def to_frame(self) -> Any:
+        """Return a pandas table with a row for each measure."""
+        return frame_of([row.to_dict() for row in self])
+
+
 def stress_test(
     loss: Loss,
     probes: Mapping[str, Probe],
@@ -52,7 +92,7 @@ def stress_test(
     rescaling: Rescaling | None = None,
     w: Tensor | None = None,
     progress: Progress | None = None,
-) -> list[StressRow]:
+) -> StressRows:
     """Return every probe's result at ``w`` and after a function-preserving rescaling by ``alpha`` (Dinh et al. 2017).
 
     A probe is called as ``probe(loss, w)``. Without a ``rescaling`` it is the first that can be used, pairs before
@@ -73,7 +113,7 @@ def stress_test(
         other, rescaling = _first_usable(loss, alpha, w)
     else:
         other = rescaled(loss, rescaling, alpha, w)
-    rows = []
+    rows = StressRows()
     for name, probe in probes.items():
         before, after = probe(loss, w), probe(other, other.weights)
         moved, reason = has_moved(before, after)

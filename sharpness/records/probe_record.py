@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from sharpness.errors import InputError
 from sharpness.parsing import shown_value
+from sharpness.records.tables import frame_of, html_table, one_line, tidy_rows
 
 SCHEMA = 1
 
@@ -62,6 +63,18 @@ class ProbeRecord:
     details: Mapping[str, Any] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    def __repr__(self) -> str:
+        """Return the quantity, its value with the interval, and what it cost, where all fields would fill a page."""
+        return f"<{type(self).__name__}: {one_line(self)}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        return html_table([self])
+
+    def to_frame(self) -> Any:
+        """Return a pandas table with a row for each number, as :func:`sharpness.records.tables.tidy_rows` has it."""
+        return frame_of(tidy_rows([self]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON types; a non-finite number becomes ``None`` with a reason.

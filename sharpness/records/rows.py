@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sharpness.records.probe_record import ProbeRecord
+if TYPE_CHECKING:  # a record shows itself by these rows
+    from sharpness.records.probe_record import ProbeRecord
 
 ERRORS = ("standard_error", "trace_standard_error")
 SAMPLING = "  choice of examples"
@@ -30,6 +31,7 @@ class Row:
 def rows_of(record: ProbeRecord) -> list[Row]:
     """Return a row for each eigenvalue of a record, or for its value, and one for an interval over other examples.
 
+    >>> from sharpness.records import ProbeRecord
     >>> record = ProbeRecord(probe="eigenvalues", quantity="top_eigenvalue", value=3.0, lower=3.0, upper=3.1,
     ...                      converged=True, details={"eigenvalues": [3.0, 1.0], "lowers": [3.0, 1.0]})
     >>> [(row.quantity, row.interval) for row in rows_of(record)]
@@ -48,6 +50,7 @@ def value_text(record: ProbeRecord) -> str:
 def interval_text(record: ProbeRecord) -> str:
     """Return the interval, the standard error, and whether the value is exact, as far as they are known.
 
+    >>> from sharpness.records import ProbeRecord
     >>> interval_text(ProbeRecord(probe="trace", quantity="trace", value=9.0, lower=8.0, upper=10.0))
     '[8, 10]'
     """

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sharpness.records.probe_record import ProbeRecord
 from sharpness.records.rows import SAMPLING, Row, rows_of
+
+if TYPE_CHECKING:  # a record shows itself by these tables
+    from sharpness.records.probe_record import ProbeRecord
 
 COSTS = ("num_hvps", "num_gradients", "num_forwards", "seconds")
 SETTINGS = ("num_examples", "dtype", "norm", "weight_decay", "device", "seed", "data_sha256", "checkpoint_sha256")
 FLOATS = ("value", "lower", "upper", "confidence", "residual", "seconds", "weight_decay")
-FLOATS += ("sampling_lower", "sampling_upper", "sampling_confidence")
+FLOATS += ("sampling_lower", "sampling_upper", "sampling_confidence", "learning_rate", "beta2", "updates", "examples")
+FLOATS += tuple(f"{name}_{when}" for name in ("value", "lower", "upper") for when in ("before", "after"))
+WHOLE = ("num_hvps", "num_gradients", "num_forwards", "seed", "num_examples", "index", "batch_size", "warmup_updates")
+TRUE_OR_FALSE = ("converged", "moved")
 HEADS = ("measure", "value", "interval", "at", "HVPs", "s")
 
 
@@ -23,6 +28,7 @@ def tidy_rows(records: Iterable[ProbeRecord]) -> list[dict[str, Any]]:
     ``index`` counts the numbers of one record, such as its eigenvalues; what the record cost and the interval over the
     choice of examples stand with the first of them. ``knobs`` are JSON.
 
+    >>> from sharpness.records import ProbeRecord
     >>> rows = tidy_rows([ProbeRecord(probe="distance", quantity="distance_from_start", value=3.0)])
     >>> [(row["quantity"], row["value"]) for row in rows]
     [('distance_from_start', 3.0)]
@@ -51,9 +57,8 @@ def frame_of(rows: Sequence[Mapping[str, Any]]) -> Any:
     import pandas as pd  # takes half a second that nobody who reads records has to wait
 
     table = pd.DataFrame(rows)
-    whole = {name: "Int64" for name in (*COSTS[:3], "seed", "num_examples", "index") if name in table}
-    floats = {name: float for name in FLOATS if name in table}
-    return table.astype({**whole, **floats, **({"converged": "boolean"} if "converged" in table else {})})
+    types = dict.fromkeys(WHOLE, "Int64") | dict.fromkeys(FLOATS, float) | dict.fromkeys(TRUE_OR_FALSE, "boolean")
+    return table.astype({name: kind for name, kind in types.items() if name in table})
 
 
 def cells_of(record: ProbeRecord) -> list[list[str]]:
@@ -75,6 +80,7 @@ def _value(row: Row) -> str:
 def one_line(record: ProbeRecord) -> str:
     """Return the quantity, its value with the interval, and what it cost.
 
+    >>> from sharpness.records import ProbeRecord
     >>> one_line(ProbeRecord(probe="trace", quantity="trace", value=9.0, lower=8.0, upper=10.0, num_hvps=20))
     'trace 9 [8, 10], 20 HVPs'
     """
@@ -87,10 +93,18 @@ def one_line(record: ProbeRecord) -> str:
 
 def html_table(records: Iterable[ProbeRecord], caption: str = "") -> str:
     """Return an HTML table with a line for each number; what comes from records is escaped."""
-    head = "".join(f"<th>{name}</th>" for name in HEADS)
-    lines = [_html_line(line) for record in records for line in cells_of(record)]
+    return grid_html(HEADS, [line for record in records for line in cells_of(record)], caption)
+
+
+def grid_html(heads: Iterable[str], lines: Iterable[Sequence[str]], caption: str = "") -> str:
+    """Return an HTML table of texts under their heads, all but the first column to the right.
+
+    >>> grid_html(["of"], [["a<b"]])
+    '<table><thead><tr><th>of</th></tr></thead><tbody><tr><td style="text-align:left">a&lt;b</td></tr></tbody></table>'
+    """
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(map(_html_line, lines))}</tbody></table>"
 
 
 def _html_line(cells: Sequence[str]) -> str:
