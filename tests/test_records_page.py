@@ -12,11 +12,16 @@ import torch
 
 from analysis.pages.record_page import PAGE, record_page
 from sharpness.cli import main
+from sharpness.cli.collect import run_collect
+from sharpness.cli.options import Collect, Report
+from sharpness.cli.report import run_report
 from sharpness.errors import InputError
 from sharpness.landscapes import LANDSCAPES
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
 from sharpness.records.glossary import DETAILS, EVERYWHERE, FIELDS, RUN, described
+from sharpness.records.tables import one_line
+from sharpness.runs import RecordFolder
 from tests.conftest import ROOT
 from tests.probe_cases import shows_itself, small_network
 
@@ -32,6 +37,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "geodesic_sharpness": {"steps": 2},
 }
 """What shortens the longest ones."""
+FIRST = ROOT / "tests" / "old_records" / "of_the_first_version.jsonl"
 OLD = {"probe": "distance", "quantity": "distance_from_start", "value": 3, "reasons": {"lower": "exact"}, "gone": 1}
 
 
@@ -95,3 +101,23 @@ def test_records_of_older_versions_are_read_and_newer_ones_refused_in_a_line() -
     with pytest.raises(InputError, match=r"^expected a record of schema 1 or older, got 2: update") as caught:
         ProbeRecord.from_dict(OLD | {"schema": 2})
     assert "\n" not in str(caught.value)
+
+
+def test_records_that_the_first_version_wrote_are_read_collected_and_drawn(tmp_path: Path) -> None:
+    """The file is what the first code that had probes wrote of a run of two epochs, byte for byte."""
+    (tmp_path / "probes.jsonl").write_bytes(FIRST.read_bytes())
+    records = RecordFolder(tmp_path).records()
+    assert [(record.probe, record.value) for record in records] == [
+        ("eigenvalues", 26.845616368558403),
+        ("keskar", 382.13770428977637),
+        ("distance", 2.958562762981821),
+    ]
+    assert [one_line(record) for record in records[:2]] == [
+        "top_eigenvalue 26.846 [26.846, 27.077] at 99 %, 13 HVPs, 2.5 s",
+        "keskar_sharpness 382.14* [382.14, ?], 25 s",
+    ]
+    run_collect(Collect((tmp_path,), csv=tmp_path / "all.csv"))
+    assert (tmp_path / "all.csv").read_text().count("\n") == 4
+    run_report(Report(tmp_path))
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("<figure>") == 2 and "382.14" in html  # all numbers, and how the eigenvalue converged

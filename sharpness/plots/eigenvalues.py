@@ -114,6 +114,8 @@ def convergence_table(networks: Sequence[Network]) -> pd.DataFrame:
             continue  # nothing is relative to zero
         width = width_asked(record)
         for products, *values in record.details.get("history") or []:
+            if len(values) == 2:  # the first records had a Ritz value and the upper bound alone
+                values.insert(1, None)
             row = dict(zip(BOUNDS, numbers_of(values), strict=True))
             shares = {f"{name}_percent": 100 * (x - record.value) / abs(record.value) for name, x in row.items()}
             narrow = width is not None and bool(row["upper"] - row["lower"] <= width * abs(row["ritz"]))
