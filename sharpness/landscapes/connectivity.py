@@ -64,22 +64,10 @@ class ModeConnectivity(BendKnobs, Landscape[ConnectivityResult]):
 
     Garipov et al. 2018 (arXiv 1802.10026), section 3: a ``bezier`` curve or polygonal ``chain`` whose ends stay the
     checkpoints, bit for bit, while its bends minimise the mean over t, uniform in [0, 1], of
-    ``L(w(t)) + weight_decay / 2 ||w(t)||^2``. The mean is over t and not over the length of the curve, as theirs is. A
-    penalty of the loss itself is part of L.
-    Each step of SGD with momentum takes a new random t and a new random batch of ``batch_size`` different examples (the
-    loss's largest batch unless given); :meth:`rate` is the schedule of the learning rate. ``num_points`` values of t,
-    evenly spaced, are measured on either path.
-
-    Momentum, learning rate, weight decay and the 61 points are the defaults of their code. Theirs differs in batches of
-    128, which it takes in epochs, in 200 epochs or more, which is some 80 000 steps on CIFAR, and in augmented data and
-    dropout, which there are none of here. The bends begin evenly on the line, as theirs do, and stay on it where by
-    symmetry no gradient points away from it.
-
-    With ``norm='recalibrate'`` the steps take BatchNorm's statistics from their batches, and every measured point from
-    the calibration data, as theirs does; with ``frozen`` the running statistics of the loss hold for the whole curve,
-    also at its far end. The record says which as ``training_norm``. Where a training loss is not finite the training
-    ends there, both paths are measured as they are, and there is no value but a reason. Under ``resume`` the bends are
-    kept and then each point; of several parts each trains the whole curve, unless another has before.
+    ``L(w(t)) + weight_decay / 2 ||w(t)||^2``, by SGD with momentum, a random t and a random batch at a time.
+    ``num_points`` values of t, evenly spaced, are measured on either path; ``value`` is the largest rise (nats) above
+    the chord of the ends. ``docs/landscapes.md`` says how it differs from their code and what BatchNorm does. Where a
+    training loss is not finite there is no value but a reason.
 
     >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False)

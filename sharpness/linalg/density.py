@@ -156,20 +156,11 @@ def spectral_density(
     """Return the spectral density by ``steps`` steps of Lanczos from each of ``starts`` vectors of random signs.
 
     Stochastic Lanczos quadrature (Golub and Welsch 1969; Ubaru, Chen and Saad 2017): k steps give the k-point Gauss
-    quadrature of the v-weighted distribution, exact for polynomials of degree 2 k - 1
-    (:func:`sharpness.linalg.quadrature.lanczos_quadrature`), and a bracket of its mass below 0 that no other method can
-    narrow with the same products. Signs, not the sphere: the diagonal of F is then without error, so that no average
-    over the eigenvalues has a variance above 1 + 2 / n times the sphere's, and many have less. Eigenvalues at exactly 0
-    count as not negative where Lanczos resolves them; the bracket holds in any case.
-
-    With ``reorthogonalise=False`` only three vectors are kept instead of ``steps`` (one start at a time in both cases).
-    Nodes then come in copies, but the quadrature stays as accurate: T is that of exact Lanczos for a distribution
-    smeared over rounding-sized intervals around the eigenvalues (Greenbaum 1989). After ``seconds`` the first start
-    keeps the nodes it has; a later one that is not complete is dropped.
-
-    Everything is about the operator as computed: its own ``error`` moves each node by at most as much, and an
-    eigenvalue closer to 0 than that counts as zero. Raises :class:`InputError` for bad knobs and :class:`RunError` for
-    products that are not finite.
+    quadrature of the v-weighted distribution (:func:`sharpness.linalg.quadrature.lanczos_quadrature`), and a bracket of
+    its mass below 0. ``reorthogonalise=False`` keeps three vectors of shape (n,) instead of ``steps``, one start at a
+    time in both cases. After ``seconds`` the first start keeps the nodes it has; a later one that is not complete is
+    dropped. ``docs/numbers.md`` says why the starts are signs and what holds without the basis. Raises
+    :class:`InputError` for bad knobs and :class:`RunError` for products that are not finite.
 
     >>> import torch
     >>> from sharpness.linalg.operators import FunctionOperator

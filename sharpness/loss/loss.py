@@ -48,30 +48,15 @@ class Loss(CheckedLoss):
     """The mean loss L(w) over all the batches, as a function of the flat vector of trainable parameters.
 
     ``L(w) = sum_b c_b l_b(w) / sum_b c_b`` with ``l_b`` the criterion's mean over batch b and ``c_b`` the number of
-    things it averaged over, so any split of the data gives the same number to rounding. ``criterion(output, target)``
-    must return a mean, or with ``reduction="sum"`` a sum, and then L is the sum over all the data; ``None`` means that
-    the model returns its own loss. Batches have any form that :func:`sharpness.loss.calls.call` knows, and are the same
-    in the same order at every pass; with ``freeze`` one pass, and one draw of the network's random numbers, is stored.
-    ``parameters`` are glob patterns of the names that w consists of (by default all trainable ones); the others stay.
+    things it averaged over, so any split of the data gives the same number to rounding; w has the shape (n,), and the
+    unit is the criterion's (nats for cross-entropy). ``criterion(output, target)`` returns a mean, or with
+    ``reduction="sum"`` a sum; ``None`` means that the model returns its own loss. ``parameters`` are glob patterns of
+    the names that w consists of, by default all trainable ones. ``norm`` is what BatchNorm does: ``frozen``, ``batch``,
+    or ``recalibrate`` from ``calibration``. ``weight_decay`` adds ``(weight_decay / 2) |w|^2``. The module is never
+    changed. ``docs/measure.md`` explains these, the forms of batches, and ``count``, ``coupled``, ``freeze``,
+    ``training`` and ``fused``, which are for losses, data and networks out of the ordinary.
 
-    What the mean divides by is tested on a few examples, or declared as ``count(batch)``; ``coupled`` declares a loss
-    of whole batches, which are never cut. ``training`` lets all modules but BatchNorm and dropout believe that they
-    train, for detectors that compute a loss only then. ``weight_decay`` adds the L2 penalty
-    ``(weight_decay / 2) |w|^2`` that the network was trained with: to values, gradients and products, once whatever the
-    number of processes. It is part of the Hessian and, as a multiple of the identity, of the Gauss-Newton matrix, not
-    of the Fisher matrices.
-
-    ``norm`` is the behaviour of BatchNorm: ``frozen`` uses the running statistics of the checkpoint; ``batch`` those of
-    each given batch, so the batch size is part of the definition; ``recalibrate`` recomputes the running statistics at
-    each point from ``calibration`` (by default the batches themselves), for values only.
-
-    Values and gradients are taken with the plain kernels of attention, which can be differentiated twice; with
-    ``fused`` with the fused ones where torch has them, which need no memory for a matrix of attention. Second
-    derivatives by autograd take the plain ones in any case, those by differences (``backend="finite_difference"``) the
-    fused ones too.
-
-    The module is never changed. The self-check, memory and several processes: ``docs/measure.md``. Raises
-    :class:`InputError` for an unknown ``norm``, a criterion that does not average, a model without the running
+    Raises :class:`InputError` for an unknown ``norm``, a criterion that does not average, a model without the running
     statistics that ``norm`` needs, weights that are no numbers, empty data, and whatever the self-check refuses: data
     that move, a network that draws random numbers, a mean that is another, outputs that do not fit the targets.
 

@@ -44,20 +44,13 @@ class GeodesicResult(WorstCaseResult):
 class GeodesicSharpness(Probe[GeodesicResult]):
     """The largest rise on geodesics: ``E_S max_{|xi|_w <= rho} L_S(w + xi - Gamma[xi, xi] / 2) - L_S(w)``.
 
-    da Silva, Dangel, Oore 2025 (arXiv 2505.05409). The (query, key) and (value, output) matrices G and H of each head
-    of attention are used only as ``G H^T``, so G A and H A^-T are the same function for every invertible A; the measure
-    is the same there too, which the adaptive sharpness is not. xi is orthogonal to the directions of this symmetry, its
-    length is measured by ``metric``: ``inv``, Tr[(G^T G)^-1 a^T a + (H^T H)^-1 b^T b], or ``mix``, Tr[(H^T H) a^T a +
-    (G^T G) b^T b], added over the heads, and ``|xi / |w||_2`` of all other weights. Geodesics are those to second
-    order. Where several queries share a key and a value (Llama, Qwen), G or H is that of the key's or value's head and
-    the other one that of all that share it; where rotary embeddings turn queries and keys, A is one complex number for
-    each frequency of a key's head, because only those commute with the turns. S are parts of at most ``m``
-    consecutive examples of a batch, ``None`` is all the data at once (theirs: batches of 128 or 256).
-
-    The maximum is sought by Auto-PGD (:func:`sharpness.probes.methods.apgd.apgd`) from w itself and from ``num_starts -
-    1`` random horizontal xi of length rho; it is a lower bound. Deviations: biases of queries, keys and values belong
-    to their matrices as one more row; the gradient is with respect to xi, Gamma included; products of deficient
-    rank are refused. A measurement of the loss at a random G A and H A^-T comes first.
+    da Silva, Dangel, Oore 2025 (arXiv 2505.05409), in nats. The (query, key) and (value, output) matrices G and H of
+    each head of attention are used only as ``G H^T``, so G A and H A^-T are the same function for every invertible A;
+    the measure is the same there too, which the adaptive sharpness is not. xi is orthogonal to the directions of this
+    symmetry, Gamma is the connection of the ``metric`` ``inv`` or ``mix`` in which its length is taken, and S are parts
+    of at most ``m`` consecutive examples of a batch (``None``: all the data at once). The maximum is sought by Auto-PGD
+    from w and from ``num_starts - 1`` random points: it is a lower bound. ``docs/concepts/reparametrisation.md`` has
+    the metrics, shared keys, rotary embeddings and the deviations from the paper.
 
     >>> model = torch.nn.MultiheadAttention(1, 1, bias=False)                      # of one token: w_v w_o x
     >>> for p in model.parameters(): _ = torch.nn.init.ones_(p)

@@ -60,19 +60,13 @@ class GradientNoiseResult(ProbeResult):
 class GradientNoise(Probe[GradientNoiseResult]):
     """The gradient noise scale at one point, from the gradients of single examples.
 
-    ``G`` is the gradient over the distribution that the N examples are a sample of, ``Sigma`` the covariance of the
-    gradient of one example, H the Hessian of the loss. The numbers are those of McCandlish et al. 2018 (arXiv
-    1812.06162): ``B_simple = tr Sigma / |G|^2`` (2.9, the value), ``B_noise = tr(H Sigma) / G^T H G`` (2.8),
-    ``epsilon_max = |G|^2 / G^T H G`` and, for each of ``batch_sizes``, the best step ``epsilon_opt(B) = |G|^2 / (G^T H
-    G + tr(H Sigma) / B)`` (2.6) and the fall of the loss that it brings (2.7). The four estimates behind them are
-    unbiased (appendix A.1 with batch sizes 1 and N); intervals come from the jackknife, for ratios from Fieller, and
-    need five examples. At weights trained on these very examples ``|G|^2`` comes out too small; ``data_noise_scale`` is
-    ``B_simple`` with these examples as the whole distribution.
-
-    ``num_hvps`` units drawn by ``seed`` get a Hessian-vector product each; 0 leaves out what needs H. ``method`` and
-    ``chunk`` say how the gradients are taken (:class:`sharpness.loss.per_example.UnitGradients`): by examples, or by
-    given batches for ``norm='batch'``. With ``learning_rate`` and ``batch_size`` the record also has g of Smith and Le
-    2018 for a training with ``momentum`` on ``num_train`` examples (by default as many as the loss has).
+    ``B_simple = tr Sigma / |G|^2`` in examples, with G the gradient over the distribution that the examples are a
+    sample of and Sigma the covariance of the gradient of one example (McCandlish et al. 2018, arXiv 1812.06162,
+    equation 2.9). With H the Hessian also ``B_noise = tr(H Sigma) / G^T H G`` (2.8) and the best step for each of
+    ``batch_sizes`` (2.6). Intervals are over the choice of the examples and need five of them. ``num_hvps`` units get a
+    Hessian-vector product each; 0 leaves out what needs H. ``method`` and ``chunk`` say how the gradients are taken
+    (:class:`sharpness.loss.per_example.UnitGradients`). With ``learning_rate``, ``batch_size``, ``momentum`` and
+    ``num_train`` the record also has g of Smith and Le 2018. ``docs/numbers.md`` has all formulas and estimates.
 
     Raises :class:`InputError` for bad knobs and what :class:`sharpness.loss.per_example.UnitGradients` refuses, and
     :class:`RunError` where the gradients of the examples do not add up to the gradient of the loss.

@@ -30,21 +30,12 @@ class Tracker:
     """Measures curvature while a network trains, at no more than the share ``overhead`` of the training's time.
 
     It times the training's steps and itself, and decides how often and on how many examples it measures: the
-    ``quantities`` take turns, and the next one waits until its cost is paid for. Each is one row, with the number of
-    examples, its seconds and the overhead so far; a row goes to ``sink``, a file of JSON Lines or a function
-    (:mod:`sharpness.integrations.sinks`), and to ``rows``.
-
-    ``critical_sharpness`` and ``directional_sharpness`` are along the optimiser's next update on a part of the batch
-    just trained on, ``batch_sharpness`` and ``noise_scale`` of the whole of it, ``top_eigenvalue`` and, for Adam and
-    AdamW, ``preconditioned_sharpness`` of examples kept from the first batches, warm-started: a Ritz value, below the
-    eigenvalue, without the interval of :class:`sharpness.probes.TopEigenvalues`. By default it is all that suit the
-    optimiser. ``..._to_edge`` is the share of the edge of stability: ``rate lambda / 2`` for SGD (with momentum ``2 (1
-    + beta) / rate`` is the edge), ``rate lambda / 38`` for Adam with beta1 = 0.9. ``clip_norm`` is what the loop clips
-    gradients to. All is measured without dropout, in float32 or float64, BatchNorm as it trains, for the parameters
-    that the optimiser moves; the derivatives are taken as they come, where a probe checks them.
-
-    Weights, gradients, buffers, the optimiser's state, random states and train flags stay as they are: training has the
-    same bits with a tracker and without. Under ``torch.distributed`` the first process measures on its own examples.
+    ``quantities``, by default all that suit the optimiser, take turns, and the next one waits until its cost is paid
+    for. Each is one row, with the number of examples, its seconds, the overhead so far, and as ``..._to_edge`` its
+    share of the edge of stability (``rate lambda / 2`` for SGD); a row goes to ``sink``, a file of JSON Lines or a
+    function (:mod:`sharpness.integrations.sinks`), and to ``rows``. ``clip_norm`` is what the loop clips gradients to.
+    Training has the same bits with a tracker and without. ``docs/track.md`` says what each quantity is, of which
+    examples, and what it proves.
 
     Raises :class:`InputError` for an overhead that is no share, unknown quantities, an optimiser of another model or
     without a learning rate, and later for parameters whose shapes change.
