@@ -48,7 +48,7 @@ FIGURES = write_figure_pages(ROOT / "figures", HERE / "figures")
 EXAMPLES = sorted(path.stem for path in (HERE / "examples").glob("*.py"))
 CONCEPTS = ["flat_and_sharp", "certificates", "norms", "reparametrisation", "noise_scale", "edges"]
 PAGES = {
-    "Start": ["README", "docs/measure", "docs/gallery/index"],
+    "Start": ["docs/start", "README", "docs/measure", "docs/gallery/index"],
     "Concepts": [f"docs/concepts/{name}" for name in CONCEPTS],
     "How to": ["docs/train", "docs/landscapes", "docs/clusters", "docs/extend"],
     "Reference": ["docs/measures", "docs/numbers", "docs/records", "docs/api", "docs/architecture", "docs/benchmarks"],

@@ -38,8 +38,10 @@ README = (ROOT / "README.md").read_text()
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "concepts").glob("*.md"))]
 """The pages that people wrote; those that the site adds lie in folders that git ignores."""
 DOCS = {path.name: path.read_text() for path in PAGES}
-IN_ORDER = (DOCS["train.md"], README, DOCS["measure.md"], DOCS["landscapes.md"])
+IN_ORDER = (DOCS["start.md"], DOCS["train.md"], README, DOCS["measure.md"], DOCS["landscapes.md"])
 """The pages with commands, that of the run which the others measure before them."""
+RUN_BY_NAME = {"extend.md", "landscapes.md", "measure.md", "numbers.md", "start.md"}
+"""The pages with snippets, each of which a test below runs."""
 OF_REPRODUCE = "runs/keskar2017/fc_256_256_256-fashion_mnist_10k-b32-s0-5934fee2"
 OF_MERRILL = "runs/merrill2025/char_transformer_small-kjv-b4-s0-20a7dd2f"
 
@@ -61,6 +63,25 @@ def test_the_python_snippet_runs_as_it_stands() -> None:
     eigenvalue, keskar = result.stdout.splitlines()
     assert re.fullmatch(r"[\d.]+ in \[[\d.]+, [\d.]+\] at 99 %, residual \S+, \d+ HVPs, [\d.]+ s", eigenvalue)
     assert keskar.startswith("phi >= ")
+
+
+def test_the_page_to_start_with_installs_as_the_makefile_does_and_its_snippet_prints_what_it_shows() -> None:
+    make, page = (ROOT / "Makefile").read_text(), DOCS["start.md"]
+    (install,) = blocks(page, "sh")
+    assert "$(PYTHON) -m venv .venv\n" in make and "python3 -m venv .venv\n" in install
+    assert (
+        "-c constraints.txt -e .\n" in make and ".venv/bin/python -m pip install -c constraints.txt -e .\n" in install
+    )
+    (snippet,) = blocks(page, "python")
+    result = run_python("-W", "error", "-c", snippet)
+    assert result.returncode == 0, result.stderr
+    *_, shown = blocks(page, "")
+    assert without_numbers(result.stdout) == without_numbers(shown)
+
+
+def without_numbers(text: str) -> str:
+    """Return a text with each number as N, whatever it is, and each run of spaces or of a line as one space."""
+    return re.sub(r"[\s─]+", " ", re.sub(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", "N", text)).strip()
 
 
 @pytest.mark.parametrize("library", ["transformers", pytest.param("timm", marks=pytest.mark.slow)])
@@ -114,10 +135,11 @@ def test_the_snippets_of_landscapes_and_of_extending_run_as_they_stand() -> None
 
 @pytest.mark.slow
 def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
-    for name, config in zip(("run", "text", "edge"), blocks(DOCS["train.md"], "toml"), strict=True):
+    configs = [*blocks(DOCS["start.md"], "toml"), *blocks(DOCS["train.md"], "toml")]
+    for name, config in zip(("start", "run", "text", "edge"), configs, strict=True):
         (tmp_path / f"{name}.toml").write_text(config)
     lines = [command for command in commands() if command.startswith("sharpness ")]
-    assert len(lines) == 20
+    assert len(lines) == 23
     # The README measures a network of `make reproduce`: the run of the first command lies in its place.
     reproduced = tmp_path / OF_REPRODUCE
     reproduced.parent.mkdir(parents=True)
@@ -134,6 +156,9 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
         said = result.stdout.partition(line + "\n")[2]
         assert said.partition(after + "\n")[0] if after else said, line
     assert (tmp_path / "runs" / "small-batch" / "probes.jsonl").exists()
+    shown, _ = blocks(DOCS["start.md"], "")
+    for line in filter(str.strip, shown.splitlines()):
+        assert without_numbers(line) in without_numbers(result.stdout), line
 
 
 def test_the_two_commands_are_targets_that_the_tests_run() -> None:
@@ -203,8 +228,8 @@ def test_every_block_of_code_is_of_a_language_that_is_run() -> None:
         shown = set(languages(text))
         assert shown <= {"", "bash", "python", "toml", "sh"}, name  # sh: for other machines, and git
         assert "bash" not in shown or text in IN_ORDER, name
-        assert "python" not in shown or name in {"extend.md", "landscapes.md", "measure.md", "numbers.md"}, name
-        assert "toml" not in shown or name == "train.md", name
+        assert "python" not in shown or name in RUN_BY_NAME, name
+        assert "toml" not in shown or name in {"start.md", "train.md"}, name
     assert len(blocks(README, "python")) == 1 and len(blocks(DOCS["measure.md"], "python")) == 4
 
 
