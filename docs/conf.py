@@ -50,7 +50,10 @@ CONCEPTS = ["flat_and_sharp", "certificates", "norms", "reparametrisation", "noi
 PAGES = {
     "Start": ["docs/start", "README", "docs/measure", "docs/gallery/index"],
     "Concepts": [f"docs/concepts/{name}" for name in CONCEPTS],
-    "How to": ["docs/train", "docs/landscapes", "docs/clusters", "docs/extend"],
+    "How to": [
+        *(f"docs/{name}" for name in ("train", "track", "results", "landscapes", "stress", "predict", "batch_size")),
+        *(f"docs/{name}" for name in ("memory", "clusters", "extend")),
+    ],
     "Reference": ["docs/measures", "docs/numbers", "docs/records", "docs/api", "docs/architecture", "docs/benchmarks"],
     "Findings": [
         "FINDINGS",

@@ -38,9 +38,10 @@ README = (ROOT / "README.md").read_text()
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "concepts").glob("*.md"))]
 """The pages that people wrote; those that the site adds lie in folders that git ignores."""
 DOCS = {path.name: path.read_text() for path in PAGES}
-IN_ORDER = (DOCS["start.md"], DOCS["train.md"], README, DOCS["measure.md"], DOCS["landscapes.md"])
+AFTER_MEASURE = ("track.md", "results.md", "predict.md", "batch_size.md", "landscapes.md")
+IN_ORDER = (DOCS["start.md"], DOCS["train.md"], README, DOCS["measure.md"], *(DOCS[name] for name in AFTER_MEASURE))
 """The pages with commands, that of the run which the others measure before them."""
-RUN_BY_NAME = {"extend.md", "landscapes.md", "measure.md", "numbers.md", "start.md"}
+RUN_BY_NAME = {"extend.md", "landscapes.md", "measure.md", "numbers.md", "start.md", "track.md"}
 """The pages with snippets, each of which a test below runs."""
 OF_REPRODUCE = "runs/keskar2017/fc_256_256_256-fashion_mnist_10k-b32-s0-5934fee2"
 OF_MERRILL = "runs/merrill2025/char_transformer_small-kjv-b4-s0-20a7dd2f"
@@ -96,19 +97,19 @@ def test_the_snippets_of_libraries_run_as_they_stand(library: str) -> None:
 def test_the_tracker_of_the_page_measures_and_its_callbacks_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, callbacks = (s for s in blocks(DOCS["measure.md"], "python") if "Tracker(" in s or "SharpnessCallback" in s)
+    loop, callbacks = blocks(DOCS["track.md"], "python")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(loop, "measure.md", "exec"), names)
+    exec(compile(loop, "track.md", "exec"), names)
     rows = read_jsonl(tmp_path / "track.jsonl")
     assert rows and rows == names["tracker"].rows
     assert rows[0].keys() >= {"step", "critical_sharpness", "learning_rate", "examples", "seconds", "overhead"}
-    exec(compile(callbacks, "measure.md", "exec"), names)
+    exec(compile(callbacks, "track.md", "exec"), names)
     assert [type(each).__module__ for each in names["callbacks"]] == ["sharpness.integrations.lightning"]
 
 
 def test_every_quantity_of_the_tracker_is_explained() -> None:
-    shown = re.findall(r"^\| `(\w+_\w+)` \| .* \| .* \| .*\|$", DOCS["measure.md"], re.MULTILINE)
+    shown = re.findall(r"^\| `(\w+_\w+)` \| .* \| .* \| .*\|$", DOCS["track.md"], re.MULTILINE)
     assert sorted(shown) == sorted(QUANTITIES)
 
 
@@ -230,7 +231,7 @@ def test_every_block_of_code_is_of_a_language_that_is_run() -> None:
         assert "bash" not in shown or text in IN_ORDER, name
         assert "python" not in shown or name in RUN_BY_NAME, name
         assert "toml" not in shown or name in {"start.md", "train.md"}, name
-    assert len(blocks(README, "python")) == 1 and len(blocks(DOCS["measure.md"], "python")) == 4
+    assert len(blocks(README, "python")) == 1 and len(blocks(DOCS["measure.md"], "python")) == 2
 
 
 def languages(text: str) -> list[str]:

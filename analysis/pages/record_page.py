@@ -19,7 +19,7 @@ from sharpness.records.probe_record import SCHEMA
 PAGE = Path("docs/records.md")
 INTRO = f"""# What does each field of a record mean?
 
-A record is one line of `probes.jsonl`: one number with everything needed to judge it. `sharpness collect` makes a table of many ([measure.md](measure.md#results-that-travel)), [numbers.md](numbers.md) says what is proven, and [measures.md](measures.md) has the formulas. Losses are in nats, shares and accuracies in [0, 1], times in seconds, memory in bytes. What could not be measured is null and `reasons` says why; no field holds NaN or infinity. `python -m analysis.pages.record_page` writes this page.
+A record is one line of `probes.jsonl`: one number with everything needed to judge it. `sharpness collect` makes a table of many ([results.md](results.md#results-that-travel)), [numbers.md](numbers.md) says what is proven, and [measures.md](measures.md) has the formulas. Losses are in nats, shares and accuracies in [0, 1], times in seconds, memory in bytes. What could not be measured is null and `reasons` says why; no field holds NaN or infinity. `python -m analysis.pages.record_page` writes this page.
 
 ## Versions
 
@@ -37,7 +37,7 @@ What the command, and with warnings also a probe, adds to `details`. A key `a.b`
 OF_RUNS = """
 ## Files of a run
 
-Beside `probes.jsonl` a run folder has the config (`config.toml`), weights with a `.json` of their `step` and `epoch`, and these. `measures.jsonl` has a line for each measurement while the weights move: `step`, `epoch` and the quantities by name ([the tracker](measure.md#along-a-training-loop-of-your-own), [training](train.md)).
+Beside `probes.jsonl` a run folder has the config (`config.toml`), weights with a `.json` of their `step` and `epoch`, and these. `measures.jsonl` has a line for each measurement while the weights move: `step`, `epoch` and the quantities by name ([the tracker](track.md#along-a-training-loop-of-your-own), [training](train.md)).
 """  # noqa: E501 - a paragraph of a page
 
 

@@ -53,8 +53,8 @@ class Loss(CheckedLoss):
     ``reduction="sum"`` a sum; ``None`` means that the model returns its own loss. ``parameters`` are glob patterns of
     the names that w consists of, by default all trainable ones. ``norm`` is what BatchNorm does: ``frozen``, ``batch``,
     or ``recalibrate`` from ``calibration``. ``weight_decay`` adds ``(weight_decay / 2) |w|^2``. The module is never
-    changed. ``docs/measure.md`` explains these, the forms of batches, and ``count``, ``coupled``, ``freeze``,
-    ``training`` and ``fused``, which are for losses, data and networks out of the ordinary.
+    changed. ``docs/measure.md`` explains these, the forms of batches, and ``count``, ``coupled``, ``freeze`` and
+    ``training``, which are for losses, data and networks out of the ordinary, ``docs/memory.md`` explains ``fused``.
 
     Raises :class:`InputError` for an unknown ``norm``, a criterion that does not average, a model without the running
     statistics that ``norm`` needs, weights that are no numbers, empty data, and whatever the self-check refuses: data
