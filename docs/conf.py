@@ -18,8 +18,8 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 # For the examples, of which several run at once: no one asks the network for anything.
 os.environ |= {"SHARPNESS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
-# timm and transformers load torchvision, which is built for one torch; as in the tests, it may be another.
-SHIM = ROOT / "tests" / "shim"
+# timm and transformers load torchvision, which is built for one torch; here it may be another.
+SHIM = HERE / "shim"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(SHIM), str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 runpy.run_path(str(SHIM / "sitecustomize.py"))
 

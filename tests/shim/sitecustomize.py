@@ -1,7 +1,6 @@
-"""Four things for tests alone, in every process that they start: those find this file on PYTHONPATH.
+"""Four things that tests change in every process that they start: those find this file on PYTHONPATH.
 
-The Python parts of torchvision load beside a torch for CPUs alone, for which its compiled operators do not fit: the
-wheel of the package index is built for another torch, and registering shapes for operators that are not there fails.
+torchvision loads as it does for the site, see docs/shim.
 
 PNG files are written with 40 dots per inch. Nobody looks at them, and 300 take half the time of a study's rendering;
 ``inspect.unwrap(Figure.savefig)`` is the method as it was.
@@ -16,30 +15,17 @@ tested.
 import functools
 import importlib.abc
 import os
+import pathlib
+import runpy
 import sys
 import typing
 
 
 class _First(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path, target=None):
-        if fullname == "torchvision":
-            tolerate_missing_operators()
-        elif fullname == "sharpness.plots.save":
+        if fullname == "sharpness.plots.save":
             draw_small()
             remember_formulas()
-
-
-def tolerate_missing_operators():
-    import torch
-
-    register = torch.library.register_fake
-
-    def tolerant(op, *arguments, **options):
-        if isinstance(op, str) and op.startswith("torchvision::"):
-            return lambda function: function
-        return register(op, *arguments, **options)
-
-    torch.library.register_fake = tolerant
 
 
 def draw_small():
@@ -71,5 +57,6 @@ def remember_formulas():
     parser._parse_cached = remembered
 
 
+runpy.run_path(str(pathlib.Path(__file__).parents[2] / "docs" / "shim" / "sitecustomize.py"))
 sys.meta_path.insert(0, _First())
 os.fsync = lambda descriptor: None
