@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from sharpness import plots
 from sharpness.errors import InputError
 from sharpness.loss import Loss
+from sharpness.measure.stress import StressRow
 from sharpness.plots import Network, Rendered, render_records, seeds
 from sharpness.plots.axes import number_axis
 from sharpness.plots.frames import floats, rows_where
@@ -36,10 +37,11 @@ from sharpness.probes import (
     Trace,
 )
 from sharpness.records import ProbeRecord
+from sharpness.results import ProbeResult
 from tests.cases import CASES
 from tests.conftest import run_cold_python
 from tests.drawings import faults
-from tests.landscape_records import plane, rays
+from tests.landscape_records import barrier, connectivity, plane, rays
 
 SUFFIXES = (".pdf", ".png", ".csv", ".json")
 DRAWN = (OVERVIEW, *(probe for probe in KINDS if probe in PROBES))
@@ -312,17 +314,109 @@ def test_ratios_are_those_of_the_values_with_bounds_that_hold_wherever_both_do()
 # --- one by one, into axes of one's own ---
 
 
-def test_panels_are_drawn_into_given_axes_and_no_setting_changes(networks: list[Network]) -> None:
+def moved(name: str, before: float, after: float) -> StressRow:
+    """Return a row of a stress test as if a probe had said these values."""
+    first, second = (ProbeResult(value=value, probe="p", quantity="worst_case_sharpness") for value in (before, after))
+    return StressRow(name, "1 -> 3", "units", 4.0, first, second, moved=before != after, reason="")
+
+
+def measured_for(panel: str, networks: list[Network]) -> Any:
+    """Return what a panel draws, of the kind that it is made for."""
+    if panel == "track":
+        tops = [each.records["eigenvalues"] for each in networks]
+        return {"rate 0.1": dict(enumerate(tops)), "rate 0.2": {0: tops[1], 2: tops[0]}}
+    if panel == "stress":
+        return [moved("plain", 2.0, 8.0), moved("adaptive", 3.0, 3.0)]
+    by_hand = {"plane": plane, "surface": plane, "rays": rays, "barrier": barrier, "connectivity": connectivity}
+    return by_hand[panel]() if panel in by_hand else networks
+
+
+@pytest.mark.parametrize("panel", plots.PANELS)
+def test_a_panel_is_drawn_into_given_axes_and_no_setting_changes(networks: list[Network], panel: str) -> None:
     before = dict(mpl.rcParams)
-    own = Figure().subplots(2, 4).ravel()
-    draws = [getattr(plots, f"draw_{name}") for name in ("convergence", "density", "layers", "line", "noise", "trace")]
-    for draw, ax in zip([*draws, plots.draw_intervals, plots.draw_forest], own, strict=True):
-        assert draw(networks, ax) is ax and ax.get_xlabel()
-        figure = draw(networks, width=5.5).get_figure()
-        assert isinstance(figure, Figure) and figure.get_figwidth() == 5.5
-    assert own[1].get_legend() is not None  # names the two networks
-    assert plots.draw_overview({"A": list(networks[0].records.values())}, width=3.5).get_figwidth() == 3.5
+    draw, measured = getattr(plots, f"draw_{panel}"), measured_for(panel, networks)
+    page = Figure(layout="constrained")
+    ax = page.add_subplot(1, 2, 1, projection="3d" if panel == "surface" else None)
+    other = page.add_subplot(1, 2, 2)
+    assert draw(measured, ax) is ax and ax.get_xlabel()
+    assert page.legends == [] and not other.has_data()  # nothing of it is beside its axes
+    figure = draw(measured, width=5.5).get_figure()
+    assert isinstance(figure, Figure) and figure.get_figwidth() == 5.5 and faults(figure) == []
     assert dict(mpl.rcParams) == before
+
+
+def test_a_page_is_of_one_network_or_of_a_comparison_and_no_setting_changes(networks: list[Network]) -> None:
+    before = dict(mpl.rcParams)
+    one = plots.draw_overview({"A": list(networks[0].records.values())}, width=3.5)
+    assert one.get_figwidth() == 3.5 and "%" in one.axes[0].get_xlabel()
+    both = plots.draw_overview({n.label: list(n.records.values()) for n in networks})
+    assert both.get_figwidth() == FULL and both.axes[0].get_xlabel() == "Ratio to A"
+    first, second = (n.records["trace"].value or 0.0 for n in networks)
+    assert pytest.approx(second / first) in shown_numbers(both.axes[0], "x")
+    assert [text.get_text() for text in both.legends[0].get_texts()] == ["A", "B"]
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_panel_names_its_networks_in_its_own_axes(networks: list[Network]) -> None:
+    legend = plots.draw_density(networks, Figure().subplots(1, 2)[0]).get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["A", "B"]
+
+
+def test_an_eigenvalue_alone_is_drawn_where_it_is_asked_for(networks: list[Network]) -> None:
+    record = networks[0].records["eigenvalues"]
+    alone = {name: record.details[name][:1] for name in ("eigenvalues", "lowers", "uppers")}
+    ax = plots.draw_eigenvalues(replace(record, details={**record.details, **alone, "history": []}))
+    assert shown_numbers(ax, "x") == [record.value]
+
+
+@pytest.mark.parametrize("name", ["barrier", "connectivity"])
+def test_two_paths_are_drawn_by_loss_or_by_accuracy(name: str) -> None:
+    draw, make = getattr(plots, f"draw_{name}"), {"barrier": barrier, "connectivity": connectivity}[name]
+    record = make()
+    path = record.details["plain" if name == "barrier" else "line"]
+    loss, accuracy = draw(record), draw({"A": record, "B": record}, quantity="accuracy")
+    np.testing.assert_array_equal(loss.lines[0].get_ydata(), path["train_loss"])
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), 100 * np.array(path["train_accuracy"]))
+    words = [[text.get_text() for text in ax.get_figure().legends[0].get_texts()] for ax in (loss, accuracy)]
+    assert words[0][-1] == "chord" and words[1] == words[0][:-1]
+    with pytest.raises(InputError, match="unknown quantity of the paths 'train_loss': expected one of loss, accuracy"):
+        draw(record, quantity="train_loss")
+    with pytest.raises(InputError, match=r"unknown quantity of the paths 'accuracy': expected one of loss$"):
+        draw(make(accuracy=False), quantity="accuracy")
+
+
+def test_a_surface_stands_in_three_dimensions() -> None:
+    with pytest.raises(InputError, match='got flat ones: give them projection="3d"'):
+        plots.draw_surface(plane(), Figure().subplots())
+    ax: Any = plots.draw_surface(plane())
+    (faces,) = ax.collections
+    assert len(faces.get_facecolor()) == 10 * 8 and ax.get_zlabel() == "Train loss (nats)"
+    assert ax.get_figure().legends[0].get_texts()[0].get_text().startswith("$x$: First random direction")
+
+
+def test_a_stress_test_names_its_measures_and_fills_those_that_moved() -> None:
+    ax = plots.draw_stress([moved("worst case, plain", 2.0, 8.0), moved("worst case, adaptive", 3.0, 3.0)])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Worst case, plain", "Worst case, adaptive"]
+    marks = [line for line in ax.lines if line.get_linestyle() == "None"]
+    assert shown_numbers(ax, "x") == [4.0, 1.0]
+    assert [line.get_markerfacecolor() == "white" for line in marks] == [False, True]
+
+
+def test_a_training_is_drawn_from_results_by_their_steps_or_from_its_table() -> None:
+    records = {
+        step: value_record(value, quantity="top_eigenvalue", probe="eigenvalues", lower=value - 1)
+        for step, value in ((0, 4.0), (10, 9.0))
+    }
+    ax = plots.draw_track({"slow": records, "fast": {0: records[10]}}, edge={"slow": 20.0})
+    drawn = {line.get_label(): np.asarray(line.get_ydata(), dtype=float).tolist() for line in ax.lines}
+    assert drawn["slow"] == [4.0, 9.0] and drawn["fast"] == [9.0] and drawn["edge of stability"] == [20.0, 20.0]
+    rows = [{"series": "a", "step": 0, "quantity": name, "value": 2.0, "lower": 1.0} for name in ("trace", "rise")]
+    table = pd.DataFrame(rows).assign(upper=3.0, edge=np.nan)
+    assert [plots.draw_track(table, quantity=name).get_ylabel() for name in (None, "rise")] == ["Trace", "Rise"]
+    with pytest.raises(InputError, match="unknown quantity of the training 'loss': expected one of"):
+        plots.draw_track(table, quantity="loss")
+    with pytest.raises(InputError, match="expected results by their steps to draw, got none"):
+        plots.draw_track({})
 
 
 def test_results_are_drawn_as_their_records_are() -> None:
@@ -335,7 +429,9 @@ def test_results_are_drawn_as_their_records_are() -> None:
         plots.draw_layers(3)
     with pytest.raises(InputError, match="unknown quantity of the plane 'loss'"):
         plots.draw_plane(plane(), quantity="loss")
-    assert plots.draw_plane(plane()).get_xlabel() and plots.draw_rays(rays(), quantity="test_loss").get_xlabel()
+    with pytest.raises(InputError, match="unknown quantity of the rays 'loss'"):
+        plots.draw_rays(rays(), quantity="loss")
+    assert plots.draw_rays(rays(), quantity="test_loss").get_ylabel().startswith("Test loss")
 
 
 # --- only what belongs together ---

@@ -26,8 +26,11 @@ from typing import TYPE_CHECKING, Any
 from sharpness.plots.networks import MAX_NETWORKS, Network, Rendered
 
 if TYPE_CHECKING:
+    from sharpness.plots.door import draw_barrier as draw_barrier
+    from sharpness.plots.door import draw_connectivity as draw_connectivity
     from sharpness.plots.door import draw_convergence as draw_convergence
     from sharpness.plots.door import draw_density as draw_density
+    from sharpness.plots.door import draw_eigenvalues as draw_eigenvalues
     from sharpness.plots.door import draw_forest as draw_forest
     from sharpness.plots.door import draw_intervals as draw_intervals
     from sharpness.plots.door import draw_layers as draw_layers
@@ -36,11 +39,31 @@ if TYPE_CHECKING:
     from sharpness.plots.door import draw_overview as draw_overview
     from sharpness.plots.door import draw_plane as draw_plane
     from sharpness.plots.door import draw_rays as draw_rays
+    from sharpness.plots.door import draw_stress as draw_stress
+    from sharpness.plots.door import draw_surface as draw_surface
     from sharpness.plots.door import draw_trace as draw_trace
+    from sharpness.plots.door import draw_track as draw_track
     from sharpness.plots.style import WIDTHS as WIDTHS
     from sharpness.plots.style import styled as styled
 
-PANELS = ("convergence", "density", "forest", "intervals", "layers", "line", "noise", "plane", "rays", "trace")
+PANELS = (
+    "barrier",
+    "connectivity",
+    "convergence",
+    "density",
+    "eigenvalues",
+    "forest",
+    "intervals",
+    "layers",
+    "line",
+    "noise",
+    "plane",
+    "rays",
+    "stress",
+    "surface",
+    "trace",
+    "track",
+)
 _HOMES = {f"draw_{name}": "door" for name in (*PANELS, "overview")} | {"WIDTHS": "style", "styled": "style"}
 __all__ = ["MAX_NETWORKS", "Network", "Rendered", "render_records", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
 

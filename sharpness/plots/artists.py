@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sharpness.plots.frames import floats
 from sharpness.plots.networks import Network
@@ -85,13 +87,31 @@ def label_text(label: str) -> str:
 
 def legend_above(figure: Figure, shown: Shown, marked: bool) -> None:
     """Name the networks above all axes, where the legend cannot cover data."""
-    handles = [
+    handles = handles_of(shown, marked)
+    columns = columns_of([network.label for network, _ in shown])
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)
+
+
+def handles_of(shown: Shown, marked: bool) -> list[Line2D]:
+    """Return what a legend says of networks, with their marks or without."""
+    return [
         look.handle(label_text(network.label), marker=look.marker if marked else "", markersize=3.6)
         for network, look in shown
     ]
-    short = max(len(network.label) for network, _ in shown) <= len("batch 1000, seed 10")
-    columns = min(len(handles), 2) if short else 1
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)
+
+
+def columns_of(labels: Sequence[str]) -> int:
+    """Return how many of these labels fit beside each other in a legend of one column's width."""
+    return min(len(labels), 2) if max(map(len, labels)) <= len("batch 1000, seed 10") else 1
+
+
+def put_legend(ax: Axes, handles: Sequence[Artist], own: bool, ncols: int) -> None:
+    """Put a legend above axes that are alone in their figure (``own``), and into others, whose figure has more."""
+    figure = ax.get_figure(root=True)
+    if own and figure is not None:
+        figure.legend(handles=handles, loc="outside upper center", ncols=ncols, handlelength=2.6)
+    else:
+        ax.legend(handles=handles)
 
 
 def places(invariant: Sequence[bool]) -> tuple[list[float], Mapping[float, str]]:

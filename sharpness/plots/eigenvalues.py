@@ -51,18 +51,24 @@ def eigenvalues_table(networks: Sequence[Network]) -> pd.DataFrame:
 
     The columns of the course are those of :func:`convergence_table`.
     """
+    rows = values_table(networks).to_dict("records")
+    labels = {row["network"] for row in rows}
+    curves = convergence_table([n for n in networks if n.label in labels]).assign(mark=CURVE)
+    if curves.empty and len(rows) == len(labels):
+        rows = []  # a single number has no figure
+    table = pd.DataFrame([*rows, *curves.to_dict("records")], columns=pd.Index(COLUMNS))
+    numbers = {*LAYER_NUMBERS, *CONVERGENCE_NUMBERS}
+    return table.astype(dict.fromkeys(numbers, float) | {"converged": object, "products": "Int64"})
+
+
+def values_table(networks: Sequence[Network]) -> pd.DataFrame:
+    """Return every eigenvalue with its interval, also where it is a single number."""
     rows = [
         {"network": network.label, "mark": EIGENVALUE, **row}
         for network, record in with_record(networks, "eigenvalues")
         for row in eigenvalue_rows(record.details, record, record.converged)
     ]
-    values = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
-    curves = convergence_table([n for n in networks if n.label in set(values["network"])]).assign(mark=CURVE)
-    if curves.empty and len(rows) == len(set(values["network"])):
-        rows = []  # a single number has no figure
-    table = pd.DataFrame([*rows, *curves.to_dict("records")], columns=pd.Index(COLUMNS))
-    numbers = {*LAYER_NUMBERS, *CONVERGENCE_NUMBERS}
-    return table.astype(dict.fromkeys(numbers, float) | {"converged": object, "products": "Int64"})
+    return spectra_frame(rows, ("network", "mark", *LAYER_NUMBERS, "converged"), LAYER_NUMBERS)
 
 
 def eigenvalues_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
@@ -75,17 +81,28 @@ def eigenvalues_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figu
     shown, followed = shown_in(values, networks), shown_in(curves, networks)
     if len(values) == len(shown):
         return convergence_figure(curves, networks)
-    above = 0.12 + 0.17 * len(shown)
+    above = strips_height(len(shown))
     heights = [above, 1.7] if followed else [above]
     figure = Figure(figsize=(COLUMN, sum(heights) + (1.25 if followed else 0.8)), layout="constrained")
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    strips(axes[0], values, shown)
-    number_axis(axes[0].xaxis, np.concatenate([floats(values, name) for name in LAYER_NUMBERS]))
-    axes[0].set_xlabel(spectrum_label(shown, "eigenvalues"))
+    draw_eigenvalues(axes[0], values, networks)
     if followed:
         draw_convergence(axes[1], curves, networks)
     legend_above(figure, shown, marked=True)
     return figure
+
+
+def strips_height(num_networks: int) -> float:
+    """Return how many inches so many rows of eigenvalues need."""
+    return 0.12 + 0.17 * num_networks
+
+
+def draw_eigenvalues(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> None:
+    """Draw the eigenvalues of :func:`values_table` with their intervals into axes, a row for each network."""
+    shown = shown_in(table, networks)
+    strips(ax, table, shown)
+    number_axis(ax.xaxis, np.concatenate([floats(table, name) for name in LAYER_NUMBERS]))
+    ax.set_xlabel(spectrum_label(shown, "eigenvalues"))
 
 
 def eigenvalues_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sharpness.plots.artists import label_text
+from sharpness.plots.artists import label_text, put_legend
 from sharpness.plots.axes import log_axis, number_axis
 from sharpness.plots.caption_text import data, drawn_records, missing, rise_text, with_unit
 from sharpness.plots.frames import floats, rows_where
@@ -58,8 +58,8 @@ def line_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     return figure
 
 
-def draw_line(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> None:
-    """Draw the lines of :func:`line_table` into axes."""
+def draw_line(ax: Axes, table: pd.DataFrame, networks: Sequence[Network], own: bool = True) -> None:
+    """Draw the lines of :func:`line_table` into axes, of which ``own`` says whether they are alone in their figure."""
     drawn = drawn_records(networks, "interpolation", table)
     ends = _ends(networks, *drawn[0])
     if max(len(end.name) for end in ends) > SHORT:
@@ -67,7 +67,7 @@ def draw_line(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> Non
     else:
         ends = [End(end.alpha, label_text(end.name), end.look) for end in ends]
     lines = [rows_where(table, network=network.label) for network, _ in drawn]
-    draw_lines(ax, lines, ends, r"$\alpha$ in $(1-\alpha)\,w_0 + \alpha\,w_1$", with_unit("Loss", drawn))
+    draw_lines(ax, lines, ends, r"$\alpha$ in $(1-\alpha)\,w_0 + \alpha\,w_1$", with_unit("Loss", drawn), own)
 
 
 def _ends(networks: Sequence[Network], network: Network, record: ProbeRecord) -> list[End]:
@@ -79,13 +79,14 @@ def _ends(networks: Sequence[Network], network: Network, record: ProbeRecord) ->
 
 
 def draw_lines(
-    ax: Axes, lines: Sequence[pd.DataFrame], ends: Sequence[End], alpha_label: str, loss_label: str
+    ax: Axes, lines: Sequence[pd.DataFrame], ends: Sequence[End], alpha_label: str, loss_label: str, own: bool = True
 ) -> tuple[Axes, Axes | None]:
     """Draw loss and accuracy against ``alpha``, laid out as Figure 3 of Keskar et al. (2017); return both axes.
 
     Loss on the left axis (logarithmic), accuracy on the right, train solid, test dashed; the first line bold, the
     others faint. Each line is a table with the columns ``alpha``, train and test ``_loss`` and ``_accuracy`` (in per
-    cent). Without a finite accuracy there is no axis for it.
+    cent). Without a finite accuracy there is no axis for it. The legend is above axes that are alone in their figure
+    (``own``) and inside of others.
     """
     table = pd.concat(lines)
     finite = {name for name in CURVES if np.isfinite(floats(table, name)).any()}
@@ -112,10 +113,9 @@ def draw_lines(
     for side, kind, color in sides:
         side.set_ylabel({"loss": loss_label, "accuracy": "Accuracy (%)"}[kind], color=color)
         side.tick_params(axis="y", colors=color)
-    figure = ax.get_figure(root=True)
-    if figure is not None and len(splits) > 1:
+    if len(splits) > 1:
         handles = [Line2D([], [], color="0.4", linestyle=dashes, label=split) for split, dashes in splits.items()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=2.6)
+        put_legend(ax, handles, own, ncols=len(handles))
     return ax, right
 
 

@@ -44,6 +44,8 @@ from sharpness.records import ProbeRecord
 
 BESIDE = 1.35
 """Inches of a panel's width that its labels and its colour bar take."""
+BAR = (1.03, 0.05)
+"""Where a colour bar begins and how wide it is, for a panel of width 1."""
 LINE = 0.125
 """Inches of one line of the legend."""
 LABEL = 0.33
@@ -112,7 +114,7 @@ def draw_plane(
 
 def plane_height(width: float, table: pd.DataFrame, network: Network, record: ProbeRecord) -> float:
     """Return how high a figure of one panel of this width is in inches, so that the bar beside it has its room."""
-    return max((width - BESIDE) * _ratio(grid_of(table, network.label), record), SHORTEST) + 0.6
+    return max((width - BESIDE) / sum(BAR) * _ratio(grid_of(table, network.label), record), SHORTEST) + 0.6
 
 
 def _ratio(grid: Grid, record: ProbeRecord) -> float:
@@ -136,7 +138,7 @@ def _panel(ax: Axes, grid: Grid, name: str, bands: Bands, label: str, most_ticks
     ax.grid(visible=False)
     figure = ax.get_figure(root=True)
     assert figure is not None
-    bar = figure.colorbar(filled, cax=ax.inset_axes((1.03, 0, 0.05, 1)), spacing="uniform")
+    bar = figure.colorbar(filled, cax=ax.inset_axes((BAR[0], 0, BAR[1], 1)), spacing="uniform")
     ticks = edge_ticks(bands.edges, most_ticks)
     bar.set_ticks(list(ticks), labels=list(ticks.values()))
     bar.ax.tick_params(which="both", length=0, labelsize=6.5, pad=1.5)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharpness.errors import unknown_name
 from sharpness.plots.artists import legend_above, shown_in
 from sharpness.plots.axes import number_axis
 from sharpness.plots.caption_text import data, drawn_records, each, missing, number, rise_text, with_unit
@@ -71,7 +72,12 @@ def rays_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
 
 
 def draw_rays(ax: Axes, table: pd.DataFrame, networks: Sequence[Network], name: str = "train_loss") -> None:
-    """Draw one quantity of :func:`rays_table` into axes: each ray of one network, of several their band."""
+    """Draw one quantity of :func:`rays_table` into axes: each ray of one network, of several their band.
+
+    :class:`InputError` for a quantity that was not measured.
+    """
+    if name not in (known := [each for row in panels(table) for each in row]):
+        raise unknown_name("quantity of the rays", name, known)
     drawn, shown = drawn_records(networks, "rays", table), shown_in(table, networks)
     for network, look in shown:
         _rays(ax, rows_where(table, network=network.label), name, look, alone=len(shown) == 1)

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -36,8 +37,20 @@ def stress_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def stress_figure(table: pd.DataFrame) -> Figure:
     """Draw the ratio after / before of each measure on a logarithmic axis, filled where it moved."""
-    figure = Figure(figsize=(FULL, 0.8 + 0.22 * len(table)), layout="constrained")
-    ax, ratios = figure.subplots(), floats(table, "ratio")
+    figure = Figure(figsize=(FULL, stress_height(len(table))), layout="constrained")
+    draw_stress(figure.subplots(), table)
+    figure.legend(handles=stress_handles(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def stress_height(num_measures: int) -> float:
+    """Return how many inches the rows of so many measures need."""
+    return 0.8 + 0.22 * num_measures
+
+
+def draw_stress(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the ratios of :func:`stress_rows` into axes, a row for each measure."""
+    ratios = floats(table, "ratio")
     ax.axvline(1, color="0.35", linewidth=0.9, zorder=1)
     for height, (ratio, moved) in enumerate(zip(ratios, table["moved"], strict=True)):
         if not np.isfinite(ratio):
@@ -49,12 +62,14 @@ def stress_figure(table: pd.DataFrame) -> Figure:
     log_axis(ax.xaxis, [*ratios[np.isfinite(ratios)], 1.0], padding=1.3)
     ax.set_yticks(-np.arange(len(table)), [title(name) for name in table["quantity"]])
     ax.set(xlabel="After / before the rescaling", ylim=(0.6 - len(table), 0.6))
-    handles = [
+
+
+def stress_handles() -> list[Line2D]:
+    """Return what a legend says of the two kinds of marks."""
+    return [
         Line2D([], [], color=MOVED, marker="o", linestyle="", label="moved"),
         Line2D([], [], color=STILL, marker="s", markerfacecolor="white", linestyle="", label="did not move"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    return figure
 
 
 def render_stress(rows: Sequence[Mapping[str, Any]], out: Path, provenance: Mapping[str, Any]) -> list[Path]:

@@ -118,9 +118,9 @@ def shades(values: Iterable[Hashable], lightest: float = 0.85) -> dict[Any, Any]
     return dict(zip(ordered, colormaps["viridis"](np.linspace(0.0, lightest, len(ordered))), strict=True))
 
 
-def one_panel(width: float, height: float) -> Axes:
-    """Return the axes of a new figure with one panel, of this size in inches."""
-    return new_figure(width, height)[1][0, 0]
+def one_panel(width: float, height: float, projection: str | None = None) -> Axes:
+    """Return the axes of a new figure with one panel, of this size in inches; ``3d`` is a projection."""
+    return Figure(figsize=(width, height), layout="constrained").add_subplot(projection=projection)
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:

@@ -44,6 +44,7 @@ from sharpness.plots.plane import (
     plane_text,
 )
 from sharpness.plots.style import COLUMN, FULL
+from sharpness.records import ProbeRecord
 
 ANGLE = {"elev": 32.0, "azim": -60.0}
 
@@ -72,29 +73,50 @@ def surface_figure(table: pd.DataFrame, networks: Sequence[Network], probe: str)
     columns = min(len(drawn), 2)
     width = COLUMN if columns == 1 else FULL
     letters = 56 if columns == 1 else 118
-    legend = [*legend_of(table, drawn, losses, letters), *_axes_lines(drawn, letters)]
+    legend = [*legend_of(table, drawn, losses, letters), *axes_lines(drawn, letters)]
     lines = sum(str(handle.get_label()).count("\n") + 1 for handle in legend)
     rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(width, 2.5 * rows + LINE * lines + 0.1), layout="constrained")
     bands, log = bands_of("train_loss", list(grids.values())), log_heights(grids.values())
     for position, (network, record) in enumerate(drawn, 1):
-        ax: Any = figure.add_subplot(rows, columns, position, projection="3d", computed_zorder=False)
-        _surface(ax, losses[network.label], bands, log)
-        _axes(ax, floats(table, "train_loss"), log, with_unit("Train loss", drawn))
-        _checkpoints(ax, table, network, losses[network.label], log)
-        x, y = losses[network.label].size
-        sides = (1, y / x) if to_scale(record) else (1, 1)
-        ax.set_box_aspect((*sides, 0.7), zoom=0.95)
-        # Ticks at the ends would meet those of another axis in the corner.
-        for axis, side in zip((ax.xaxis, ax.yaxis), sides, strict=True):
-            axis.set_major_locator(MaxNLocator(max(2, round(4 * side / max(sides))), prune="both"))
+        ax: Any = figure.add_subplot(rows, columns, position, projection="3d")
+        draw_surface(ax, table, network, record, bands, log, floats(table, "train_loss"))
         if len(drawn) > 1:
             ax.set_title(wrapped(network.label, 36), linespacing=1.0)
     figure.legend(handles=legend, loc="outside lower center", ncols=1, handlelength=1.6, fontsize=7)
     return figure
 
 
-def _axes_lines(drawn: Pairs, width: int) -> list[Line2D]:
+def draw_surface(
+    ax: Any,
+    table: pd.DataFrame,
+    network: Network,
+    record: ProbeRecord,
+    bands: Bands | None = None,
+    log: bool | None = None,
+    heights: NDArray[np.float64] | None = None,
+) -> None:
+    """Draw the train loss in one network's plane into three-dimensional axes, with the checkpoints at their own losses.
+
+    The bands of colour, whether heights are logarithms, and the losses that the axis holds are by default its own.
+    """
+    ax.computed_zorder = False  # the checkpoints stand before the surface, wherever they are
+    grid = grid_of(table, network.label)
+    losses = Grid(grid.xs, grid.ys, {"train_loss": grid.values["train_loss"]})
+    log = log_heights([losses]) if log is None else log
+    own = floats(rows_where(table, network=network.label), "train_loss")
+    _surface(ax, losses, bands_of("train_loss", [losses]) if bands is None else bands, log)
+    _axes(ax, own if heights is None else heights, log, with_unit("Train loss", [(network, record)]))
+    _checkpoints(ax, table, network, losses, log)
+    x, y = losses.size
+    sides = (1, y / x) if to_scale(record) else (1, 1)
+    ax.set_box_aspect((*sides, 0.7), zoom=0.95)
+    # Ticks at the ends would meet those of another axis in the corner.
+    for axis, side in zip((ax.xaxis, ax.yaxis), sides, strict=True):
+        axis.set_major_locator(MaxNLocator(max(2, round(4 * side / max(sides))), prune="both"))
+
+
+def axes_lines(drawn: Pairs, width: int) -> list[Line2D]:
     """Return lines of the legend that say what the axes are, which have no room for it beside them."""
     texts = []
     for network, record in drawn:

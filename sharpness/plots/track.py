@@ -26,25 +26,31 @@ NUMBERS = ("value", "lower", "upper", "confidence", "learning_rate", "edge", "lo
 def track_figure(table: pd.DataFrame) -> Figure:
     """Draw a panel for each quantity, a colour for each series, intervals as bands, the edge dashed."""
     quantities = list(dict.fromkeys(table["quantity"]))
-    series = list(dict.fromkeys(table["series"]))
-    colors = [look.color for look in LOOKS] if len(series) <= len(LOOKS) else list(shades(series).values())
     figure = Figure(figsize=(COLUMN, 0.6 + 1.35 * len(quantities)), layout="constrained")
     axes = figure.subplots(len(quantities), 1, sharex=True, squeeze=False)[:, 0]
     for ax, quantity in zip(axes, quantities, strict=True):
-        rows = rows_where(table, quantity=quantity)
-        for name, color in zip(series, colors, strict=False):
-            _draw(ax, rows_where(rows, series=name), color, str(name) if len(series) > 1 else "")
-        shown = [floats(rows, "value")]
-        if quantity in AT_THE_EDGE and np.isfinite(floats(rows, "edge")).any():
-            _draw_edge(ax, rows, series)
-            shown.append(floats(rows, "edge"))
-        number_axis(ax.yaxis, np.concatenate(shown))
-        ax.set(ylabel=title(quantity))
-    axes[-1].set(xlabel="Step")
+        draw_track(ax, table, quantity)
+    for ax in axes[:-1]:
+        ax.set_xlabel("")
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=1)
     return figure
+
+
+def draw_track(ax: Axes, table: pd.DataFrame, quantity: str) -> None:
+    """Draw one quantity of a table of steps into axes; every series has the colour of its place in the whole table."""
+    series = list(dict.fromkeys(table["series"]))
+    colors = [look.color for look in LOOKS] if len(series) <= len(LOOKS) else list(shades(series).values())
+    rows = rows_where(table, quantity=quantity)
+    for name, color in zip(series, colors, strict=False):
+        _draw(ax, rows_where(rows, series=name), color, str(name) if len(series) > 1 else "")
+    shown = [floats(rows, "value")]
+    if quantity in AT_THE_EDGE and np.isfinite(floats(rows, "edge")).any():
+        _draw_edge(ax, rows, series)
+        shown.append(floats(rows, "edge"))
+    number_axis(ax.yaxis, np.concatenate(shown))
+    ax.set(xlabel="Step", ylabel=title(quantity))
 
 
 def _draw(ax: Axes, rows: pd.DataFrame, color: str, label: str) -> None:

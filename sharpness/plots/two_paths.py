@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharpness.errors import unknown_name
 from sharpness.plots.artists import label_text
 from sharpness.plots.axes import number_axis
 from sharpness.plots.caption_text import Pairs, data, drawn_records, missing, plural, rise_text, with_unit
@@ -23,24 +25,33 @@ from sharpness.records import ProbeRecord
 CHORD: dict[str, Any] = {"color": "0.45", "linestyle": ":", "linewidth": 0.9}
 WIDTHS = (5.0, 1.8)
 """Points of the bars at the largest rises: those of both paths are seen where they stand in one place."""
-LINES = {"plain": "as they are", "matched": "after matching"}
-PATHS = {"line": "straight line", "curve": "trained curve"}
 SHAPES = {"bezier": "Bezier curve", "chain": "polygonal chain"}
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The two paths of a probe by their names in legends, and the label of what runs along them from 0 to 1."""
+
+    names: Mapping[str, str]
+    label: str
+
+
+LINES = Paths({"plain": "as they are", "matched": "after matching"}, r"$\alpha$ in $(1-\alpha)\,w_0 + \alpha\,w_1$")
+PATHS = Paths({"line": "straight line", "curve": "trained curve"}, "$t$ along the path")
 
 
 def barrier_table(networks: Sequence[Network]) -> pd.DataFrame:
     """Return loss and accuracy against alpha of both lines, as far as they are there."""
     rows = []
     for network, record in with_record(networks, "barrier"):
-        lines = [(path, record.details.get(path)) for path in LINES]
+        lines = [(path, record.details.get(path)) for path in LINES.names]
         rows += [row for path, line in lines if line for row in path_rows(network.label, path, line["alphas"], line)]
     return path_table(rows)
 
 
 def barrier_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     """Draw both lines on one axis."""
-    label = r"$\alpha$ in $(1-\alpha)\,w_0 + \alpha\,w_1$"
-    return paths_figure(table, networks, drawn_records(networks, "barrier", table), LINES, label)
+    return paths_figure(table, networks, drawn_records(networks, "barrier", table), LINES)
 
 
 def barrier_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
@@ -76,8 +87,7 @@ def connectivity_table(networks: Sequence[Network]) -> pd.DataFrame:
 
 def connectivity_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     """Draw curve and line on one axis."""
-    drawn = drawn_records(networks, "connectivity", table)
-    return paths_figure(table, networks, drawn, PATHS, "$t$ along the path")
+    return paths_figure(table, networks, drawn_records(networks, "connectivity", table), PATHS)
 
 
 def connectivity_caption(table: pd.DataFrame, networks: Sequence[Network]) -> str:
@@ -135,46 +145,70 @@ def path_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return cast(pd.DataFrame, table.loc[np.isin(list(table["network"]), labels)])
 
 
-def paths_figure(
-    table: pd.DataFrame, networks: Sequence[Network], drawn: Pairs, names: Mapping[str, str], label: str
-) -> Figure:
-    """Draw a row of panels per network: loss and, where it is known, accuracy; ``names`` are the paths' in the legend.
-
-    The grey dotted line is the chord of the train loss between the ends, and the broad bars are the largest rises above
-    it.
-    """
-    finite = [name for name in CURVES if np.isfinite(floats(table, name)).any()]
-    kinds = [kind for kind in ("loss", "accuracy") if any(name.endswith(kind) for name in finite)]
-    splits = [split for split in SPLITS if any(name.startswith(split) for name in finite)]
+def paths_figure(table: pd.DataFrame, networks: Sequence[Network], drawn: Pairs, paths: Paths) -> Figure:
+    """Draw a row of panels per network: loss and, where it is known, accuracy."""
+    kinds = _kinds(table)
     width = COLUMN if len(kinds) == 1 else FULL
     figure, axes = new_figure(width, 2.1 * len(drawn) + 0.35, len(drawn), len(kinds))
-    shown = {path: name for path, name in names.items() if path in set(table["path"])}
     for row, (network, record) in zip(axes, drawn, strict=True):
-        rows = rows_where(table, network=network.label)
         for ax, kind in zip(row, kinds, strict=True):
-            for look, path, bar in zip(LOOKS, names, WIDTHS, strict=False):
-                _path(ax, rows_where(rows, path=path), kind, splits, look)
-                if kind == "loss":
-                    _rise(ax, rows_where(rows, path=path), look.color, bar)
-            ax.set(xlim=(-0.02, 1.02), xlabel=label)
-            if kind == "accuracy":
-                ax.set(ylim=(-2, 102), ylabel="Accuracy (%)")
-            else:
-                number_axis(ax.yaxis, np.concatenate([floats(rows, f"{split}_loss") for split in splits]))
-                ax.set_ylabel(with_unit("Loss", drawn))
+            draw_paths(ax, table, network, record, paths, kind)
             ends = end_names(networks, network, record)
             ax.set_title(f"0: {label_text(ends[0])}\n1: {label_text(ends[1])}", loc="left", linespacing=1.0)
-    handles = [
-        look.handle(name, linestyle="-", markersize=3)
-        for look, (path, name) in zip(LOOKS, names.items(), strict=False)
-        if path in shown
-    ]
-    if len(splits) > 1:
-        handles += [Line2D([], [], color="0.4", linestyle=SPLITS[split], label=split) for split in splits]
-    handles.append(Line2D([], [], label="chord", **CHORD))
+    handles = path_handles(table, paths, kinds)
     columns = len(handles) if width == FULL else 3
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.2, columnspacing=1.2)
     return figure
+
+
+def draw_paths(
+    ax: Axes, table: pd.DataFrame, network: Network, record: ProbeRecord, paths: Paths, kind: str = "loss"
+) -> None:
+    """Draw the loss or the accuracy of one network's record along both paths into axes.
+
+    The grey dotted line is the chord of the train loss between the ends, and the broad bars are the largest rises above
+    it. :class:`InputError` for a ``kind`` that was not measured.
+    """
+    rows = rows_where(table, network=network.label)
+    if kind not in _kinds(table):
+        raise unknown_name("quantity of the paths", kind, _kinds(table))
+    splits = _splits(table)
+    for look, path, bar in zip(LOOKS, paths.names, WIDTHS, strict=False):
+        _path(ax, rows_where(rows, path=path), kind, splits, look)
+        if kind == "loss":
+            _rise(ax, rows_where(rows, path=path), look.color, bar)
+    ax.set(xlim=(-0.02, 1.02), xlabel=paths.label)
+    if kind == "accuracy":
+        ax.set(ylim=(-2, 102), ylabel="Accuracy (%)")
+    else:
+        number_axis(ax.yaxis, np.concatenate([floats(rows, f"{split}_loss") for split in splits]))
+        ax.set_ylabel(with_unit("Loss", [(network, record)]))
+
+
+def path_handles(table: pd.DataFrame, paths: Paths, kinds: Collection[str]) -> list[Line2D]:
+    """Return what a legend says of the paths that are there, of train and test where both are, and a loss's chord."""
+    shown = set(table["path"])
+    handles = [
+        look.handle(name, linestyle="-", markersize=3)
+        for look, (path, name) in zip(LOOKS, paths.names.items(), strict=False)
+        if path in shown
+    ]
+    splits = _splits(table)
+    if len(splits) > 1:
+        handles += [Line2D([], [], color="0.4", linestyle=SPLITS[split], label=split) for split in splits]
+    return [*handles, Line2D([], [], label="chord", **CHORD)] if "loss" in kinds else handles
+
+
+def _finite(table: pd.DataFrame) -> list[str]:
+    return [name for name in CURVES if np.isfinite(floats(table, name)).any()]
+
+
+def _kinds(table: pd.DataFrame) -> list[str]:
+    return [kind for kind in ("loss", "accuracy") if any(name.endswith(kind) for name in _finite(table))]
+
+
+def _splits(table: pd.DataFrame) -> list[str]:
+    return [split for split in SPLITS if any(name.startswith(split) for name in _finite(table))]
 
 
 def _path(ax: Axes, rows: pd.DataFrame, kind: str, splits: Sequence[str], look: Look) -> None:
