@@ -15,8 +15,9 @@ from urllib.parse import unquote
 
 import pytest
 
+from sharpness import plots
 from tests.browser import needs_browser, visit, with_script
-from tests.conftest import PATIENCE, ROOT, run_cold_python
+from tests.conftest import PATIENCE, ROOT, SHIM, run_cold_python
 
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 NAMES = [path.stem for path in EXAMPLES]
@@ -48,6 +49,28 @@ def test_the_gallery_has_every_example_in_its_order() -> None:
     tree = ast.parse((ROOT / "docs" / "site_pages.py").read_text())
     (order,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "ORDER")
     assert sorted(ast.literal_eval(order)) == NAMES and 12 <= len(NAMES) <= 16
+
+
+def test_examples_draw_with_what_the_package_draws_with() -> None:
+    used = {path.stem: set(re.findall(r"\bplots\.(\w+)", path.read_text())) for path in EXAMPLES}
+    assert set().union(*used.values()) <= set(plots.__all__)
+    panels = {name for names in used.values() for name in names if name.startswith("draw_")}
+    assert {"draw_line", "draw_forest", "draw_layers", "draw_stress", "draw_surface"} <= panels
+    assert all({"styled", "WIDTHS"} <= names for names in used.values() if names)
+
+
+def test_what_the_site_loads_for_torchvision_changes_no_picture_and_no_file() -> None:
+    conf = (ROOT / "docs" / "conf.py").read_text()
+    assert 'SHIM = HERE / "shim"' in conf and "tests" not in conf
+    code = (
+        "import inspect, os, sharpness.plots.save; from matplotlib.figure import Figure; "
+        "print(inspect.unwrap(Figure.savefig) is Figure.savefig, inspect.isbuiltin(os.fsync))"
+    )
+    here, tests = (
+        run_cold_python("-c", code, environment={"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}).stdout.split()
+        for folder in (ROOT / "docs" / "shim", SHIM)
+    )
+    assert here == ["True", "True"] and tests == ["False", "False"]
 
 
 @pytest.mark.slow

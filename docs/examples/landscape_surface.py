@@ -7,10 +7,10 @@ scaled by filters (Li et al. 2018). A random plane hardly ever shows the sharp d
 """
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 
 import sharpness as sh
+from sharpness import plots
 
 images = sh.load_dataset("fashion_mnist_10k").train.first(300)
 batches = sh.Batches(images, batch_size=300)
@@ -34,10 +34,9 @@ planes = {
 for name, plane in planes.items():
     print(f"{name}: {plane}")
 
-figure = plt.figure(figsize=(9, 4), layout="constrained")
-for place, (name, plane) in enumerate(planes.items(), 1):
-    x, y = np.meshgrid(plane.xs, plane.ys)
-    axes = figure.add_subplot(1, 2, place, projection="3d")
-    axes.plot_surface(x, y, np.array(plane.curves["train_loss"]), cmap="viridis", linewidth=0.2, edgecolor="0.4")
-    axes.set(title=name, zlabel="loss [nats]")
+with plots.styled():
+    figure = plt.figure(figsize=(plots.WIDTHS["icml"][1], 3), layout="constrained")
+    for place, (name, plane) in enumerate(planes.items(), 1):
+        axes = figure.add_subplot(1, 2, place, projection="3d")
+        plots.draw_surface(plane, axes).set_title(name)
 plt.show()

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import sharpness as sh
+from sharpness import plots
 
 torch.manual_seed(0)
 chain = torch.softmax(3 * torch.randn(30, 30), dim=1)
@@ -47,11 +48,10 @@ layers = sh.LayerEigenvalues(k=1, rtol=0.1)(loss)
 print(whole)
 print(layers)
 
-figure, axes = plt.subplots(figsize=(6.5, 5.5), layout="constrained")
-names = [name.removeprefix("transformer.") for name in layers.layers]
-axes.barh(names, [layer.value for layer in layers.layers.values()])
-axes.axvline(whole.value, color="black", linestyle="--", linewidth=0.8, label="whole network")
-axes.set(xlabel="largest eigenvalue of the block", xscale="log")
-axes.invert_yaxis()
-axes.legend()
+# %%
+# Each layer in its row with its interval; the line is the whole network, which no block exceeds.
+
+with plots.styled():
+    figure, axes = plt.subplots(figsize=(plots.WIDTHS["neurips"][0], 5.5), layout="constrained")
+    plots.draw_layers([whole, layers], axes)
 plt.show()

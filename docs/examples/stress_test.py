@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import sharpness as sh
+from sharpness import plots
 from sharpness.measure.stress import stress_test
 
 images = sh.load_dataset("fashion_mnist_10k").train.first(200)
@@ -46,12 +47,7 @@ for row in rows:
 # %%
 # What lies on the line does not see the rescaling.
 
-figure, axes = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
-ratios = [row.after.value / row.before.value for row in rows]
-axes.plot(ratios, [row.name for row in rows], "o")
-axes.axvline(1, color="black", linewidth=0.8)
-axes.set(xlabel="after the rescaling over before it", xscale="log")
-axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
-axes.minorticks_off()
-axes.invert_yaxis()
+with plots.styled():
+    figure, axes = plt.subplots(figsize=(plots.WIDTHS["neurips"][0], 2.6), layout="constrained")
+    plots.draw_stress(rows, axes)
 plt.show()

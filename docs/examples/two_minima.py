@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import sharpness as sh
+from sharpness import plots
 
 images = sh.load_dataset("fashion_mnist_10k").train.first(500)
 test = sh.load_dataset("fashion_mnist_10k").test.first(1000)
@@ -41,32 +42,41 @@ def trained(batch_size: int) -> torch.nn.Module:
 
 networks = {"batch 16": trained(16), "batch 500": trained(500)}
 
-# %%
-# Each is measured on the same images: in plain units of the weights, and in units of each weight's own size (adaptive),
-# which no rescaling of the layers moves.
-
 losses = {
     name: sh.Loss(model, torch.nn.functional.cross_entropy, sh.Batches(images, batch_size=500))
     for name, model in networks.items()
 }
-for name, loss in losses.items():
-    print(name)
-    print("  largest eigenvalue:", sh.TopEigenvalues()(loss))
-    print("  adaptive:", sh.WorstCaseSharpness(num_starts=1)(loss))
 
 # %%
-# The line from one to the other, with 0 at the first and 1 at the second.
+# The line from one to the other, with ``batch 16`` at 0 and ``batch 500`` at 1. ``sharpness.plots`` draws results into
+# the axes of any figure; ``styled`` is its style, and ``WIDTHS`` has the widths of usual venues in inches.
 
 first, second = losses.values()
-a, b = first.weights, second.weights
-steps = torch.linspace(-0.5, 1.5, 41)
 held_out = sh.Loss(networks["batch 16"], torch.nn.functional.cross_entropy, sh.Batches(test, batch_size=500))
-figure, axes = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
-for label, where in (("training", first), ("test", held_out)):
-    axes.plot(steps, [where.value(a + float(step) * (b - a)) for step in steps], label=label)
-for place, name in enumerate(networks):
-    axes.axvline(place, color="0.6", linestyle=":")
-    axes.annotate(name, (place, 0.97), xycoords=("data", "axes fraction"), ha="center", va="top", backgroundcolor="w")
-axes.set(xlabel="position on the line", ylabel="loss [nats]", yscale="log")
-axes.legend()
+line = sh.Interpolation(num_points=41, start=-0.5, stop=1.5)
+between = line(first, first.weights, second.weights, test_loss=held_out)
+with plots.styled():
+    figure, axes = plt.subplots(figsize=(plots.WIDTHS["neurips"][0], 3), layout="constrained")
+    plots.draw_line(between, axes)
+plt.show()
+
+# %%
+# Each is measured on the same images, and every measure is compared. A rescaling of the layers that changes no output
+# can give those in plain units of the weights any value. It does not move those that are in units of the weights' own
+# sizes.
+
+probes = (
+    sh.TopEigenvalues(),
+    sh.Trace(),
+    sh.WorstCaseSharpness(num_starts=1),
+    sh.RelativeFlatness(),
+    sh.FisherRaoNorm(),
+)
+measured = {name: [probe(loss) for probe in probes] for name, loss in losses.items()}
+for name, results in measured.items():
+    print(name, *map(repr, results), sep="\n  ")
+
+with plots.styled():
+    figure, axes = plt.subplots(figsize=(plots.WIDTHS["neurips"][0], 2.2), layout="constrained")
+    plots.draw_forest(measured, axes)
 plt.show()
