@@ -20,7 +20,7 @@ from analysis.report.spectra import FIGURES, load_networks, render_spectra
 from sharpness.errors import InputError
 from sharpness.files import append_jsonl
 from sharpness.plots.axes import asinh_axis
-from sharpness.plots.density import common_threshold, density_table
+from sharpness.plots.density import common_threshold, density_figure, density_table
 from sharpness.plots.eigenvalues import convergence_table
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.layers import layers_table
@@ -337,6 +337,22 @@ def test_asinh_axis_shows_every_value_and_few_round_ticks(values: list[float], t
     ticks = np.array([tick for tick in ax.get_xticks() if tick != 0])
     assert len(ticks) <= 8
     assert {f"{abs(tick):.3e}"[:5] for tick in ticks} <= {"1.000", "2.000", "5.000"}
+
+
+@pytest.mark.parametrize("top", [0.6, 1.9, 9.5, 18.0, 95.0, 300.0, 2.1e4])
+@pytest.mark.parametrize("threshold", [1e-4, 1e-2])
+def test_the_largest_eigenvalue_can_be_read_off_the_density(top: float, threshold: float) -> None:
+    record = density_record(top, threshold)
+    network = Network("A", {"density": record, "eigenvalues": eigenvalues_record(top)})
+    with mpl.rc_context(STYLE):
+        figure = density_figure(density_table([network]), [network])
+    axis = figure.axes[-1].xaxis
+    low, high = axis.get_view_interval()
+    labelled = [x for x in axis.get_majorticklocs() if low <= x <= high and axis.get_major_formatter()(x)]
+    below, above = max(x for x in labelled if 0 < x <= top), min(x for x in labelled if x > top)
+    assert len(labelled) <= 9 and above / below <= 1000
+    between = [x for x in axis.get_minorticklocs() if below < x < above]
+    assert len(between) >= 2 and faults(figure) == []
 
 
 def test_the_density_axis_reaches_below_one_eigenvalue(two: list[Path]) -> None:

@@ -129,12 +129,18 @@ def draw_density(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> 
 
 
 def _eigenvalue_axis(ax: Axes, table: pd.DataFrame, networks: Sequence[Network]) -> None:
-    """Make the axis of eigenvalues around what is seen of the curves and the extreme ones with their bounds."""
+    """Make the axis of eigenvalues around what is seen of the curves and the extreme ones with their bounds.
+
+    It reaches a power of ten with a label beyond the largest, which can then be read off between two labels.
+    """
     shown, extremes = shown_in(table, networks), rows_where(table, mark=EIGENVALUE)
     floor = min(1 / network.records["density"].details["size"] for network, _ in shown) / 10
     visible = floats(table, "eigenvalue")[(floats(table, "density") > floor) | np.isnan(floats(table, "density"))]
     bounds = np.concatenate([visible, floats(extremes, "lower"), floats(extremes, "upper")])
-    asinh_axis(ax.xaxis, bounds, common_threshold(networks))
+    largest = np.nanmax(bounds, initial=0.0)
+    beyond = [float(10 ** np.ceil(np.log10(largest)))] if largest > 0 else []
+    asinh_axis(ax.xaxis, np.append(bounds, beyond), common_threshold(networks))
+    ax.xaxis.set_major_locator(FixedLocator(sorted({*ax.get_xticks(), *beyond})))
     ax.set_xlabel(spectrum_label(shown, "density"))
 
 
