@@ -10,7 +10,8 @@ BIN := .venv/bin
 
 # A part of the tests that goes through every layer and every library, for the oldest versions that are allowed.
 THROUGH := imports config_and_records data data_sources models checkpoints loss loss_parts linalg certificates curvature \
-	curvature_probes probes estimators landscapes training optimizer_states hugging_face_folders tables plots spectra
+	curvature_probes probes estimators landscapes training optimizer_states hugging_face_folders tables plots spectra \
+	landscape_plots results_travel ray door
 
 .PHONY: reproduce test test-lowest lint docs clean
 
@@ -28,9 +29,10 @@ test: .venv/installed-test
 	echo "make test: $${failed:+failed:}$${failed:-passed}"; \
 	test -z "$$failed"
 
-# Old releases warn of each other, which is not ours to mend.
+# Old releases warn of each other, which is not ours to mend. Of the slow tests one starts a Ray, which no other does.
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -W default $(THROUGH:%=tests/test_%.py) $(ARGS)
+	.venv-lowest/bin/python -m pytest -W default -m slow -k worker_killed tests/test_ray.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

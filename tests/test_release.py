@@ -59,6 +59,18 @@ def test_the_oldest_versions_are_the_lower_bounds() -> None:
     }
 
 
+def test_the_oldest_versions_are_tried_by_tests_that_use_each_library() -> None:
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (listed,) = re.findall(r"^THROUGH := (.*)$", makefile, re.MULTILINE)
+    files = {name: (ROOT / "tests" / f"test_{name}.py").read_text() for name in listed.split()}
+    words = {"pyarrow": "parquet"}  # pandas loads it
+    optional = pins("constraints-lowest.txt").keys() - bounds().keys()
+    assert {"plotly", "pyarrow", "ray", "timm"} <= optional
+    assert [name for name in optional if not any(words.get(name, name) in text for text in files.values())] == []
+    (slow,) = re.findall(r"-m slow -k (\w+) tests/test_ray.py", makefile)
+    assert re.search(rf"def test_\w*{slow}", files["ray"])
+
+
 def normal(name: str) -> str:
     return name.lower().replace("_", "-")
 
