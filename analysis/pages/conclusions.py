@@ -52,7 +52,7 @@ QUESTIONS = (
         "Do large batches generalise worse, in sharper minima?",
         (
             (GAP, "LB generalises worse", "At one training loss LB's test accuracy less SB's is {}"),
-            ("keskar2017", "LB generalises worse", "On F1 it is {}"),
+            ("keskar2017", "LB generalises worse", "With equal epochs or loss, over four networks, it is {}"),
             (GAP, "LB is 1 to 2 orders sharper", "At one training loss LB is {} times as sharp by phi"),
             (GAP, "tuned rates too", "With tuned rates it is {} times"),
         ),
@@ -68,7 +68,7 @@ QUESTIONS = (
             (
                 "andriushchenko2023",
                 "goes rather with the learning rate",
-                "With the learning rate it is larger by {}, as a mean over measures",
+                "With the learning rate it is larger by {}",
             ),
         ),
     ),
@@ -84,11 +84,6 @@ QUESTIONS = (
                 "forgetting2026",
                 "Sharper networks forget more",
                 "With what fine-tuning forgets it is {}, but below 0 without the cosine schedule",
-            ),
-            (
-                "forgetting2026",
-                "Sharper networks forget more.*: with critical sharpness$",
-                "That of critical sharpness is {}",
             ),
         ),
     ),

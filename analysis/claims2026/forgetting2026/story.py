@@ -8,7 +8,7 @@ STORY = Story(
     "theirs is held against ours.",
     figure="damage",
     points=(
-        Point("Decay leads to sharper minima", "decay at the end leads to sharper minima", "λ_max, WSD / constant"),
+        Point("Decay leads to sharper minima", "decay at the end leads to sharper minima", "λ_max, decayed / constant"),
         Point("Decay leads to sharper minima.*: cosine", "cosine decay leads to sharper minima", "cosine / constant"),
         Point("Decay raises the error of quantisation", "a decayed rate makes rounding cost more", "WSD / constant"),
         Point("Decay makes it forget more", "a decayed rate makes it forget more", "WSD / constant"),
