@@ -208,7 +208,8 @@ def test_what_predict_and_advise_print_is_what_their_committed_records_hold(comm
         )
         assert record_of(found, measured[0]).value == advised.value
         tables, said = [advise.noise_table(found, measured), advise.advice_table(found)], advise.said(found, measured)
-    assert as_printed(tables, said) in blocks(DOCS["measure.md"], "")
+    page = {"predict": "predict.md", "advise": "batch_size.md"}[command]
+    assert as_printed(tables, said) in blocks(DOCS[page], "")
 
 
 def as_printed(tables: Iterable[Table], said: Iterable[str]) -> str:
