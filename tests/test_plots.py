@@ -15,6 +15,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from scipy import stats
 
 from sharpness import plots
 from sharpness.errors import InputError
@@ -580,6 +581,18 @@ def test_means_and_ranges_over_seeds_are_those_of_the_numbers(geometric: bool, m
     assert [[y for _, y in np.asarray(segment).tolist()] for segment in bars.get_segments()] == [[1, 4], [4, 16]]
     assert (ax.lines[0].get_marker(), ax.lines[0].get_linestyle()) == ("s", "--")
     assert (ax.get_xlabel(), ax.get_ylabel(), figure.legends) == ("Epoch", "Loss", [])
+
+
+@pytest.mark.parametrize("geometric", [False, True])
+def test_intervals_over_seeds_are_those_of_student(geometric: bool) -> None:
+    _, axes = new_figure(COLUMN, 2)
+    rows = rows_where(runs_of(), role="SB")
+    seeds.interval_of_seeds(axes[0, 0], rows, "epoch", "loss", geometric, **LOOKS[0].artist)
+    ends = [[y for _, y in np.asarray(segment).tolist()] for segment in axes[0, 0].collections[0].get_segments()]
+    for (_, at), found in zip(rows.groupby("epoch"), ends, strict=True):
+        values = np.log(at["loss"]) if geometric else np.asarray(at["loss"])
+        wanted = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+        np.testing.assert_allclose(found, np.exp(wanted) if geometric else wanted)
 
 
 def test_runs_are_thin_their_means_bold_and_a_diverged_run_ends_in_a_cross() -> None:
