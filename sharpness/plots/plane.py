@@ -39,7 +39,7 @@ from sharpness.plots.grids import (
     wrapped,
 )
 from sharpness.plots.networks import Network
-from sharpness.plots.style import COLUMN, FULL, new_figure
+from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
 from sharpness.records import ProbeRecord
 
 BESIDE = 1.35
@@ -61,14 +61,18 @@ PATH = EDGE | {"markersize": 2.5, "markeredgewidth": 0.4, "marker": "o", "color"
 PATH["path_effects"] = OUTLINE
 
 
-def plane_figure(table: pd.DataFrame, networks: Sequence[Network], probe: str) -> Figure:
-    """Draw a panel for each quantity of one network, or for the losses of several, in bands of the same rises."""
+def plane_figure(table: pd.DataFrame, networks: Sequence[Network], probe: str, columns: int = 2) -> Figure:
+    """Draw a panel for each quantity of one network, or for the losses of several, in bands of the same rises.
+
+    ``columns`` panels lie beside each other, or all above each other in one column of a page.
+    """
     drawn = drawn_records(networks, probe, table)
     grids = {network.label: grid_of(table, network.label) for network, _ in drawn}
     panels = [(n, record, name) for n, record in drawn for name in shown_quantities(grids[n.label], len(drawn))]
-    columns = 1 if len(panels) == 1 else 2
+    columns = min(columns, len(panels))
     width = COLUMN if columns == 1 else FULL
-    legend = legend_of(table, drawn, grids, 56 if columns == 1 else 118)
+    looks = looks_of(drawn, networks)
+    legend = legend_of(table, drawn, grids, looks, 56 if columns == 1 else 118)
     lines = sum(str(handle.get_label()).count("\n") + 1 for handle in legend)
     rows = -(-len(panels) // columns)
     most = 2.6 if rows < 3 else 1.8
@@ -78,7 +82,7 @@ def plane_figure(table: pd.DataFrame, networks: Sequence[Network], probe: str) -
     figure, axes = new_figure(width, height, rows, columns)
     bands = {name: bands_of(name, list(grids.values())) for name in {name for *_, name in panels}}
     for ax, (network, record, name) in zip(axes.flat, panels, strict=False):
-        draw_plane(ax, table, network, record, name, bands[name], int(TICKS * tall[network.label]))
+        draw_plane(ax, table, network, record, name, bands[name], int(TICKS * tall[network.label]), looks)
         if len(drawn) > 1:
             ax.set_title(wrapped(network.label, 36), linespacing=1.0)
     if len(drawn) == 1:
@@ -98,6 +102,7 @@ def draw_plane(
     name: str = "train_loss",
     bands: Bands | None = None,
     most_ticks: int = 14,
+    looks: Mapping[str, Look] | None = None,
 ) -> None:
     """Draw one quantity of one network's plane into axes, with the checkpoints in it and a bar of its colours."""
     grid = grid_of(table, network.label)
@@ -105,7 +110,7 @@ def draw_plane(
         raise unknown_name("quantity of the plane", name, grid.values)
     bands = bands_of(name, [grid]) if bands is None else bands
     _panel(ax, grid, name, bands, with_unit(QUANTITIES[name], [(network, record)]), most_ticks)
-    _checkpoints(ax, table, network, grid)
+    _checkpoints(ax, table, network, grid, looks or {})
     ax.set_aspect("equal" if to_scale(record) else "auto")
     x_label, y_label = axis_texts(record, 30)
     ax.set_xlabel(x_label, fontsize=8, linespacing=1.0)
@@ -187,24 +192,43 @@ def _filled(finite: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return finite & (cells[:-1, :-1] | cells[1:, :-1] | cells[:-1, 1:] | cells[1:, 1:])
 
 
-def _checkpoints(ax: Axes, table: pd.DataFrame, network: Network, grid: Grid) -> None:
+def _checkpoints(ax: Axes, table: pd.DataFrame, network: Network, grid: Grid, looks: Mapping[str, Look]) -> None:
     """Draw the trajectory as a line with points, and the marks upon it."""
     path = rows_where(table, network=network.label, part="trajectory")
     if len(path):
         ax.plot(floats(path, "x"), floats(path, "y"), zorder=3, **PATH)
-    for marker, mark in zip(MARKERS, marks_of(table, network), strict=False):
+    for mark, style in styled_marks(table, network, looks):
         if grid.holds(mark["x"], mark["y"]):
-            ax.plot(mark["x"], mark["y"], marker=marker, clip_on=False, zorder=4, **MARK)
+            ax.plot(mark["x"], mark["y"], clip_on=False, zorder=4, **style)
 
 
-def legend_of(table: pd.DataFrame, drawn: Pairs, grids: Mapping[str, Grid], width: int) -> list[Line2D]:
+def looks_of(drawn: Pairs, networks: Sequence[Network]) -> dict[str, Look]:
+    """Return by label how the marks of several networks look; of one alone they are white."""
+    return {network.label: look for network, look in zip(networks, LOOKS, strict=False)} if len(drawn) > 1 else {}
+
+
+def styled_marks(
+    table: pd.DataFrame, network: Network, looks: Mapping[str, Look]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the marked checkpoints of a network, each with its style: the first has the network's own shape."""
+    own = looks.get(network.label)
+    colors = {} if own is None else {"markerfacecolor": own.color, "markeredgecolor": "white"}
+    shapes = MARKERS if own is None else own.marker + MARKERS.replace(own.marker, "")
+    return [
+        (mark, MARK | colors | {"marker": shape}) for mark, shape in zip(marks_of(table, network), shapes, strict=False)
+    ]
+
+
+def legend_of(
+    table: pd.DataFrame, drawn: Pairs, grids: Mapping[str, Grid], looks: Mapping[str, Look], width: int
+) -> list[Line2D]:
     """Return the marks with their own losses, and the trajectory with its ends."""
     handles = []
     for network, _ in drawn:
         whose = f"{label_text(network.label)}, " if len(drawn) > 1 else ""
-        for marker, mark in zip(MARKERS, marks_of(table, network), strict=False):
+        for mark, style in styled_marks(table, network, looks):
             text = checkpoint_text(mark, grids[network.label], unit(drawn), width - len(whose))
-            handles.append(Line2D([], [], marker=marker, label=whose + text, **MARK))
+            handles.append(Line2D([], [], label=whose + text, **style))
         path = list(rows_where(table, network=network.label, part="trajectory")["name"])
         if path:
             text = f"{whose}trajectory from {label_text(path[0])} to {label_text(path[-1])}"

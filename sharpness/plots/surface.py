@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +18,6 @@ from sharpness.plots.artists import label_text
 from sharpness.plots.caption_text import Pairs, drawn_records, with_unit
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.grids import (
-    MARKERS,
     Bands,
     Grid,
     axis_text,
@@ -26,7 +25,6 @@ from sharpness.plots.grids import (
     edge_text,
     grid_of,
     log_heights,
-    marks_of,
     plane_table,
     to_scale,
     wrapped,
@@ -34,16 +32,17 @@ from sharpness.plots.grids import (
 from sharpness.plots.networks import Network
 from sharpness.plots.plane import (
     LINE,
-    MARK,
     PATH,
     bands_text,
     checkpoints_text,
     end_text,
     gaps_text,
     legend_of,
+    looks_of,
     plane_text,
+    styled_marks,
 )
-from sharpness.plots.style import COLUMN, FULL
+from sharpness.plots.style import COLUMN, FULL, Look
 from sharpness.records import ProbeRecord
 
 ANGLE = {"elev": 32.0, "azim": -60.0}
@@ -73,14 +72,15 @@ def surface_figure(table: pd.DataFrame, networks: Sequence[Network], probe: str)
     columns = min(len(drawn), 2)
     width = COLUMN if columns == 1 else FULL
     letters = 56 if columns == 1 else 118
-    legend = [*legend_of(table, drawn, losses, letters), *axes_lines(drawn, letters)]
+    looks = looks_of(drawn, networks)
+    legend = [*legend_of(table, drawn, losses, looks, letters), *axes_lines(drawn, letters)]
     lines = sum(str(handle.get_label()).count("\n") + 1 for handle in legend)
     rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(width, 2.5 * rows + LINE * lines + 0.1), layout="constrained")
     bands, log = bands_of("train_loss", list(grids.values())), log_heights(grids.values())
     for position, (network, record) in enumerate(drawn, 1):
         ax: Any = figure.add_subplot(rows, columns, position, projection="3d")
-        draw_surface(ax, table, network, record, bands, log, floats(table, "train_loss"))
+        draw_surface(ax, table, network, record, bands, log, floats(table, "train_loss"), looks)
         if len(drawn) > 1:
             ax.set_title(wrapped(network.label, 36), linespacing=1.0)
     figure.legend(handles=legend, loc="outside lower center", ncols=1, handlelength=1.6, fontsize=7)
@@ -95,6 +95,7 @@ def draw_surface(
     bands: Bands | None = None,
     log: bool | None = None,
     heights: NDArray[np.float64] | None = None,
+    looks: Mapping[str, Look] | None = None,
 ) -> None:
     """Draw the train loss in one network's plane into three-dimensional axes, with the checkpoints at their own losses.
 
@@ -107,7 +108,8 @@ def draw_surface(
     own = floats(rows_where(table, network=network.label), "train_loss")
     _surface(ax, losses, bands_of("train_loss", [losses]) if bands is None else bands, log)
     _axes(ax, own if heights is None else heights, log, with_unit("Train loss", [(network, record)]))
-    _checkpoints(ax, table, network, losses, log)
+    _trajectory(ax, table, network, losses, log)
+    _marks(ax, styled_marks(table, network, looks or {}), losses, log)
     x, y = losses.size
     sides = (1, y / x) if to_scale(record) else (1, 1)
     ax.set_box_aspect((*sides, 0.7), zoom=0.95)
@@ -174,20 +176,24 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
     return inside[:: max(1, -(-len(inside) // 7))].tolist()
 
 
-def _checkpoints(ax: Any, table: pd.DataFrame, network: Network, grid: Grid, log: bool) -> None:
-    """Draw marks and trajectory at their own losses, over the surface."""
+def _trajectory(ax: Any, table: pd.DataFrame, network: Network, grid: Grid, log: bool) -> None:
+    """Draw the trajectory at its own losses, over the surface."""
     ax.set(xlim=(grid.xs.min(), grid.xs.max()), ylim=(grid.ys.min(), grid.ys.max()))
     path = rows_where(table, network=network.label, part="trajectory")
     if len(path):
         heights = _height(floats(path, "train_loss"), log)
         ax.plot(floats(path, "x"), floats(path, "y"), heights, zorder=3, **PATH)
+
+
+def _marks(ax: Any, marks: Sequence[tuple[dict[str, Any], dict[str, Any]]], grid: Grid, log: bool) -> None:
+    """Draw the marked checkpoints at their own losses, each on a stem."""
     floor = ax.get_zlim()[0]
-    for marker, mark in zip(MARKERS, marks_of(table, network), strict=False):
+    for mark, style in marks:
         x, y, height = mark["x"], mark["y"], float(_height(mark["train_loss"], log))
         if not (grid.holds(x, y) and np.isfinite(height)):
             continue
         ax.plot([x, x], [y, y], [floor, height], color="black", linewidth=0.7, zorder=2)
-        ax.plot([x], [y], [height], marker=marker, zorder=4, **MARK)
+        ax.plot([x], [y], [height], zorder=4, **style)
 
 
 def surface_caption(table: pd.DataFrame, networks: Sequence[Network], probe: str) -> str:
