@@ -1,19 +1,27 @@
-"""What can be asked of any figure: which texts are seen, and does something overlap or leave the page?"""
+"""What can be asked of any figure: is all drawn that it speaks of, and does nothing overlap or leave the page?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
+from matplotlib.collections import Collection, LineCollection
+from matplotlib.colors import to_rgb, to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.transforms import BboxBase
+from matplotlib.transforms import Bbox, BboxBase
 
 from sharpness.plots.style import STYLE
+
+NOTHING = ("None", "none", "", " ")
+"""Names of the line, and of the marker, that is not there."""
 
 
 def visible_texts(figure: Figure) -> list[Text]:
@@ -42,8 +50,91 @@ def bar_places(ax: Axes) -> list[float]:
     return [float(np.asarray(segment)[0, 0]) for each in bars for segment in each.get_segments()]
 
 
+class Look(NamedTuple):
+    """What is seen of an artist: its dashes and its marker, empty where it has none, and its colours."""
+
+    dashes: str
+    marker: str
+    colors: frozenset[tuple[float, ...]]
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether it has no colour of its own: such an entry of a legend explains a shape."""
+        return all(max(color) - min(color) < 1e-9 for color in self.colors)
+
+
+def look_of(artist: Any) -> Look:
+    """Return what is seen of a line, a patch or a collection; an image has no look of its own."""
+    if isinstance(artist, AxesImage):
+        return Look("", "", frozenset())
+    if not isinstance(artist, Line2D):
+        faces = [to_rgba_array(artist.get_facecolor()), to_rgba_array(artist.get_edgecolor())]
+        return Look("", "", frozenset(tuple(color[:3]) for color in np.concatenate(faces)))
+    names = (str(name) for name in (artist.get_linestyle(), artist.get_marker()))
+    dashes, marker = ("" if name in NOTHING else name for name in names)
+    colors = [artist.get_color()] if dashes else []
+    colors += [artist.get_markerfacecolor(), artist.get_markeredgecolor()] if marker else []
+    return Look(dashes, marker, frozenset(to_rgb(color) for color in colors if str(color) != "none"))
+
+
+def stands_for(entry: Artist, artist: Artist) -> bool:
+    """Return whether an entry of a legend has the look of an artist; a grey one explains dashes or markers alone."""
+    sign, seen = look_of(entry), look_of(artist)
+    if not isinstance(entry, Line2D) or not isinstance(artist, Line2D):
+        return bool(sign.colors & seen.colors)
+    shape = sign.dashes in ("", seen.dashes) and sign.marker in ("", seen.marker)
+    return shape and (sign.is_grey or sign.colors <= seen.colors)
+
+
+def drawn(ax: Axes) -> list[Artist]:
+    """Return the lines, patches, collections and images that are seen in axes, without their frame."""
+    return [each for each in (*ax.lines, *ax.patches, *ax.collections, *ax.images) if _is_seen(each, ax)]
+
+
+def _is_seen(artist: Artist, ax: Axes) -> bool:
+    if isinstance(artist, Collection):
+        return artist.get_visible() and bool(np.isfinite(artist.get_datalim(ax.transData).get_points()).all())
+    if not isinstance(artist, Line2D):
+        return artist.get_visible()
+    look, points = look_of(artist), artist.get_transform().transform(artist.get_xydata())
+    known = np.asarray(np.isfinite(points).all(axis=1))
+    box = Bbox.null()
+    box.update_from_data_xy(points[known])
+    joined = look.dashes and np.any(known[1:] & known[:-1]) and box.overlaps(ax.bbox)
+    marked = look.marker and any(ax.bbox.padded(1).contains(*point) for point in points[known])
+    return artist.get_visible() and bool(joined or marked)
+
+
+def has_data(ax: Axes) -> bool:
+    """Return whether anything in axes has a place in both directions, or a text says why nothing has."""
+    for artist in drawn(ax):
+        if isinstance(artist, Collection | AxesImage) or all(
+            artist.get_transform().contains_branch_seperately(ax.transData)
+        ):
+            return True
+    return any(text.get_text().strip() for text in ax.texts)
+
+
+def _of_content(figure: Figure) -> Iterator[str]:
+    """Yield which axes are empty, and which entries of a legend stand for nothing."""
+    shown = [ax for ax in figure.axes if ax.get_visible() and ax.axison]
+    for number, ax in enumerate(shown):
+        if not has_data(ax):
+            yield f"empty: axes {number} {ax.get_ylabel()}".rstrip()
+    artists = [artist for ax in figure.axes for artist in drawn(ax)]
+    legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes)]
+    entries = [entry for legend in legends if legend is not None for entry in legend.legend_handles]
+    for entry in entries:
+        if entry is not None and not any(stands_for(entry, artist) for artist in artists):
+            yield f"in the legend alone: {entry.get_label()}"
+
+
 def faults(figure: Figure) -> list[str]:
-    """Draw a figure and name what is wrong with it: small, overlapping or cut-off text, a legend over an axis."""
+    """Draw a figure and name what is wrong with it.
+
+    That is small, overlapping or cut-off text, a legend over an axis or with an entry that looks like nothing drawn,
+    and axes without data.
+    """
     FigureCanvasAgg(figure)
     with mpl.rc_context(STYLE):
         figure.draw_without_rendering()  # puts everything in its place
@@ -58,4 +149,4 @@ def faults(figure: Figure) -> list[str]:
         found += [
             "legend over axes" for ax in figure.axes if legend.get_window_extent().overlaps(ax.get_window_extent())
         ]
-    return found
+    return [*found, *_of_content(figure)]
