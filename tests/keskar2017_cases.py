@@ -99,7 +99,8 @@ def planted(plant: Plant, preset: str = "full", cells: Sequence[Any] = CELLS) ->
 def _run(cell: Any, plant: Plant, status: str, rng: np.random.Generator) -> dict[str, Any]:
     training = cell.config.training
     row = {"reason": None if status == "finished" else "planted", "learning_rate": training.learning_rate}
-    row |= {"batch_size": training.batch_size, **dict.fromkeys(("git_commit", "device", "threads", "data_sha256"), "x")}
+    row |= {"batch_size": training.batch_size, "epochs": training.epochs, "optimizer": training.optimizer}
+    row |= {**dict.fromkeys(("git_commit", "device", "threads", "data_sha256"), "x")}
     accuracy = plant.accuracy(cell.labels) + 0.0005 * rng.normal()
     ended = {"step": 100, "ended_by": plant.ended_by if cell.labels["arm"] == "equal loss" else "epochs"}
     goal = cell.config.budget.train_loss

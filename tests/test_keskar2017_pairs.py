@@ -12,6 +12,7 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import stats
 
 from analysis import runs as tidy
@@ -299,7 +301,7 @@ def test_all_files_are_written_and_complete(five: tuple[list[tidy.Place], Path, 
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("training_curves", (6.75, 4.0)), ("line_mlp", (3.25, 2.5)), (FIGURES[2], (6.75, 2.7)), ("pairs", (6.75, 2.4))],
+    [("training_curves", (6.75, 4.0)), ("line_mlp", (3.25, 2.5)), (FIGURES[2], (3.25, 5.8)), ("pairs", (3.25, 3.8))],
 )
 def test_png_has_its_size(five: tuple[list[tidy.Place], Path, Written], name: str, size: tuple) -> None:
     # With the dots per inch of tests/shim.
@@ -367,7 +369,7 @@ def test_captions_say_n_and_what_is_drawn(five: tuple[list[tidy.Place], Path, Wr
     assert "Bold: the pair of seed 0; faint: the pairs of the other seeds (1, 2, 3, 4)" in captions["line_mlp"]
     assert "Values that could not be measured leave gaps (5)." in captions["line_mlp"]
     assert "n = 10" in captions["accuracy_vs_sharpness"]
-    assert "Bars on the left: 99 % interval" in captions["accuracy_vs_sharpness"]
+    assert "Bars at the top: 99 % interval" in captions["accuracy_vs_sharpness"]
     assert "bootstrap interval" in captions["accuracy_vs_sharpness"]
     assert "sample standard deviation" in captions["pairs_table"]
 
@@ -460,9 +462,8 @@ def test_every_axis_is_labelled_and_no_text_overlaps(tmp_path: Path, num_seeds: 
         shown = all_drawings(make_pairs(tmp_path, num_seeds))
         assert [len(figure.axes) for figure in shown] == [3, 4, 2, 3]
         for figure in shown:
-            # What names its lines, and what shares its axis with the panel to the left, needs no label.
-            unlabelled = sum(not ax.get_ylabel() for ax in figure.axes)
-            assert unlabelled == (0 if len(figure.axes) in (2, 4) else 1 if figure is shown[0] else 2)
+            # What names its lines needs no label.
+            assert sum(not ax.get_ylabel() for ax in figure.axes) == (figure is shown[0])
             # The right axis of a pair shares the x axis of the left one and does not draw it twice.
             named = [ax.get_xlabel() or list(ax.get_xticks()) == [0, 1] for ax in figure.axes]
             assert all(name or not ax.xaxis.get_visible() for name, ax in zip(named, figure.axes, strict=True))
@@ -476,6 +477,44 @@ def test_the_check_of_figures_sees_overlaps_and_what_is_cut_off() -> None:
     figure.text(0.99, 0.5, "three")
     figure.text(0.5, 0.99, "four", fontsize=5)
     assert faults(figure) == ["small: four", "overlap: one and two", "cut off: three", "cut off: four"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "found"),
+    [
+        (lambda ax: ax.axhline(0.5), ["empty: axes 0 y"]),
+        (lambda ax: ax.plot([0, 1], [np.nan, 1.0], "--"), ["empty: axes 0 y"]),  # one point is no line
+        (lambda ax: ax.text(0.5, 0.5, "no value"), []),
+        (lambda ax: ax.scatter([0.2], [0.3]), []),
+        (lambda ax: ax.bar([0], [1.0], color="0.5"), []),
+    ],
+)
+def test_the_check_of_figures_sees_axes_without_data(draw: Callable[[Any], Any], found: list[str]) -> None:
+    figure, axes = style.new_figure(3.25, 2.0)
+    axes[0, 0].set(ylabel="y", xlim=(-1, 2))
+    draw(axes[0, 0])
+    assert faults(figure) == found
+
+
+@pytest.mark.parametrize(
+    ("handle", "alone"),
+    [
+        ({"color": "#0173b2", "linestyle": "-"}, False),
+        ({"color": "#0173b2", "marker": "o", "linestyle": ""}, False),
+        ({"color": "#0173b2", "linestyle": "--"}, True),
+        ({"color": "#de8f05", "linestyle": "-"}, True),
+        ({"color": "#0173b2", "marker": "s", "linestyle": ""}, True),
+        ({"color": "0.4", "linestyle": "--"}, True),  # grey explains dashes alone
+        ({"color": "0.4", "linestyle": "-"}, False),
+        ({"linestyle": ""}, False),  # a line of text
+    ],
+)
+def test_the_check_of_figures_sees_a_legend_of_what_is_not_drawn(handle: dict[str, Any], alone: bool) -> None:
+    figure, axes = style.new_figure(3.25, 2.0)
+    axes[0, 0].plot([0, 1], [0, 1], color="#0173b2", marker="o")
+    axes[0, 0].plot([5], [5], color="#de8f05")  # one point has no line
+    figure.legend(handles=[Line2D([], [], label="entry", **handle)], loc="outside upper center")
+    assert faults(figure) == ["in the legend alone: entry"] * alone
 
 
 def test_interpolation_has_the_layout_of_the_paper(five: tuple[list[tidy.Place], Path, Written]) -> None:

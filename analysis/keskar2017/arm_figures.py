@@ -14,29 +14,28 @@ from numpy.typing import NDArray
 
 from analysis.keskar2017.association import GROUPS, MEASURES, OUTCOMES, association
 from analysis.keskar2017.figures import ROLE, legend, roles
+from analysis.keskar2017.numbers import AFTER, ROLES
 from analysis.report.forest import draw_forest
 from analysis.report.numbers import rounded
 from analysis.statistics.intervals import Interval
 from analysis.statistics.threshold import Threshold
 from sharpness.plots.axes import fixed_ticks, log_axis
-from sharpness.plots.frames import floats, groups, rows_where
-from sharpness.plots.seeds import each_seed
-from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
+from sharpness.plots.frames import floats, groups, rows_if, rows_where
+from sharpness.plots.seeds import each_seed, interval_of_seeds
+from sharpness.plots.style import COLUMN, LOOKS, Look, new_figure
 
 PHI = r"Sharpness $\phi$ (%)"
 LOOK = dict(zip(GROUPS, (*LOOKS, Look("#949494", "v", "")), strict=True))
-AXES = {"test_accuracy": "Change of test accuracy (pp)", "test_loss": "Change of test loss (nats)"}
+AXES = {"test_accuracy": r"$\Delta$ test accuracy (pp)", "test_loss": r"$\Delta$ test loss (nats)"}
 PANELS = (("test_accuracy", "Test accuracy (%)"), ("phi", PHI))
 
 
 def batch_size(table: pd.DataFrame, found: Threshold) -> Figure:
-    """Draw test accuracy and sharpness against the batch size, one dot per run, lines through the means: Figure 4."""
+    """Draw test accuracy and sharpness against the batch size: a dot per run, means with their intervals: Figure 4."""
     figure, axes = new_figure(COLUMN, 3.6, 2, 1)
     for ax, (column, label) in zip(axes.flat, PANELS, strict=True):
-        sizes, means = _means(ax, table, "batch_size", column, LOOKS[0])
-        ax.plot(sizes, means, **LOOKS[0].artist)
-        log_axis(ax.xaxis, floats(table, "batch_size"))
-        ax.xaxis.set_major_locator(FixedLocator(apart(sizes)))
+        _runs_and_mean(ax, table, "batch_size", column, LOOKS[0])
+        _labelled(ax, floats(table, "batch_size"))
         ax.set(ylabel=label)
         if found.batch.lower is not None and found.batch.upper is not None and found.batch.value is not None:
             ax.axvspan(found.batch.lower, found.batch.upper, color="0.85", linewidth=0, zorder=0)
@@ -46,6 +45,12 @@ def batch_size(table: pd.DataFrame, found: Threshold) -> Figure:
     if found.batch.value is not None:
         legend(figure, [Line2D([], [], color="0.3", linestyle=":", label="threshold and its 95 % interval")])
     return figure
+
+
+def _labelled(ax: Axes, values: NDArray[np.float64]) -> None:
+    """Make the x axis logarithmic, labelled at the values themselves."""
+    log_axis(ax.xaxis, values)
+    ax.xaxis.set_major_locator(FixedLocator(apart(np.unique(values).tolist())))
 
 
 def apart(sizes: Sequence[float], factor: float = 1.8) -> list[float]:
@@ -73,36 +78,66 @@ def mean_of(values: NDArray[np.float64], log: bool) -> float:
     return float(np.exp(np.mean(np.log(kept)))) if log else float(np.mean(kept))
 
 
-def _means(ax: Axes, table: pd.DataFrame, x: str, column: str, look: Look) -> tuple[list[float], list[float]]:
-    """Draw each run as a small dot and return where the means are."""
-    ax.plot(floats(table, x), floats(table, column), ".", color=look.color, markersize=2.5, alpha=0.5)
-    means = {value: mean_of(floats(rows, column), column == "phi") for value, rows in groups(table, x)}
-    return list(means), list(means.values())
+def _runs_and_mean(ax: Axes, table: pd.DataFrame, x: str, column: str, look: Look, line: bool = True) -> None:
+    """Draw each run as a small dot, and the mean over the seeds, of sharpness geometric, with its interval."""
+    log = column == "phi"
+    shown = rows_if(table, np.isfinite(floats(table, column)) & ((floats(table, column) > 0) | (not log)))
+    ax.plot(floats(shown, x), floats(shown, column), ".", color=look.color, markersize=2.5, alpha=0.5)
+    interval_of_seeds(ax, shown, x, column, log, **look.artist | ({} if line else {"linestyle": ""}))
 
 
 def warm_start(table: pd.DataFrame) -> Figure:
     """Draw accuracy of SB iterates and of LB started from them, and the sharpness of the latter: Figure 5.
 
-    ``table`` has for role LB a row per run, with ``warm_epochs`` 0 for those from the start, which are drawn as a
-    level, and for SB the test accuracy of each run at the end of each epoch.
+    ``table`` has for role LB a row per run, with ``warm_epochs`` 0 for those from the start, whose mean is drawn as a
+    level, and for SB the test accuracy of the iterates themselves, if it was measured.
     """
     figure, axes = new_figure(COLUMN, 3.8, 2, 1)
-    small, large = (rows_where(table, role=role) for role in ("SB", "LB"))
-    cold, warm = rows_where(large, warm_epochs=0), rows_where(large.assign(warm=large["warm_epochs"] > 0), warm=True)
-    epochs = np.unique(floats(warm, "warm_epochs"))
-    small = rows_where(small.assign(shown=np.isin(floats(small, "warm_epochs"), epochs)), shown=True)
+    warm, cold = (rows_if(table, mask) for mask in (table["warm_epochs"] > 0, table["warm_epochs"] == 0))
+    handles = {"SB": ROLE["SB"].handle("SB, at that epoch"), "LB": ROLE["LB"].handle("LB started from it")}
     for ax, (column, label) in zip(axes.flat, PANELS, strict=True):
-        for rows, look in ((warm, ROLE["LB"]), *([] if column == "phi" else [(small, ROLE["SB"])])):
-            where, means = _means(ax, rows, "warm_epochs", column, look)
-            ax.plot(where, means, **look.artist)
+        for role, rows in groups(warm, "role"):
+            if np.isfinite(floats(rows, column)).any():
+                _runs_and_mean(ax, rows, "warm_epochs", column, ROLE[role])
         if np.isfinite(level := mean_of(floats(cold, column), column == "phi")):
             ax.axhline(level, color="0.35", linestyle=":", linewidth=1)
         ax.set(ylabel=label)
-        log_axis(ax.xaxis, epochs)
-    log_axis(axes[1, 0].yaxis, floats(large, "phi"))
+        _labelled(ax, floats(warm, "warm_epochs"))
+    log_axis(axes[1, 0].yaxis, floats(table, "phi"))
     axes[1, 0].set(xlabel="Epochs of SB training before LB")
-    from_start = Line2D([], [], color="0.35", linestyle=":", label="LB from x0")
-    legend(figure, [ROLE["SB"].handle("SB, at that epoch"), ROLE["LB"].handle("LB started from it"), from_start])
+    shown = [handles[role] for role in ROLES if role in set(warm["role"])]
+    if len(cold):
+        shown.append(Line2D([], [], color="0.35", linestyle=":", label="LB from x0"))
+    legend(figure, shown)
+    return figure
+
+
+def escape(table: pd.DataFrame) -> Figure:
+    """Draw sharpness and test accuracy of the minimum of LB, and of SB, before and after SB or LB goes on from there.
+
+    ``table`` is :func:`analysis.keskar2017.numbers.going_on`: a column of panels for each minimum, a thin line for each
+    seed from the minimum to where it ends, and means with their intervals.
+    """
+    figure, axes = new_figure(COLUMN, 3.4, 2, 2)
+    for across, start in enumerate(reversed(ROLES)):
+        rows = rows_where(table, minimum=start)
+        for ax, (column, label) in zip(axes[:, across], reversed(PANELS), strict=True):
+            for after in ROLES:
+                each_seed(ax, rows_if(rows, rows["after"].isin(["", after])), "place", column, color="0.75", alpha=1.0)
+            for after, look in ROLE.items():
+                _runs_and_mean(ax, rows_where(rows, after=after), "place", column, look, line=False)
+            _runs_and_mean(ax, rows_where(rows, after=""), "place", column, ROLE[start], line=False)
+            ax.set(ylabel=label if across == 0 else "", xlim=(-0.5, 2.5))
+            ax.set_xticks(list(AFTER.values()), ["SB", "before", "LB"])
+            ax.grid(visible=False, axis="x")
+        axes[0, across].set(title=f"from the minimum of {start}")
+        axes[1, across].set(xlabel="Goes on as")
+    for ax in axes[0]:
+        log_axis(ax.yaxis, floats(table, "phi"))
+    limits = [ax.get_ylim() for ax in axes[1]]
+    for ax in axes[1]:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    legend(figure, roles(table.rename(columns={"minimum": "role"}), lines=False))
     return figure
 
 
@@ -123,25 +158,24 @@ def along_training(table: pd.DataFrame) -> Figure:
 
 
 def forests(differences: Mapping[str, Interval], ratios: Mapping[str, Interval]) -> Figure:
-    """Draw LB against SB under each condition: the difference of test accuracy and the ratio of sharpness."""
-    figure, axes = new_figure(FULL, 0.8 + 0.26 * len(differences), 1, 2)
+    """Draw LB against SB under each condition: the difference of test accuracy above the ratio of sharpness."""
+    figure, axes = new_figure(COLUMN, 1.1 + 0.36 * len(differences), 2, 1)
     draw_forest(axes[0, 0], differences, 0.0)
-    draw_forest(axes[0, 1], ratios, 1.0, log=True)
+    draw_forest(axes[1, 0], ratios, 1.0, log=True)
     axes[0, 0].set(xlabel="Test accuracy, LB − SB (pp)")
-    axes[0, 1].set(xlabel=r"Sharpness $\phi$, LB / SB")
-    axes[0, 1].set_yticks(range(len(ratios)), [])
+    axes[1, 0].set(xlabel=r"Sharpness $\phi$, LB / SB")
     return figure
 
 
 def conditions(table: pd.DataFrame) -> Figure:
     """Draw the change of each outcome against the factor of each measure, one mark for the mean over the seeds.
 
-    ``table`` is :func:`analysis.keskar2017.association.changes`; a row of panels for each outcome, a column for each
-    measure; above each panel the association over all conditions.
+    ``table`` is :func:`analysis.keskar2017.association.changes`; a row of panels for each measure, a column for each
+    outcome; above each panel the association over all conditions.
     """
-    figure, axes = new_figure(FULL, 4.2, len(OUTCOMES), len(MEASURES))
-    for down, outcome in enumerate(OUTCOMES):
-        for across, (measure, name) in enumerate(MEASURES.items()):
+    figure, axes = new_figure(COLUMN, 6.6, len(MEASURES), len(OUTCOMES))
+    for down, (measure, name) in enumerate(MEASURES.items()):
+        for across, outcome in enumerate(OUTCOMES):
             ax = axes[down, across]
             for group, rows in groups(table, "group"):
                 of_each = [(floats(each, measure), floats(each, outcome)) for _, each in groups(rows, "condition")]
@@ -151,11 +185,11 @@ def conditions(table: pd.DataFrame) -> Figure:
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=1)
             ax.axvline(0, color="0.6", linewidth=0.6, zorder=1)
             ax.set_title(_tau(association(table, measure, outcome)), fontsize=7)
-            ax.set_ylabel(AXES[outcome] if across == 0 else "")
-            ax.set_xlabel(f"{_of_axis(name)}\n(times that of SB)" if down else "")
+            ax.set_xlabel(f"{_of_axis(name)} (× SB)", fontsize=7.5)
+            ax.set_ylabel(AXES[outcome], fontsize=7.5)
             _factors(ax)
     handles = [LOOK[group].handle(group, linestyle="") for group in GROUPS if group in set(table["group"])]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handletextpad=0.2)
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, handletextpad=0.2)
     return figure
 
 

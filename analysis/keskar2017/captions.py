@@ -9,9 +9,19 @@ import numpy as np
 import pandas as pd
 
 from analysis.keskar2017.association import short_of_the_goal
-from analysis.keskar2017.curves import CURVES
-from analysis.keskar2017.numbers import EPSILONS, ROLES, Results, not_positive, start_of_search
+from analysis.keskar2017.curves import CURVES, splits_along
+from analysis.keskar2017.numbers import (
+    EPSILONS,
+    LOSS,
+    ROLES,
+    Results,
+    how_it_goes_on,
+    not_positive,
+    span,
+    start_of_search,
+)
 from analysis.report import numbers
+from analysis.runs import counts
 from analysis.statistics.threshold import Threshold
 from sharpness.plots.frames import floats, groups, records, rows_where
 from sharpness.plots.networks import Network
@@ -19,6 +29,7 @@ from sharpness.plots.plane import plane_caption
 
 NAMES = {"top_eigenvalue": "λ_max", "keskar_sharpness": "Metric 2.1", "worst_case": "adaptive worst case"}
 """The kinds of sharpness of the solutions that are held against test accuracy, as texts call them."""
+MEANS = "means over the seeds with 95 % Student t intervals, of sharpness geometric"
 PATHS = {"line": (3, "straight line"), "arc": (7, "arc (curvilinear path)")}
 """The paths between SB and LB: the figure of the paper and what they are called."""
 
@@ -50,15 +61,25 @@ def unseen(table: pd.DataFrame) -> str:
     return f"Not on the log axis: {count} sharpness of 0. " if count else ""
 
 
-def training_curves(results: Results) -> str:
+AT_THE_END = "the test set was measured at the end alone"
+"""What is said where no curve of the test set can be drawn."""
+
+
+def training_curves(results: Results, table: pd.DataFrame) -> str:
     """Return the caption of loss and accuracy along training."""
     finished = {role: len(results.runs(role, "base", results.first)) for role in ROLES}
     runs = rows_where(results.tables.runs, network=results.first, arm="base")
     diverged = " A diverged run ends in a cross." if "diverged" in set(runs["status"]) else ""
+    of_training = "mean over the epoch's own steps while the weights move (epoch 0: the whole training set)"
+    if splits_along(table) == ["train"]:
+        drawn = f"Loss (log axis) and accuracy of training, {of_training}; {AT_THE_END}. "
+    else:
+        drawn = (
+            f"Loss (log axis) and accuracy. Left: training, {of_training}. Right: the whole test set, at the ends of "
+            "the epochs after which it was measured. "
+        )
     return (
-        "Loss (log axis) and accuracy. Left: training, mean over the epoch's own steps while the weights move "
-        "(epoch 0: the whole training set). Right: the whole test set at the end of each epoch. "
-        "Thin lines: one per seed, which sets the initial weights and the order of the examples. "
+        f"{drawn}Thin lines: one per seed, which sets the initial weights and the order of the examples. "
         "Thick lines with marks: mean over the finished runs "
         f"({', '.join(f'{role} n = {n}' for role, n in finished.items())}), geometric for the loss; no band is drawn. "
         f"The accuracy axes start above epoch 0 (before training).{diverged} {status_line(results)}"
@@ -68,8 +89,8 @@ def training_curves(results: Results) -> str:
 def pairs(results: Results) -> str:
     """Return the caption of the pairs."""
     return (
-        "Small batch (SB) against large batch (LB). Left and middle: test accuracy and test loss, one mark per run; "
-        "grey lines join the two runs of a seed, black bars are means. Right: LB / SB of each measure at the final "
+        "Small batch (SB) against large batch (LB). Top: test accuracy and test loss, one mark per run; "
+        "grey lines join the two runs of a seed, black bars are means. Bottom: LB / SB of each measure at the final "
         "weights, geometric mean over the pairs with its 95 % Student t interval, log axis; the adaptive worst case is "
         f"the one that no rescaling of the layers moves. {results.setting(results.first)} {status_line(results)}"
     )
@@ -85,10 +106,10 @@ def accuracy_vs_sharpness(results: Results, table: pd.DataFrame) -> str:
         for q, name in NAMES.items()
     ]
     return (
-        "Test accuracy against the top Hessian eigenvalue (left), the sharpness of Keskar et al. "
-        f"({metric}; middle) and a worst case in units of the weights, which no rescaling of the layers moves (right), "
-        f"on log axes. One mark per finished run (n = {len(table)}); grey lines join the two runs of a seed. Bars on "
-        f"the left: {' or '.join(confidences)}interval of the eigenvalue itself, often smaller than the mark; the "
+        f"Test accuracy against the top Hessian eigenvalue (top), the sharpness of Keskar et al. ({metric}; middle) "
+        "and a worst case in units of the weights, which no rescaling of the layers moves (bottom), "
+        f"on log axes. One mark per finished run (n = {len(table)}); grey lines join the two runs of a seed. Bars at "
+        f"the top: {' or '.join(confidences)}interval of the eigenvalue itself, often smaller than the mark; the "
         "others have none. Titles: Kendall's tau-b within each role, with its 95 % bootstrap interval over the runs; "
         "over both roles two clusters alone would make a tau of about one half. "
         f"Finished runs not drawn: {'; '.join(absent)}. {status_line(results)}"
@@ -131,12 +152,14 @@ def surfaces(results: Results, network: str, table: pd.DataFrame, networks: Sequ
     )
 
 
-def accuracy_curves(results: Results) -> str:
+def accuracy_curves(results: Results, table: pd.DataFrame) -> str:
     """Return the caption of the accuracies of every network along training."""
+    both = "test" in splits_along(table)
+    dashed = "dashed: test, at the end of an epoch" if both else AT_THE_END
     return (
-        "Accuracy along training, as in Figure 2 of Keskar et al. (2017): one line per run; solid: training, mean over "
-        "the epoch's own steps; dashed: test, at the end of the epoch. The axis starts above epoch 0. "
-        f"{results.setting()}"
+        "Accuracy along training, as in Figure 2 of Keskar et al. (2017): one line per run; "
+        f"{'solid: ' if both else ''}training, mean over the epoch's own steps; {dashed}. The axis starts above epoch "
+        f"0. {results.setting()}"
     )
 
 
@@ -153,18 +176,20 @@ def batch_size(results: Results, rows: pd.DataFrame, found: Threshold) -> str:
         )
     return (
         f"Test accuracy and sharpness against the batch size at {results.held} and one learning rate, as in Figure 4 "
-        f"of Keskar et al. (2017). One dot per run, lines through the means, of sharpness geometric. {seen} Sharpness: "
+        f"of Keskar et al. (2017). One dot per run; marks: {MEANS}. {seen} Sharpness: "
         f"{results.measure}. {unseen(rows)}{few}The mean training loss at the largest batch is {loss} nats. "
         f"{results.setting(results.arms)}"
     )
 
 
 def warm_start(results: Results, rows: pd.DataFrame) -> str:
-    """Return the caption of LB started from iterates of SB."""
+    """Return the caption of LB started from iterates of SB; ``rows`` are those drawn."""
+    both = "SB" in set(rows["role"])
+    of_whom = "of the iterate and of LB trained from it" if both else f"of LB trained from it ({AT_THE_END})"
     return (
         "LB started from iterates of SB (warm, or piggybacked, starts), as in Figure 5 of Keskar et al. (2017): test "
-        "accuracy of the iterate and of LB trained from it (top) and sharpness of that LB (bottom). One dot per run, "
-        "lines through the means, of sharpness geometric; dotted: LB from x0. Sharpness: "
+        f"accuracy {of_whom} (top) and sharpness of that LB (bottom). One dot per run; marks: {MEANS}; dotted: the "
+        "mean of LB from x0. Sharpness: "
         f"{results.measure}. {unseen(rows)}{results.setting(results.arms)}"
     )
 
@@ -179,11 +204,45 @@ def along_training(results: Results, rows: pd.DataFrame) -> str:
     )
 
 
-def forests(results: Results, about: str) -> str:
+def escape(results: Results) -> str:
+    """Return the caption of training that goes on from the minima of LB and of SB."""
+    return (
+        "Does the noise of small batches leave a sharp minimum? Sharpness (top) and test accuracy (bottom) of the "
+        "minimum that LB found (left) and of that which SB found (right), before and after training that goes on from "
+        f"there as SB or as LB: {how_it_goes_on(results)}. Grey lines and dots: the seeds; marks: {MEANS}. Sharpness: "
+        f"{results.measure}. {results.varied}. {counts(results.tables)}"
+    )
+
+
+def forests(results: Results, about: str, note: str) -> str:
     """Return the caption of the remedies or of the critics."""
     return (
-        f"{about}: difference of test accuracy and ratio of sharpness ({results.measure}), paired by seed, with 95 % "
-        f"Student t intervals, of sharpness geometric. {results.setting(results.arms)}"
+        f"{about}: difference of test accuracy (top) and ratio of sharpness (bottom; {results.measure}), paired by "
+        f"seed, with 95 % Student t intervals, of sharpness geometric. {note}{results.setting(results.arms)}"
+    )
+
+
+def above_the_goal(results: Results, arm: str) -> str:
+    """Return how many runs of an arm did not reach the training loss that all were to reach, as a sentence, if any."""
+    rows = rows_where(results.done, network=results.arms, arm=arm)
+    losses = floats(rows, "train_loss")
+    above = losses[losses > results.goal] if results.goal is not None else losses[:0]
+    if not len(above):
+        return ""
+    return (
+        f"With {arm} {len(above)} of {len(losses)} runs end above the training loss asked for, at {span(above, LOSS)} "
+        "nats. "
+    )
+
+
+def equal_otherwise(results: Results) -> str:
+    """Return why runs that end at one training loss are not compared at equal epochs or updates, as a sentence."""
+    if results.goal is None:
+        return ""
+    return (
+        "Every run ends at one training loss, so that none is trained less than another: it takes the epochs and "
+        "updates that it needs, and neither can be equal as well. Equal epochs and equal updates are conditions of the "
+        "preset full. "
     )
 
 
@@ -196,7 +255,7 @@ def _left_out(results: Results) -> str:
 def conditions(results: Results) -> str:
     """Return the caption of all conditions against the measures."""
     return (
-        "Does sharpness go with generalisation? Change of test accuracy (top) and of test loss (bottom) against the "
+        "Does sharpness go with generalisation? Change of test accuracy (left) and of test loss (right) against the "
         "factor by which each measure changes, from the SB run of the same seed and label noise; one mark per "
         "condition, mean over the seeds, by what was changed. Titles: Kendall's tau-b over the conditions of a seed, "
         "mean over the seeds with its 95 % Student t interval. A rescaling of the layers moves the first two measures "

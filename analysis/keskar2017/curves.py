@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from analysis.keskar2017.numbers import ROLES, Results, ratio
 from analysis.statistics.intervals import Interval
 from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
+from sharpness.plots.line import SPLITS
 
 LOSSES = ("train_loss", "test_loss")
 ACCURACIES = ("train_accuracy", "test_accuracy")
@@ -42,6 +43,18 @@ def training_table(results: Results) -> pd.DataFrame:
     columns = ("line", "role", "seed", "status", "epoch", *LOSSES, *ACCURACIES)
     table = pd.DataFrame(rows, columns=pd.Index(columns))
     return table.astype({"seed": "Int64", "epoch": int} | dict.fromkeys(CURVES, float))
+
+
+def splits_along(table: pd.DataFrame) -> list[str]:
+    """Return of which splits there is a curve along training: an accuracy or a loss after epoch 0.
+
+    >>> epochs = {"epoch": [0, 1], "test_accuracy": [10.0, None], "test_loss": [2.3, None]}
+    >>> splits_along(pd.DataFrame(epochs | {"train_accuracy": [10.0, 60.0], "train_loss": [2.3, 1.0]}))
+    ['train']
+    """
+    later = rows_if(table, floats(table, "epoch") > 0)
+    measured = {name.partition("_")[0] for name in CURVES if name in later and np.isfinite(floats(later, name)).any()}
+    return [split for split in SPLITS if split in measured]
 
 
 def _mean(x: NDArray[np.float64], geometric: bool) -> float:

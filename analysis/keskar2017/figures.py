@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from analysis.keskar2017.curves import splits_along
 from analysis.keskar2017.numbers import EPSILONS, ROLES, drawable
 from analysis.report.forest import draw_forest
 from analysis.report.numbers import correlation
@@ -35,7 +36,7 @@ SHARPNESS_LABELS = {
     "keskar_sharpness": rf"Metric 2.1 (%, $\epsilon$ = {EPSILONS[0]:g})",
     "worst_case": "Adaptive worst case (nats)",
 }
-ACROSS = 3
+ACROSS = 2
 """Panels beside each other, one for each network."""
 ALPHAS = {
     "line": r"$\alpha$ in $(1-\alpha)\,w_{\mathrm{SB}} + \alpha\,w_{\mathrm{LB}}$",
@@ -46,10 +47,13 @@ ALPHAS = {
 def training_curves(table: pd.DataFrame) -> Figure:
     """Draw loss (log axis) and accuracy against epochs: thin lines per seed, a thick mean per role.
 
-    ``table`` is :func:`analysis.keskar2017.curves.training_table`. A diverged run ends in a cross.
+    ``table`` is :func:`analysis.keskar2017.curves.training_table`; training is on the left and the test set on the
+    right, as far as they were measured along training. A diverged run ends in a cross.
     """
-    figure, axes = new_figure(FULL, 4.0, 2, 2)
-    for ax, (name, label) in zip(axes.flat, CURVES, strict=True):
+    splits = splits_along(table)
+    panels = [(name, label) for name, label in CURVES if name.partition("_")[0] in splits]
+    figure, axes = new_figure(COLUMN if len(splits) == 1 else FULL, 4.0, 2, len(splits))
+    for ax, (name, label) in zip(axes.flat, panels, strict=True):
         runs_and_means(ax, table, "epoch", name, "role", ROLE)
         ax.set(xlabel="Epoch", ylabel=label)
         ax.margins(x=0.02)
@@ -75,13 +79,14 @@ def _limits_after_start(ax: Axes, epochs: NDArray[np.float64], values: NDArray[n
 
 
 def pairs(table: pd.DataFrame, ratios: Mapping[str, Interval]) -> Figure:
-    """Draw test accuracy and test loss of both runs of each seed (left), and the ratio LB / SB of each measure (right).
+    """Draw test accuracy and test loss of both runs of each seed (top), and the ratio LB / SB of each measure (bottom).
 
     ``table`` is :func:`analysis.keskar2017.numbers.solutions`, ``ratios`` are by the measure's name.
     """
-    figure, axes = new_figure(FULL, 2.4, 1, 3)
-    axes[0, 0].get_gridspec().set_width_ratios([1, 1, 2.2])
-    for ax, (name, label) in zip(axes.flat[:2], (CURVES[3], CURVES[1]), strict=True):
+    figure, axes = new_figure(COLUMN, 3.8, 2, 2)
+    grid = axes[0, 0].get_gridspec()
+    grid.set_height_ratios([1.5, 1])
+    for ax, (name, label) in zip(axes[0], (CURVES[3], CURVES[1]), strict=True):
         for _, runs in groups(table, "seed"):
             places = [ROLES.index(role) for role in runs["role"]]
             ax.plot(places, floats(runs, name), color="0.75", linewidth=0.7, zorder=1)
@@ -94,8 +99,11 @@ def pairs(table: pd.DataFrame, ratios: Mapping[str, Interval]) -> Figure:
         ax.set(ylabel=label, xlim=(-0.5, 1.5))
         ax.set_xticks(range(len(ROLES)), ROLES)
         ax.grid(visible=False, axis="x")
-    draw_forest(axes[0, 2], ratios, 1.0, log=True)
-    axes[0, 2].set(xlabel="Large batch / small batch")
+    for ax in axes[1]:
+        ax.remove()
+    forest = figure.add_subplot(grid[1, :])
+    draw_forest(forest, ratios, 1.0, log=True)
+    forest.set(xlabel="Large batch / small batch")
     return figure
 
 
@@ -105,7 +113,7 @@ def accuracy_vs_sharpness(table: pd.DataFrame, taus: Mapping[str, Mapping[str, I
     ``table`` is :func:`analysis.keskar2017.numbers.solutions` and ``taus`` holds Kendall's tau-b per quantity, within
     each role. Values that are not positive have no place on the logarithmic axis.
     """
-    figure, axes = new_figure(FULL, 2.7, 1, len(SHARPNESS_LABELS))
+    figure, axes = new_figure(COLUMN, 5.8, len(SHARPNESS_LABELS), 1)
     for ax, (quantity, label) in zip(axes.flat, SHARPNESS_LABELS.items(), strict=True):
         shown = drawable(table, quantity)
         for _, pair in groups(shown, "seed"):
@@ -117,9 +125,9 @@ def accuracy_vs_sharpness(table: pd.DataFrame, taus: Mapping[str, Mapping[str, I
         columns = [quantity, "lower", "upper"] if quantity == "top_eigenvalue" else [quantity]
         log_axis(ax.xaxis, np.concatenate([floats(shown, name) for name in columns]), padding=1.6)
         ax.margins(y=0.12)
-        ax.set(xlabel=label, ylabel="Test accuracy (%)" if ax is axes[0, 0] else "")
-        within = "\n".join(f"{role} alone {correlation(taus[quantity][role])}" for role in ROLE)
-        ax.set_title(f"Kendall's $\\tau_b$\n{within}".replace("-", "\N{MINUS SIGN}"), fontsize=7)
+        ax.set(xlabel=label, ylabel="Test accuracy (%)")
+        within = "\n".join(rf"$\tau_b$ within {role} {correlation(taus[quantity][role])}" for role in ROLE)
+        ax.set_title(within.replace("-", "\N{MINUS SIGN}"), fontsize=7)
     legend(figure, roles(table, lines=False))
     return figure
 
@@ -154,47 +162,52 @@ def between(table: pd.DataFrame, path: str) -> Figure:
 
 
 def accuracy_curves(table: pd.DataFrame) -> Figure:
-    """Draw train and test accuracy (%) against epochs, a panel per network: Figure 2."""
-    figure, panels = _panel_per_network(table, 2.3)
+    """Draw train and test accuracy (%) against epochs, as far as measured, a panel per network: Figure 2."""
+    figure, panels = _panel_per_network(table, "Epoch", "Accuracy (%)")
+    splits = splits_along(table)
     for ax, rows in panels:
         for role, runs in groups(rows, "role"):
-            for split, dashes in SPLITS.items():
+            for split in splits:
                 for _, each in groups(runs, "seed"):
                     run = each.dropna(subset=[f"{split}_accuracy"])  # the test set may be looked at more rarely
                     values = floats(run, f"{split}_accuracy")
-                    ax.plot(floats(run, "epoch"), values, color=ROLE[role].color, linestyle=dashes, linewidth=0.7)
+                    ax.plot(
+                        floats(run, "epoch"), values, color=ROLE[role].color, linestyle=SPLITS[split], linewidth=0.7
+                    )
         later = rows_where(rows.assign(later=floats(rows, "epoch") > 0), later=True)
-        values = np.concatenate([floats(later, f"{split}_accuracy") for split in SPLITS])
+        values = np.concatenate([floats(later, f"{split}_accuracy") for split in splits])
         if np.isfinite(values).any():
             ax.set_ylim(np.nanmin(values) - 1, np.nanmax(values) + 1)
-        ax.set(xlabel="Epoch", ylabel="Accuracy (%)")
-    legend(figure, [*_colors(), *_splits()])
+    dashed = [Line2D([], [], color="0.4", linestyle=SPLITS[split], label=split) for split in splits]
+    legend(figure, [*_colors(), *(dashed if len(dashed) > 1 else [])])
     return figure
 
 
 def sketch(table: pd.DataFrame) -> Figure:
     """Draw how the training loss rises around both solutions, a panel per network: Figure 1, measured."""
-    figure, panels = _panel_per_network(table, 2.4)
+    labels = "Distance from the solution (in that of SB and LB)", "Rise of the training loss (nats)"
+    figure, panels = _panel_per_network(table, *labels)
     for ax, rows in panels:
         for role, of_role in groups(rows, "role"):
-            color = ROLE[role].color
             for _, curve in groups(of_role, "seed"):
-                ax.plot(floats(curve, "share"), floats(curve, "rise"), color=color, linewidth=0.5, alpha=0.4)
+                faint = {"color": ROLE[role].color, "linewidth": 0.5, "alpha": 0.4}
+                ax.plot(floats(curve, "share"), floats(curve, "rise"), **faint)
             means = [(share, np.mean(floats(at, "rise"))) for share, at in groups(of_role, "share")]
-            ax.plot(*zip(*means, strict=True), color=color, linewidth=1.6)
+            ax.plot(*zip(*means, strict=True), **ROLE[role].artist, markevery=(1, 3))
         ax.axvline(0, color="0.6", linewidth=0.6, zorder=1)
-        ax.set(xlabel="Distance from the solution\n(in that of SB and LB)", ylabel="Rise of the training loss (nats)")
         ax.margins(x=0)
-    legend(figure, _colors())
+    legend(figure, roles(table))
     return figure
 
 
-def _panel_per_network(table: pd.DataFrame, height: float) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """Return a figure with a panel for each network, named above it, and the rows of each."""
+def _panel_per_network(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """Return a figure with a panel for each network and the rows of each; ``x`` and ``y`` are the labels of all."""
     networks = list(dict.fromkeys(table["network"]))
     across = min(len(networks), ACROSS)
     down = -(-len(networks) // across)
-    figure, axes = new_figure(COLUMN if across == 1 else FULL, height * down, down, across)
+    figure, axes = new_figure(COLUMN, 0.9 + 1.4 * down, down, across)
+    figure.supxlabel(x, fontsize=8)
+    figure.supylabel(y, fontsize=8)
     for ax in axes.flat[len(networks) :]:
         ax.set_visible(False)
     panels = []
@@ -213,10 +226,6 @@ def roles(table: pd.DataFrame, lines: bool = True) -> list[Line2D]:
 def _colors() -> list[Line2D]:
     """Return what stands for the roles where dashes stand for something else."""
     return [Line2D([], [], color=look.color, linewidth=2.5, label=look.label) for look in ROLE.values()]
-
-
-def _splits() -> list[Line2D]:
-    return [Line2D([], [], color="0.4", linestyle=dashes, label=name) for name, dashes in SPLITS.items()]
 
 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:

@@ -12,11 +12,11 @@ import pandas as pd
 from analysis.keskar2017.association import MEASURES, OUTCOMES, association, changes
 from analysis.keskar2017.comparisons import Comparison, against_each_rate, comparisons
 from analysis.keskar2017.curves import at_equal_loss, curves, over_training, rises, slope_changes
-from analysis.keskar2017.numbers import EPSILONS, Results, batch_rows, difference, ratio, warm_rows
+from analysis.keskar2017.numbers import EPSILONS, Results, batch_rows, difference, how_it_goes_on, ratio, warm_rows
 from analysis.report import numbers
 from analysis.report.findings import Finding, over_all, variants, with_variants
 from analysis.report.texts import slug
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
 from analysis.statistics.fits import power_law_by
 from analysis.statistics.intervals import Interval, paired_difference, paired_ratio
 from analysis.statistics.threshold import Threshold, threshold
@@ -27,7 +27,6 @@ MAGNITUDES = (10.0, 1000.0)
 DISTANCES = Range(3.0, 10.0, "what the paper says", ratio=True, ends=())
 SEED = "what a second seed moves here, and a quarter of the smallest gap of the paper's convolutional networks"
 ACCURACY = Least(0.5, SEED, "pp")
-NO_WORSE = Range(-ACCURACY.size, np.inf, SEED, "pp")
 SHARPER = Least(
     1.5, "phi of one batch size differs by a quarter between seeds, and the paper speaks of factors of ten", ratio=True
 )
@@ -189,16 +188,17 @@ def of_training(results: Results) -> Iterator[Finding]:
 
 def of_remedies(results: Results) -> Iterator[Finding]:
     """Yield what is claimed of the remedies: LB minima stay sharper than those of SB, and growing batches help."""
-    where = (results.networks[results.arms], "remedies")
     for arm in ("augmentation", "conservative", "robust (SAM)"):
         alike = results.runs("SB", arm)
         small, words = (alike, "SB with it") if len(alike) else (results.runs("SB", "base"), "SB without")
-        found = ratio(small, results.runs("LB", arm), "phi")
+        large = results.runs("LB", arm)
+        found = ratio(small, large, "phi")
         claim = f"LB stays sharp with {arm} training: phi over that of {words}"
-        yield Finding(claim, *where, numbers.ratio(found), *sharper(found))
+        yield Finding(claim, results.ended(small, large), "remedies", numbers.ratio(found), *sharper(found))
     claim = "A batch that grows (dynamic sampling) gives flatter minima than LB: phi over that of LB"
-    found = ratio(results.runs("LB", "base"), results.runs("LB", "growing batch"), "phi")
-    yield Finding(claim, *where, numbers.ratio(found), *sharper(found, -1))
+    constant, growing = (results.runs("LB", arm) for arm in ("base", "growing batch"))
+    found = ratio(constant, growing, "phi")
+    yield Finding(claim, results.ended(constant, growing), "remedies", numbers.ratio(found), *sharper(found, -1))
 
 
 def of_critics(results: Results) -> Iterator[Finding]:
@@ -213,13 +213,19 @@ def of_critics(results: Results) -> Iterator[Finding]:
     for each in others:
         where = (results.networks[results.arms] + (f"; {each.note}" if each.note else ""), "critics")
         left = each.difference("test_accuracy")
-        judged = judge_within(left, NO_WORSE)
+        judged = _no_worse(left, ACCURACY.size)
+        cutoffs = judged_with(partial(_no_worse, left), (ACCURACY.size / 2, ACCURACY.size, 2 * ACCURACY.size))
         if not there and left.lower is not None:
             reason = f"with {results.held} and one rate there is no resolved gap to close ({points(gap)})"
-            judged = Judged("not testable here", reason, judged.smallest_effect, None)
+            judged, cutoffs = judged._replace(verdict="not testable here", why=reason, p=None), {}
         claim = f"Critics: with {each.name} LB is worse by no more than {ACCURACY.amount}: test accuracy LB - SB"
-        yield Finding(claim, *where, points(left), *judged)
+        yield Finding(claim, *where, points(left), *judged, cutoffs=cutoffs)
     yield _still_sharper(results, others)
+
+
+def _no_worse(left: Interval, most: float) -> Judged:
+    """Return whether LB - SB is no lower than so many points below 0."""
+    return judge_within(left, Range(-most, np.inf, SEED, "pp"))
 
 
 def of_conditions(results: Results) -> Iterator[Finding]:
@@ -239,12 +245,13 @@ def of_conditions(results: Results) -> Iterator[Finding]:
         worse = "lower" if direction < 0 else "higher"
         claim = f"Sharper minima have a {worse} {OUTCOMES[outcome]}: tau over the conditions of a seed, {first}"
         yield Finding(claim, *where, numbers.difference(found[first]), *rule(found[first]), variants=more)
-    yield from _of_escape(results, where)
+    yield from _of_escape(results)
 
 
-def _of_escape(results: Results, where: tuple[str, str]) -> Iterator[Finding]:
+def _of_escape(results: Results) -> Iterator[Finding]:
     """Yield whether the noise of SB leaves the minimum of LB, against LB that goes on as long, and the reverse."""
     stays, leaves = results.runs("LB", "from LB"), results.runs("SB", "from LB")
+    where = (f"{results.varied}; {how_it_goes_on(results)}", "escape")
     flatter = ratio(stays, leaves, "phi")
     claim = "Noise pushes the weights out of a sharp minimum: from that of LB, phi of SB over that of LB going on"
     yield Finding(claim, *where, numbers.ratio(flatter), *sharper(flatter, -1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,10 @@ ROLES = ("SB", "LB")
 EPSILONS = (1e-3, 5e-4)
 """Half widths of the paper's boxes; the first is that of every comparison beyond its tables."""
 SEARCHES = {"keskar": "published", "keskar_maximum": "climbed"}
+LOSS = "{:.2g}".format
+"""A training loss as texts have it."""
+AFTER = {"SB": 0, "": 1, "LB": 2}
+"""Where the ends of training that goes on from a minimum are drawn, the minimum itself between them."""
 ACCURACIES = ("train_accuracy", "validation_accuracy", "test_accuracy")
 LABELS = ("network", "role", "arm", "seed")
 SHARPNESS = ("run_id", *LABELS, "space", "search", "epsilon", "phi", "complete", "start")
@@ -32,8 +36,9 @@ class Results:
     compared, which ``measure`` describes), ``distance_from_start`` and ``rate``, the learning rate of the last epoch,
     scaling included. ``probes`` has the records that count, ``sharpness`` a row per run, space, search and box.
     ``networks`` say by label what was trained on what; ``first`` is the label of the one whose pairs are compared in
-    detail, ``arms`` of the one that things are varied on, if they are, ``subspace`` the random dimensions, and ``goal``
-    the training loss (nats) at which runs of the varied network end, if they do.
+    detail, ``arms`` of the one that things are varied on, if they are, and ``varied`` says what that was trained on,
+    not for how long; ``subspace`` are the random dimensions, and ``goal`` is the training loss (nats) at which runs of
+    the varied network end, if they do.
     """
 
     tables: Tables
@@ -43,6 +48,7 @@ class Results:
     networks: Mapping[str, str]
     first: str
     arms: str
+    varied: str
     subspace: int
     measure: str
     goal: float | None
@@ -61,6 +67,15 @@ class Results:
         where = "; ".join(self.networks.values()) if network is None else self.networks[network]
         return f"{where}. {counts(self.tables)}"
 
+    def ended(self, *runs: pd.DataFrame) -> str:
+        """Return what these runs of the varied network were trained on, and how they ended if not all at its goal."""
+        rows = pd.concat(runs)
+        losses = floats(rows, "train_loss")
+        if self.goal is None or np.all(losses <= self.goal):
+            return self.networks[self.arms]
+        limit = f"to a training loss of {self.goal:g} or for {span(floats(rows, 'epochs'))} epochs"
+        return f"{self.varied}, {limit} with {rows['optimizer'].iloc[0]}; these end at {span(losses, LOSS)} nats"
+
 
 def results_of(tables: Tables, settings: Mapping[str, Any]) -> Results:
     """Return the results of a study with these settings, the fields of its preset."""
@@ -73,26 +88,38 @@ def results_of(tables: Tables, settings: Mapping[str, Any]) -> Results:
         probes=probes,
         done=outcomes(tables, probes, sharpness, "full" if p is None else "subspace"),
         sharpness=sharpness,
-        networks={case["label"]: _setting(case) for case in cases},
+        networks={case["label"]: f"{_trained_on(case)}, {_length(case)}" for case in cases},
         first=cases[0]["label"],
         arms=cases[-1]["label"],
+        varied=_trained_on(cases[-1]),
         subspace=settings["subspace"],
         measure=f"Metric 2.1, {where}, epsilon {EPSILONS[0]:g}, as published",
         goal=cases[-1]["base"]["budget"]["train_loss"],
     )
 
 
-def _setting(case: Mapping[str, Any]) -> str:
-    data, training = case["base"]["data"], case["base"]["training"]
+def span(values: NDArray[np.float64], text: Callable[[float], str] = "{:g}".format) -> str:
+    """Return the range of numbers as ``text`` shows them, or the one number that all are.
+
+    >>> span(np.array([0.0769, 0.384]), "{:.2g}".format), span(np.array([300.0, 300.0]))
+    ('0.077 to 0.38', '300')
+    """
+    low, high = (text(float(x)) for x in (np.min(values), np.max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _trained_on(case: Mapping[str, Any]) -> str:
+    data = case["base"]["data"]
     images = "" if data["num_train"] is None else f", {data['num_train'] - data['num_validation']} examples"
     tests = "" if data["num_test"] is None else f" and the first {data['num_test']} of the test set"
     noise = "" if not data["label_noise"] else f", {100 * data['label_noise']:g} % of the labels drawn at random"
-    goal = case["base"]["budget"]["train_loss"]
+    return f"{case['label']} on {data['name']}{images}{noise}{tests}, batches {case['small']} and {case['large']}"
+
+
+def _length(case: Mapping[str, Any]) -> str:
+    training, goal = case["base"]["training"], case["base"]["budget"]["train_loss"]
     length = f"{training['epochs']} epochs of" if goal is None else f"to a training loss of {goal:g} with"
-    return (
-        f"{case['label']} on {data['name']}{images}{noise}{tests}, batches {case['small']} and {case['large']}, "
-        f"{length} {training['optimizer']}"
-    )
+    return f"{length} {training['optimizer']}"
 
 
 def records_that_count(tables: Tables) -> pd.DataFrame:
@@ -226,3 +253,34 @@ def warm_rows(results: Results) -> pd.DataFrame:
     cold, warm = results.runs("LB", "base").assign(warm_epochs=0), results.runs("LB", "warm start")
     parts = [part for part in (cold, warm) if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else cold
+
+
+def how_it_goes_on(results: Results) -> str:
+    """Return for how long training goes on from the minima that SB and LB found.
+
+    It has no training loss as its goal, so that what has noise and what has none train equally long.
+    """
+    table = results.done
+    rows = rows_if(table, table["arm"].isin([f"from {role}" for role in ROLES]))
+    if rows.empty:
+        return "no training goes on from a minimum"
+    epochs, optimizer = span(floats(rows, "epochs")), rows["optimizer"].iloc[0]
+    return f"SB and LB go on for {epochs} epochs of {optimizer} from where each ended, whatever the training loss"
+
+
+def going_on(results: Results) -> pd.DataFrame:
+    """Return the minima of SB and LB, and where SB and LB end that go on from each.
+
+    Columns: ``minimum``, the role that found it, ``after``, the role that goes on, empty for the minimum itself,
+    ``place``, where it is drawn, ``seed``, ``phi``, ``test_accuracy`` and ``train_loss``; minima from which nothing
+    goes on are left out.
+    """
+    parts = []
+    for role in ROLES:
+        ends = {after: results.runs(after, f"from {role}") for after in ROLES}
+        seeds = [seed for rows in ends.values() for seed in rows["seed"]]
+        start = results.runs(role, "base")
+        ends |= {"": rows_if(start, start["seed"].isin(seeds))}
+        parts += [rows.assign(minimum=role, after=after, place=AFTER[after]) for after, rows in ends.items()]
+    columns = ["minimum", "after", "place", "seed", "phi", "test_accuracy", "train_loss"]
+    return pd.concat(parts, ignore_index=True).filter(columns)

@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.keskar2017 import arm_figures, captions, figures, tables
 from analysis.keskar2017.association import changes
 from analysis.keskar2017.comparisons import Comparison, comparisons
-from analysis.keskar2017.curves import curves, from_solution, in_per_cent, training_table
+from analysis.keskar2017.curves import curves, from_solution, in_per_cent, splits_along, training_table
 from analysis.keskar2017.findings import accuracy_threshold, findings
 from analysis.keskar2017.numbers import (
     ROLES,
     Results,
     batch_rows,
     drawable,
+    going_on,
     results_of,
     solutions,
     warm_rows,
@@ -27,7 +27,7 @@ from analysis.keskar2017.sentences import correlations, of_arms, of_pairs
 from analysis.report.report import Drawing, Drawings, Report
 from analysis.report.texts import slug
 from analysis.runs import Tables
-from sharpness.plots.frames import floats, records, rows_where
+from sharpness.plots.frames import floats, records, rows_if, rows_where
 from sharpness.plots.grids import plane_table
 from sharpness.plots.networks import Network
 from sharpness.plots.plane import plane_figure
@@ -47,9 +47,13 @@ def report(loaded: Tables, settings: Mapping[str, Any]) -> Report:
     drawings, texts = of_first_pairs(results), of_pairs(results)
     if settings["arms"] is None:
         return Report(Drawings(drawings), [tables.pairs(results)], texts)
-    over_all: dict[str, Draw] = {"conditions": partial(_conditions, results)} if settings["beside"] else {}
+    drawings |= of_networks_and_arms(results)
+    if settings["beside"]:
+        drawings["conditions"] = partial(_conditions, results)
+    if settings["ranges"]["sharp_starts"]:
+        drawings["escape"] = partial(_escape, results)
     return Report(
-        Drawings(drawings | of_networks_and_arms(results) | over_all),
+        Drawings(drawings),
         [tables.pairs(results), *tables.of_networks_and_arms(results)],
         [*texts, *of_arms(results)],
         findings(results, settings["preset"]),
@@ -88,9 +92,9 @@ def of_networks_and_arms(results: Results) -> dict[str, Draw]:
 
 def _training_curves(results: Results) -> Drawing | str:
     table = training_table(results)
-    if not np.isfinite(floats(table, "train_loss")).any():
-        return "no run has a finite training loss"
-    return Drawing(figures.training_curves(table), table, captions.training_curves(results))
+    if not splits_along(table):
+        return "no run has a finite training loss after epoch 0"
+    return Drawing(figures.training_curves(table), table, captions.training_curves(results, table))
 
 
 def _pairs(results: Results) -> Drawing | str:
@@ -134,12 +138,11 @@ def _sketch(results: Results) -> Drawing | str:
 
 
 def _accuracy_curves(results: Results) -> Drawing | str:
-    rows = rows_where(results.tables.epochs, arm="base")
-    if rows.empty:
-        return "no run of a pair was trained"
     columns = ["network", "role", "seed", "status", "epoch", "train_accuracy", "test_accuracy"]
-    table = _by_network(in_per_cent(rows.filter(columns)), results)
-    return Drawing(figures.accuracy_curves(table), table, captions.accuracy_curves(results))
+    table = _by_network(in_per_cent(rows_where(results.tables.epochs, arm="base").filter(columns)), results)
+    if not splits_along(table):
+        return "no run of a pair was trained"
+    return Drawing(figures.accuracy_curves(table), table, captions.accuracy_curves(results, table))
 
 
 def _batch_size(results: Results) -> Drawing | str:
@@ -155,11 +158,13 @@ def _warm_start(results: Results) -> Drawing | str:
     large = warm_rows(results)
     if not (floats(large, "warm_epochs") > 0).any():
         return "no run was started from an iterate of SB"
+    columns = ["role", "warm_epochs", "seed", "test_accuracy", "phi"]
     small = rows_where(results.tables.epochs, network=results.arms, role="SB", arm="base", status="finished")
-    iterates = in_per_cent(small).filter(["epoch", "seed", "test_accuracy"]).rename(columns={"epoch": "warm_epochs"})
-    shown = large.filter(["warm_epochs", "seed", "test_accuracy", "phi"])
-    table = pd.concat([shown.assign(role="LB"), iterates.assign(role="SB")], ignore_index=True)
-    return Drawing(arm_figures.warm_start(table), table, captions.warm_start(results, large))
+    starts = [epochs for epochs in large["warm_epochs"] if epochs > 0]
+    iterates = in_per_cent(small.assign(warm_epochs=small["epoch"])).dropna(subset=["test_accuracy"])
+    parts = [large, rows_if(iterates, iterates["warm_epochs"].isin(starts))]
+    table = pd.concat([part.filter(columns) for part in parts if len(part)], ignore_index=True)
+    return Drawing(arm_figures.warm_start(table), table, captions.warm_start(results, table))
 
 
 def _along_training(results: Results) -> Drawing | str:
@@ -177,7 +182,16 @@ def _surfaces(results: Results, network: str) -> Drawing | str:
     table = plane_table(networks, SURFACE)
     if len(networks) < len(ROLES) or table.empty:
         return "no plane around both minima was measured"
-    return Drawing(plane_figure(table, networks, SURFACE), table, captions.surfaces(results, network, table, networks))
+    return Drawing(
+        plane_figure(table, networks, SURFACE, columns=1), table, captions.surfaces(results, network, table, networks)
+    )
+
+
+def _escape(results: Results) -> Drawing | str:
+    table = going_on(results)
+    if rows_if(table, table["after"] != "").empty:
+        return "no training went on from a minimum"
+    return Drawing(arm_figures.escape(table), table.drop(columns="place"), captions.escape(results))
 
 
 def _remedies(results: Results) -> Drawing | str:
@@ -191,14 +205,16 @@ def _remedies(results: Results) -> Drawing | str:
         for name, role, arm in tables.REMEDIES
         if role == "LB"
     }
-    return _forests([Comparison(name, *pair) for name, pair in sides.items()], about, results)
+    note = captions.above_the_goal(results, "augmentation")
+    return _forests([Comparison(name, *pair) for name, pair in sides.items()], about, note, results)
 
 
 def _critics(results: Results) -> Drawing | str:
-    return _forests(comparisons(results), "LB against SB under the conditions of the table of that name", results)
+    about = "LB against SB under the conditions of the table of that name"
+    return _forests(comparisons(results), about, captions.equal_otherwise(results), results)
 
 
-def _forests(sides: Sequence[Comparison], about: str, results: Results) -> Drawing | str:
+def _forests(sides: Sequence[Comparison], about: str, note: str, results: Results) -> Drawing | str:
     differences = {each.name: each.difference("test_accuracy") for each in sides}
     ratios = {each.name: each.ratio("phi") for each in sides}
     if all(each.value is None for each in ratios.values()):
@@ -209,7 +225,7 @@ def _forests(sides: Sequence[Comparison], about: str, results: Results) -> Drawi
         for name, each in found.items()
     ]
     figure = arm_figures.forests(differences, ratios)
-    return Drawing(figure, pd.DataFrame(rows), captions.forests(results, about))
+    return Drawing(figure, pd.DataFrame(rows), captions.forests(results, about, note))
 
 
 def _conditions(results: Results) -> Drawing | str:

@@ -9,10 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.keskar2017.captions import status_line
+from analysis.keskar2017.captions import above_the_goal, equal_otherwise, status_line
 from analysis.keskar2017.comparisons import comparisons
 from analysis.keskar2017.findings import WORDS
-from analysis.keskar2017.numbers import EPSILONS, ROLES, Results, difference, pair, ratio, solutions, start_of_search
+from analysis.keskar2017.numbers import (
+    EPSILONS,
+    ROLES,
+    Results,
+    difference,
+    pair,
+    ratio,
+    solutions,
+    span,
+    start_of_search,
+)
 from analysis.report import numbers
 from analysis.report.report import TextTable
 from analysis.statistics.intervals import Interval, Summary, summarise
@@ -194,7 +204,8 @@ def remedies(results: Results) -> TextTable:
         "shifts by up to 2 pixels (no rotations); conservative training with lambda 1e-3 and 3 inner steps of Adam; "
         "robust training as SAM with rho 0.05 (adversarial and stability training, which change the inputs, were not "
         "run); a batch that grows from SB to LB in three steps. "
-        f"φ: {results.measure}, on the unchanged training examples. {MEAN}; {PAIRED}. {results.setting(results.arms)}"
+        f"φ: {results.measure}, on the unchanged training examples. {above_the_goal(results, 'augmentation')}"
+        f"{MEAN}; {PAIRED}. {results.setting(results.arms)}"
     )
     return TextTable("remedies_table", "Remedies", header, rows, pd.DataFrame(values), caption)
 
@@ -213,10 +224,11 @@ def critics(results: Results) -> TextTable:
         rows.append([each.name, _common(each.large, "rate"), _common(each.large, "step"), *texts, str(pairs)])
         values.append({"condition": each.name} | _named(losses) | _bounds(gap=gap, phi_ratio=factor))
         notes += [f"{each.name[0].upper()}{each.name[1:]}: {each.note}. "] if each.note else []
+    further = "; as many updates as SB makes; both trained to one training loss" if results.goal is None else ""
     caption = (
         "LB against SB under the conditions of the paper's critics: learning rates scaled by LB / SB or its root, or "
-        "the best of those tried for each by accuracy on held-out examples; as many updates as SB makes; both trained "
-        "to one training loss. Where nothing is said SB is that of the first row. "
+        f"the best of those tried for each by accuracy on held-out examples{further}. {equal_otherwise(results)}"
+        "Where nothing is said SB is that of the first row. "
         f"φ: {results.measure}. {''.join(notes)}{MEAN}; {PAIRED}, and where rates are tuned resamples "
         f"of the seeds that choose them anew. {results.setting(results.arms)}"
     )
@@ -228,8 +240,7 @@ def _common(rows: pd.DataFrame, name: str) -> str:
     values = floats(rows, name)
     if not len(values):
         return numbers.ABSENT
-    low, high = (f"{float(x):.3g}" if name == "rate" else f"{x:.0f}" for x in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
+    return span(values, "{:.3g}".format if name == "rate" else "{:.0f}".format)
 
 
 def _named(summaries: Mapping[str, Summary]) -> dict[str, Any]:
