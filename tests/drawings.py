@@ -22,6 +22,8 @@ from sharpness.plots.style import STYLE
 
 NOTHING = ("None", "none", "", " ")
 """Names of the line, and of the marker, that is not there."""
+STROKES = ("|", "_")
+"""Markers that stand for short lines."""
 
 
 def visible_texts(figure: Figure) -> list[Text]:
@@ -51,7 +53,7 @@ def bar_places(ax: Axes) -> list[float]:
 
 
 class Look(NamedTuple):
-    """What is seen of an artist: its dashes and its marker, empty where it has none, and its colours."""
+    """What is seen of one part of an artist: the dashes of its line, or its marker, and its colours."""
 
     dashes: str
     marker: str
@@ -63,27 +65,31 @@ class Look(NamedTuple):
         return all(max(color) - min(color) < 1e-9 for color in self.colors)
 
 
-def look_of(artist: Any) -> Look:
-    """Return what is seen of a line, a patch or a collection; an image has no look of its own."""
+def looks_of(artist: Any) -> list[Look]:
+    """Return what is seen of a line and of its markers, of a patch or of a collection; an image has no look."""
     if isinstance(artist, AxesImage):
-        return Look("", "", frozenset())
+        return []
     if not isinstance(artist, Line2D):
         faces = [to_rgba_array(artist.get_facecolor()), to_rgba_array(artist.get_edgecolor())]
-        return Look("", "", frozenset(tuple(color[:3]) for color in np.concatenate(faces)))
-    names = (str(name) for name in (artist.get_linestyle(), artist.get_marker()))
-    dashes, marker = ("" if name in NOTHING else name for name in names)
-    colors = [artist.get_color()] if dashes else []
-    colors += [artist.get_markerfacecolor(), artist.get_markeredgecolor()] if marker else []
-    return Look(dashes, marker, frozenset(to_rgb(color) for color in colors if str(color) != "none"))
+        return [Look("", "", frozenset(tuple(color[:3]) for color in np.concatenate(faces)))]
+    dashes, marker = str(artist.get_linestyle()), str(artist.get_marker())
+    line = [] if dashes in NOTHING else [Look(dashes, "", _colors(artist.get_color()))]
+    if marker in NOTHING:
+        return line
+    colors = _colors(artist.get_markerfacecolor(), artist.get_markeredgecolor())
+    return [*line, Look("-", "", colors) if marker in STROKES else Look("", marker, colors)]
 
 
-def stands_for(entry: Artist, artist: Artist) -> bool:
-    """Return whether an entry of a legend has the look of an artist; a grey one explains dashes or markers alone."""
-    sign, seen = look_of(entry), look_of(artist)
-    if not isinstance(entry, Line2D) or not isinstance(artist, Line2D):
-        return bool(sign.colors & seen.colors)
-    shape = sign.dashes in ("", seen.dashes) and sign.marker in ("", seen.marker)
-    return shape and (sign.is_grey or sign.colors <= seen.colors)
+def _colors(*colors: Any) -> frozenset[tuple[float, ...]]:
+    return frozenset(to_rgb(color) for color in colors if str(color) != "none")
+
+
+def stands_for(entry: Look, seen: Look) -> bool:
+    """Return whether a part of an entry of a legend looks like what is drawn; a grey one explains a shape alone."""
+    if (seen.dashes, seen.marker) == ("", "") or (entry.dashes, entry.marker) == ("", ""):
+        return bool(entry.colors & seen.colors)
+    same = (entry.dashes, entry.marker) == (seen.dashes, seen.marker)
+    return same and (entry.is_grey or entry.colors <= seen.colors)
 
 
 def drawn(ax: Axes) -> list[Artist]:
@@ -96,12 +102,12 @@ def _is_seen(artist: Artist, ax: Axes) -> bool:
         return artist.get_visible() and bool(np.isfinite(artist.get_datalim(ax.transData).get_points()).all())
     if not isinstance(artist, Line2D):
         return artist.get_visible()
-    look, points = look_of(artist), artist.get_transform().transform(artist.get_xydata())
+    looks, points = looks_of(artist), artist.get_transform().transform(artist.get_xydata())
     known = np.asarray(np.isfinite(points).all(axis=1))
     box = Bbox.null()
     box.update_from_data_xy(points[known])
-    joined = look.dashes and np.any(known[1:] & known[:-1]) and box.overlaps(ax.bbox)
-    marked = look.marker and any(ax.bbox.padded(1).contains(*point) for point in points[known])
+    joined = any(look.dashes for look in looks) and np.any(known[1:] & known[:-1]) and box.overlaps(ax.bbox)
+    marked = str(artist.get_marker()) not in NOTHING and any(ax.bbox.padded(1).contains(*p) for p in points[known])
     return artist.get_visible() and bool(joined or marked)
 
 
@@ -121,11 +127,11 @@ def _of_content(figure: Figure) -> Iterator[str]:
     for number, ax in enumerate(shown):
         if not has_data(ax):
             yield f"empty: axes {number} {ax.get_ylabel()}".rstrip()
-    artists = [artist for ax in figure.axes for artist in drawn(ax)]
+    seen = {look for ax in figure.axes for artist in drawn(ax) for look in looks_of(artist)}
     legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes)]
-    entries = [entry for legend in legends if legend is not None for entry in legend.legend_handles]
+    entries = [entry for legend in legends if legend is not None for entry in legend.legend_handles if entry]
     for entry in entries:
-        if entry is not None and not any(stands_for(entry, artist) for artist in artists):
+        if not all(any(stands_for(part, look) for look in seen) for part in looks_of(entry)):
             yield f"in the legend alone: {entry.get_label()}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,21 @@ def test_networks_share_the_bands_of_their_rises() -> None:
     assert levels[0] == levels[2] != levels[1] and levels[0][-1] >= 350
     assert "the same for every network" in caption and "accuracy" not in caption
     assert "0.25" in figure.axes[0].child_axes[0].get_ylabel() and "0.5" in figure.axes[2].child_axes[0].get_ylabel()
+
+
+@pytest.mark.parametrize(("name", "panels"), [("random_plane", 2), ("random_plane_surface", 1)])
+def test_marks_of_several_networks_have_their_looks(name: str, panels: int) -> None:
+    def looks(lines: Iterable[Any]) -> list[tuple[str, str]]:
+        return [
+            (line.get_marker(), line.get_markerfacecolor()) for line in lines if line.get_marker() not in ("None", "")
+        ]
+
+    _, figure, _ = drawn(name, [network(plane()), network(plane(), "B")])
+    own = [(look.marker, look.color) for look in LOOKS[:2]]
+    assert [looks(ax.lines) for ax in figure.axes] == [[look] for look in own for _ in range(panels)]
+    assert looks(figure.legends[0].legend_handles) == own
+    _, alone, _ = drawn(name, [network(plane(marks=[mark("a", 0.2, 0.5), mark("b", 0.0, 0.1)]))])
+    assert looks(alone.axes[0].lines) == [("o", "white"), ("s", "white")]
 
 
 @pytest.mark.parametrize(("units", "aspect"), [(("a", "a"), 1.0), (("a", "b"), "auto")])
