@@ -224,6 +224,16 @@ def as_printed(tables: Iterable[Table], said: Iterable[str]) -> str:
     return "\n".join([parts, *(f"- {line}" for line in said), ""])
 
 
+def test_what_the_readme_prints_is_the_committed_table_and_five_sentences() -> None:
+    (output,) = [block for block in blocks(README, "") if block.startswith("Keskar et al. 2017")]
+    said, checked = output.split("\nChecks:\n")
+    text = (ROOT / "figures" / "keskar2017" / "cpu-10-seeds" / "pairs_table.md").read_text()
+    _, _, *rows = [line.strip("| ") for line in text.splitlines() if line.startswith("|")]
+    printed = [line.split() for line in said.splitlines()]
+    assert len(rows) == 8 and all(row.replace("|", "").split() in printed for row in rows)
+    assert said.count("\n- ") == 5 and "- Test loss" in said and "PyHessian" in checked
+
+
 def test_every_block_of_code_is_of_a_language_that_is_run() -> None:
     assert set(languages(README)) <= {"", "bash", "python"}
     for name, text in DOCS.items():

@@ -150,6 +150,18 @@ def test_a_claim_of_four_networks_is_that_of_their_mean() -> None:
     assert first.verdict == "reproduced" and len(first.variants) == 4
 
 
+def test_critics_say_what_half_and_twice_their_cut_off_would_give() -> None:
+    def accuracy(labels: Any) -> float:
+        lost = {"base": 0.02, "linear rate": 0.007}.get(labels["arm"], 0.0)
+        return 0.85 - lost * (labels["role"] == "LB")
+
+    made = findings(results_of(planted(Plant(accuracy=accuracy)), SETTINGS), "full")
+    (linear,) = [each for each in made if "linear rate LB is worse by no more" in each.claim]
+    assert linear.cutoffs == {"0.25": "contradicted", "0.5": "contradicted", "1": "reproduced"}
+    without_gap = findings(results_of(planted(Plant(accuracy=equal)), SETTINGS), "full")
+    assert all(each.cutoffs == {} for each in without_gap if each.claim.startswith("Critics"))
+
+
 def test_an_accuracy_that_is_lost_in_noise_is_inconclusive_and_no_gap_leaves_critics_nothing_to_close() -> None:
     def accuracy(labels: Any) -> float:
         noise = {0: 0.02, 1: -0.02, 2: 0.01, 3: -0.015, 4: 0.0}[labels["seed"]]
@@ -172,8 +184,8 @@ def test_runs_that_diverged_or_are_missing_are_counted_everywhere() -> None:
 
     made = report(planted(Plant(status=status)), SETTINGS)
     told = f"{len(CELLS) - 4} of {len(CELLS)} runs finished, 1 diverged, 3 missing."
-    assert told in made.sentences
-    assert "narrow F1, LB, linear rate, seed 3 diverged: planted." in made.sentences
+    assert told in made.checks
+    assert "narrow F1, LB, linear rate, seed 3 diverged: planted." in made.checks
     captions = {name: drawn.caption for name, drawn in made.drawings.items() if not isinstance(drawn, str)}
     captions |= {table.name: table.caption for table in made.tables}
     assert len(captions) == len(made.drawings) + 6

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 
 from analysis.keskar2017 import arm_figures, captions
 from analysis.keskar2017.association import GROUPS, MEASURES, OUTCOMES, association, changes, short_of_the_goal
-from analysis.keskar2017.findings import of_conditions
+from analysis.keskar2017.findings import of_conditions, of_remedies
 from analysis.keskar2017.numbers import results_of
 from sharpness.plots import style
 from sharpness.plots.frames import floats, rows_where
@@ -87,6 +87,11 @@ def test_runs_above_the_training_loss_asked_for_are_left_out_and_named() -> None
     assert named == sorted([*4 * ["LB, augmentation"], *4 * ["SB, augmentation"], "SB, base"])
     assert "LB, augmentation (4); SB, augmentation (4); SB, base (1). " in captions.conditions(found)
     assert "Left out" not in captions.conditions(results())
+    augmented, *_, growing = of_remedies(found)
+    assert augmented.setting.endswith(
+        ", to a training loss of 0.01 or for 300 epochs with adam; these end at 0.02 nats"
+    )
+    assert growing.setting == found.networks["MLP"]
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(0.25, "reproduced"), (4.0, "contradicted")])
@@ -97,6 +102,10 @@ def test_noise_that_flattens_is_held_against_training_on_without_it(factor: floa
 
     planted_phi = results_of(planted(Plant(phi=phi), "headline", CELLS), SETTINGS)
     *_, flatter, better, back = of_conditions(planted_phi)
+    assert {each.figure for each in (flatter, better, back)} == {"escape"}
+    assert {each.setting.partition("; ")[2] for each in (flatter, better, back)} == {
+        "SB and LB go on for 40 epochs of adam from where each ended, whatever the training loss"
+    }
     assert flatter.claim.startswith("Noise pushes") and flatter.verdict == verdict
     assert better.claim.startswith("What noise finds")
     assert back.claim.startswith("Without noise") and back.verdict == verdict

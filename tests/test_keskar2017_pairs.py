@@ -29,7 +29,7 @@ from analysis import runs as tidy
 from analysis.keskar2017 import figures, report
 from analysis.keskar2017.curves import curves
 from analysis.keskar2017.numbers import Results, results_of, solutions
-from analysis.keskar2017.sentences import of_pairs
+from analysis.keskar2017.sentences import checks_of_pairs, of_pairs
 from analysis.report.report import Drawing, Written, render_study
 from analysis.report.texts import csv_text, latex_text, markdown_text
 from sharpness.errors import InputError
@@ -184,7 +184,7 @@ def test_every_run_is_counted(tmp_path: Path) -> None:
     }
     table = solutions(found)
     assert list(zip(table["role"], table["seed"], strict=True)) == [("SB", 0), ("SB", 1), ("LB", 0)]
-    texts = render_study(report.report, places, [], SETTINGS, out).sentences
+    texts = render_study(report.report, places, [], SETTINGS, out).checks
     line = "2 of 3 SB runs (batch 64) finished, 1 missing (seed 2); "
     line += "1 of 3 LB runs (batch 1000) finished, 1 diverged (seed 1), 1 missing (seed 2)."
     assert texts[0] == line
@@ -212,7 +212,7 @@ def test_the_last_record_of_the_final_weights_and_all_examples_counts(tmp_path: 
     append_jsonl(stranger[1] / "probes.jsonl", later[1].to_dict())
     found = results([stranger])
     assert np.isnan(solutions(found)["top_eigenvalue"]).all()
-    assert "There is no record of top_eigenvalue on the final weights of LB seed 1." in of_pairs(found)
+    assert "There is no record of top_eigenvalue on the final weights of LB seed 1." in checks_of_pairs(found)
 
 
 def test_a_line_to_other_weights_neither_counts_nor_replaces_the_one_to_lb(tmp_path: Path) -> None:
@@ -220,7 +220,9 @@ def test_a_line_to_other_weights_neither_counts_nor_replaces_the_one_to_lb(tmp_p
     details = interpolation(3) | {"other_checkpoint_sha256": "another network"}
     record = ProbeRecord(probe="interpolation", quantity="loss_barrier", value=9.0, details=details)
     append_jsonl(places[0][1] / "probes.jsonl", record.to_dict())
-    assert "Train loss barrier on the straight line from SB to LB: 2.0 nats (1 seed)." in of_pairs(results(places))
+    assert "Train loss barrier on the straight line from SB to LB: 2.0 nats (1 seed)." in checks_of_pairs(
+        results(places)
+    )
 
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
@@ -375,25 +377,51 @@ def test_captions_say_n_and_what_is_drawn(five: tuple[list[tidy.Place], Path, Wr
 
 
 def test_sentences_are_honest_in_both_directions(five: tuple[list[tidy.Place], Path, Written]) -> None:
-    text = "\n".join(five[2].sentences)
+    assert len(five[2].sentences) == 5
+    text = "\n".join([*five[2].sentences, *five[2].checks])
     assert re.search(
         r"Large-batch minima are sharper by every one of 3 measures; LB / SB: λ_max 6\.6 \[5\.5, 8\.0\]", text
     )
     assert re.search(r"Test accuracy: no difference is resolved, LB - SB = .* percentage points\.", text)
     assert re.search(r"Train loss: large batches end lower, LB - SB = -.* nats, in 5 of 5 pairs\.", text)
     assert re.search(r"rescaling layers changes nothing, no difference is resolved: 1\.0\d? \[", text)
-    assert re.search(r"at one batch size, Kendall's tau-b: no association is resolved; λ_max within SB = .*n = 5", text)
+    assert "sharpness does not tell which is more accurate: none of 6 rank correlations is resolved." in text
+    assert re.search(r"at one batch size: λ_max within SB = .*n = 5", text)
     assert "PyHessian, SB seed 0: top eigenvalue 1.5916 against 1.59 in [1.59, 1.6218]" in text
     assert text.count("DISAGREEMENT") == 1
     assert "larger at LB than at SB in 5 of 5 pairs" in text
     assert "Caution" not in text
 
 
+@pytest.mark.parametrize(
+    ("of_accuracy", "of_loss", "words"),
+    [
+        (-1.0, -0.5, "Test loss goes the other way: large batches end lower"),
+        (-1.0, 0.5, "Test loss goes the same way: large batches end higher"),
+        (1.0, 0.5, "Test loss goes the other way: large batches end higher"),
+        (-1.0, 0.0, "Test loss does not show it: no difference is resolved"),
+        (0.0, -0.5, "Test loss: large batches end lower"),
+    ],
+)
+def test_what_goes_the_other_way_is_said(tmp_path: Path, of_accuracy: float, of_loss: float, words: str) -> None:
+    places = make_pairs(tmp_path, 5)
+    for labels, folder in places:
+        path, seed = folder / "manifest.json", labels["seed"]
+        manifest = json.loads(path.read_text())
+        large = labels["role"] == "LB"
+        noise = 0.001 * (-1) ** seed * large
+        manifest["final"]["test_accuracy"] = 0.8 + 0.01 * (of_accuracy * large + seed) + noise
+        manifest["final"]["test_loss"] = 1.0 + of_loss * large + seed + noise
+        path.write_text(json.dumps(manifest))
+    accuracy, loss, *_ = of_pairs(results(places))
+    assert accuracy.startswith("Test accuracy: ") and loss.startswith(words)
+
+
 # --- what is missing ---
 
 
 def test_two_seeds_bring_a_caution(tmp_path: Path) -> None:
-    texts = of_pairs(results(make_pairs(tmp_path, 2)))
+    texts = checks_of_pairs(results(make_pairs(tmp_path, 2)))
     assert "Caution: 2 seeds with both runs; intervals from fewer than 5 seeds mean little." in texts
 
 
@@ -401,9 +429,9 @@ def test_values_that_are_not_positive_are_counted(tmp_path: Path) -> None:
     places = make_pairs(tmp_path, 2)
     record = ProbeRecord(probe="eigenvalues", quantity="top_eigenvalue", value=-0.5, lower=-0.5, upper=0.1)
     append_jsonl(places[0][1] / "probes.jsonl", record.to_dict())
-    texts, drawing = of_pairs(results(places)), drawings(places)["accuracy_vs_sharpness"]
-    assert "1 of 4 runs have λ_max <= 0 and are not on the log axis." in texts
-    assert any("λ_max not compared (a value is not positive)" in text for text in texts)
+    found, drawing = results(places), drawings(places)["accuracy_vs_sharpness"]
+    assert "1 of 4 runs have λ_max <= 0 and are not on the log axis." in checks_of_pairs(found)
+    assert any("λ_max not compared (a value is not positive)" in text for text in of_pairs(found))
     assert isinstance(drawing, Drawing)
     assert "1 with λ_max <= 0" in drawing.caption
 
@@ -412,7 +440,7 @@ def test_a_value_that_was_not_measured_is_named(tmp_path: Path) -> None:
     places = make_pairs(tmp_path, 1)
     record = ProbeRecord(probe="keskar", quantity="keskar_sharpness", value=None, reasons={"value": "overflow"})
     append_jsonl(places[1][1] / "probes.jsonl", record.to_dict())
-    texts = of_pairs(results(places))
+    texts = checks_of_pairs(results(places))
     assert "MLP, LB, base, seed 0: keskar_sharpness was not measured (value: overflow)." in texts
 
 
@@ -422,7 +450,8 @@ def test_figures_without_data_are_removed(tmp_path: Path) -> None:
     for name in ("line_mlp.png", "line_mlp.json", "accuracy_vs_sharpness.pdf", "notes.txt"):
         (out / name).write_text("older")
     places = [make_run(tmp_path / "new", "SB", 0, probes=False), place("LB", 0, tmp_path / "none")]
-    texts = render_study(report.report, places, [], SETTINGS, out).sentences
+    rendered = render_study(report.report, places, [], SETTINGS, out)
+    texts = [*rendered.sentences, *rendered.checks]
     assert sorted(path.stem for path in out.glob("*.png")) == ["training_curves"]
     assert not list(out.glob("line_mlp.*")) + list(out.glob("accuracy_vs_sharpness.*"))
     assert (out / "notes.txt").exists()
@@ -443,8 +472,9 @@ def test_a_role_without_finished_runs(tmp_path: Path, roles: tuple[str, ...]) ->
     assert {name for name, drawing in made.drawings.items() if not isinstance(drawing, str)} == (
         {"training_curves", "accuracy_vs_sharpness"} if roles else set()
     )
-    assert sum("missing: there is no run folder" in text for text in made.sentences) == 4 - 2 * len(roles)
-    assert "Caution: 0 seeds with both runs; intervals from fewer than 5 seeds mean little." in made.sentences
+    assert len(made.sentences) == 5
+    assert sum("missing: there is no run folder" in text for text in made.checks) == 4 - 2 * len(roles)
+    assert "Caution: 0 seeds with both runs; intervals from fewer than 5 seeds mean little." in made.checks
     (table,) = made.tables
     assert markdown_text(table.header, table.rows, "").count("| – | – |") == 8
 

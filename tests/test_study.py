@@ -128,13 +128,15 @@ def test_a_report_is_written_with_every_run_and_its_verdicts(folder: Any, tmp_pa
         [TextTable("table", "Title", ["", "n"], [["a|b", "1"]], numbers, "Caption.")],
         ["A sentence."],
         [Finding("claim", "setting", "shown", "2.0 [1.5, 2.5]", *judged), Finding("other", "", "", "", "x", "", p=0.5)],
+        ["A check."],
     )
     out = tmp_path / "out"
     out.mkdir()
     (out / "hidden.png").write_text("older")
     rendered = write_study(report, tables, {"seeds": 2}, out)
     assert not (out / "hidden.png").exists()
-    assert rendered.sentences == ["A sentence.", "hidden was not drawn: there are no data."]
+    assert rendered.sentences == ["A sentence."]
+    assert rendered.checks == ["A check.", "hidden was not drawn: there are no data."]
     origin = json.loads((out / "shown.json").read_text())
     assert origin["runs"] == {"finished": 1, "diverged": 0, "missing": 1} and origin["settings"] == {"seeds": 2}
     assert len((out / "runs.csv").read_text().splitlines()) == 3

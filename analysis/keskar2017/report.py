@@ -23,7 +23,7 @@ from analysis.keskar2017.numbers import (
     solutions,
     warm_rows,
 )
-from analysis.keskar2017.sentences import correlations, of_arms, of_pairs
+from analysis.keskar2017.sentences import checks_of_arms, checks_of_pairs, correlations, of_pairs
 from analysis.report.report import Drawing, Drawings, Report
 from analysis.report.texts import slug
 from analysis.runs import Tables
@@ -44,9 +44,9 @@ ACCURACY_COLUMNS = ["test_accuracy", "test_loss", "top_eigenvalue", "lower", "up
 def report(loaded: Tables, settings: Mapping[str, Any]) -> Report:
     """Return everything that the study shows: of the first network's pairs, and with arms of all networks."""
     results = results_of(loaded, settings)
-    drawings, texts = of_first_pairs(results), of_pairs(results)
+    drawings, sentences, checks = of_first_pairs(results), of_pairs(results), checks_of_pairs(results)
     if settings["arms"] is None:
-        return Report(Drawings(drawings), [tables.pairs(results)], texts)
+        return Report(Drawings(drawings), [tables.pairs(results)], sentences, checks=checks)
     drawings |= of_networks_and_arms(results)
     if settings["beside"]:
         drawings["conditions"] = partial(_conditions, results)
@@ -55,8 +55,9 @@ def report(loaded: Tables, settings: Mapping[str, Any]) -> Report:
     return Report(
         Drawings(drawings),
         [tables.pairs(results), *tables.of_networks_and_arms(results)],
-        [*texts, *of_arms(results)],
+        sentences,
         findings(results, settings["preset"]),
+        [*checks, *checks_of_arms(results)],
     )
 
 

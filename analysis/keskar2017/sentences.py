@@ -26,16 +26,26 @@ ENOUGH_SEEDS = 5
 
 
 def of_pairs(results: Results) -> list[str]:
-    """Return what the pairs of the first network show, beginning with how many runs there are."""
+    """Return in five sentences what the pairs of the first network show, whichever way it goes."""
+    quantities = {each.quantity: each for each in compared(results)}
+    return [
+        _difference(quantities["test_accuracy"]),
+        _test_loss(quantities["test_loss"], quantities["test_accuracy"]),
+        _sharpness([quantities[name] for name in ("top_eigenvalue", "trace", "keskar_sharpness")]),
+        _invariant(quantities["worst_case"]),
+        _within_roles(correlations(solutions(results))),
+    ]
+
+
+def checks_of_pairs(results: Results) -> list[str]:
+    """Return what the five sentences rest on: runs, what else was measured of them, and what is missing."""
     table = solutions(results)
     quantities = {each.quantity: each for each in compared(results)}
     return [
         status_line(results),
         *_unfinished(results),
         *_caution(quantities["test_accuracy"].difference.n),
-        *map(_difference, (quantities["test_accuracy"], quantities["test_loss"], quantities["train_loss"])),
-        _sharpness([quantities[name] for name in ("top_eigenvalue", "trace", "keskar_sharpness")]),
-        _invariant(quantities["worst_case"]),
+        _difference(quantities["train_loss"]),
         *_of_correlations(table),
         *_of_lines(results),
         *_of_pyhessian(results),
@@ -43,7 +53,7 @@ def of_pairs(results: Results) -> list[str]:
     ]
 
 
-def of_arms(results: Results) -> Iterator[str]:
+def checks_of_arms(results: Results) -> Iterator[str]:
     """Yield how many runs there are in all, and what was chosen or left out in the comparisons of arms."""
     yield counts(results.tables)
     for each in comparisons(results):
@@ -67,9 +77,9 @@ def _caution(num_pairs: int) -> Iterator[str]:
         yield f"Caution: {seeds}; intervals from fewer than {ENOUGH_SEEDS} seeds mean little."
 
 
-def _difference(each: Compared) -> str:
-    """Return how LB compares with SB in an outcome of training."""
-    name, seeds = f"{each.label[0].upper()}{each.label[1:]}", each.difference.n
+def _difference(each: Compared, lead: str = "") -> str:
+    """Return how LB compares with SB in an outcome of training, after its name or other words that lead there."""
+    name, seeds = lead or f"{each.label[0].upper()}{each.label[1:]}", each.difference.n
     if seeds == 0:
         return f"{name}: not compared, no seed has it in both runs."
     unit = {"%": " percentage points", "nats": " nats"}[each.unit]
@@ -79,6 +89,16 @@ def _difference(each: Compared) -> str:
         "lower": f"large batches end lower, {size}, in {seeds - each.larger} of {seeds} pairs",
     }
     return f"{name}: {words.get(_side(each.difference, 0.0), f'no difference is resolved, {size}')}."
+
+
+def _test_loss(loss: Compared, accuracy: Compared) -> str:
+    """Return how the test loss of LB compares, and whether that is what the test accuracy says."""
+    better = {"lower": "higher", "higher": "lower"}
+    side, of_accuracy = _side(loss.difference, 0.0), _side(accuracy.difference, 0.0)
+    if of_accuracy == "neither":
+        return _difference(loss)
+    words = {"neither": "does not show it", better[of_accuracy]: "goes the same way"}
+    return _difference(loss, f"Test loss {words.get(side, 'goes the other way')}")
 
 
 def _sharpness(measures: Sequence[Compared]) -> str:
@@ -130,17 +150,25 @@ def correlations(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
     }
 
 
-def _of_correlations(table: pd.DataFrame) -> Iterator[str]:
-    """Yield whether sharpness tells which runs of one batch size are more accurate."""
-    found = correlations(table)
+def _within_roles(found: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Return whether sharpness tells which runs of one batch size are more accurate."""
     every = [tau for taus in found.values() for tau in taus.values()]
-    resolved = sum(tau.lower is not None and tau.upper is not None and tau.lower * tau.upper > 0 for tau in every)
-    verdict = f"{resolved} of {len(every)} associations are resolved" if resolved else "no association is resolved"
+    resolved = sum(_side(tau, 0.0) != "neither" for tau in every)
+    words = "goes with accuracy" if resolved else "does not tell which is more accurate"
+    return (
+        f"Among networks of one batch size sharpness {words}: {resolved or 'none'} of {len(every)} rank correlations "
+        f"{'are' if resolved > 1 else 'is'} resolved."
+    )
+
+
+def _of_correlations(table: pd.DataFrame) -> Iterator[str]:
+    """Yield the rank correlations of sharpness and accuracy at one batch size, and what they leave out."""
+    found = correlations(table)
     texts = [
         f"{NAMES[name]} {', '.join(f'within {role} {numbers.correlation(tau)}' for role, tau in taus.items())}"
         for name, taus in found.items()
     ]
-    yield f"Test accuracy against sharpness at one batch size, Kendall's tau-b: {verdict}; {'; '.join(texts)}."
+    yield f"Kendall's tau-b of test accuracy with sharpness at one batch size: {'; '.join(texts)}."
     for name in found:
         if count := not_positive(table, name):
             yield f"{count} of {len(table)} runs have {NAMES[name]} <= 0 and are not on the log axis."

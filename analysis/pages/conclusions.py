@@ -52,7 +52,7 @@ QUESTIONS = (
         "Do large batches generalise worse, in sharper minima?",
         (
             (GAP, "LB generalises worse", "At one training loss LB's test accuracy less SB's is {}"),
-            ("keskar2017", "LB generalises worse", "With equal epochs or loss, over four networks, it is {}"),
+            ("keskar2017", "LB generalises worse", "Over four networks it is {}"),
             (GAP, "LB is 1 to 2 orders sharper", "At one training loss LB is {} times as sharp by phi"),
             (GAP, "tuned rates too", "With tuned rates it is {} times"),
         ),

@@ -42,12 +42,16 @@ class TextTable:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a study's analysis: drawings by name, or the reason why one cannot be drawn."""
+    """The result of a study's analysis: drawings by name, or the reason why one cannot be drawn.
+
+    ``sentences`` say what came out, ``checks`` what was run, is missing, or was measured a second time.
+    """
 
     drawings: Mapping[str, Drawing | str] = field(default_factory=dict)
     tables: Sequence[TextTable] = ()
     sentences: Sequence[str] = ()
     findings: Sequence[Finding] = ()
+    checks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Written:
     tables: Sequence[TextTable]
     sentences: Sequence[str]
     findings: Sequence[Finding]
+    checks: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Drawings(Mapping[str, Drawing | str]):
 def write_report(report: Report, out: Path, provenance: Mapping[str, Any]) -> Written:
     """Write every figure, table and verdict into ``out``.
 
-    A figure that cannot be drawn is not written, an older one of that name is removed, and a sentence says why.
+    A figure that cannot be drawn is not written, an older one of that name is removed, and the checks say why.
     """
     names = [*report.drawings, *(table.name for table in report.tables)]
     if len(set(names)) < len(names):
@@ -106,7 +111,7 @@ def write_report(report: Report, out: Path, provenance: Mapping[str, Any]) -> Wr
     if findings:
         verdicts = json.dumps([finding.to_dict() for finding in findings], indent=2, ensure_ascii=False)
         files += write_all(out, {"findings.json": (verdicts + "\n").encode()})
-    return Written(files, report.tables, [*report.sentences, *refusals], findings)
+    return Written(files, report.tables, report.sentences, findings, [*report.checks, *refusals])
 
 
 def render_study(

@@ -151,7 +151,7 @@ def _plain(preset: Any) -> dict[str, Any]:
 
 
 def show(console: Console, written: Written) -> None:
-    """Print the tables, what they show, the verdicts, and where the figures lie."""
+    """Print the tables, what they show, the verdicts, what was checked, and where the figures lie."""
     for each in written.tables:
         table = Table(title=each.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
         for number, column in enumerate(each.header):
@@ -159,8 +159,10 @@ def show(console: Console, written: Written) -> None:
         for row in each.rows:
             table.add_row(*map(Text, row))
         console.print(table)
-    for sentence in written.sentences:
-        console.print(f"- {sentence}", highlight=False, soft_wrap=True)
-    for finding in written.findings:
-        console.print(f"- {finding.line}", highlight=False, soft_wrap=True)
+    for line in (*written.sentences, *(finding.line for finding in written.findings)):
+        console.print(f"- {line}", highlight=False, soft_wrap=True)
+    if written.checks:
+        console.print("\nChecks:")
+    for line in written.checks:
+        console.print(f"- {line}", highlight=False, soft_wrap=True)
     show_files(console, written.files)
