@@ -16,7 +16,7 @@ from analysis.keskar2017.numbers import EPSILONS, Results, batch_rows, differenc
 from analysis.report import numbers
 from analysis.report.findings import Finding, over_all, variants, with_variants
 from analysis.report.texts import slug
-from analysis.report.verdicts import Judged, Least, Range, judge, judge_within, judged_with
+from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.statistics.fits import power_law_by
 from analysis.statistics.intervals import Interval, paired_difference, paired_ratio
 from analysis.statistics.threshold import Threshold, threshold
@@ -27,6 +27,7 @@ MAGNITUDES = (10.0, 1000.0)
 DISTANCES = Range(3.0, 10.0, "what the paper says", ratio=True, ends=())
 SEED = "what a second seed moves here, and a quarter of the smallest gap of the paper's convolutional networks"
 ACCURACY = Least(0.5, SEED, "pp")
+NO_WORSE = Range(-ACCURACY.size, np.inf, SEED, "pp")
 SHARPER = Least(
     1.5, "phi of one batch size differs by a quarter between seeds, and the paper speaks of factors of ten", ratio=True
 )
@@ -213,19 +214,13 @@ def of_critics(results: Results) -> Iterator[Finding]:
     for each in others:
         where = (results.networks[results.arms] + (f"; {each.note}" if each.note else ""), "critics")
         left = each.difference("test_accuracy")
-        judged = _no_worse(left, ACCURACY.size)
-        cutoffs = judged_with(partial(_no_worse, left), (ACCURACY.size / 2, ACCURACY.size, 2 * ACCURACY.size))
+        judged = judge_within(left, NO_WORSE)
         if not there and left.lower is not None:
             reason = f"with {results.held} and one rate there is no resolved gap to close ({points(gap)})"
-            judged, cutoffs = judged._replace(verdict="not testable here", why=reason, p=None), {}
+            judged = Judged("not testable here", reason, judged.smallest_effect, None)
         claim = f"Critics: with {each.name} LB is worse by no more than {ACCURACY.amount}: test accuracy LB - SB"
-        yield Finding(claim, *where, points(left), *judged, cutoffs=cutoffs)
+        yield Finding(claim, *where, points(left), *judged)
     yield _still_sharper(results, others)
-
-
-def _no_worse(left: Interval, most: float) -> Judged:
-    """Return whether LB - SB is no lower than so many points below 0."""
-    return judge_within(left, Range(-most, np.inf, SEED, "pp"))
 
 
 def of_conditions(results: Results) -> Iterator[Finding]:

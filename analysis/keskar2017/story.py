@@ -38,7 +38,7 @@ STORY = Story(
     "together. Ours shows every run, so that a fall can be told from what a seed moves, tests the "
     "threshold, and has sharpness on a logarithmic axis, where small batches can be read too.",
     cannot_show="F1 has the smallest difference of test accuracy in the paper, 0.2 pp, less than a second seed moves "
-    "it. The paper's convolutional networks, C1 to C4, where it is larger, are not trained: the one here is small and "
+    "it. The paper's convolutional networks, where it is larger, are not trained: the one here is small and "
     "has neither batch normalisation nor augmentation. Claims over the networks rest on the mean of four, whose "
     "interval holds how much they differ. The README's first command has a setting chosen to resolve the difference.",
 )

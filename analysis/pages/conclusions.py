@@ -125,12 +125,12 @@ QUESTIONS = (
             (
                 "mccandlish2018",
                 "by branches is tenfold",
-                "The batch that branches allow, claimed to be tenfold, is {} times B_simple",
+                "The batch that branches allow, claimed tenfold, is {} times B_simple",
             ),
             (
                 "merrill2025",
                 "is far below the critical batch",
-                "In a language model, claimed to be orders more, it is {}",
+                "In a language model, claimed far more, it is {}",
             ),
         ),
     ),

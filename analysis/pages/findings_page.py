@@ -31,12 +31,11 @@ from sharpness.files import write_atomically
 
 INTRO = """# Findings
 
-What papers claim about large batches and sharp minima, and what came of it on small networks and data. Each study has a page with every claim, setting and reason. Written by `python -m analysis.pages.findings_page`.
+What papers claim about large batches and sharp minima, and what came of it on small networks and data. Each study has a page with every claim, setting and reason.
 """  # noqa: E501 - a paragraph of a page
 TERMS = """## Terms
 
 - **SB, LB**: one network trained in small and in large batches. **B**: the batch size. **N**: the number of training images.
-- **F1**: Keskar et al.'s fully connected network.
 - **phi** (their Metric 2.1): by how many per cent the training loss rises at most in a small box around the weights. **Adaptive worst case**: its rise at most where each weight moves in proportion to its size.
 - **lambda_max** (λ_max): the largest eigenvalue of the training loss's Hessian. **Relative flatness**: a layer's curvature times its squared weights. **eta**: the learning rate. **m**: momentum.
 - **B_simple**: the noise scale of the gradient, its variance over its squared length. **B_crit**: the critical batch, which takes twice the fewest steps to a goal; **branches** from a checkpoint, trainings in several batches, find it too.
