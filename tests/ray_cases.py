@@ -1,4 +1,4 @@
-"""A program that trains two runs on a Ray of its own, and the search for its workers."""
+"""A program that trains two runs on a Ray, its own or that of an address, and the search for its workers."""
 
 from __future__ import annotations
 
@@ -67,6 +67,6 @@ if __name__ == "__main__":
 
     import tests.ray_cases  # so that the workers find the function by this name
 
-    place = Path(sys.argv[1])
-    with ray_workers.RayWorkers("local", 2, "cpu", place, Console(width=130)) as workers:
+    place, address = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "local"
+    with ray_workers.RayWorkers(address, 2, "cpu", place, Console(width=130)) as workers:
         workers.run("train", tests.ray_cases.jobs(place))

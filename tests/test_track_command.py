@@ -20,6 +20,7 @@ from sharpness.config import MeasureConfig, ModelConfig, RunConfig, ScheduleConf
 from sharpness.config.fields import DataConfig
 from sharpness.errors import InputError
 from tests.conftest import run_python
+from tests.test_commands import assert_refused
 
 pytestmark = pytest.mark.dear
 
@@ -125,6 +126,15 @@ def test_a_warm_start_takes_fewer_products_and_proves_no_upper_bound(run: Path, 
     cold, warm = (pd.read_csv(tmp_path / name / "track.csv") for name in ("cold", "warm"))
     assert warm["upper"].isna().tolist() == [False, True, True, True] and np.isfinite(np.asarray(cold["upper"])).all()
     assert warm["value"].to_numpy() == pytest.approx(cold["value"].to_numpy(), rel=2e-2)
+
+
+@pytest.mark.parametrize("option", [("--warm",), ("--seconds", "9")], ids=lambda option: option[0])
+def test_checkpoints_on_ray_are_measured_side_by_side_or_not_at_all(
+    run: Path, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    refused = sharpness("track", run, "--ray", "local", *option, "--out", tmp_path / "out", fails=True)
+    assert_refused(refused, f"expected --ray without {option[0]}, got both", "side by side")
+    assert not (tmp_path / "out").exists()
 
 
 def test_checkpoints_of_two_architectures_are_one_clear_line(run: Path, tmp_path: Path) -> None:
