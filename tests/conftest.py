@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -51,6 +52,29 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests recorded with ``record_property``, of whichever process."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
+
+
+def without(what: str) -> NoReturn:
+    """Skip a test that cannot be run without something, or fail where everything has to be tested."""
+    if os.environ.get("SHARPNESS_TEST_ALL"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture
+def browser() -> None:
+    """What a test needs that opens pages."""
+    from tests.browser import CHROMIUM
+
+    if CHROMIUM is None:
+        without("no Chromium is installed: apt-get install chromium")
 
 
 def run_python(

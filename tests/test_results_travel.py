@@ -25,7 +25,7 @@ from sharpness.records import ProbeRecord
 from sharpness.records.remarks import of_checkpoint, of_comparison
 from sharpness.records.tables import html_table, markdown_table, tidy_rows
 from sharpness.results import ProbeResult
-from tests.browser import needs_browser, visit
+from tests.browser import IMAGES, needs_browser, visit, with_script
 from tests.probe_cases import shows_itself, small_network
 from tests.test_invariance import rectified
 
@@ -275,5 +275,7 @@ def test_remarks_claim_no_more_than_the_intervals() -> None:
 def test_a_browser_shows_the_report_without_a_word(results: dict[str, ProbeResult], tmp_path: Path) -> None:
     folder = saved(tmp_path / "two", results, (1.0, 4.0))
     run_report(Report(folder))
-    dom, said = visit(folder / "report.html", "--dump-dom", "--window-size=400,800")
-    assert said == [] and dom.count("<figure>") >= 4
+    page = with_script(folder / "report.html", IMAGES, folder / "looked_at.html")
+    dom, said = visit(page, "--dump-dom", "--window-size=400,800")
+    (widths,) = re.findall(r"<title>images ([\d ]+)</title>", dom)
+    assert said == [] and dom.count("<figure>") == len(widths.split()) >= 4 and "0" not in widths.split()
