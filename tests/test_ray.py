@@ -82,10 +82,11 @@ def test_with_workers_and_drivers_killed_the_tables_are_those_of_the_processes(t
     with_ray()
     from tests import ray_cases
 
-    assert run_smoke(STUDY, tmp_path / "processes", "--workers", "2").returncode == 0
+    two = ("--seeds", "2")  # one alone leaves a worker without a task
+    assert run_smoke(STUDY, tmp_path / "processes", "--workers", "2", *two).returncode == 0
     folder = tmp_path / "ray"
     paths = ["--runs", str(folder / "runs"), "--figures", str(folder / "figures")]
-    command = [f"scripts/{STUDY}.py", "--preset", "smoke", *paths, "--ray", "local", "--workers", "2"]
+    command = [f"scripts/{STUDY}.py", "--preset", "smoke", *two, *paths, "--ray", "local", "--workers", "2"]
     driver = begun(*command)
     until(driver, lambda: ray_cases.workers_of(driver.pid))
     driver.kill()
