@@ -384,7 +384,7 @@ def test_the_batches_advised_for_the_searched_workloads_cost_what_the_page_says(
     costs = [round(100 * row["overhead"]) for row in rows.values()]
     measured = [round(100 * row["measured"]) for row in rows.values() if row["measured"] is not None]
     rates = {name: [r[name] for r in rows.values() if r[name] is not None] for name in ("rate_advised", "rate_noise")}
-    text = (ROOT / "docs" / "measure.md").read_text()
+    text = (ROOT / "docs" / "batch_size.md").read_text()
     assert f"by the curves {min(costs)} to {max(costs)} % more examples" in text
     assert f"{min(measured)} to {max(measured)} % by the searches themselves" in text
     for each in rates.values():

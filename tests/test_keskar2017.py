@@ -157,7 +157,11 @@ def test_critics_say_what_half_and_twice_their_cut_off_would_give() -> None:
 
     made = findings(results_of(planted(Plant(accuracy=accuracy)), SETTINGS), "full")
     (linear,) = [each for each in made if "linear rate LB is worse by no more" in each.claim]
-    assert linear.cutoffs == {"0.25": "contradicted", "0.5": "contradicted", "1": "reproduced"}
+    assert linear.cutoffs == {
+        "-0.5 pp or more": "contradicted",
+        "-0.25 pp or more": "contradicted",
+        "-1 pp or more": "reproduced",
+    }
     without_gap = findings(results_of(planted(Plant(accuracy=equal)), SETTINGS), "full")
     assert all(each.cutoffs == {} for each in without_gap if each.claim.startswith("Critics"))
 

@@ -121,7 +121,7 @@ def test_the_smoke_form_shows_every_figure_table_and_verdict(smoke: Path) -> Non
         "accuracy_curves",
         "arc_small_f1",
     ]
-    figures += ["batch_size", "warm_start", "along_training", "remedies", "critics", "conditions"]
+    figures += ["batch_size", "warm_start", "along_training", "remedies", "critics", "conditions", "escape"]
     tables = ["pairs_table", "table2_accuracies", "table3_sharpness", "table4_subspace"]
     tables += ["remedies_table", "critics_table"]
     written = {f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png", "csv", "json")}

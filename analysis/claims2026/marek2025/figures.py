@@ -52,7 +52,8 @@ def rates_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
         ax.set(xlabel="Learning rate", title=way)
     axes[0, 0].set_ylabel(LOSS)
     handles = [LOOKS[0].handle(f"B = {b}", color=color, linestyle="-", markersize=3) for b, color in colors.items()]
-    handles.append(Line2D([], [], color="0.3", label="a run diverged", **CROSS))
+    if (floats(means, "guesses") > 0).any():
+        handles.append(Line2D([], [], color="0.3", label="a run diverged", **CROSS))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     caption = (
         "Test loss after the same number of bytes against the learning rate, mean over the seeds, a line for each "
