@@ -222,7 +222,7 @@ def test_a_run_folder_needs_nothing_but_its_name(tmp_path: Path) -> None:
     assert [record] == read_jsonl(run / "probes.jsonl")
     # The weights file by itself is the same point, and a flipped byte in it is found out.
     (weights,) = run.glob("checkpoint-*.safetensors")
-    options = ["--model", "f1", "--data", "fashion_mnist_10k", "--examples", "60", "--out", str(tmp_path / "out")]
+    options = ["--model", "f1_small", "--data", "fashion_mnist_10k", "--examples", "60", "--out", str(tmp_path / "out")]
     good = sharpness("probe", str(weights), *options, "--probes", "keskar", "--norm", "batch")
     assert good.returncode == 0, good.stderr
     assert read_jsonl(tmp_path / "out" / "probes.jsonl")[0]["checkpoint_sha256"] == record["checkpoint_sha256"]

@@ -50,6 +50,7 @@ def remember_formulas():
     def parsed(output, *formula):
         return plain(parsers[output], *formula)
 
+    @functools.wraps(plain)  # whoever imports the tests in such a process runs this file twice
     def remembered(self, *formula):
         parsers.setdefault(self._output_type, self)
         return parsed(self._output_type, *formula)
