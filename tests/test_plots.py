@@ -17,6 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy import stats
 
+from analysis.keskar2017.arm_figures import interval_of_seeds
 from sharpness import plots
 from sharpness.errors import InputError
 from sharpness.loss import Loss
@@ -587,7 +588,7 @@ def test_means_and_ranges_over_seeds_are_those_of_the_numbers(geometric: bool, m
 def test_intervals_over_seeds_are_those_of_student(geometric: bool) -> None:
     _, axes = new_figure(COLUMN, 2)
     rows = rows_where(runs_of(), role="SB")
-    seeds.interval_of_seeds(axes[0, 0], rows, "epoch", "loss", geometric, **LOOKS[0].artist)
+    interval_of_seeds(axes[0, 0], rows, "epoch", "loss", geometric, **LOOKS[0].artist)
     ends = [[y for _, y in np.asarray(segment).tolist()] for segment in axes[0, 0].collections[0].get_segments()]
     for (_, at), found in zip(rows.groupby("epoch"), ends, strict=True):
         values = np.log(at["loss"]) if geometric else np.asarray(at["loss"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,11 +19,11 @@ from analysis.keskar2017.figures import ROLE, legend, roles
 from analysis.keskar2017.numbers import AFTER, ROLES
 from analysis.report.forest import draw_forest
 from analysis.report.numbers import rounded
-from analysis.statistics.intervals import Interval
+from analysis.statistics.intervals import Interval, exponential, student
 from analysis.statistics.threshold import Threshold
 from sharpness.plots.axes import fixed_ticks, log_axis
 from sharpness.plots.frames import floats, groups, rows_if, rows_where
-from sharpness.plots.seeds import each_seed, interval_of_seeds
+from sharpness.plots.seeds import each_seed, mean_of_seeds
 from sharpness.plots.style import COLUMN, LOOKS, Look, new_figure
 
 PHI = r"Sharpness $\phi$ (%)"
@@ -84,6 +86,24 @@ def _runs_and_mean(ax: Axes, table: pd.DataFrame, x: str, column: str, look: Loo
     shown = rows_if(table, np.isfinite(floats(table, column)) & ((floats(table, column) > 0) | (not log)))
     ax.plot(floats(shown, x), floats(shown, column), ".", color=look.color, markersize=2.5, alpha=0.5)
     interval_of_seeds(ax, shown, x, column, log, **look.artist | ({} if line else {"linestyle": ""}))
+
+
+def interval_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, log: bool, **style: Any) -> None:
+    """Draw the mean over the seeds with a bar from end to end of its interval, of a logarithmic axis both geometric."""
+    bars = {"err_style": "bars", "err_kws": {"elinewidth": 1.0, "capsize": 2.0}}
+    mean_of_seeds(ax, rows, x, y, log, errorbar=partial(_ends, log=log), **bars, **style)
+
+
+def _ends(values: Any, log: bool) -> tuple[float, float]:
+    """Return the ends of the 95 % Student t interval of the mean, both the mean itself of a single seed.
+
+    >>> [round(end, 2) for end in _ends([1.0, 3.0], False)]
+    [-10.71, 14.71]
+    """
+    found = exponential(student(np.log(values))) if log else student(values)
+    assert found.value is not None  # no bar is asked for where nothing is
+    low, high = (found.value if end is None else end for end in (found.lower, found.upper))
+    return low, high
 
 
 def warm_start(table: pd.DataFrame) -> Figure:

@@ -1,17 +1,14 @@
-"""Runs over several seeds, drawn by seaborn: dots, a line for each seed, their mean, its range and its interval."""
+"""Runs over several seeds, drawn by seaborn: dots, a line for each seed, their mean, and its range."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from scipy.special import stdtrit
 from scipy.stats import gmean
 
 from sharpness.plots.frames import records, rows_if, rows_where
@@ -78,12 +75,6 @@ def dodged(rows: pd.DataFrame, x: str, by: str, values: Sequence[Any], apart: fl
     return own.assign(**{x: [at * factors[each] for at, each in zip(own[x], own[by], strict=True)]})
 
 
-def interval_of_seeds(ax: Axes, rows: pd.DataFrame, x: str, y: str, geometric: bool = False, **style: Any) -> None:
-    """Draw the mean over the seeds with a bar from end to end of its 95 % Student t interval."""
-    bars = {"err_style": "bars", "err_kws": {"elinewidth": 1.0, "capsize": 2.0}}
-    mean_of_seeds(ax, rows, x, y, geometric, errorbar=partial(_student, geometric=geometric), **bars, **style)
-
-
 def without_offsets(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return rows in which a column is without what a ``seed`` shifts in all of them: its mean less that of all.
 
@@ -114,20 +105,6 @@ def _geometric(values: Any) -> float:
     (True, 16.0)
     """
     return float(np.clip(gmean(values), np.min(values), np.max(values)))
-
-
-def _student(values: Any, geometric: bool) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of the mean, both the mean itself without a spread.
-
-    ``mean +- t_{0.975, n-1} std / sqrt(n)``, of a geometric mean that of the logarithms.
-
-    >>> [round(float(end), 2) for end in _student([1.0, 3.0], False)]
-    [-10.71, 14.71]
-    """
-    x = np.log(values) if geometric else np.asarray(values, dtype=float)
-    half = float(stdtrit(len(x) - 1, 0.975) * np.std(x, ddof=1) / np.sqrt(len(x))) if len(x) > 1 else 0.0
-    low, high = float(np.mean(x)) - half, float(np.mean(x)) + half
-    return (math.exp(low), math.exp(high)) if geometric else (low, high)
 
 
 def _drawn_by(draw: Callable[..., Any], ax: Axes, rows: pd.DataFrame, x: str, y: str, **options: Any) -> None:
