@@ -12,7 +12,7 @@ from analysis.report.report import Drawing
 from sharpness.plots.axes import number_axis
 from sharpness.plots.frames import floats, records, rows_where
 from sharpness.plots.seeds import marks, scatter
-from sharpness.plots.style import FULL, LOOKS, new_figure
+from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure
 
 LOOK = dict(zip(FAMILIES, (LOOKS[3], LOOKS[1], LOOKS[0], LOOKS[2]), strict=True))
 FAMILY = {
@@ -119,18 +119,17 @@ def scatter_figure(runs: pd.DataFrame, taus: pd.DataFrame, target: str, note: st
         return "no run reached the training loss"
     rates = sorted(set(runs["learning_rate"]))
     looks = {rate: LOOKS[min(number, len(LOOKS) - 1)] for number, rate in enumerate(rates)}
-    figure, axes = new_figure(FULL, 2.3, 1, len(SHOWN))
+    figure, axes = new_figure(COLUMN, 4.4, 2, 2)
     shown = runs.assign(percent=100 * floats(runs, target))
     for ax, measure in zip(axes.flat, SHOWN, strict=True):
         scatter(ax, shown, measure, "percent", **marks("learning_rate", looks))
         number_axis(ax.xaxis, floats(runs, measure), 3)
-        ax.set_xlabel(SHOWN[measure], fontsize=7.5)
+        ax.set_xlabel(SHOWN[measure], fontsize=8)
         tau = correlation(tau_of(taus, measure, target)).replace("-", "\N{MINUS SIGN}")
-        ax.set_title(rf"$\tau_b$ {tau}", fontsize=6)
-        ax.tick_params(labelleft=ax is axes.flat[0])
-    axes.flat[0].set_ylabel("Train $-$ test accuracy (pp)" if target == "accuracy_gap" else TARGETS[target])
+        ax.set_title(rf"$\tau_b$ {tau}", fontsize=7)
+    figure.supylabel("Train $-$ test accuracy (pp)" if target == "accuracy_gap" else TARGETS[target], fontsize=9)
     handles = [look.handle(rf"$\eta$ = {rate:g}", linestyle="", markersize=3.5) for rate, look in looks.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
     caption = (
         f"Four measures against the {TARGETS[target]} in percentage points, one mark per run, by learning rate. "
         f"Titles: Kendall's tau-b over the settings, seeds averaged, with its 95 % bootstrap interval. {note}"

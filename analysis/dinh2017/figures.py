@@ -15,7 +15,7 @@ from analysis.report.report import Drawing
 from sharpness.plots.axes import fixed_ticks, log_axis
 from sharpness.plots.frames import floats, rows_where
 from sharpness.plots.seeds import each_seed, hues, lines, mean_of_seeds, scatter
-from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure
+from sharpness.plots.style import COLUMN, LOOKS, new_figure
 
 ROLES = dict(zip(("SB", "LB"), LOOKS, strict=False))
 COLORS = hues("role", {role: look.color for role, look in ROLES.items()})
@@ -34,7 +34,7 @@ def curvature_figure(table: pd.DataFrame, expected: pd.DataFrame, note: str) -> 
         return "no run was measured"
     networks = list(dict.fromkeys(rows["network"]))
     numbers = rows[[*RUN, "measure", "alpha", "value"]].merge(expected, how="left", on=[*RUN, "alpha"])
-    figure, axes = new_figure(FULL, 0.5 + 1.9 * len(networks), len(networks), 2)
+    figure, axes = new_figure(COLUMN, 0.7 + 1.6 * len(networks), len(networks), 2)
     for network, line in zip(networks, axes, strict=True):
         for (measure, (column, label)), ax in zip(CURVATURE.items(), line, strict=True):
             own = rows_where(numbers, network=network, measure=measure)
@@ -99,34 +99,34 @@ def _moves(ax: Axes, rows: pd.DataFrame, title: str, moved: Sequence[bool]) -> N
 
 
 def volume_figure(areas: pd.DataFrame, note: str) -> Drawing | str:
-    """Draw the region of low loss of y = w2 relu(w1 x) (left) and its area within a radius (right)."""
+    """Draw the region of low loss of y = w2 relu(w1 x) (top) and its area within a radius (bottom)."""
     if areas.empty:
         return "no area was measured"
     rise, radii = floats(areas, "rise")[0], np.array(sorted(set(areas["radius"])))
-    figure, axes = new_figure(FULL, 2.8, 1, 2)
-    left, right = axes[0]
+    figure, axes = new_figure(COLUMN, 5.4, 2, 1)
+    top, bottom = axes[:, 0]
     reach = 2 * radii.min()
     w1, w2 = np.meshgrid(np.linspace(-reach / 4, reach, 500), np.linspace(-reach / 4, reach, 500))
     product = np.where(w1 > 0, w1 * w2, 0.0)
-    left.contourf(w1, w2, np.abs(product - 1), levels=[0, np.sqrt(rise)], colors=[LOOKS[0].color], alpha=0.5)
+    top.contourf(w1, w2, np.abs(product - 1), levels=[0, np.sqrt(rise)], colors=[LOOKS[0].color], alpha=0.5)
     turn = np.linspace(0, 2 * np.pi, 200)
     for radius in radii[radii <= reach]:
-        left.plot(radius * np.cos(turn), radius * np.sin(turn), color="0.5", linewidth=0.8, linestyle=":")
-    left.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(-reach / 4, reach), ylim=(-reach / 4, reach), aspect="equal")
+        top.plot(radius * np.cos(turn), radius * np.sin(turn), color="0.5", linewidth=0.8, linestyle=":")
+    top.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(-reach / 4, reach), ylim=(-reach / 4, reach), aspect="equal")
     fine = np.geomspace(radii.min(), radii.max(), 100)
-    right.plot(fine, low_area(fine, rise), color="0.1", linewidth=1.3)
-    scatter(right, areas, "radius", "area", color=LOOKS[0].color, s=14)
-    log_axis(right.xaxis, radii)
-    right.set(xlabel=r"Radius R / $\sqrt{p}$", ylabel="Area of low loss / p", ylim=(0, None))
+    bottom.plot(fine, low_area(fine, rise), color="0.1", linewidth=1.3)
+    scatter(bottom, areas, "radius", "area", color=LOOKS[0].color, s=14)
+    log_axis(bottom.xaxis, radii)
+    bottom.set(xlabel=r"Radius R / $\sqrt{p}$", ylabel="Area of low loss / p", ylim=(0, None))
     handles = [
         Line2D([], [], color="0.1", linewidth=1.3, label="closed form"),
         LOOKS[0].handle("measured, each seed", linestyle="", **MARKED),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     caption = (
-        "The network y = w2 relu(w1 x) of two weights, its minima on the hyperbola w1 w2 = p. Left: where the loss "
+        "The network y = w2 relu(w1 x) of two weights, its minima on the hyperbola w1 w2 = p. Top: where the loss "
         f"rises by less than {100 * rise:g} % of the way to that of the constant network, weights over sqrt(p); "
-        "circles: the smallest radii. Right: the area of that region within a radius, closed form and measured on "
+        "circles: the smallest radii. Bottom: the area of that region within a radius, closed form and measured on "
         f"images of each seed; on this log axis a straight line grows for ever. {note}"
     )
     return Drawing(figure, areas, caption)

@@ -21,7 +21,7 @@ from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.line import SPLITS, End, draw_lines
 from sharpness.plots.seeds import CROSS, runs_and_means
-from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
+from sharpness.plots.style import COLUMN, LOOKS, Look, new_figure
 
 ROLE = {"SB": replace(LOOKS[0], label="small batch (SB)"), "LB": replace(LOOKS[1], label="large batch (LB)")}
 ENDS = [End(0, "SB", ROLE["SB"]), End(1, "LB", ROLE["LB"])]
@@ -52,7 +52,7 @@ def training_curves(table: pd.DataFrame) -> Figure:
     """
     splits = splits_along(table)
     panels = [(name, label) for name, label in CURVES if name.partition("_")[0] in splits]
-    figure, axes = new_figure(COLUMN if len(splits) == 1 else FULL, 4.0, 2, len(splits))
+    figure, axes = new_figure(COLUMN, 3.4, 2, len(splits))
     for ax, (name, label) in zip(axes.flat, panels, strict=True):
         runs_and_means(ax, table, "epoch", name, "role", ROLE)
         ax.set(xlabel="Epoch", ylabel=label)

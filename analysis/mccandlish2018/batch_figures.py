@@ -13,7 +13,7 @@ from analysis.mccandlish2018.results import Results
 from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, records
-from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
+from sharpness.plots.style import COLUMN, LOOKS, Look, new_figure
 
 
 def front(results: Results) -> Drawing | str:
@@ -21,16 +21,16 @@ def front(results: Results) -> Drawing | str:
     best = results.tuned
     if not np.isfinite(floats(best, "steps")).any():
         return "no run of the front reached the goal"
-    figure, axes = new_figure(FULL, 2.6, 1, 3)
+    figure, axes = new_figure(COLUMN, 6.6, 3, 1)
     _steps_against_examples(axes[0, 0], results)
-    _steps_against_batch(axes[0, 1], results)
-    _rates(axes[0, 2], results)
+    _steps_against_batch(axes[1, 0], results)
+    _rates(axes[2, 0], results)
     edges = sum(row["at_edge"] is True for row in records(best))
     caption = (
         f"Steps and examples to a training loss of {results.settings['goal']:g} nats at the best of "
-        f"{len(results.settings['factors'])} learning rates for each batch size (left, middle; dots: seeds, squares: "
+        f"{len(results.settings['factors'])} learning rates for each batch size (top, middle; dots: seeds, squares: "
         "geometric means). Line: (S / S_min - 1)(E / E_min - 1) = 1 fitted to relative errors, dotted: its limits, "
-        "bands: B_crit and the mean noise scale until the goal with 95 % intervals. Right: the learning rates tried; "
+        "bands: B_crit and the mean noise scale until the goal with 95 % intervals. Bottom: the learning rates tried; "
         "filled: every seed reaches the goal, open: some, crosses: none, ringed: the best, dashed: the centre of the "
         f"grid. At {edges} of {len(best)} batch sizes the best "
         f"is at the edge of the grid. Of {len(results.runs)} runs of the front {int(floats(best, 'reached').sum())} "

@@ -16,7 +16,7 @@ from analysis.report.report import Drawing
 from analysis.statistics.intervals import Interval
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
-from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure, shades
+from sharpness.plots.style import COLUMN, LOOKS, new_figure, shades
 
 BAND: dict[str, Any] = {"color": "0.85", "linewidth": 0, "zorder": 0}
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -66,11 +66,11 @@ def line_search(results: Results) -> Drawing | str:
     table = results.search
     if not np.isfinite(floats(table, "rate")).any():
         return "no line search found its best step inside the grid"
-    figure, axes = new_figure(FULL, 2.7, 1, 3)
+    figure, axes = new_figure(COLUMN, 6.6, 3, 1)
     colors = shades([size for size, _ in groups(table, "batch_size")])
     markers = dict(zip([epoch for epoch, _ in groups(table, "epoch")], MARKERS, strict=False))
     panels = (("rate", r"best step $\epsilon_{\mathrm{opt}}(B)$"), ("fall", r"fall of the loss $\Delta L$ (nats)"))
-    for ax, (name, label) in zip(axes[0], panels, strict=False):
+    for ax, (name, label) in zip(axes[:, 0], panels, strict=False):
         values = np.concatenate([floats(table, name), floats(table, f"predicted_{name}")])
         for axis in (ax.xaxis, ax.yaxis):
             log_axis(axis, values)
@@ -82,15 +82,17 @@ def line_search(results: Results) -> Drawing | str:
                 bars = np.abs(np.stack([y - floats(rows, f"{name}_lower"), floats(rows, f"{name}_upper") - y]))
                 ax.errorbar(x, y, np.nan_to_num(bars), color=color, marker=marker, markersize=3.5, **BARS)
         ax.set(xlabel=f"Predicted {label}", ylabel=f"Found {label}")
-    _normalised(axes[0, 2], table, colors)
+    _normalised(axes[2, 0], table, colors)
     handles = [Line2D([], [], color=c, marker="o", linestyle="", label=f"$B$ = {size:g}") for size, c in colors.items()]
     handles += [Line2D([], [], color="0.3", marker=m, linestyle="", label=f"epoch {e:.2g}") for e, m in markers.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handletextpad=0.1, columnspacing=0.9)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=-(-len(handles) // 2), handletextpad=0.1, columnspacing=0.9
+    )
     lost, beyond = (int(np.isnan(floats(table, name)).sum()) for name in ("rate", "change_at_4"))
     caption = (
-        "Best step (left) and the fall of the loss there (middle) of plain SGD steps with random batches, found by a "
+        "Best step (top) and the fall of the loss there (middle) of plain SGD steps with random batches, found by a "
         "line search over many batches, against equations 2.6 and 2.7; bars: 95 % bootstrap intervals over batches; "
-        "dashed: equal. Right: mean change of the loss against the step, both in units of the best; black: the "
+        "dashed: equal. Bottom: mean change of the loss against the step, both in units of the best; black: the "
         "quadratic that the theory assumes, 0 at 2 and 8 at 4. The loss is over the examples that the batches are "
         f"drawn from, with replacement. {lost} of {len(table)} searches found no best step inside their grid, "
         f"{beyond} not what 4 times it brings. "

@@ -16,7 +16,7 @@ from analysis.report.report import Drawing
 from sharpness.plots.axes import fixed_ticks, log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.seeds import hues, mean_of_seeds, range_of_seeds
-from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure, shades
+from sharpness.plots.style import COLUMN, LOOKS, new_figure, shades
 
 RATE = r"$\eta\,\lambda_{\max}$"
 ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.02), "columnspacing": 1.2, "handletextpad": 0.5}
@@ -29,11 +29,11 @@ def map_figure(walks: pd.DataFrame, rates: pd.DataFrame, note: str) -> Drawing |
     if walks.empty:
         return "no walk was measured"
     penalties = sorted(set(walks["penalty"]))
-    figure, axes = new_figure(FULL, 2.7, 1, len(penalties))
+    figure, axes = new_figure(COLUMN, 0.7 + 1.7 * len(penalties), len(penalties), 1)
     shared = walks.groupby(["penalty", "batch", "rate"])["ran_away"].mean()
     numbers = pd.DataFrame(shared).reset_index()
     mesh = None
-    for penalty, ax in zip(penalties, axes[0], strict=True):
+    for penalty, ax in zip(penalties, axes[:, 0], strict=True):
         own, limits = rows_where(numbers, penalty=penalty), rows_where(rates, penalty=penalty)
         grid = own.pivot(index="rate", columns="batch", values="ran_away")
         places = np.arange(len(grid.columns))
@@ -45,17 +45,17 @@ def map_figure(walks: pd.DataFrame, rates: pd.DataFrame, note: str) -> Drawing |
         ax.grid(False)
         log_axis(ax.yaxis, floats(own, "rate"), 1.0)
         fixed_ticks(ax.xaxis, places, partial(_name, list(grid.columns)))
-        ax.set(xlabel="Batch size B", title=rf"$\mu$ = {penalty:g} $\lambda_{{\max}}$" if penalty else "no L2 penalty")
-        ax.tick_params(labelleft=ax is axes[0, 0])
-    axes[0, 0].set_ylabel(f"Learning rate, {RATE}")
+        ax.set(ylabel=f"Learning rate, {RATE}", title=_penalty(penalty))
+        ax.tick_params(labelbottom=ax is axes[-1, 0])
+    axes[-1, 0].set_xlabel("Batch size B")
     assert mesh is not None  # there is a penalty, if only of 0
-    bar = figure.colorbar(mesh, ax=axes[0].tolist(), format=PercentFormatter(1.0, 0), pad=0.015, aspect=25)
+    bar = figure.colorbar(mesh, ax=axes[:, 0].tolist(), format=PercentFormatter(1.0, 0), pad=0.015, aspect=25)
     bar.set_label("Walks that ran away")
     handles = [
         Line2D([], [], label="computed: the mean square stops shrinking", **COMPUTED),
         Line2D([], [], label="nearly every walk begins to grow", **TYPICAL),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    figure.legend(handles=handles, loc="outside upper center", ncols=1)
     caption = (
         "Share of walks of SGD on least squares that ran away (first sense of stability), mean over seeds, against "
         "batch size and learning rate in units of 1 / lambda_max, without and with an L2 penalty mu. Solid: the "
@@ -70,18 +70,16 @@ def steady_figure(walks: pd.DataFrame, note: str) -> Drawing | str:
     if walks.empty:
         return "no walk was measured"
     penalties = sorted(set(walks["penalty"]))[:2]
-    figure, axes = new_figure(FULL, 2.6, 1, len(penalties))
+    figure, axes = new_figure(COLUMN, 0.7 + 1.9 * len(penalties), len(penalties), 1)
     colors = shades(sorted(set(walks["batch"])))
-    for penalty, ax in zip(penalties, axes[0], strict=True):
+    for penalty, ax in zip(penalties, axes[:, 0], strict=True):
         mean_of_seeds(ax, rows_where(walks, penalty=penalty), "rate", "falls", **hues("batch", colors))
         ax.axhline(0.5, color="0.5", linestyle=":", linewidth=1)
         log_axis(ax.xaxis, floats(walks, "rate"), 1.05)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
-        title = rf"$\mu$ = {penalty:g} $\lambda_{{\max}}$" if penalty else "no L2 penalty"
-        ax.set(xlabel=f"Learning rate, {RATE}", ylim=(0, 1.03), title=title)
-        ax.tick_params(labelleft=ax is axes[0, 0])
-    axes[0, 0].set_ylabel("Early steps in which the loss falls")
-    figure.legend(handles=_batches(colors), loc="outside upper center", ncols=len(colors))
+        ax.set(ylabel="Steps in which\nthe loss falls", ylim=(0, 1.03), title=_penalty(penalty))
+    axes[-1, 0].set_xlabel(f"Learning rate, {RATE}")
+    figure.legend(handles=_batches(colors), loc="outside upper center", ncols=min(4, len(colors)))
     caption = (
         "Share of the steps in the first tenth of the walks in which the loss over all examples, with its penalty, "
         "fell (second sense of stability), against the learning rate, mean over walks and seeds, a line for each "
@@ -132,35 +130,39 @@ def escape_figure(basins: pd.DataFrame, rates: pd.DataFrame, note: str) -> Drawi
         return "no walk between basins was measured"
     sharp = rows_where(basins, basin="sharp")
     sharp = sharp.assign(per_example=floats(sharp, "rate") / floats(sharp, "batch"))
-    figure, axes = new_figure(FULL, 2.8, 1, 2)
-    left, right = axes[0]
+    figure, axes = new_figure(COLUMN, 5.2, 2, 1)
+    top, bottom = axes[:, 0]
     colors = shades(sorted(set(sharp["batch"])))
-    mean_of_seeds(left, sharp, "per_example", "left", **hues("batch", colors))
-    left.legend(handles=_batches(colors), ncols=4, **ABOVE)
-    left.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
+    mean_of_seeds(top, sharp, "per_example", "left", **hues("batch", colors))
+    top.legend(handles=_batches(colors), ncols=4, **ABOVE)
+    top.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
     shown = floats(sharp, "per_example")[floats(sharp, "left") > 0]
-    log_axis(left.xaxis, shown, 2.0)
-    left.set(xlabel=r"$\eta\,a\;/\;B$", ylabel="Walks that left the sharp basin", ylim=(0, 1.03))
+    log_axis(top.xaxis, shown, 2.0)
+    top.set(xlabel=r"$\eta\,a\;/\;B$", ylabel="Walks that left the sharp basin", ylim=(0, 1.03))
     for column, style in (("stable_rate", COMPUTED), ("typical_rate", TYPICAL)):
-        mean_of_seeds(right, rates, "batch", column, True, **style)
-    range_of_seeds(right, rates, "batch", "half_rate", True, **LOOKS[0].artist | {"linestyle": ""})
-    _batch_axis(right, floats(rates, "batch"))
-    log_axis(right.yaxis, np.concatenate([floats(rates, column) for column in ("stable_rate", "half_rate")]))
-    right.set_ylabel(r"Learning rate, $\eta\,a$")
+        mean_of_seeds(bottom, rates, "batch", column, True, **style)
+    range_of_seeds(bottom, rates, "batch", "half_rate", True, **LOOKS[0].artist | {"linestyle": ""})
+    _batch_axis(bottom, floats(rates, "batch"))
+    log_axis(bottom.yaxis, np.concatenate([floats(rates, column) for column in ("stable_rate", "half_rate")]))
+    bottom.set_ylabel(r"Learning rate, $\eta\,a$")
     handles = [
         LOOKS[0].handle("half left", linestyle=""),
         Line2D([], [], label="linear stability", **COMPUTED),
         Line2D([], [], label="typical walk", **TYPICAL),
     ]
-    right.legend(handles=handles, ncols=3, **ABOVE)
+    bottom.legend(handles=handles, ncols=3, **ABOVE)
     caption = (
-        "A loss of one weight with a sharp basin of curvature a and a flat one. Left: share of walks from the sharp "
+        "A loss of one weight with a sharp basin of curvature a and a flat one. Top: share of walks from the sharp "
         "basin that left it, against the learning rate over the batch size, a line for each B (the largest is the full "
-        "batch), mean over seeds: were eta / B all that counts, the lines would be one. Right: the rate at which half "
+        "batch), mean over seeds: were eta / B all that counts, the lines would be one. Bottom: the rate at which half "
         "left, geometric mean over the seeds with their whole range; solid: the condition of linear stability, "
         f"2 a / (a^2 + p s^2); dotted: where the mean logarithm of a step's factor becomes positive. {note}"
     )
     return Drawing(figure, sharp.drop(columns=["basin", "per_example"]), caption)
+
+
+def _penalty(penalty: float) -> str:
+    return rf"$\mu$ = {penalty:g} $\lambda_{{\max}}$" if penalty else "no L2 penalty"
 
 
 def _name(batches: Sequence[int], place: float) -> str:

@@ -17,7 +17,7 @@ from analysis.shallue2018.numbers import Results
 from sharpness.plots.axes import Axis, fixed_ticks, log_axis
 from sharpness.plots.frames import floats, groups, records, rows_where
 from sharpness.plots.seeds import mean_of_seeds, scatter
-from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
+from sharpness.plots.style import COLUMN, LOOKS, Look, new_figure
 
 PERFECT: dict[str, Any] = {"color": "0.45", "linestyle": (0, (4, 3)), "linewidth": 0.9}
 KINDS = {
@@ -58,16 +58,15 @@ def powers_of_two(axis: Axis, values: Iterable[float]) -> None:
 def steps_figure(results: Results) -> Figure:
     """Draw the steps of the best trials against batch size: optimisers, networks, amounts of data."""
     panels = {"Optimisers": "optimisers", "Networks": "networks", "Training images": "data"}
-    figure, axes = new_figure(FULL, 2.9, 1, 3)
-    for ax, (title, comparison) in zip(axes[0], panels.items(), strict=True):
+    figure, axes = new_figure(COLUMN, 7.6, 3, 1)
+    for ax, (title, comparison) in zip(axes[:, 0], panels.items(), strict=True):
         names = results.named(comparison)
         for look, name in zip(LOOKS, names, strict=False):
             _steps(ax, *of.curve(results.best, name), look, name)
         batch_axis(ax.xaxis, results.of(names[0])["batches"])
         powers_of_two(ax.yaxis, floats(results.best, "steps"))
-        ax.set(xlabel="Batch size", title=title)
-        _legend_below(ax)
-    axes[0, 0].set_ylabel("Steps to the goal")
+        ax.set(xlabel="Batch size", ylabel="Steps to the goal", title=title)
+        ax.legend()
     return figure
 
 
@@ -92,7 +91,7 @@ def useful_figure(numbers: pd.DataFrame, batches: Sequence[float]) -> Figure:
     Bars are cut ten times beyond the batch sizes measured, where nothing is known.
     """
     names = list(dict.fromkeys(numbers["workload"]))
-    figure, axes = new_figure(FULL, 0.75 + 0.42 * len(names))
+    figure, axes = new_figure(COLUMN, 1.3 + 0.42 * len(names))
     ax, (low, high) = axes[0, 0], (min(batches) / 10, max(batches) * 10)
     for place, (look, kind) in enumerate(zip(LOOKS, KINDS, strict=True)):
         for row in records(rows_where(numbers, what=kind)):
@@ -108,7 +107,7 @@ def useful_figure(numbers: pd.DataFrame, batches: Sequence[float]) -> Figure:
     handles = [
         look.handle(name, linestyle="-", linewidth=1.0) for look, name in zip(LOOKS, KINDS.values(), strict=True)
     ]
-    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -179,7 +178,7 @@ def rate_figure(results: Results) -> Figure:
     handles = [Line2D([], [], color=LOOKS[0].color, marker="o", ms=2.5, label="tuned (line: geometric mean)")]
     for look, (rule, _) in zip(LOOKS[1:], RULES, strict=False):
         handles.append(Line2D([], [], color=look.color, linestyle=":", label=f"{rule} rule from $B$ = {base}"))
-    _legend_of_panels(figure, handles, 3)
+    _legend_of_panels(figure, handles)
     return figure
 
 
@@ -218,10 +217,10 @@ def momentum_figure(results: Results, name: str) -> Figure:
 
 
 def panels(number: int, label_x: str, label_y: str) -> tuple[Figure, list[Axes]]:
-    """Return panels three in a row (of two or four: two), with labels on the outer axes."""
-    columns = 2 if number in (2, 4) else min(number, 3)
+    """Return panels two in a row, with labels on the outer axes."""
+    columns = min(number, 2)
     rows = math.ceil(number / columns)
-    figure, axes = new_figure(FULL, 1.75 * rows + 0.3, rows, columns)
+    figure, axes = new_figure(COLUMN, 1.6 * rows + 0.7, rows, columns)
     flat = list(axes.ravel())
     for ax in flat[number:]:
         ax.set_axis_off()
@@ -240,13 +239,13 @@ def _unlabelled(look: Mapping[str, Any]) -> dict[str, Any]:
 def _outcomes(figure: Figure) -> None:
     handles = [Line2D([], [], linestyle="", ms=3, **look) for look in MARKS.values()]
     handles.append(Line2D([], [], ms=4, label="best of a search", **BEST))
-    _legend_of_panels(figure, handles, 4)
+    _legend_of_panels(figure, handles)
 
 
-def _legend_of_panels(figure: Figure, handles: Sequence[Line2D], columns: int) -> None:
+def _legend_of_panels(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Put the legend where no panel is needed, or below all."""
     spare = [ax for ax in figure.axes if not ax.axison]
     if spare:
         spare[0].legend(handles=handles, loc="center", borderaxespad=0)
     else:
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)

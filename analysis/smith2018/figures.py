@@ -16,7 +16,7 @@ from analysis.smith2018.numbers import chosen
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_where
 from sharpness.plots.seeds import runs_and_means
-from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
+from sharpness.plots.style import COLUMN, LOOKS, Look, new_figure
 
 LABELS = {
     "decaying": "decaying rate",
@@ -40,9 +40,9 @@ def schedules(epochs: pd.DataFrame, ended: str) -> Drawing | str:
     if rows.empty:
         return "no run was trained with momentum"
     numbers = chosen(rows, floats(rows, "epoch") > 0).drop_duplicates(["arm", "epoch"])
-    figure, axes = new_figure(FULL, 2.3, 1, 2)
+    figure, axes = new_figure(COLUMN, 3.8, 2, 1)
     for ax, (name, label) in zip(
-        axes[0], {"learning_rate": r"Learning rate $\epsilon$", "batch_size": "Batch size $B$"}.items(), strict=True
+        axes[:, 0], {"learning_rate": r"Learning rate $\epsilon$", "batch_size": "Batch size $B$"}.items(), strict=True
     ):
         for number, (arm, look) in enumerate(_looks(COINCIDE).items()):
             run = rows_where(numbers, arm=arm)
@@ -54,7 +54,7 @@ def schedules(epochs: pd.DataFrame, ended: str) -> Drawing | str:
         ax.set(xlabel="Epoch", ylabel=label)
     _legend(axes[0, 0], COINCIDE, markers=False)
     caption = (
-        "Learning rate (left) and batch size (right) of three schedules of one noise scale with momentum; lines are "
+        "Learning rate (top) and batch size (bottom) of three schedules of one noise scale with momentum; lines are "
         f"shifted by 6 % where they would hide each other. {ended}"
     )
     return Drawing(figure, numbers.filter(["arm", "epoch", "step", "learning_rate", "batch_size"]), caption)
@@ -67,17 +67,17 @@ def training_loss(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str)
     if rows.empty or not np.isfinite(floats(rows, "train_loss")).any():
         return "no run with momentum has a training loss"
     numbers = _with_means(chosen(rows, floats(rows, "epoch") > 0), "train_loss")
-    figure, axes = new_figure(FULL, 2.7, 1, 2)
-    for ax, (x, label) in zip(axes[0], {"epoch": "Epoch", "step": "Update"}.items(), strict=True):
+    figure, axes = new_figure(COLUMN, 4.8, 2, 1)
+    for ax, (x, label) in zip(axes[:, 0], {"epoch": "Epoch", "step": "Update"}.items(), strict=True):
         runs_and_means(ax, numbers, x, "train_loss", "arm", _looks(arms))
         log_axis(ax.yaxis, floats(numbers, "train_loss"))
         ax.set(xlabel=label, ylabel="Training loss (nats)")
-    log_axis(axes[0, 1].xaxis, floats(numbers, "step"), padding=1.1)
+    log_axis(axes[1, 0].xaxis, floats(numbers, "step"), padding=1.1)
     _milestones(axes[0, 0], settings)
     _legend(axes[0, 0], arms)
     caption = (
-        "Training loss with momentum, mean over an epoch's examples as the weights move, against epochs (left; dotted: "
-        f"the milestones) and updates (right). {MEANS} {ended}"
+        "Training loss with momentum, mean over an epoch's examples as the weights move, against epochs (top; dotted: "
+        f"the milestones) and updates (bottom). {MEANS} {ended}"
     )
     return Drawing(figure, numbers, caption)
 
@@ -116,7 +116,7 @@ def test_accuracy(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str)
     names = [name for name in settings["rates"] if len(_shown(epochs, name, COINCIDE))]
     if not names:
         return "no run was trained"
-    figure, axes = new_figure(FULL, 2.4 * -(-len(names) // 2), -(-len(names) // 2), 2)
+    figure, axes = new_figure(COLUMN, 0.4 + 1.9 * -(-len(names) // 2), -(-len(names) // 2), 2)
     parts = []
     for ax, optimizer in zip(axes.flat, names, strict=False):
         numbers = _with_means(_percent(_shown(epochs, optimizer, COINCIDE)), "test_accuracy")

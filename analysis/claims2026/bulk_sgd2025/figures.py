@@ -12,7 +12,7 @@ from analysis.claims2026.bulk_sgd2025.numbers import arms
 from analysis.report.report import Drawing
 from sharpness.plots.frames import floats, records, rows_if, rows_where
 from sharpness.plots.seeds import mean_of_seeds
-from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure
+from sharpness.plots.style import COLUMN, LOOKS, new_figure
 
 LOOK = dict(zip(("plain", "dominant", "bulk", "full batch"), LOOKS, strict=True))
 NAMES = {"plain": "whole", "dominant": "within", "bulk": "without", "full batch": "full batches"}
@@ -66,7 +66,7 @@ def branches_figure(
     if whole.empty:
         return "no branch was measured"
     shown = [name for name in names if len(rows_where(whole, arm=name))]
-    figure, axes = new_figure(FULL, 0.7 + 1.15 * len(shown), len(shown), 2)
+    figure, axes = new_figure(COLUMN, 0.9 + 1.1 * len(shown), len(shown), 2)
     for arm, (left, right) in zip(shown, axes, strict=True):
         along, up_to = rows_where(whole, arm=arm), rows_where(before, arm=arm)
         up_to = up_to.assign(step=floats(up_to, "step") - floats(up_to, "step").max(initial=0) - settle)
@@ -77,14 +77,14 @@ def branches_figure(
                 mean_of_seeds(left, own, "step", "loss", color=look.color, linestyle=look.linestyle)
                 mean_of_seeds(right, own, "step", "share", color=look.color, linestyle=look.linestyle)
         left.set(title=arm, ylabel="Loss", xlim=(0, floats(along, "step").max()))
-        right.set(ylabel="Gradient's share", ylim=(0, 1.05), xlim=(floats(up_to, "step").min(initial=0), None))
+        right.set(ylabel="Share", ylim=(0, 1.05), xlim=(floats(up_to, "step").min(initial=0), None))
         left.locator_params(axis="y", nbins=4)
     for ax in axes[-1]:
         ax.set_xlabel("Updates after the branching")
     kinds = {kind: look for kind, look in LOOK.items() if len(rows_where(whole, kind=kind))}
     handles = [look.handle(NAMES[kind], marker="") for kind, look in kinds.items()]
     handles.append(Line2D([], [], color="0.5", label="before"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.2)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=1.2)
     caption = (
         "Training loss, and the share of its gradient's squared length in the top eigenspace of the Hessian, along "
         "branches that go on from the same weights: with whole updates, with their part within that space, without it, "

@@ -13,7 +13,7 @@ from analysis.report.report import Drawing
 from sharpness.plots.axes import log_axis, number_axis
 from sharpness.plots.frames import floats, groups, rows_if, rows_where
 from sharpness.plots.seeds import marks, scatter
-from sharpness.plots.style import COLUMN, FULL, LOOKS, Look, new_figure
+from sharpness.plots.style import COLUMN, LOOKS, Look, new_figure
 
 LOOK = dict(zip(ARMS, (*LOOKS, Look("#d55e00", "v", "-")), strict=True))
 NATS = "nats a byte"
@@ -25,13 +25,15 @@ def damage_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
         return "no network was measured"
     named = {"measured_4": "Rise at 4 bits", "measured_3": "Rise at 3 bits", "forgetting": "Forgetting"}
     shown = {name: label for name, label in named.items() if name in rows}
-    figure, axes = new_figure(FULL, 2.5, 1, len(shown))
-    for ax, (name, label) in zip(axes[0], shown.items(), strict=True):
+    figure, axes = new_figure(COLUMN, 0.9 + 1.6 * len(shown), len(shown), 1)
+    for ax, (name, label) in zip(axes[:, 0], shown.items(), strict=True):
         scatter(ax, rows, "top_eigenvalue", name, s=22, alpha=0.85, **marks("arm", LOOK))
         log_axis(ax.xaxis, floats(rows, "top_eigenvalue"))
         number_axis(ax.yaxis, floats(rows, name))
-        ax.set(xlabel=r"$\lambda_{\max}$ (nats)", ylabel=f"{label} ({NATS})")
-    figure.legend(handles=_handles(linestyle=""), loc="outside upper center", ncols=len(LOOK))
+        ax.set(ylabel=f"{label}\n({NATS})")
+    axes[-1, 0].set_xlabel(r"$\lambda_{\max}$ (nats)")
+    figure.align_ylabels(axes)
+    figure.legend(handles=_handles(linestyle=""), loc="outside upper center", ncols=3)
     caption = (
         "A language model's top eigenvalue where training on the first text ended, and what happened to it: the rise "
         "of its loss when the weights are rounded to 4 and to 3 bits, and the rise of its test loss on the first text "

@@ -14,7 +14,7 @@ from analysis.report.report import Drawing
 from sharpness.plots.axes import fixed_ticks, log_axis, number_axis
 from sharpness.plots.frames import floats, records, rows_if, rows_where
 from sharpness.plots.seeds import CROSS, dodged, hues, mean_of_seeds, range_of_seeds
-from sharpness.plots.style import COLUMN, FULL, LOOKS, new_figure, shades
+from sharpness.plots.style import COLUMN, LOOKS, new_figure, shades
 
 LOOK = dict(zip((HELD, FIXED, SGD), LOOKS, strict=False))
 LOSS = "Test loss (nats a byte)"
@@ -45,16 +45,16 @@ def rates_figure(rows: pd.DataFrame, note: str) -> Drawing | str:
     """Draw the test loss against the learning rate, a panel for each way to train and a line for each batch size."""
     if rows.empty:
         return "no run finished"
-    figure, axes = new_figure(FULL, 2.6, 1, len(LOOK))
+    figure, axes = new_figure(COLUMN, 0.9 + 1.6 * len(LOOK), len(LOOK), 1)
     colors, means = shades(batches_of(rows)), means_by_rate(rows)
-    for ax, way in zip(axes[0], LOOK, strict=True):
+    for ax, way in zip(axes[:, 0], LOOK, strict=True):
         _draw_rates(ax, rows_where(means, way=way), colors)
-        ax.set(xlabel="Learning rate", title=way)
-    axes[0, 0].set_ylabel(LOSS)
+        ax.set(ylabel=LOSS, title=way)
+    axes[-1, 0].set_xlabel("Learning rate")
     handles = [LOOKS[0].handle(f"B = {b}", color=color, linestyle="-", markersize=3) for b, color in colors.items()]
     if (floats(means, "guesses") > 0).any():
         handles.append(Line2D([], [], color="0.3", label="a run diverged", **CROSS))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
     caption = (
         "Test loss after the same number of bytes against the learning rate, mean over the seeds, a line for each "
         "batch size B, each panel with an axis of its own. A rate at which a run diverged has a cross at the upper "
