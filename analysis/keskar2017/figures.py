@@ -52,7 +52,7 @@ def training_curves(table: pd.DataFrame) -> Figure:
     """
     splits = splits_along(table)
     panels = [(name, label) for name, label in CURVES if name.partition("_")[0] in splits]
-    figure, axes = new_figure(COLUMN, 3.4, 2, len(splits))
+    figure, axes = new_figure(COLUMN, 3.8, 2, len(splits))
     for ax, (name, label) in zip(axes.flat, panels, strict=True):
         runs_and_means(ax, table, "epoch", name, "role", ROLE)
         ax.set(xlabel="Epoch", ylabel=label)

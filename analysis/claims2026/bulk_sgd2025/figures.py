@@ -79,8 +79,7 @@ def branches_figure(
         left.set(title=arm, ylabel="Loss", xlim=(0, floats(along, "step").max()))
         right.set(ylabel="Share", ylim=(0, 1.05), xlim=(floats(up_to, "step").min(initial=0), None))
         left.locator_params(axis="y", nbins=4)
-    for ax in axes[-1]:
-        ax.set_xlabel("Updates after the branching")
+    figure.supxlabel("Updates after the branching", fontsize=9)
     kinds = {kind: look for kind, look in LOOK.items() if len(rows_where(whole, kind=kind))}
     handles = [look.handle(NAMES[kind], marker="") for kind, look in kinds.items()]
     handles.append(Line2D([], [], color="0.5", label="before"))
