@@ -14,7 +14,7 @@ the switch, and the ranges of the verdicts; no number of the paper is held again
 
 What to expect, on two CPU cores:
 
-- cpu: about 16 minutes. Of 4 claims 3 are reproduced: the late switch ends lowest (0.07 nats a byte below the early
+- cpu: about 20 minutes. Of 4 claims 3 are reproduced: the late switch ends lowest (0.07 nats a byte below the early
   one, 0.17 below large batches, whose best rate lies at the edge of those tried). Catch-up is contradicted: half of the
   lead of large batches is left.
 - smoke: seconds; its numbers mean nothing.
@@ -61,7 +61,7 @@ BASE = text_run(TrainingConfig(optimizer="adamw", epochs=0, beta2=0.95, weight_d
 
 PRESETS = {
     "cpu": Preset(
-        "Half a megabyte of kjv, seen twice in batches of 4 or 32 windows, 3 rates, 8 seeds, about 16 "
+        "Half a megabyte of kjv, seen twice in batches of 4 or 32 windows, 3 rates, 8 seeds, about 20 "
         "minutes on 2 cores.",
         seeds=8,
         base=BASE,
