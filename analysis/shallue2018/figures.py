@@ -175,9 +175,9 @@ def rate_figure(results: Results) -> Figure:
         batch_axis(ax.xaxis, results.of(name)["batches"])
         log_axis(ax.yaxis, results.of(name)["space"]["rates"])
         ax.set_title(name)
-    handles = [Line2D([], [], color=LOOKS[0].color, marker="o", ms=2.5, label="tuned (line: geometric mean)")]
+    handles = [Line2D([], [], color=LOOKS[0].color, marker="o", ms=2.5, label="tuned")]
     for look, (rule, _) in zip(LOOKS[1:], RULES, strict=False):
-        handles.append(Line2D([], [], color=look.color, linestyle=":", label=f"{rule} rule from $B$ = {base}"))
+        handles.append(Line2D([], [], color=look.color, linestyle=":", label=f"{rule} rule"))
     _legend_of_panels(figure, handles)
     return figure
 

@@ -178,7 +178,8 @@ def by_rule(trials: pd.DataFrame, best: pd.DataFrame, base: int) -> pd.DataFrame
 
 
 def _nearest(trials: pd.DataFrame, rate: float) -> dict[str, Any]:
-    return min(records(trials), key=lambda row: abs(math.log(row["effective_rate"] / rate)))
+    nearest = int(np.argmin(np.abs(np.log(floats(trials, "effective_rate") / rate))))
+    return records(trials.iloc[[nearest]])[0]
 
 
 def best_solutions(trials: pd.DataFrame) -> pd.DataFrame:

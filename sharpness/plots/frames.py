@@ -46,8 +46,12 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     >>> records(pd.DataFrame({"value": [1.5, float("nan")]}))
     [{'value': 1.5}, {'value': None}]
     """
-    return [{str(k): _none_if_empty(v) for k, v in row.items()} for row in table.to_dict("records")]
+    names = [str(name) for name in table.columns]
+    columns = [_none_if_empty(table.iloc[:, place]) for place in range(len(names))]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _none_if_empty(value: Any) -> Any:
-    return value if isinstance(value, dict | str) or not pd.isna(value) else None
+def _none_if_empty(column: pd.Series) -> list[Any]:
+    empty = column.isna()
+    values = [value.item() if isinstance(value, np.generic) else value for value in column.tolist()]
+    return [None if gone else value for value, gone in zip(values, empty, strict=True)] if empty.any() else values
