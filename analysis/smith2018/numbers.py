@@ -111,6 +111,9 @@ def _logged(tables: Tables, optimizer: str, arm: str) -> pd.DataFrame:
     return rows_where(tables.epochs, optimizer=optimizer, arm=arm)
 
 
+LOGGED = ("epoch", "status", "seed", "train_loss")
+
+
 def phase_table(tables: Tables, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Return how far the training losses (nats) of schedules lie from the original's, for each phase after a milestone.
 
@@ -122,9 +125,11 @@ def phase_table(tables: Tables, settings: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
     for optimizer in settings["rates"]:
         fall = fall_of(tables, optimizer, settings)
+        original = _logged(tables, optimizer, ORIGINAL).filter(LOGGED)
         for arm in (*EQUAL_NOISE, CONTROL, *MISMATCHED):
+            own = _logged(tables, optimizer, arm).filter(LOGGED)
             for first, last in phases:
-                sides = [_phase(_logged(tables, optimizer, name), first, last) for name in (ORIGINAL, arm)]
+                sides = [_phase(rows, first, last) for rows in (original, own)]
                 found = difference_by_seed(*sides)
                 if len(rows_where(tables.runs, optimizer=optimizer, arm=arm)):
                     rows.append(

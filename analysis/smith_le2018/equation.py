@@ -59,7 +59,7 @@ def network_rates(rows: pd.DataFrame) -> pd.DataFrame:
 
 def pooled(rows: pd.DataFrame, name: str) -> dict[int, float]:
     """Return each seed's mean of a column, without the seeds of which a walk diverged."""
-    means = {seed: float(np.mean(floats(own, name))) for seed, own in groups(rows, "seed")}
+    means = {seed: float(np.mean(floats(own, name))) for seed, own in groups(rows.filter(["seed", name]), "seed")}
     return {seed: mean for seed, mean in means.items() if np.isfinite(mean)}
 
 

@@ -37,7 +37,7 @@ def floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 def groups(table: pd.DataFrame, name: str) -> list[tuple[Any, pd.DataFrame]]:
     """Return each value of a column, sorted, with its rows."""
-    return [(value, rows_where(table, **{name: value})) for value in sorted(set(table[name].dropna()))]
+    return list(table.groupby(name, sort=True))
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
