@@ -164,6 +164,14 @@ def test_a_claim_against_a_question_answers_it_with_no_where_it_is_reproduced(pl
     assert "** Partly yes, partly no." in of("reproduced", "reproduced")
 
 
+def test_a_conclusion_gives_the_numbers_of_variants_by_their_names(place: Options) -> None:
+    question = Question("Is it so?", (("a", "falls", "It falls by {}, and by {in a box} in a box"),))
+    found = replace(CLAIM, variants=(Variant("in a box", "3 [2, 4]", "contradicted", "it lies above"),))
+    for each, told in ((found, "3 [2, 4]"), (CLAIM, "an unknown number")):
+        text = answered(question, {"a": Found("a", place.figures, (each,))})
+        assert f"It falls by 2.0 [1.5, 2.5], and by {told} in a box (" in text
+
+
 def test_a_claim_that_became_a_variant_is_found() -> None:
     other = Variant("in a box", "3 [2, 4]", "contradicted", "it lies above")
     found = find("falls: in a box$", [CLAIM, replace(CLAIM, variants=(other,))])
@@ -359,8 +367,10 @@ def test_the_claims_behind_the_conclusions_are_there() -> None:
     assert len(QUESTIONS) == 10
     for question in QUESTIONS:
         for study, pattern, said in (*question.claims, *question.against):
-            assert find(pattern, COMMITTED[study].findings) is not None, f"no claim of {study} has {pattern}"
+            finding = find(pattern, COMMITTED[study].findings)
+            assert finding is not None, f"no claim of {study} has {pattern}"
             assert said.count("{}") == 1
+            assert set(re.findall(r"{([^{}]+)}", said)) <= {variant.name for variant in finding.variants}
 
 
 def test_every_study_has_its_paper_and_cites_it() -> None:

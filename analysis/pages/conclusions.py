@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 
 from analysis.pages.found import VERDICTS, Found
 from analysis.pages.markdown import plain
@@ -18,7 +19,7 @@ class Question:
     """A question, and the claims that it rests on: ``claims`` whose "reproduced" is a yes, ``against`` it is a no.
 
     Each is a study, a regular expression found in the claim, and a sentence that says what was measured, true whatever
-    the verdict, with {} in place of the number.
+    the verdict, with {} in place of the number and {name} in place of that of a variant of the claim.
     """
 
     question: str
@@ -27,6 +28,7 @@ class Question:
 
 
 GAP = "keskar2017-headline"
+UNKNOWN = "an unknown number"
 
 QUESTIONS = (
     Question(
@@ -83,7 +85,7 @@ QUESTIONS = (
             (
                 "forgetting2026",
                 "Sharper networks forget more",
-                "With what fine-tuning forgets it is {}, but below 0 without the cosine schedule",
+                "With what fine-tuning forgets it is {}, and without the cosine schedule {without cosine}",
             ),
         ),
     ),
@@ -180,7 +182,7 @@ def answered(question: Question, found: Mapping[str, Found]) -> str:
         return f"**{question.question}** Not rendered yet."
     verdicts = [*(each.verdict for _, each in supports), *(turned(each.verdict) for _, each in against)]
     evidence = [
-        f"{plain(said.format(_number(each)))} ({each.verdict.removeprefix('reproduced ')})."
+        f"{plain(_with_numbers(said, each))} ({each.verdict.removeprefix('reproduced ')})."
         for said, each in (*supports, *against)
     ]
     return f"**{question.question}** {answer(verdicts)} {' '.join(evidence)}"
@@ -217,8 +219,14 @@ def answer(verdicts: Sequence[str]) -> str:
     return "Not decided here."
 
 
-def _number(finding: Finding) -> str:
-    return "an unknown number" if finding.number == ABSENT else first_number(finding.number)
+def _with_numbers(said: str, finding: Finding) -> str:
+    variants = {variant.name: _known_number(variant.number) for variant in finding.variants}
+    unknown = {name: UNKNOWN for _, name, *_ in Formatter().parse(said) if name}
+    return said.format(_known_number(finding.number), **unknown | variants)
+
+
+def _known_number(number: str) -> str:
+    return UNKNOWN if number == ABSENT else first_number(number)
 
 
 def _known(claims: Sequence[tuple[str, str, str]], found: Mapping[str, Found]) -> list[tuple[str, Finding]]:
