@@ -59,7 +59,7 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.1, batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 2, dropout=0.1, batch_first=True)
         self.head = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.head = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 3)
+        self.layer, self.head = nn.GRU(1, 2, batch_first=True), nn.Linear(2, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layer(x.unsqueeze(-1))[0][:, -1])
