@@ -85,7 +85,7 @@ QUESTIONS = (
             (
                 "forgetting2026",
                 "Sharper networks forget more",
-                "With what fine-tuning forgets it is {}, and without the cosine schedule {without cosine}",
+                "With what fine-tuning forgets it is {}, without the cosine schedule {without cosine}",
             ),
         ),
     ),

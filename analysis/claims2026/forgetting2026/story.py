@@ -13,9 +13,9 @@ STORY = Story(
         Point("Decay raises the error of quantisation", "a decayed rate makes rounding cost more", "WSD / constant"),
         Point("Decay makes it forget more", "a decayed rate makes it forget more", "WSD / constant"),
         Point("Averages withstand rounding", "averaged weights withstand rounding better", "average / WSD"),
-        Point("SAM forgets less", "with SAM in the last tenth it forgets less", "SAM / WSD"),
         Point("Sharper networks lose more at 4 bits", "sharper networks lose more at 4 bits", "Kendall's tau"),
         Point("Sharper networks forget more", "sharper networks forget more", "Kendall's tau"),
+        Point("under a drift in random", "curvature tells what a drift costs", "measured over expected"),
     ),
     beside_the_paper="The figures of the three papers were not at hand; their abstracts were read. Ours has rounding "
     "and forgetting of the same networks beside each other, a mark for each, so that one sees where "
