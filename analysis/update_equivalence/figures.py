@@ -37,7 +37,7 @@ def distance_figure(
     range_of_seeds(top, at_middle, "rate", "distance", True, **hues("large_batch", colors), marker="o", markersize=3)
     handles = [Line2D([], [], color=color, marker="o", markersize=3, label=f"B = {b}") for b, color in colors.items()]
     top.axvline(rate, color="0.5", linestyle=":", linewidth=1)
-    top.set_title(f"{names[middle]}", loc="left")
+    top.text(0.97, 0.05, names[middle], transform=top.transAxes, horizontalalignment="right")
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.04), "columnspacing": 1.2, "handletextpad": 0.5}
     top.legend(handles=handles, ncols=4, **above)
     scatter(bottom, shown, "product", "distance", **marks("stage", stage_looks(names)))
