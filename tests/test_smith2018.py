@@ -16,6 +16,7 @@ from analysis.smith2018 import report as study
 from analysis.smith2018.numbers import fall_of, final_table, phase_table, planned_updates
 from sharpness.loss.noise_scale import sgd_noise_scale
 from sharpness.training import check_config, schedules
+from tests.drawings import faults
 from tests.study_cases import first_steps, script, smoke_once
 
 main: Any = script("smith2018")
@@ -169,6 +170,7 @@ def test_runs_that_did_not_finish_are_counted_and_shown() -> None:
     assert "sgd, increasing: 4 of 5 runs finished." in report.sentences
     for drawing in report.drawings.values():
         assert not isinstance(drawing, str) and "1 diverged, 1 missing" in drawing.caption
+        assert faults(drawing.figure) == []
     final = final_table(tables, SETTINGS)
     row = final[(final["optimizer"] == "momentum") & (final["arm"] == "hybrid")].iloc[0]
     assert (row["n"], row["runs"]) == (4, 5)

@@ -74,7 +74,7 @@ def training_loss(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str)
         ax.set(xlabel=label, ylabel="Training loss (nats)")
     log_axis(axes[1, 0].xaxis, floats(numbers, "step"), padding=1.1)
     _milestones(axes[0, 0], settings)
-    _legend(axes[0, 0], arms)
+    _legend(axes[0, 0], arms, columns=2)
     caption = (
         "Training loss with momentum, mean over an epoch's examples as the weights move, against epochs (top; dotted: "
         f"the milestones) and updates (bottom). {MEANS} {ended}"

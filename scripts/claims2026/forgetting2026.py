@@ -21,10 +21,10 @@ the texts, the rule of the target loss, the ranges of the verdicts, and the test
 What to expect, on two CPU cores:
 
 - cpu: about 45 minutes. Of 15 claims 7 are reproduced, 4 are inconclusive, 3 are contradicted and 1 is not testable,
-  since a network did not learn the second text as far as is asked: the short decay makes flatter minima here, the cosine
-  2.5 times as sharp ones; sharper networks lose more at 4 bits (Kendall's tau 0.55); what `sharpness predict` expects is
-  right at 4 bits and too little at 3; of a drift in random directions, as far as the second text moves the weights, it
-  is 1.15 times the expected rise, in the sharpest direction a fifteenth.
+  since a network did not learn the second text as far as is asked: the short decay makes flatter minima here, the
+  cosine 2.5 times as sharp ones; sharper networks lose more at 4 bits (Kendall's tau 0.55); what `sharpness predict`
+  expects is right at 4 bits and too little at 3; of a drift in random directions, as far as the second text moves the
+  weights, it is 1.15 times the expected rise, in the sharpest direction a fifteenth.
 - smoke: seconds; its numbers mean nothing.
 
 Every stage skips what is already there, so the same command goes on after a stop of any kind.
