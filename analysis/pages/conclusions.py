@@ -132,7 +132,7 @@ QUESTIONS = (
             (
                 "merrill2025",
                 "is far below the critical batch",
-                "In a language model, claimed far more, it is {}",
+                "In a language model, claimed far more, {}",
             ),
         ),
     ),
