@@ -74,7 +74,7 @@ def training_loss(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str)
         ax.set(xlabel=label, ylabel="Training loss (nats)")
     log_axis(axes[1, 0].xaxis, floats(numbers, "step"), padding=1.1)
     _milestones(axes[0, 0], settings)
-    _legend(axes[0, 0], arms, columns=2)
+    _legend(axes[0, 0], arms)
     caption = (
         "Training loss with momentum, mean over an epoch's examples as the weights move, against epochs (top; dotted: "
         f"the milestones) and updates (bottom). {MEANS} {ended}"
@@ -102,7 +102,7 @@ def controls(epochs: pd.DataFrame, settings: Mapping[str, Any], ended: str) -> D
     runs_and_means(ax, numbers, "epoch", "factor", "arm", _looks(CONTROLS))
     _milestones(ax, settings)
     ax.set(xlabel="Epoch", ylabel="Training loss\n(times that of a decaying rate)")
-    _legend(ax, CONTROLS, columns=2)
+    _legend(ax, CONTROLS)
     caption = (
         "Training loss with momentum, as a factor of its mean under a decaying rate at the same epoch: the batch grows "
         "by 5 at each milestone (dotted), as much as the rate falls, or by 2, or by 25. "
@@ -152,7 +152,7 @@ def fewer_updates(runs: pd.DataFrame, ended: str) -> Drawing | str:
             ax.plot(updates.mean(), accuracies.mean(), **look.artist | {"linestyle": "", "markersize": 6})
     log_axis(ax.xaxis, floats(numbers, "step"), padding=1.4)
     ax.set(xlabel="Updates of the whole training", ylabel="Final test accuracy (%)")
-    _legend(ax, FEWER, columns=2, lines=False)
+    _legend(ax, FEWER, lines=False)
     caption = (
         "Final test accuracy with momentum against updates, after the same number of epochs: the rate decays; the "
         "batch grows instead; rate and batch are five times as large from the start; and the momentum is 0.98 with a "
@@ -209,11 +209,11 @@ def _looks(arms: Sequence[str]) -> dict[str, Look]:
     return {arm: LOOKS[numbers[arm]] for arm in arms}
 
 
-def _legend(
-    ax: Axes, arms: Sequence[str], markers: bool = True, columns: int | None = None, lines: bool = True
-) -> None:
+def _legend(ax: Axes, arms: Sequence[str], markers: bool = True, lines: bool = True) -> None:
+    """Put the legend above all: three schedules fit beside each other, more stand two in a row."""
     hidden = ({} if markers else {"marker": ""}) | ({} if lines else {"linestyle": ""})
     handles = [look.handle(LABELS[arm], **hidden) for arm, look in _looks(arms).items()]
     figure = ax.get_figure(root=True)
     if figure is not None:
-        figure.legend(handles=handles, loc="outside upper center", ncols=columns or len(handles), handlelength=2.6)
+        columns = 3 if len(handles) <= 3 else 2
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)

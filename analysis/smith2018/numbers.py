@@ -112,6 +112,7 @@ def _logged(tables: Tables, optimizer: str, arm: str) -> pd.DataFrame:
 
 
 LOGGED = ("epoch", "status", "seed", "train_loss")
+"""What a phase reads of the epochs, a wide table that takes long to split."""
 
 
 def phase_table(tables: Tables, settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -127,16 +128,16 @@ def phase_table(tables: Tables, settings: Mapping[str, Any]) -> pd.DataFrame:
         fall = fall_of(tables, optimizer, settings)
         original = _logged(tables, optimizer, ORIGINAL).filter(LOGGED)
         for arm in (*EQUAL_NOISE, CONTROL, *MISMATCHED):
+            if rows_where(tables.runs, optimizer=optimizer, arm=arm).empty:
+                continue
             own = _logged(tables, optimizer, arm).filter(LOGGED)
             for first, last in phases:
-                sides = [_phase(rows, first, last) for rows in (original, own)]
-                found = difference_by_seed(*sides)
-                if len(rows_where(tables.runs, optimizer=optimizer, arm=arm)):
-                    rows.append(
-                        {"optimizer": optimizer, "arm": arm, "after": first, "until": last, "fall": fall}
-                        | {"difference": found.value, "lower": found.lower, "upper": found.upper, "n": found.n}
-                        | {"reason": found.reason}
-                    )
+                found = difference_by_seed(*(_phase(side, first, last) for side in (original, own)))
+                rows.append(
+                    {"optimizer": optimizer, "arm": arm, "after": first, "until": last, "fall": fall}
+                    | {"difference": found.value, "lower": found.lower, "upper": found.upper, "n": found.n}
+                    | {"reason": found.reason}
+                )
     return pd.DataFrame(rows, columns=pd.Index(PHASES))
 
 

@@ -47,11 +47,11 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     [{'value': 1.5}, {'value': None}]
     """
     names = [str(name) for name in table.columns]
-    columns = [_none_if_empty(table.iloc[:, place]) for place in range(len(names))]
+    columns = [_plain_values(table.iloc[:, place]) for place in range(len(names))]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _none_if_empty(column: pd.Series) -> list[Any]:
+def _plain_values(column: pd.Series) -> list[Any]:
     empty = column.isna()
     values = [value.item() if isinstance(value, np.generic) else value for value in column.tolist()]
     return [None if gone else value for value, gone in zip(values, empty, strict=True)] if empty.any() else values
