@@ -307,6 +307,21 @@ KNOWN |= {"h_kk", "t_α"}
 """Data, venues, what every reader knows, another letter for a term, and what its own sentence explains."""
 
 
+def test_every_number_lies_in_its_interval() -> None:
+    """Resamples can be off to one side of the value of which they tell, as of a maximum or a share of variance."""
+    value = r"([-+]?\d[\d.]*(?:e[-+]?\d+)?)"
+    printed = re.compile(rf"{value} \[{value}, {value}\]")
+    told = [
+        (study, name, tuple(map(float, found)))
+        for study, each in COMMITTED.items()
+        for finding in each.findings
+        for name, number in [(finding.claim, finding.number), *((x.name, x.number) for x in finding.variants)]
+        for found in printed.findall(number)
+    ]
+    assert len(told) > 400
+    assert [each for each in told if not each[2][1] <= each[2][0] <= each[2][2]] == []
+
+
 def terms(text: str, heading: str) -> list[str]:
     """Return the terms that a page defines below a heading, which stand in bold."""
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]

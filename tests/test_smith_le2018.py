@@ -86,12 +86,6 @@ def verdict(tables: Tables, words: str) -> str:
     return found
 
 
-@pytest.fixture(autouse=True)
-def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole figures from fewer resamples, which planted data do not need."""
-    monkeypatch.setattr(collapse, "DRAWS", 40)
-
-
 def test_planted_slopes_are_found_and_their_verdicts_flip() -> None:
     tables = planted(1.0)
     found = numbers.settings_found(numbers.at_the_end(tables), BASE)
@@ -175,6 +169,22 @@ def test_the_interval_of_a_slope_holds_it_in_19_of_20_studies() -> None:
         assert slope.lower is not None and slope.upper is not None
         held += slope.lower <= 1 <= slope.upper
     assert held >= 52  # of 57 expected, less three standard deviations
+
+
+def test_the_interval_of_the_lead_of_g_holds_it_in_19_of_20_studies() -> None:
+    """The lead's mean over the studies, though noise makes every share smaller; so is a resample's, by more."""
+    rng, batches, leads = np.random.default_rng(0), np.array([4.0, 8, 16, 32, 64]), []
+    for _ in range(60):
+        curves = {}
+        for speed in (1.0, 2, 4):
+            g = speed * (512 / batches - 1)
+            accuracy = 80 - 2 * np.log(g / 40) ** 2 + rng.normal(0, 2, (10, len(batches)))
+            curves[f"{speed}"] = collapse.Curve(g[::-1], batches[::-1], accuracy[:, ::-1], speed, 0.9)
+        leads.append(collapse.shares(curves)[1])
+    truth = np.mean([each.value for each in leads])
+    assert 0.3 < truth < 0.95
+    assert all(each.lower < each.value < each.upper for each in leads)
+    assert sum(each.lower <= truth <= each.upper for each in leads) >= 52
 
 
 def test_the_verdicts_on_the_collapse_follow_what_was_planted() -> None:

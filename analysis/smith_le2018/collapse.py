@@ -16,15 +16,12 @@ from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference
 from analysis.report.report import Drawing
 from analysis.report.verdicts import Least, Range, judge, judge_within
-from analysis.smith_le2018.numbers import Array, by_seed, resamples, settings_in
+from analysis.smith_le2018.numbers import Array, by_seed, settings_in
 from analysis.statistics.intervals import Interval, student
-from analysis.statistics.resampling import bounds, spread
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_if, rows_where
 from sharpness.plots.style import COLUMN, new_figure, shades
 
-DRAWS = 300
-"""Resamples of seeds for the shares of variance: each is a few hundred interpolations."""
 STEP = 2**0.5
 """The factor between the noise scales at which curves are compared."""
 SHOWN = 12
@@ -117,7 +114,7 @@ def per_doubling(speeds: Sequence[float], values: Sequence[Array]) -> Array:
 
 
 def explained(found: Curves, which: NDArray[np.int64]) -> dict[str, float]:
-    """Return the share of the variance between means that g, B and the speed alone explain, over resampled seeds.
+    """Return the share of the variance between means that g, B and the speed alone explain, over the seeds given.
 
     Each setting's means are predicted by the other settings: those at its g, or at its B, linear in the logarithm
     between theirs, on average over the settings that reach so far; and for the speed the mean of theirs, linear in its
@@ -152,16 +149,19 @@ def _inside(at: Array, x: Array, y: Array) -> Array:
 
 
 def shares(found: Curves) -> tuple[dict[str, float], Interval]:
-    """Return the shares of variance explained, and that of g less the better of the others with its interval."""
-    count = len(next(iter(found.values())).accuracy)
-    value = explained(found, np.arange(count))
-    drawn = [explained(found, which) for which in resamples(count)[:DRAWS]]
+    """Return the shares of variance explained, and that of g less the better of the others with its interval.
 
-    def lead(each: Mapping[str, float]) -> float:
-        return each["g"] - max(each["B"], each["speed"])
+    Student's t with the jackknife's standard error, seeds left out one by one (Efron 1982). Resampled seeds would not
+    do: repeated ones make the means noisier, which lowers every share, and the interval could end below the value.
+    """
+    seeds = np.arange(len(next(iter(found.values())).accuracy))
+    value = explained(found, seeds)
+    without = np.array([_lead(explained(found, np.delete(seeds, seed))) for seed in seeds])
+    return value, student(_lead(value) - (len(seeds) - 1) * (without - without.mean()))
 
-    lower, upper = bounds(spread(lead(value), np.array([lead(each) for each in drawn]), count))
-    return value, Interval(lead(value), lower, upper, count, free=count - 1)
+
+def _lead(each: Mapping[str, float]) -> float:
+    return each["g"] - max(each["B"], each["speed"])
 
 
 def collapse_findings(rows: pd.DataFrame, setting: str) -> list[Finding]:
