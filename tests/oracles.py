@@ -53,6 +53,14 @@ def merged(batches: list[Any]) -> Any:
     return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
 
 
+def directions(size: int, count: int = 6) -> Tensor:
+    """Return random float64 directions, ``(size, count)``, on which two matrices differ wherever an entry does.
+
+    That is almost surely, and so a few products tell as much as all columns do.
+    """
+    return torch.randn(size, count, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
 def dense_hessian(case: Case, model: nn.Module, batches: list[Any], w: Tensor) -> Tensor:
     """Return the n x n Hessian of :func:`whole_loss` at w, all rows at once by reverse over reverse.
 
