@@ -93,9 +93,10 @@ RESTARTED = [(name, which) for name in SPECTRA for which in ENDS if which in END
     [(name, which, None) for name in SPECTRA for which in ENDS] + [(*case, 16) for case in RESTARTED],
 )
 def test_extreme_eigenpairs_of_prescribed_spectra(name: str, which: Any, max_basis: int | None) -> None:
-    values = spectrum(name) + 1e-6 * float(spectrum(name).abs().max())  # no eigenvalue 0, whose interval stays relative
+    values = spectrum(name, 100)
+    values += 1e-6 * float(values.abs().max())  # no eigenvalue 0, whose interval stays relative
     matrix = matrix_with_eigenvalues(values, 2)
-    for k in (1, 4) if which == "both" else (1, 2, 4):
+    for k in (1, 4):
         pairs = extreme_eigenpairs(
             operator_of(matrix), k, which=which, rtol=1e-2, num_products=900, max_basis=max_basis, seed=k
         )
@@ -120,7 +121,7 @@ def test_copies_of_a_multiple_eigenvalue_come_out(max_basis: int | None) -> None
     assert bool((pairs.residuals <= 1e-2 * truth).all())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["mlp", "gru", "norm, batch statistics", "convolution", "tied weights", "attention"])
 def test_eigenvalues_of_networks_are_those_of_the_dense_hessian(name: str) -> None:
     case = CASES[name]
     model, batches = case.build()
