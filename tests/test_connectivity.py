@@ -100,7 +100,7 @@ def test_one_bend_goes_where_the_mean_over_t_is_smallest(curve: str) -> None:
         return float(np.mean((np.square(points).sum(1) - 1) ** 2))
 
     best = minimize(mean, np.array([0.5, 1.5]), tol=1e-10).x
-    gentle = ModeConnectivity(curve=curve, num_steps=3000, learning_rate=0.02, momentum=0.0, weight_decay=0.0)
+    gentle = ModeConnectivity(curve=curve, num_steps=1200, learning_rate=0.05, momentum=0.0, weight_decay=0.0)
     np.testing.assert_allclose(gentle(loss, w_0, w_1).bends[0], [*best, 0.0], atol=0.02)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from typing import Any
@@ -24,6 +23,7 @@ from sharpness.linalg.operators import FunctionOperator
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
 from sharpness.vectors import norm, random_unit_vector
+from tests.alive import tensors_from_here
 from tests.cases import CASES
 from tests.matrices import SPECTRA, diagonal_operator, operator_of, spectrum
 from tests.oracles import dense_hessian, matrix_with_eigenvalues
@@ -312,13 +312,10 @@ def test_no_more_vectors_are_alive_than_said(stop_on: Any, monkeypatch: pytest.M
     n, alive, stacking = 2000, list[int](), list[int]()
     values, stack = spectrum("outliers", n), torch.stack
 
-    def storages() -> dict[int, int]:
-        return {x.untyped_storage().data_ptr(): x.numel() // n for x in gc.get_objects() if type(x) is Tensor}
-
-    before = storages()
+    tensors = tensors_from_here()
 
     def count() -> int:
-        return sum(size for at, size in storages().items() if at not in before)
+        return sum({x.untyped_storage().data_ptr(): x.numel() // n for x in tensors()}.values())
 
     def product(v: Tensor) -> Tensor:
         alive.append(count())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from typing import Any
 
@@ -19,6 +18,7 @@ from sharpness.linalg.operators import FunctionOperator
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.machine.environment import derived_seed
 from sharpness.vectors import random_unit_vector
+from tests.alive import tensors_from_here
 from tests.matrices import SPECTRA, diagonal_operator, operator_of, spectrum
 from tests.oracles import matrix_with_eigenvalues
 
@@ -109,10 +109,10 @@ def test_a_start_that_is_refuted_proves_nothing_and_another_does(
 def test_three_vectors_are_alive() -> None:
     n, alive = 3000, list[int]()
     values = spectrum("outliers", n)
+    tensors = tensors_from_here()
 
     def product(v: Tensor) -> Tensor:
-        vectors = {x.data_ptr() for x in gc.get_objects() if type(x) is Tensor and x.numel() == n}
-        alive.append(len(vectors - {values.data_ptr()}))
+        alive.append(len({x.data_ptr() for x in tensors() if x.numel() == n}))
         return values * v
 
     largest_eigenvalue(FunctionOperator(product, n, torch.float64))

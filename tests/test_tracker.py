@@ -22,6 +22,7 @@ from sharpness.training.signum import Signum
 from sharpness.training.tracker import QUANTITIES, clock, plan, quantities
 from sharpness.training.tracker import tracker as module
 from sharpness.training.tracker.stepping import Stepping
+from tests.alive import tensors_from_here
 from tests.conftest import run_python
 
 Batch = tuple[Tensor, Tensor]
@@ -332,19 +333,20 @@ def test_no_graph_outlives_a_measurement(time: Time) -> None:
     model = network()
     optimizer = ADAM(model.parameters())
     tracker, counts = sh.Tracker(model, cross_entropy, optimizer, overhead=1, sink=None), list[int]()
-    steps = list[int]()
 
     def step(*batch: Tensor) -> None:
         time.now += 1.0
         tracker.step(*batch)
-        steps.append(len(steps))
-        if len(steps) > 20:  # to look at all that lives takes long
-            counts.append(sum(isinstance(each, Tensor) for each in gc.get_objects()))
 
-    gc.collect()
+    def counted(*batch: Tensor) -> None:
+        step(*batch)
+        counts.append(len(tensors()))
+
+    train(model, optimizer, step, 20)
+    tensors = tensors_from_here()
     gc.disable()
     try:
-        train(model, optimizer, step, 40)
+        train(model, optimizer, counted, 20)
     finally:
         gc.enable()
     names = len(tracker._plan.quantities)
