@@ -270,7 +270,7 @@ def test_planted_kinks_are_recovered(first: int, last: int, slope: float) -> Non
 
 
 def test_regimes_cover_planted_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fits, "NUM_CURVES", 1000)
+    monkeypatch.setattr(fits, "NUM_CURVES", 400)
     batches = np.exp2(np.arange(14.0))
     steps = np.exp(three_pieces(np.log(batches), np.log(2) * 4, np.log(2) * 9, -0.5))
     covered = []
