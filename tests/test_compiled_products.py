@@ -40,7 +40,7 @@ def clock(ours: float) -> Callable[..., float]:
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the compiler run the program as it was traced, and let that be faster."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(compiled, "_seconds", clock(0.5))
+    monkeypatch.setattr(compiled, "seconds_of", clock(0.5))
 
 
 def build(name: str) -> tuple[Loss, Any, list[Any]]:
@@ -90,7 +90,7 @@ def test_without_a_compiler_or_a_gain_it_says_so(monkeypatch: pytest.MonkeyPatch
     result = TopEigenvalues(backend="compiled")(loss)
     assert result.hvp_backend == "exact" and "Failed to find C compiler" in result.details()["compiled"]
     monkeypatch.setattr(torch, "compile", partial(compiling, backend="eager"))
-    monkeypatch.setattr(compiled, "_seconds", clock(2.0))
+    monkeypatch.setattr(compiled, "seconds_of", clock(2.0))
     slow = TopEigenvalues(backend="compiled")(loss)
     assert slow.details()["compiled"] == "no: it is slower: 2 s for a product where autograd takes 1 s"
     assert slow.value == result.value == TopEigenvalues()(loss).value
@@ -103,7 +103,7 @@ def test_only_the_hessian_is_compiled() -> None:
 
 @pytest.mark.slow
 def test_the_compiler_makes_the_same_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_seconds", clock(0.5))
+    monkeypatch.setattr(compiled, "seconds_of", clock(0.5))
     loss, model, batches = build("layer norm")
     H = HessianOperator(loss, backend="compiled")
     expected = dense_hessian(CASES["layer norm"], model, batches, loss.weights)

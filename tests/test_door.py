@@ -138,7 +138,7 @@ def test_a_network_larger_than_memory_is_refused_before_it_is_built(name: str, m
     shape = (1, 1, 1 << 20) if name == "f1" else (3, 32, 32)
     monkeypatch.setattr(sizing, "free_memory", lambda device: 16 << 20)
     places = list[str]()
-    monkeypatch.setattr(sizing, "_counted", _watched(sizing._counted, places))
+    monkeypatch.setattr(sizing, "bounded_size", _watched(sizing.bounded_size, places))
     with pytest.raises(InputError, match=r"at most 8 MiB, half of the free memory, got one of \d+ MiB"):
         load_model(name, shape, 10)
     assert places == ["meta"]
@@ -177,7 +177,7 @@ def test_what_does_not_fit_the_file_is_refused_before_the_network_is_built(
     options = classifier(tmp_path, "tests.given_cases:mlp", seeded(mlp), 1, 8).arguments
     request, path = as_request(options, model="f1")
     places = list[str]()
-    monkeypatch.setattr(sizing, "_counted", _watched(sizing._counted, places))
+    monkeypatch.setattr(sizing, "bounded_size", _watched(sizing.bounded_size, places))
     with pytest.raises(InputError, match="expected tensors of the model"):
         load_user_checkpoint(request, path, CPU)
     assert places == ["meta"]

@@ -74,6 +74,14 @@ def test_every_module_has_its_place_on_the_ladder() -> None:
     assert modules - {"__init__"} == set(RANK)
 
 
+@pytest.mark.parametrize("root", ["sharpness", "analysis", "scripts"])
+def test_each_folder_says_what_lives_there_and_what_may_be_imported(root: str) -> None:
+    for path in (ROOT / root).rglob("__init__.py"):
+        said = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n>>>")[0]
+        first, _, second = said.partition("\n\n")
+        assert first.rstrip().endswith((".", "?")) and second.rstrip().endswith((".", ":")), path
+
+
 def test_analysis_reads_records_and_nothing_else_of_the_library() -> None:
     wrong = []
     for path in sorted((ROOT / "analysis").rglob("*.py")):

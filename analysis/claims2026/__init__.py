@@ -1,1 +1,4 @@
-"""The analyses of ``scripts/claims2026/``, a folder each, as those of older papers one folder up."""
+"""The analyses of ``scripts/claims2026/``, a folder each, as those of older papers one folder up.
+
+Each imports what those do: ``analysis.runs``, ``analysis.report`` and ``analysis.statistics``.
+"""

@@ -1,4 +1,7 @@
-"""Weights from files: our run folders, and the checkpoints of other programs, whoever made them."""
+"""Weights from files: our run folders, and the checkpoints of other programs, whoever made them.
+
+Measurements and the command line import from here; this folder imports run folders and configs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The ``sharpness`` command: train a run, probe any checkpoint, compare two, track many, list what there is."""
+"""The ``sharpness`` command: train a run, probe any checkpoint, compare two, track many, list what there is.
+
+It may import all of the library, and nothing imports it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The config of a training run: frozen dataclasses, their TOML form, the run id; and the specs of the command line."""
+"""The config of a training run: frozen dataclasses, their TOML form, the run id; and the specs of the command line.
+
+Everything may import from here; this folder imports ``sharpness.errors`` and ``sharpness.parsing`` alone.
+"""
 
 from sharpness.config.fields import (
     AverageConfig,

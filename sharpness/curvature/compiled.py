@@ -85,8 +85,8 @@ class CompiledProducts:
 
     def _slower(self, micro: MicroBatch, v: Pieces, eager: Callable[[Pieces], Pieces]) -> str:
         """Return that the program is slower than autograd, or nothing."""
-        ours = _seconds(lambda: self.product(micro, v), self.loss.device)
-        theirs = _seconds(lambda: eager(v), self.loss.device)
+        ours = seconds_of(lambda: self.product(micro, v), self.loss.device)
+        theirs = seconds_of(lambda: eager(v), self.loss.device)
         said = f"{ours:.3g} s for a product where autograd takes {theirs:.3g} s"
         self.facts["compiled"] = f"yes: {said}"
         return "" if ours < theirs else f"it is slower: {said}"
@@ -121,7 +121,7 @@ def _joined(pieces: Pieces) -> Tensor:
     return torch.cat([piece.detach().double().reshape(-1) for piece in pieces])
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronise()
     started = time.perf_counter()

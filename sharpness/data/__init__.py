@@ -1,4 +1,7 @@
-"""Datasets by name: images and texts embedded, the others found on this machine or downloaded."""
+"""Datasets by name: images and texts embedded, the others found on this machine or downloaded.
+
+The loss and all above it import from here; this folder imports configs and the machine.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Landscapes by name: loss and accuracy on lines, rays, planes and curves, each a frozen dataclass of knobs."""
+"""Landscapes by name: loss and accuracy on lines, rays, planes and curves, each a frozen dataclass of knobs.
+
+Probes, training and measurements import from here; this folder stands on the loss, curvature and symmetries.
+"""
 
 from __future__ import annotations
 

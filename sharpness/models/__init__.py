@@ -1,4 +1,7 @@
-"""Networks by name: ``MODELS[name].create(input_shape, num_classes, norm)``, one architecture family per file."""
+"""Networks by name: ``MODELS[name].create(input_shape, num_classes, norm)``, one architecture family per file.
+
+Run folders and all above them import from here; this folder imports configs and the machine.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def build_within_memory(
         if fits is not None:
             fits(skeleton)
     try:
-        with bounded_memory() if twice else contextlib.nullcontext(), _counted(where, within=_available()):
+        with bounded_memory() if twice else contextlib.nullcontext(), bounded_size(where, within=_available()):
             return create()
     except Exception as error:
         if not is_out_of_memory(error):
@@ -76,7 +76,7 @@ def _refuse(where: str, found: str) -> NoReturn:
 def _skeleton(where: str, create: Callable[[], nn.Module]) -> nn.Module | None:
     """Return the network without entries; ``None`` where its code needs numbers while it builds."""
     try:
-        with bounded_memory(), _counted(where), torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with bounded_memory(), bounded_size(where), torch.device("meta"), torch.random.fork_rng(devices=[]):
             return create()
     except InputError:
         raise
@@ -87,7 +87,7 @@ def _skeleton(where: str, create: Callable[[], nn.Module]) -> nn.Module | None:
 
 
 @contextlib.contextmanager
-def _counted(where: str, within: int | None = None) -> Iterator[None]:
+def bounded_size(where: str, within: int | None = None) -> Iterator[None]:
     """Raise as soon as the modules made are too many, or their tensors have more than so many bytes."""
     modules, total, sizes = 0, 0, dict[int, int]()
 

@@ -1,4 +1,4 @@
-"""Artists of all figures of networks: dots with intervals, rows of networks, the legend above all axes."""
+"""Artists of all figures of networks: dots with intervals, and the legend above all axes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from matplotlib.lines import Line2D
 
 from sharpness.plots.frames import floats
 from sharpness.plots.networks import Network
-from sharpness.plots.style import COLUMN, FULL, LOOKS, Look
+from sharpness.plots.style import LOOKS, Look
 
 LONGEST_LABEL = 40
 """Longer labels leave no room beside them; the caption and the CSV have them in full."""
-WIDEST = 34
-"""So many characters on both sides of the axes leave room for them in one column."""
-
 PITCH = 0.185
 """Inches between two rows of numbers."""
 HEADS = {False: "moved by a rescaling that changes no output", True: "not moved by it"}
@@ -48,28 +45,6 @@ def dot(ax: Axes, x: float, y: float, look: Look, converged: object) -> None:
     face, edge = ("white", look.color) if converged is False else (look.color, "white")
     style = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 0.8 if face == "white" else 0.35}
     ax.plot(x, y, marker=look.marker, markersize=3.6, linestyle="", clip_on=False, zorder=3, **style)
-
-
-def rows_of_networks(
-    shown: Shown, texts: Sequence[str], pitch: float = 0.26, extra: float = 0.0
-) -> tuple[Figure, Axes]:
-    """Return a figure with a row for each network, the first at height 0 and the others below, a text at its right.
-
-    Rows are ``pitch`` inches apart, and ``extra`` inches are left for what else there is.
-    """
-    labels = [label_text(network.label) for network, _ in shown]
-    wide = max(map(len, labels)) + max(len(line) for text in texts for line in text.split("\n")) > WIDEST
-    height = 0.62 + extra + pitch * len(shown)
-    figure = Figure(figsize=(FULL if wide else COLUMN, height), layout="constrained")
-    ax = figure.subplots()
-    ax.set_yticks([-float(i) for i in range(len(shown))], labels)
-    ax.set_ylim(0.5 - len(shown), 0.5)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(visible=False, axis="y")
-    ax.spines["left"].set_visible(False)
-    for i, text in enumerate(texts):
-        ax.text(1.02, -i, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
-    return figure, ax
 
 
 def label_text(label: str) -> str:

@@ -1,4 +1,7 @@
-"""Probes by name: one question about a minimum per file, each a frozen dataclass of knobs that is called on a loss."""
+"""Probes by name: one question about a minimum per file, each a frozen dataclass of knobs that is called on a loss.
+
+They import the loss, curvature, ``linalg`` and landscapes, and know neither run folders nor training.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Hidden units that can change places without changing what a network computes, and the order that fits best."""
+"""Hidden units that can change places without changing what a network computes, and the order that fits best.
+
+They import the tracing of a network in ``sharpness.symmetries`` and the loss's modes.
+"""
 
 from __future__ import annotations
 
