@@ -28,6 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and scripts/ are not installed
 
 from scripts.measures.sgd_stability import basins, thresholds, walks
+from scripts.runner.grid import one_run_per_seed
 from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
@@ -108,12 +109,6 @@ PRESETS = {
 }
 
 
-def cells_of(preset: Preset, seeds: int) -> list[Cell]:
-    """Return a run for each seed."""
-    trainings = [replace(preset.base.training, seed=seed) for seed in range(seeds)]
-    return [Cell({"seed": each.seed}, replace(preset.base, training=each)) for each in trainings]
-
-
 def geometric(low: float, high: float, count: int) -> list[float]:
     """Return so many numbers from low to high, each the same multiple of the one before.
 
@@ -141,7 +136,7 @@ STUDY = Study(
     title="Stability of SGD where it is exactly known",
     about=__doc__ or "",
     presets=PRESETS,
-    cells=cells_of,
+    cells=one_run_per_seed,
     measurements=measurements,
 )
 

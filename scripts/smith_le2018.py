@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analysis/ and sc
 from scripts.measures.smith_le2018_equation import network_equation, ridge_equation
 from scripts.measures.smith_le2018_evidence import evidence
 from scripts.measures.smith_le2018_networks import accuracy_after
+from scripts.runner.grid import one_run_per_seed
 from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
@@ -179,12 +180,6 @@ PRESETS = {
 }
 
 
-def cells_of(preset: Preset, seeds: int) -> list[Cell]:
-    """Return a run for each seed; the first one lends its data."""
-    trainings = [replace(preset.base.training, seed=seed) for seed in range(seeds)]
-    return [Cell({"seed": each.seed}, replace(preset.base, training=each)) for each in trainings]
-
-
 def settings_of(preset: Preset) -> list[tuple[float, int, float]]:
     """Return the learning rate, number of images and momentum of each setting; the base setting is in each sweep."""
     first = (preset.rate, preset.images, preset.momentum)
@@ -235,7 +230,7 @@ STUDY = Study(
     title="Smith & Le 2018",
     about=__doc__ or "",
     presets=PRESETS,
-    cells=cells_of,
+    cells=one_run_per_seed,
     measurements=measurements,
 )
 

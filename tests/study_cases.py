@@ -28,6 +28,12 @@ def script(name: str) -> Any:
     return importlib.import_module(f"scripts.{name}")
 
 
+def verdict_of(found: Iterable[Any], words: str) -> str:
+    """Return the verdict of the one finding whose claim has these words."""
+    (one,) = [each.verdict for each in found if words in each.claim]
+    return one
+
+
 def site(*folders: Path) -> Any:
     """Return where a study's own measurement works: these runs on the CPU, and nobody hears of the progress."""
     runs = [RunFolder.open(folder) for folder in folders]

@@ -42,7 +42,7 @@ def test_gauss_newton_is_the_dense_matrix(name: str) -> None:
         ours, again = matmat(G, V), matmat(G, V)
         torch.testing.assert_close(ours, expected @ V, rtol=1e-9, atol=1e-11)
         torch.testing.assert_close(again, ours, rtol=1e-12, atol=1e-13)
-    assert float(torch.linalg.eigvalsh(expected)[0]) > -1e-10  # these criteria are convex in the outputs
+        assert float((V * ours).sum(0).min()) > -1e-10  # these criteria are convex in the outputs
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_networks_are_measured_as_modules_are() -> None:
     hessian = torch.autograd.functional.hessian(loss, flat)
     assert isinstance(hessian, Tensor)
     top = float(torch.linalg.eigvalsh(hessian)[-1])
-    assert equation._top(problem, weights, 1) == pytest.approx(top, rel=0.02)
+    assert equation.top_of(problem, weights, 1) == pytest.approx(top, rel=0.02)
 
 
 def test_images_are_scaled_as_the_training_images_are_and_parts_that_do_not_fit_are_refused() -> None:
@@ -176,7 +176,7 @@ def test_images_are_scaled_as_the_training_images_are_and_parts_that_do_not_fit_
     assert float(own.mean(0).abs().max()) < 1e-5 and own.shape == (30, 49) and tests.shape == (10, 49)
     raw = data.test.inputs[3, 0, :4, :4].double().mean() / 255
     mean = data.train.inputs[:, 0, :4, :4].double().mean() / 255
-    spread = cells._parts(data.train, 7).std()
+    spread = cells.parts_of(data.train, 7).std()
     assert float(tests[3, 0]) == pytest.approx(float((raw - mean) / spread), rel=1e-4)
     with pytest.raises(InputError, match="expected a divisor of 28 as cells, got 5"):
         cells.scaled(data.train, 5, data.train)

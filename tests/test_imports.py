@@ -74,12 +74,49 @@ def test_every_module_has_its_place_on_the_ladder() -> None:
     assert modules - {"__init__"} == set(RANK)
 
 
+# Beside the library, and itself: what a folder outside it may import.
+STUDY = {"analysis.runs", "analysis.report", "analysis.statistics"}
+OUTSIDE: dict[str, set[str]] = {
+    "analysis/statistics": set(),
+    "analysis/report": {"analysis.runs", "analysis.statistics"},
+    "analysis/pages": {"analysis.report", "analysis.statistics"},
+    "scripts/runner": {"analysis.report"},
+    "scripts/grids": {"scripts.runner", "analysis.large_batch_recipes"},
+    "scripts/measures": {"scripts.runner", "scripts.grids", "analysis.mccandlish2018", "analysis.statistics"},
+    "scripts/claims2026": {"scripts.runner", "scripts.grids", "scripts.measures"},
+    "scripts/benchmarks": {"scripts.runner"},
+    "scripts/embedded": set(),
+}
+
+
+def test_folders_outside_the_library_import_what_they_may_and_no_study_another() -> None:
+    """Of the library's own folders the ladder says it."""
+    paths = [path for root in ("analysis", "scripts") for path in ROOT.glob(f"{root}/*/**/*.py")]
+    wrong = []
+    for path in sorted(paths):
+        folder = path.parent.relative_to(ROOT).as_posix()
+        roots = [f"{each}." for each in (folder.replace("/", "."), *OUTSIDE.get(folder, STUDY))]
+        names = {name for name in imported(path) if name.startswith(("analysis.", "scripts."))}
+        others = sorted(name for name in names if not f"{name}.".startswith(tuple(roots)))
+        wrong += [f"{path.relative_to(ROOT)} must not import {name}" for name in others]
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("root", ["sharpness", "analysis", "scripts"])
 def test_each_folder_says_what_lives_there_and_what_may_be_imported(root: str) -> None:
     for path in (ROOT / root).rglob("__init__.py"):
         said = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n>>>")[0]
         first, _, second = said.partition("\n\n")
         assert first.rstrip().endswith((".", "?")) and second.rstrip().endswith((".", ":")), path
+
+
+@pytest.mark.parametrize(("root", "most"), [("sharpness", 26), ("analysis", 18), ("scripts", 20)])
+def test_a_folder_can_be_read_at_a_glance_and_a_function_on_a_screen(root: str, most: int) -> None:
+    assert len([path for path in (ROOT / root).iterdir() if path.name != "__pycache__"]) <= most
+    for path in (ROOT / root).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name} is longer than 60 lines"
 
 
 def test_analysis_reads_records_and_nothing_else_of_the_library() -> None:

@@ -220,7 +220,7 @@ def test_without_measurements_nothing_is_claimed() -> None:
 
 def test_presets_can_be_trained_and_begin_with_isotropic_noise() -> None:
     for preset in study.PRESETS.values():
-        for cell in study.cells_of(preset, preset.seeds):
+        for cell in study.STUDY.cells(preset, preset.seeds):
             check_config(cell.config)
         assert preset.imbalances[0] == 1 and preset.hidden > len(measure.OUTPUTS)
 

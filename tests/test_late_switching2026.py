@@ -23,7 +23,7 @@ from sharpness.plots.frames import rows_where
 from sharpness.training import check_config
 from sharpness.training.schedules import batch_size, learning_rate, total_epochs
 from tests.drawings import bar_places, faults
-from tests.study_cases import script, smoke_once
+from tests.study_cases import script, smoke_once, verdict_of
 
 study: Any = script("claims2026.late_switching2026")
 SEEDS, RATES = 5, (0.001, 0.002, 0.004)
@@ -64,11 +64,6 @@ def usual() -> Sequence[Finding]:
     return found_in(planted())
 
 
-def verdict(found: Sequence[Finding], words: str) -> str:
-    (one,) = [each.verdict for each in found if words in each.claim]
-    return one
-
-
 @pytest.mark.parametrize(
     ("words", "other"),
     [
@@ -80,8 +75,8 @@ def verdict(found: Sequence[Finding], words: str) -> str:
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
-    assert verdict(usual(), words) == "reproduced"
-    assert verdict(found_in(planted(**other)), words) in ("contradicted", "inconclusive")
+    assert verdict_of(usual(), words) == "reproduced"
+    assert verdict_of(found_in(planted(**other)), words) in ("contradicted", "inconclusive")
 
 
 def test_without_a_lead_at_the_switch_there_is_nothing_to_catch_up_with() -> None:

@@ -27,7 +27,7 @@ from sharpness.training import check_config
 from sharpness.training.optimizers import set_rates
 from tests.conftest import ROOT
 from tests.drawings import bar_places, faults
-from tests.study_cases import script, smoke_once
+from tests.study_cases import script, smoke_once, verdict_of
 
 study: Any = script("claims2026.marek2025")
 SEEDS, BATCHES, BEST, RATE = 5, (1, 8, 64), 2, 0.00025
@@ -79,11 +79,6 @@ def usual() -> Sequence[Finding]:
     return found_in(planted())
 
 
-def verdict(found: Sequence[Finding], words: str) -> str:
-    (one,) = [each.verdict for each in found if words in each.claim]
-    return one
-
-
 @pytest.mark.parametrize(
     ("words", "other"),
     [
@@ -95,8 +90,8 @@ def verdict(found: Sequence[Finding], words: str) -> str:
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
-    assert verdict(usual(), words) == "reproduced"
-    assert verdict(found_in(planted(**other)), words) == "contradicted"
+    assert verdict_of(usual(), words) == "reproduced"
+    assert verdict_of(found_in(planted(**other)), words) == "contradicted"
 
 
 def test_the_rate_of_a_seed_is_chosen_without_it_and_judged_on_its_test_text() -> None:
@@ -118,7 +113,7 @@ def test_what_diverged_counts_as_a_guess() -> None:
     runs.loc[(runs["place"] == 3), ["status", "test_loss", "validation_loss"]] = ["diverged", None, None]
     rows = numbers.outcomes(runs)
     assert len(rows) == len(runs) and set(rows["test_loss"][rows["place"] == 3]) == {math.log(256)}
-    assert verdict(found_in(tables_of(runs)), "as good as large ones") == "reproduced"
+    assert verdict_of(found_in(tables_of(runs)), "as good as large ones") == "reproduced"
 
 
 def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> None:

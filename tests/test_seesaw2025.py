@@ -26,7 +26,7 @@ from sharpness.training import check_config
 from sharpness.training.schedules import batch_size, learning_rate, total_epochs
 from tests.conftest import ROOT
 from tests.drawings import bar_places, faults
-from tests.study_cases import script, smoke_once
+from tests.study_cases import script, smoke_once, verdict_of
 
 study: Any = script("claims2026.seesaw2025")
 SEEDS, RATES, BEST = 5, (0.001, 0.002, 0.004), 1
@@ -69,11 +69,6 @@ def usual() -> Sequence[Finding]:
     return found_in(planted())
 
 
-def verdict(found: Sequence[Finding], words: str) -> str:
-    (one,) = [each.verdict for each in found if words in each.claim]
-    return one
-
-
 @pytest.mark.parametrize(
     ("words", "other"),
     [
@@ -84,8 +79,8 @@ def verdict(found: Sequence[Finding], words: str) -> str:
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
-    assert verdict(usual(), words) == "reproduced"
-    assert verdict(found_in(planted(**other)), words) == "contradicted"
+    assert verdict_of(usual(), words) == "reproduced"
+    assert verdict_of(found_in(planted(**other)), words) == "contradicted"
 
 
 def test_the_rate_is_that_of_the_other_seeds_halved_runs() -> None:

@@ -25,7 +25,7 @@ from sharpness.data import load_dataset, random_subset
 from sharpness.errors import InputError
 from sharpness.training import check_config
 from tests.drawings import faults
-from tests.study_cases import script, smoke_once
+from tests.study_cases import script, smoke_once, verdict_of
 
 study: Any = script("sgd_stability")
 measure: Any = script("measures.sgd_stability")
@@ -254,11 +254,6 @@ def usual() -> Sequence[Finding]:
     return found_in(planted())
 
 
-def verdict(found: Sequence[Finding], words: str) -> str:
-    (one,) = [each.verdict for each in found if words in each.claim]
-    return one
-
-
 @pytest.mark.parametrize(
     ("words", "other"),
     [
@@ -277,16 +272,16 @@ def verdict(found: Sequence[Finding], words: str) -> str:
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
-    assert verdict(usual(), words) == "reproduced"
-    assert verdict(found_in(planted(**other)), words) == "contradicted"
+    assert verdict_of(usual(), words) == "reproduced"
+    assert verdict_of(found_in(planted(**other)), words) == "contradicted"
 
 
 def test_saturation_is_judged_from_the_first_batch_beyond_the_critical_one() -> None:
     tables = planted()
-    assert verdict(found_in(tables), "saturation") == "reproduced"
+    assert verdict_of(found_in(tables), "saturation") == "reproduced"
     early = tables.measured["thresholds"].assign(critical_batch=1.5)
     measured = {**tables.measured, "thresholds": early}
-    assert verdict(found_in(tables_of(tables.runs, measured)), "saturation") == "contradicted"
+    assert verdict_of(found_in(tables_of(tables.runs, measured)), "saturation") == "contradicted"
 
 
 def test_planted_rates_are_found() -> None:
@@ -316,7 +311,7 @@ def test_without_measurements_nothing_is_claimed() -> None:
 
 def test_presets_can_be_trained_and_their_grids_hold_the_thresholds() -> None:
     for preset in study.PRESETS.values():
-        for cell in study.cells_of(preset, preset.seeds):
+        for cell in study.STUDY.cells(preset, preset.seeds):
             check_config(cell.config)
         assert preset.penalties[0] == 0 and max(preset.batches) < preset.examples
         assert preset.rates[1] > 2 and preset.basin_rates[1] > 2  # the full batch's

@@ -399,7 +399,7 @@ def test_batches_are_those_of_the_same_noise_scales_for_every_number_of_images()
 @pytest.mark.study
 def test_the_paper_preset_can_begin(tmp_path: Path) -> None:
     preset = main.PRESETS["paper"]
-    cells = main.cells_of(preset, 1)
+    cells = main.STUDY.cells(preset, 1)
     for cell in cells:
         check_config(cell.config)
     assert len(main.settings_of(preset)) == 12

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from analysis.statistics.hyperbolas import hyperbolas
-from analysis.statistics.intervals import CONFIDENCE, NUM_RESAMPLES, Interval
+from analysis.statistics.intervals import NUM_RESAMPLES, Interval
 from analysis.statistics.piecewise import kinks, line
 from analysis.statistics.resampling import Curve, Floats, bounds, curve_of, log_interval, redraw, redraw_seeds, spread
 from sharpness.errors import InputError
@@ -38,30 +37,6 @@ class Regimes:
 
     perfect_until: Interval
     flat_from: Interval
-
-
-def power_law(x: ArrayLike, y: ArrayLike) -> Interval:
-    """Return the slope of log y on log x by least squares, with its Student t interval; pairs with NaN are left out.
-
-    b = sum (u - mean u)(v - mean v) / Suu, b +- t_{0.975, n-2} s / sqrt(Suu), u = log x, v = log y,
-    Suu = sum (u - mean u)^2, s^2 = sum of squared residuals / (n - 2)
-
-    >>> slope = power_law([1, 2, 4, 8], [3, 6, 12, 24])
-    >>> round(slope.value, 6), round(slope.lower, 6), round(slope.upper, 6), slope.n
-    (1.0, 1.0, 1.0, 4)
-    >>> power_law([1, 1, 2], [3, 4, 5]).reason
-    'needs at least 3 different x'
-    """
-    a, b, _ = _finite(x, y, np.zeros(np.shape(x)))
-    reason = _no_slope(a, b)
-    if reason:
-        return _none(len(a), reason)
-    u, v = (np.log(each) - np.mean(np.log(each)) for each in (a, b))
-    square = np.sum(u**2)
-    slope = np.sum(u * v) / square
-    error = np.sqrt(np.sum((v - slope * u) ** 2) / (len(u) - 2) / square)
-    half = float(stdtrit(len(u) - 2, (1 + CONFIDENCE) / 2)) * error
-    return Interval(float(slope), float(slope - half), float(slope + half), len(u), free=len(u) - 2)
 
 
 def power_law_by(x: ArrayLike, y: ArrayLike, group: ArrayLike, *, seed: int = 0) -> Interval:

@@ -1,5 +1,5 @@
 """Benchmarks of the library against its peers and against the barest code that does the same work.
 
-``curvature``, ``landscape``, ``probe`` and ``training`` are commands, the contenders of each lie in its ``_peers``, and
-all share ``rows``, ``report``, ``tools`` and ``networks``. The tests may import these, nothing else does.
+The commands are named in ``docs/benchmarks.md``; the contenders of three lie in their ``_peers``, and they share
+``rows``, ``report``, ``tools`` and ``networks``. They import the library and the runner; only tests import them.
 """

@@ -33,6 +33,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # analysis/ and scripts/ are not installed
 
 from scripts.measures.label_noise2026 import Arm, minima, walks
+from scripts.runner.grid import one_run_per_seed
 from scripts.runner.study import Cell, Study, Task, run_study
 from sharpness.cli import run_command
 from sharpness.config import BudgetConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
@@ -112,12 +113,6 @@ PRESETS = {
 }
 
 
-def cells_of(preset: Preset, seeds: int) -> list[Cell]:
-    """Return a run for each seed."""
-    trainings = [replace(preset.base.training, seed=seed) for seed in range(seeds)]
-    return [Cell({"seed": each.seed}, replace(preset.base, training=each)) for each in trainings]
-
-
 def arms(preset: Preset) -> list[Arm]:
     """Return the ways to train: from both minima at each imbalance, and from random weights in small and full batches.
 
@@ -149,7 +144,7 @@ STUDY = Study(
     title="Flatness and label noise",
     about=__doc__ or "",
     presets=PRESETS,
-    cells=cells_of,
+    cells=one_run_per_seed,
     measurements=measurements,
 )
 

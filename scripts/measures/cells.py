@@ -11,11 +11,11 @@ from sharpness.errors import InputError
 
 def scaled(split: Split, cells: int, like: Split) -> Tensor:
     """Return the mean brightness of cells x cells parts of each image, less its mean over ``like``, whose std is 1."""
-    own, other = (_parts(each, cells) for each in (split, like))
+    own, other = (parts_of(each, cells) for each in (split, like))
     return (own - other.mean(0)) / other.std()
 
 
-def _parts(split: Split, cells: int) -> Tensor:
+def parts_of(split: Split, cells: int) -> Tensor:
     images = normalise(split.inputs)
     if images.shape[-1] % cells:
         raise InputError(f"expected a divisor of {images.shape[-1]} as cells, got {cells}: images are cut into parts")

@@ -162,7 +162,7 @@ def _ends(walk: Iterator[Weights], problem: Problem, tests: tuple[Tensor, Tensor
     rows = []
     for copy, (loss, accuracy) in enumerate(zip(losses.tolist(), accuracies(weights, *tests).tolist(), strict=True)):
         fine = math.isfinite(loss)
-        numbers = {"loss": loss, "accuracy": accuracy, "top_eigenvalue": _top(problem, weights, copy)} if fine else {}
+        numbers = {"loss": loss, "accuracy": accuracy, "top_eigenvalue": top_of(problem, weights, copy)} if fine else {}
         rows.append({"diverged": not fine} | numbers)
     return rows
 
@@ -177,7 +177,7 @@ def _late_loss(walk: Iterator[Weights], problem: Problem, count: int) -> tuple[T
     return total, weights
 
 
-def _top(problem: Problem, weights: Weights, copy: int) -> float | None:
+def top_of(problem: Problem, weights: Weights, copy: int) -> float | None:
     """Return the largest eigenvalue of the Hessian of one copy's loss."""
     first, _, last, _ = weights
     model = relu_network(first.shape[1])((first.shape[2],), last.shape[1], "none")

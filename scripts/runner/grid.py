@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from analysis.report.places import analysis_of
@@ -31,6 +31,12 @@ class Cell:
     def wave(self) -> int:
         """The number of runs that come before it, one after the other."""
         return 0 if self.after is None else self.after.wave + 1
+
+
+def one_run_per_seed(preset: Any, seeds: int) -> list[Cell]:
+    """Return a run of the preset's ``base`` for each seed: the grid of a study that varies nothing else by runs."""
+    trainings = [replace(preset.base.training, seed=seed) for seed in range(seeds)]
+    return [Cell({"seed": each.seed}, replace(preset.base, training=each)) for each in trainings]
 
 
 @dataclass(frozen=True)

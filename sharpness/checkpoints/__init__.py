@@ -1,6 +1,6 @@
 """Weights from files: our run folders, and the checkpoints of other programs, whoever made them.
 
-Measurements and the command line import from here; this folder imports run folders and configs.
+Measurements and the command line import from here; this folder stands on run folders, configs and vectors.
 """
 
 from __future__ import annotations
