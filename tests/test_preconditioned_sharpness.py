@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sharpness.curvature.preconditioned import adam_edge
+from sharpness.curvature.edges import adam_edge
 from sharpness.errors import InputError
 from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness, adam_preconditioner
 from tests.cases import CASES

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sharpness.checkpoints.series import find_snapshots, step_of
+from sharpness.checkpoints.series import edge_of_run, find_snapshots, step_of
 from sharpness.config import MeasureConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig, to_toml
 from sharpness.config.fields import DataConfig
 from sharpness.errors import InputError
+from sharpness.training import OPTIMIZERS
 from tests.conftest import run_python
 from tests.test_commands import assert_refused
 
@@ -61,16 +64,52 @@ def test_steps_come_from_what_programs_write_or_from_names(tmp_path: Path) -> No
     (trainer / "config.json").write_text("{}")
     logged = [{"learning_rate": 0.5, "step": 10}, {"learning_rate": 0.25, "step": 20}, {"loss": 1.0}]
     (trainer / "trainer_state.json").write_text(json.dumps({"global_step": 20, "log_history": logged}))
-    groups = {"optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}]}
-    torch.save({"state_dict": nn.Linear(3, 4).state_dict(), "global_step": 7} | groups, tmp_path / "out" / "last1.ckpt")
+    network = nn.Linear(3, 4)
+    lightnings(tmp_path / "out" / "last1.ckpt", network, torch.optim.SGD(network.parameters(), lr=0.1))
     weights(tmp_path / "out" / "epoch=0-step=3.safetensors")
     (tmp_path / "out" / "notes.txt").write_text("no checkpoint")
     found = find_snapshots([tmp_path / "out"])
     assert [each.step for each in found] == [3, 7, 20]
     assert [each.rate for each in found] == [None, 0.1, 0.25]
-    assert [each.edge for each in found] == [None, 20.0, 8.0]
+    assert [each.edge for each in found] == [None, 20.0, None]  # the Trainer does not say with which optimiser
     assert {each.series for each in found} == {"out"}
     assert step_of(weights(tmp_path / "best.safetensors")) is None
+
+
+def lightnings(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+    """Write what Lightning does at step 7."""
+    states = {"optimizer_states": [optimizer.state_dict()]}
+    torch.save({"state_dict": network.state_dict(), "global_step": 7} | states, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "edge"),
+    [
+        (partial(torch.optim.SGD, momentum=0.9), 38.0),
+        (partial(torch.optim.SGD, momentum=0.5, nesterov=True), 15.0),
+        (partial(torch.optim.SGD, momentum=0.5, dampening=0.5), 60.0),
+        (torch.optim.Adam, None),
+        (torch.optim.AdamW, None),
+        (partial(torch.optim.RMSprop, momentum=0.9), None),
+        (torch.optim.Adagrad, None),
+    ],
+)
+def test_an_edge_is_that_of_the_optimiser_which_a_file_holds(
+    optimizer: Any, edge: float | None, tmp_path: Path
+) -> None:
+    network = nn.Linear(3, 4)
+    (found,) = find_snapshots([lightnings(tmp_path / "a.ckpt", network, optimizer(network.parameters(), lr=0.1))])
+    assert found.rate == 0.1 and found.edge == (None if edge is None else pytest.approx(edge))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_edge_is_known_for_plain_descent_alone(optimizer: str) -> None:
+    config = RunConfig(training=TrainingConfig(optimizer=optimizer, momentum=0.5))
+    known = {"sgd": 20.0, "momentum": 30.0, "nesterov": 15.0}.get(optimizer)
+    assert edge_of_run(0.1, config) == (None if known is None else pytest.approx(known))
+    for change in ({"sam_rho": 0.05}, {"clip_norm": 1.0}, {"proximal": 0.1}):
+        assert edge_of_run(0.1, replace(config, training=replace(config.training, **change))) is None
 
 
 def test_a_run_folder_has_its_start_and_every_checkpoint_with_the_rate_of_its_step(run: Path) -> None:
@@ -95,6 +134,8 @@ def test_what_is_no_series_is_refused(tmp_path: Path, names: list[str], words: s
     paths = [weights(tmp_path / name) for name in names] or [tmp_path / "a"]
     with pytest.raises(InputError, match=words):
         find_snapshots(paths)
+    with pytest.raises(InputError, match="expected checkpoints of a training, got none: name"):
+        find_snapshots([])
 
 
 def test_a_run_is_tracked_and_only_what_is_new_is_measured_again(run: Path, tmp_path: Path) -> None:
@@ -126,6 +167,7 @@ def test_a_warm_start_takes_fewer_products_and_proves_no_upper_bound(run: Path, 
     cold, warm = (pd.read_csv(tmp_path / name / "track.csv") for name in ("cold", "warm"))
     assert warm["upper"].isna().tolist() == [False, True, True, True] and np.isfinite(np.asarray(cold["upper"])).all()
     assert warm["value"].to_numpy() == pytest.approx(cold["value"].to_numpy(), rel=2e-2)
+    assert int(np.sum(np.asarray(warm["num_hvps"])[1:])) < int(np.sum(np.asarray(cold["num_hvps"])[1:]))
 
 
 @pytest.mark.parametrize("option", [("--warm",), ("--seconds", "9")], ids=lambda option: option[0])

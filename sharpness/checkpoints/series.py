@@ -12,6 +12,7 @@ from typing import Any
 from sharpness.checkpoints import read_content
 from sharpness.checkpoints.formats import recognise
 from sharpness.config import RunConfig
+from sharpness.curvature.edges import descent_edge
 from sharpness.errors import InputError
 from sharpness.parsing import read_object
 from sharpness.runs import RunFolder
@@ -19,16 +20,33 @@ from sharpness.runs import RunFolder
 STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|global_step)[-_=]?(\d+)", re.IGNORECASE)
 NUMBER = re.compile(r"\d+")
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-ADAPTIVE = ("adam",)
-"""Optimisers of the trainer whose edge of stability is not at 2 over the rate."""
+DESCENT = ("sgd", "momentum", "nesterov")
+"""Optimisers of the trainer whose edge of stability is known from the rate and the momentum alone."""
+GROUP_OF_SGD = frozenset(
+    [
+        "lr",
+        "momentum",
+        "dampening",
+        "weight_decay",
+        "nesterov",
+        "maximize",
+        "foreach",
+        "differentiable",
+        "fused",
+        "params",
+        "initial_lr",
+        "name",
+    ]
+)
+"""What torch's SGD, its schedules and Lightning keep in a group: another key belongs to another optimiser."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """One checkpoint of a training: its step, its learning rate where that is known, and where it lies.
 
-    ``run`` is the run folder that says which network and data it is of. ``edge`` is 2 over the rate, and ``None`` where
-    the rate is not known or the optimiser rescales the gradient.
+    ``run`` is the run folder that says which network and data it is of. ``edge`` is that of gradient descent with its
+    momentum, and ``None`` where the rate or the optimiser is not known, or the optimiser is no gradient descent.
     """
 
     series: str
@@ -46,6 +64,8 @@ def find_snapshots(paths: Sequence[Path]) -> list[Snapshot]:
     one of the Trainer, of Lightning or of a sweep. Steps are those of ``trainer_state.json``, of ``global_step`` in a
     file of torch, or of the name. Raises :class:`InputError` where there is no checkpoint, no step, or one twice.
     """
+    if not paths:
+        raise InputError("expected checkpoints of a training, got none: name files or their folder")
     found = [snapshot for path in paths for snapshot in _at(path)]
     if not found:
         raise InputError(f"expected checkpoints of a training, got none in {paths[0]}: name files or their folder")
@@ -92,35 +112,40 @@ def _of_run(run: RunFolder) -> Iterator[Snapshot]:
         step = 0 if file.stem == "x0" else _in_name(file.stem)
         if step is not None:
             rate = next((rate for logged, rate in rates if logged >= step), None)
-            yield Snapshot(config.run_id, step, file, run.path, rate, _edge(rate, config))
+            yield Snapshot(config.run_id, step, file, run.path, rate, edge_of_run(rate, config))
 
 
-def _edge(rate: float | None, config: RunConfig) -> float | None:
-    """Return 2 (1 + momentum) / rate, where gradient descent with heavy-ball momentum loses its stability."""
+def edge_of_run(rate: float | None, config: RunConfig) -> float | None:
+    """Return where the run's gradient descent loses its stability, ``None`` where its gradient is changed before."""
     training = config.training
-    if not rate or training.optimizer in ADAPTIVE:
+    changed = training.sam_rho is not None or training.proximal is not None or training.clip_norm is not None
+    if not rate or changed or training.optimizer not in DESCENT:
         return None
     momentum = training.momentum if training.optimizer != "sgd" else 0.0
-    return 2 * (1 + momentum) / rate
+    return descent_edge(rate, momentum, nesterov=training.optimizer == "nesterov")
 
 
 def step_of(path: Path) -> int | None:
     """Return the step of a checkpoint as it or its name says, ``None`` where neither does."""
-    return _step_and_rate(path)[0]
+    return _step_and_rates(path)[0]
 
 
-def _step_and_rate(path: Path) -> tuple[int | None, float | None]:
-    step, rate = _in_trainer_state(path) if path.is_dir() else _in_torch_file(path)
-    return _in_name(path.name) if step is None else step, rate
+def _step_and_rates(path: Path) -> tuple[int | None, float | None, float | None]:
+    """Return step, learning rate and edge, each where it is known: the Trainer's state does not name its optimiser."""
+    if path.is_dir():
+        (step, rate), edge = _in_trainer_state(path), None
+    else:
+        step, rate, edge = _in_torch_file(path)
+    return _in_name(path.name) if step is None else step, rate, edge
 
 
 def _of_file(path: Path) -> Snapshot:
-    step, rate = _step_and_rate(path)
+    step, rate, edge = _step_and_rates(path)
     if step is None:
         raise InputError(
             f"expected a step in the name of {path} or in what it holds, got none: rename it to checkpoint-STEP"
         )
-    return Snapshot(path.absolute().parent.name, step, path, None, rate, 2 / rate if rate else None)
+    return Snapshot(path.absolute().parent.name, step, path, None, rate, edge)
 
 
 def _in_name(name: str) -> int | None:
@@ -147,21 +172,37 @@ def _in_trainer_state(folder: Path) -> tuple[int | None, float | None]:
     return state["global_step"], float(rates[-1]) if rates else None
 
 
-def _in_torch_file(path: Path) -> tuple[int | None, float | None]:
-    """Return step and rate as Lightning puts them beside the weights, in a file of torch."""
+def _in_torch_file(path: Path) -> tuple[int | None, float | None, float | None]:
+    """Return step, rate and edge as Lightning puts them beside the weights, in a file of torch."""
     if not recognise(path).startswith(("torch", "pickle")):
-        return None, None
+        return None, None, None
     content = read_content(path)
     if not isinstance(content, Mapping):
-        return None, None
-    step = content.get("global_step")
-    return step if type(step) is int else None, _first_rate(content)
+        return None, None, None
+    step, group = content.get("global_step"), _first_group(content)
+    rate = _number(group, "lr")
+    return step if type(step) is int else None, rate, _edge_of_group(group, rate)
 
 
-def _first_rate(content: Mapping[Any, Any]) -> float | None:
-    """Return the rate of the first group of the first optimiser in a checkpoint of Lightning, if there is one."""
+def _first_group(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return the first group of the first optimiser in a checkpoint of Lightning, an empty one where there is none."""
     try:
-        rate = content["optimizer_states"][0]["param_groups"][0]["lr"]
+        group = content["optimizer_states"][0]["param_groups"][0]
     except (KeyError, IndexError, TypeError):
+        return {}
+    return group if isinstance(group, Mapping) else {}
+
+
+def _number(group: Mapping[Any, Any], name: str) -> float | None:
+    value = group.get(name)
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _edge_of_group(group: Mapping[Any, Any], rate: float | None) -> float | None:
+    """Return the edge of torch's SGD as its group says, ``None`` for every other optimiser."""
+    if rate is None or "dampening" not in group or not set(group) <= GROUP_OF_SGD:
         return None
-    return float(rate) if isinstance(rate, int | float) and rate > 0 else None
+    momentum, dampening = (_number(group, name) or 0.0 for name in ("momentum", "dampening"))
+    if dampening >= 1:
+        return None
+    return descent_edge(rate, momentum, nesterov=group.get("nesterov") is True, dampening=dampening)

@@ -19,7 +19,7 @@ from sharpness.cli.work_bar import WorkBar, duration
 from sharpness.config.spec import names_in
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import choose_device
-from sharpness.measure.costs import expected_seconds, price_of
+from sharpness.measure.costs import Price, expected_seconds, price_of
 from sharpness.measure.points import with_start, with_trained
 from sharpness.measure.request import ProbeRequest, Request
 from sharpness.measure.runner import Outcome, applicable, measure, probes_named
@@ -115,10 +115,13 @@ def announced(console: Console, subjects: Mapping[str, Subject], probes: Mapping
     A gradient is timed, and where much is asked for a product too.
     """
     expected: dict[str, float] = {}
+    prices: dict[int, Price] = {}  # one for each loss: the checkpoints of a training stand for one
     for where, subject in subjects.items():
         here = {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
-        price = price_of(subject.loss, products=len(here) > len(QUICK))
-        expected |= {f"{name}{where}": s for name, s in expected_seconds(here, subject.loss, price).items()}
+        if id(subject) not in prices:
+            prices[id(subject)] = price_of(subject.loss, products=len(here) > len(QUICK))
+        of_each = expected_seconds(here, subject.loss, prices[id(subject)])
+        expected |= {f"{name}{where}": seconds for name, seconds in of_each.items()}
     total = sum(expected.values())
     if total >= 1:
         say(console, f"{len(expected)} measures will take about {duration(total)} here")

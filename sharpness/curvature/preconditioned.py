@@ -43,12 +43,3 @@ def adam_preconditioner(
     if steps < 1:
         raise InputError(f"expected at least 1 step of the optimizer, got {steps}: there is no state before the first")
     return (1 - beta1**steps) * ((second_moment / (1 - beta2**steps)).sqrt() + eps)
-
-
-def adam_edge(beta1: float) -> float:
-    """Return the sharpness at the edge of stability times the learning rate, ``(2 + 2 beta1) / (1 - beta1)``.
-
-    >>> round(adam_edge(0.9), 9), adam_edge(0.0)
-    (38.0, 2.0)
-    """
-    return (2 + 2 * beta1) / (1 - beta1)

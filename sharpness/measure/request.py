@@ -73,9 +73,9 @@ class ProbeRequest(Request):
     """Which probes, and the one more point that they may need."""
 
     probes: Annotated[str | None, Arg(metavar="NAME,NAME")] = None
-    """Names from `sharpness probes`, separated by commas, or quick (a first answer, the default) or all. Knobs of one:
-    --NAME.KNOB VALUE, as in --eigenvalues.k 5; `sharpness probes NAME` lists them. `sharpness stress` takes all by
-    default."""
+    """Names from `sharpness probes`, separated by commas, or quick (a first answer) or all. Knobs of one: --NAME.KNOB
+    VALUE, as in --eigenvalues.k 5; `sharpness probes NAME` lists them. The default is quick; `sharpness stress` takes
+    all, and `sharpness track` eigenvalues,critical_sharpness."""
     trained_on: Annotated[str | None, Arg(metavar="SPEC")] = None
     """The data whose gradient gives the direction of critical and directional sharpness, if not --data: critical
     sharpness is then the relative one (Kalra et al. 2026), as of pretraining data under finetuning steps."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.curvature.preconditioned import Preconditioned, adam_edge
+from sharpness.curvature.edges import adam_edge
+from sharpness.curvature.preconditioned import Preconditioned
 from sharpness.curvature.preconditioned import adam_preconditioner as adam_preconditioner  # users import it from here
 from sharpness.errors import InputError
 from sharpness.linalg.eigenpairs import Eigenpairs

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpness.curvature.preconditioned import adam_edge, adam_preconditioner
+from sharpness.curvature.edges import adam_edge, descent_edge
+from sharpness.curvature.preconditioned import adam_preconditioner
 from sharpness.errors import InputError
 from sharpness.training.signum import Signum
 from sharpness.vectors import norm
@@ -113,11 +114,7 @@ class Stepping:
         return (2 / self.rate, "") if self.rate else (None, ZERO_RATE)
 
     def of_hessian(self) -> Edge:
-        """Return the largest eigenvalue at which (S)GD is stable: ``2 (1 + beta) / rate``, beta the momentum.
-
-        Cohen et al. 2021 (arXiv 2103.00065), section 2, and for Nesterov's momentum ``2 (1 + beta) / ((1 + 2 beta)
-        rate)`` (their appendix B).
-        """
+        """Return the largest eigenvalue at which (S)GD is stable: :func:`sharpness.curvature.edges.descent_edge`."""
         if self.kind == "adam":
             return None, "Adam's edge is that of the preconditioned Hessian: preconditioned_sharpness"
         if self.kind != "sgd":
@@ -127,9 +124,8 @@ class Stepping:
         if not self.rate:
             return None, ZERO_RATE
         group = next(iter(self.groups.values()))
-        beta = float(group["momentum"])
-        effective = self.rate * (1 + 2 * beta if group["nesterov"] else 1) * (1 - float(group["dampening"]))
-        return 2 * (1 + beta) / effective, ""
+        more = {"nesterov": bool(group["nesterov"]), "dampening": float(group["dampening"])}
+        return descent_edge(self.rate, float(group["momentum"]), **more), ""
 
     def of_preconditioned(self) -> Edge:
         """Return the eigenvalue of the preconditioned Hessian at Adam's edge, ``38 / rate`` for beta1 = 0.9."""
