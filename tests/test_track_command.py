@@ -160,6 +160,35 @@ def test_a_run_is_tracked_and_only_what_is_new_is_measured_again(run: Path, tmp_
     assert top[top["step"] == 9]["value"].item() == final["eigenvalues"]["value"]
 
 
+INTERRUPTED = """
+from sharpness.cli import main, track
+done, measure_all = [], track.measure_all
+
+def interrupted(*arguments, **options):
+    if len(done) == 2:
+        raise KeyboardInterrupt
+    done.append(measure_all(*arguments, **options))
+
+track.measure_all = interrupted
+main()
+"""
+"""Ctrl-C comes after the second of four checkpoints."""
+
+
+def test_an_interrupted_track_loses_nothing(run: Path, tmp_path: Path) -> None:
+    asked = ("track", run, "--probes", "eigenvalues,norms", *EXAMPLES, "--out")
+    sharpness(*asked, tmp_path / "whole")
+    cut = run_python("-c", INTERRUPTED, *map(str, asked), str(tmp_path / "cut"))
+    assert cut.returncode == 130 and "goes on from there" in cut.stderr
+    kept = (tmp_path / "cut" / "probes.jsonl").read_text()
+    table = pd.read_csv(tmp_path / "cut" / "track.csv")
+    assert kept.count("\n") == 4 and table["step"].tolist() == [0, 0, 3, 3], "what was measured is shown at once"
+    sharpness(*asked, tmp_path / "cut")
+    assert (tmp_path / "cut" / "probes.jsonl").read_text().startswith(kept)
+    whole, again = (pd.read_csv(tmp_path / name / "track.csv").drop(columns="seconds") for name in ("whole", "cut"))
+    pd.testing.assert_frame_equal(again, whole)
+
+
 def test_a_warm_start_takes_fewer_products_and_proves_no_upper_bound(run: Path, tmp_path: Path) -> None:
     common = (run, "--probes", "eigenvalues", *EXAMPLES)
     for name, more in (("cold", ()), ("warm", ("--warm",))):
