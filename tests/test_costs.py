@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpness import Loss
-from sharpness.measure.costs import FORWARD, PRODUCT, WORK, Price, expected_seconds, price_of
+from sharpness.measure.costs import FORWARD, PRODUCT, WORK, Price, cheapest_first, expected_seconds, price_of
 from sharpness.measure.runner import probes_named
 from sharpness.probes import PROBES
 
@@ -50,6 +50,16 @@ def test_the_expected_passes_are_right_within_a_factor_of_two() -> None:
         assert work <= 4 * passes + 3 and passes <= 4 * work + 3, (name, work, passes)
         expected, counted = expected + work, counted + passes
     assert 0.5 < expected / counted < 2
+
+
+def test_the_cheapest_come_first_and_a_trace_after_the_eigenvalue_whose_products_it_takes() -> None:
+    loss = trained_loss()
+    for group in ("quick", "all"):
+        probes = probes_named([group])
+        ordered = cheapest_first(dict(reversed(probes.items())), loss)
+        costs = [IN_GRADIENTS.seconds(WORK[name](probe, loss)) for name, probe in ordered.items()]
+        assert ordered.keys() == probes.keys() and costs == sorted(costs) and costs[0] == 0 < costs[-1]
+        assert list(ordered).index("eigenvalues") < list(ordered).index("trace")
 
 
 @pytest.mark.parametrize("products", [False, True])

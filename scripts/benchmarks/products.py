@@ -1,11 +1,12 @@
-"""What products cost where they are dear: BatchNorm's second derivative, and the blocks of all layers.
+"""What products cost where they are dear: BatchNorm, all layers, a large vocabulary, and whether compiling one pays.
 
-Each number is a ratio of processor time within one process, on one thread: the median of the turns, with the smallest
-and the largest, which a busy machine moves little. C1 and a network of six linear layers, both with BatchNorm.
+Each number is a ratio within one process, on one thread, of processor time or of memory: the median of the turns, with
+the smallest and the largest, which a busy machine moves little. C1 and a network of six linear layers, both with
+BatchNorm; the Hessian of cross-entropy by its logits, of 512 predictions of a token.
 """
 
 # python scripts/benchmarks/products.py --examples 200
-# About four minutes of one core.
+# About six minutes of one core.
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from scripts.benchmarks.networks import images
+from scripts.benchmarks.tools import measured
 from sharpness.curvature import HessianOperator
+from sharpness.curvature.likelihoods import criterion_hessian, hessian_by_outputs
 from sharpness.loss import Loss
 from sharpness.models.fully_connected import f1
 from sharpness.models.keskar_conv import c1
@@ -33,6 +36,8 @@ from sharpness.probes import LayerEigenvalues, TopEigenvalues
 
 KEEP_ALL = 1 << 40
 SHAPE = (1, 28, 28)
+PREDICTIONS, VOCABULARY = 512, 50_304
+"""A tenth of a GB of logits, of GPT-2's vocabulary rounded up to a multiple of 64."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,33 @@ def layer_costs(options: Options) -> dict[str, list[float]]:
     return found
 
 
+def vocabulary_costs(options: Options) -> dict[str, list[float]]:
+    """Return the peak memory of a product with the Hessian by the logits over the memory of these."""
+    generator = torch.Generator().manual_seed(0)
+    z, t = torch.randn(2, PREDICTIONS, VOCABULARY, generator=generator)
+    y = torch.randint(VOCABULARY, (PREDICTIONS,), generator=generator)
+    found: dict[str, list[float]] = {}
+    for name, by_outputs in (("closed form", hessian_by_outputs), ("by autograd", criterion_hessian)):
+        for _ in range(options.turns):
+            _, row = measured(lambda by_outputs=by_outputs: by_outputs(cross_entropy, z, y)(t))
+            if row["peak_bytes"] is not None:
+                found.setdefault(name, []).append(row["peak_bytes"] / (z.numel() * z.element_size()))
+    return found
+
+
+def compiled(options: Options) -> dict[str, str]:
+    """Return what became of one compiled product of F1 and of C1, and the seconds until that was known."""
+    found = {}
+    for label, build in (("F1", f1), ("C1", c1)):
+        torch.manual_seed(0)
+        loss = Loss(build(SHAPE, 10, "running"), cross_entropy, images(options.examples))
+        began = time.perf_counter()
+        operator = HessianOperator(loss, backend="compiled")
+        operator.matvec(torch.ones_like(loss.weights))
+        found[label] = f"{operator.facts['compiled']}, known after {time.perf_counter() - began:.0f} s"
+    return found
+
+
 def show(title: str, found: Mapping[str, Sequence[float]]) -> None:
     """Print one line for each."""
     print(title)
@@ -123,6 +155,10 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     show("a product on kept graphs, in gradients", norm_costs(options))
     show("eigenvalues of all layers, in solves of the whole matrix", layer_costs(options))
+    show(f"memory of a product at {VOCABULARY:,} classes, in logits", vocabulary_costs(options))
+    print("one compiled program of the whole product, used?")
+    for name, text in compiled(options).items():
+        print(f"  {name}: {text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ def _joined(pieces: Pieces) -> Tensor:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of one call, with all that the device still has to do."""
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronise()
     started = time.perf_counter()

@@ -20,6 +20,7 @@ from sharpness.landscapes.evaluations import PointsMissing
 from sharpness.loss import Loss
 from sharpness.machine.environment import deterministic
 from sharpness.machine.progress import Progress
+from sharpness.measure.costs import cheapest_first
 from sharpness.measure.recorded import find_record, is_whole, wanted_record
 from sharpness.measure.subject import Companions, Subject, details_of, identity_of
 from sharpness.probes import PROBES, QUICK
@@ -65,11 +66,16 @@ def probes_named(names: Sequence[str]) -> dict[str, Any]:
 
 
 def applicable(probes: Mapping[str, Any], subject: Subject, *, named: Collection[str]) -> dict[str, Any]:
-    """Return the probes that have the points they need; one of ``named`` without is refused."""
+    """Return the probes that have the points they need; one of ``named`` without is refused.
+
+    Those that were named come first, in their order; the others of a group, cheapest first, after them.
+    """
     for name in probes:
         if name in named and (missing := subject.missing_point(name)):
             raise InputError(f"expected for the probe {name!r} {missing}")
-    return {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
+    there = {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
+    grouped = {name: probe for name, probe in there.items() if name not in named}
+    return {name: there[name] for name in there if name in named} | cheapest_first(grouped, subject.loss)
 
 
 def measure(

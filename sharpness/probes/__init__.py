@@ -108,4 +108,4 @@ QUICK: dict[str, Probe[Any]] = {
     "worst_case": WorstCaseSharpness(num_starts=1, steps=10),  # adaptive: no rescaling of the weights moves it
     "trace": Trace(method="krylov", rtol=0.1, num_hvps=20),  # 8 of them are those of the eigenvalue
 }
-"""A first answer: the cheapest first, and each as cheap as it can be and still say how sure it is."""
+"""A first answer: each as cheap as it can be and still say how sure it is."""
