@@ -11,7 +11,8 @@ the memory allowed, so the same command goes on after a stop of any kind.
 """
 
 # python scripts/benchmarks/big_models.py
-# About an hour and a half on two cores beside other work, a third of it the eigenvalue at the full length, and 2 GB of disk in --runs.
+# About an hour and a half on two cores beside other work, a third of it the eigenvalue at the full length, and 2 GB of
+# disk in --runs.
 
 from __future__ import annotations
 
