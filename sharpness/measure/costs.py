@@ -59,8 +59,8 @@ def cheapest_first(probes: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
 
     The trace of ``krylov`` goes on from an eigenvalue's products, of which it has more: it comes after that by itself.
     """
-    usual = Price(FORWARD, 1.0, PRODUCT)
-    return dict(sorted(probes.items(), key=lambda each: usual.seconds(WORK[each[0]](each[1], loss))))
+    in_gradients = expected_seconds(probes, loss, Price(FORWARD, 1.0, PRODUCT))
+    return {name: probes[name] for name in sorted(probes, key=in_gradients.__getitem__)}
 
 
 def _second_time(call: Callable[[], Any]) -> float:
