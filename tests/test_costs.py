@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpness import Loss
-from sharpness.measure.costs import FORWARD, PRODUCT, WORK, Price, cheapest_first, expected_seconds, price_of
+from sharpness.measure.costs import FORWARD, PRODUCT, WORK, Price, cheapest_first, expected_work, price_of
 from sharpness.measure.runner import probes_named
 from sharpness.probes import PROBES
 
@@ -67,5 +67,6 @@ def test_prices_are_positive_and_nothing_costs_nothing(products: bool) -> None:
     loss = trained_loss()
     price = price_of(loss, products=products)
     assert min(price.forward, price.gradient, price.product) > 0
-    seconds = expected_seconds(probes_named(["norms", "sam"]), loss, price)
+    works = expected_work(probes_named(["norms", "sam"]), loss)
+    seconds = {name: price.seconds(work) for name, work in works.items()}
     assert seconds == {"norms": 0.0, "sam": pytest.approx(2 * price.gradient)}

@@ -138,6 +138,16 @@ def test_what_is_no_series_is_refused(tmp_path: Path, names: list[str], words: s
         find_snapshots([])
 
 
+PRICED = """
+from sharpness.cli import main, probe
+from sharpness.measure.costs import Price
+
+probe.price_of = lambda loss, *, products: Price(forward=100.0, gradient=100.0, product=100.0)
+main()
+"""
+"""A pass takes so long that it is announced."""
+
+
 def test_a_run_is_tracked_and_only_what_is_new_is_measured_again(run: Path, tmp_path: Path) -> None:
     out, probes = tmp_path / "out", ("--probes", "eigenvalues,norms", *EXAMPLES)
     half = tmp_path / "half"
@@ -146,7 +156,10 @@ def test_a_run_is_tracked_and_only_what_is_new_is_measured_again(run: Path, tmp_
     sharpness("track", half, *probes, "--out", out)
     before = (out / "probes.jsonl").read_text()
     assert pd.read_csv(out / "track.csv")["step"].tolist() == [0, 0, 3, 3, 9, 9]
-    shown = sharpness("track", run, *probes, "--out", out).stdout
+    result = run_python("-c", PRICED, "track", str(run), *probes, "--out", str(out))
+    shown = result.stdout
+    assert result.returncode == 0 and "2 measures will take about 15.0 min here: 9 products over the data" in shown
+    assert "6 more are in probes.jsonl already" in shown
     after = (out / "probes.jsonl").read_text()
     assert after.startswith(before) and len(after.splitlines()) == len(before.splitlines()) + 2
     table = pd.read_csv(out / "track.csv")

@@ -30,6 +30,7 @@ __all__ = [
     "MismatchError",
     "Reading",
     "check_fit",
+    "file_sha256",
     "load_into",
     "read_checkpoint",
     "read_content",
@@ -57,13 +58,7 @@ def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Checkpoint:
             f"{path}: expected a checkpoint file, got a run folder: give one of its files, or read it with "
             "sharpness.runs.networks"
         )
-    file = path
-    if kind == "hugging face folder":
-        with naming(path):
-            file = file_beside(path, weights_file(path) or "")
-    elif kind == "adapter folder":
-        with naming(path):
-            file = file_beside(path, adapter_file(path) or "")
+    file = _file_of(path)
     if file.is_file():
         _check_manifest(file)
     names = set[str]()
@@ -73,6 +68,24 @@ def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Checkpoint:
     if kind == "adapter folder":  # other programs leave the adapter's name in
         readings = tuple(replace(r, tensors={plain_name(n): t for n, t in r.tensors.items()}) for r in readings)
     return Checkpoint(path, kind, _sha256(files), readings, tuple(sorted(names.difference(allow))))
+
+
+def _file_of(path: Path) -> Path:
+    """Return the file of weights, or their index, in a folder of another program; other paths as they are."""
+    names = {"hugging face folder": weights_file, "adapter folder": adapter_file}
+    if (find := names.get(recognise(path))) is None:
+        return path
+    with naming(path):
+        return file_beside(path, find(path) or "")
+
+
+def file_sha256(path: Path) -> str | None:
+    """Return the SHA-256 that :func:`read_checkpoint` would have, without reading tensors; ``None`` for several files.
+
+    Raises :class:`InputError` where there is no checkpoint.
+    """
+    file = _file_of(path)
+    return None if recognise(file) == "sharded" else sha256_file(file)
 
 
 def _read(path: Path, names: set[str]) -> tuple[Any, tuple[Path, ...]]:

@@ -60,7 +60,7 @@ def run_advise(command: Advise) -> None:
     probes: dict[str, Any] = {"gradient_noise": GradientNoise(confidence=command.confidence)}
     if settings.optimizer in ADAM:
         probes["preconditioned_noise"] = noise_in_geometry(settings, checkpoint.subject.loss, command.confidence)
-    with announced(console, {"": checkpoint.subject}, probes) as bar:
+    with announced(console, {"": checkpoint.subject}, probes, folder) as bar:
         measure_all(checkpoint.subject, probes, folder, deadline, named=set(probes), found=records.append, bar=bar)
         if run is not None and knobs is not None:
             options: dict[str, Any] = {"device": device, "data_dir": command.data_dir, "deadline": deadline}

@@ -57,7 +57,8 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[ProbeRecord]] = {title: [] for title in titles}
     try:
-        with announced(console, {f", {t}": s for t, s in zip(titles, subjects, strict=True)}, probes) as bar:
+        by_title = {f", {t}": s for t, s in zip(titles, subjects, strict=True)}
+        with announced(console, by_title, probes, folder) as bar:
             for name, probe in probes.items():  # one by one on both, so that time that is short ends in whole rows
                 for title, subject in zip(titles, subjects, strict=True):
                     if subject.missing_point(name) is None:

@@ -34,7 +34,7 @@ def run_predict(command: Predict) -> None:
     show_checkpoint(console, checkpoint)
     folder.path.mkdir(parents=True, exist_ok=True)
     records: list[ProbeRecord] = []
-    with announced(console, {"": checkpoint.subject}, probes) as bar:
+    with announced(console, {"": checkpoint.subject}, probes, folder) as bar:
         measure_all(checkpoint.subject, probes, folder, deadline, named=set(probes), found=records.append, bar=bar)
     if command.json:
         print_json(records)

@@ -19,8 +19,9 @@ from sharpness.cli.work_bar import WorkBar, duration
 from sharpness.config.spec import names_in
 from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import choose_device
-from sharpness.measure.costs import Price, expected_seconds, price_of
+from sharpness.measure.costs import Price, Work, expected_work, price_of
 from sharpness.measure.points import with_start, with_trained
+from sharpness.measure.recorded import is_recorded
 from sharpness.measure.request import ProbeRequest, Request
 from sharpness.measure.runner import Outcome, applicable, measure, probes_named
 from sharpness.measure.subject import Subject
@@ -43,7 +44,7 @@ def run_probe(command: Probe, knobs: Knobs) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     records: list[ProbeRecord] = []
     try:
-        with announced(console, {"": checkpoint.subject}, probes) as bar:
+        with announced(console, {"": checkpoint.subject}, probes, folder) as bar:
             measure_all(checkpoint.subject, probes, folder, deadline, named=named, found=records.append, bar=bar)
     finally:
         if command.json:
@@ -109,22 +110,32 @@ def show_checkpoint(console: Console, checkpoint: UserCheckpoint) -> None:
         warn(warning)
 
 
-def announced(console: Console, subjects: Mapping[str, Subject], probes: Mapping[str, Any]) -> WorkBar:
-    """Say how long the probes will take at these subjects, by their titles, and return the bar over all of it.
+def announced(
+    console: Console, subjects: Mapping[str, Subject], probes: Mapping[str, Any], folder: RecordFolder
+) -> WorkBar:
+    """Say what the probes will take at these subjects, by their titles, and return the bar over all of it.
 
-    A gradient is timed, and where much is asked for a product too.
+    What the folder has records of takes nothing. A gradient is timed, and where much is asked for a product too.
     """
     expected: dict[str, float] = {}
+    work, count = Work(), 0
     prices: dict[int, Price] = {}  # one for each loss: the checkpoints of a training stand for one
     for where, subject in subjects.items():
         here = {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
-        if id(subject) not in prices:
-            prices[id(subject)] = price_of(subject.loss, products=len(here) > len(QUICK))
-        of_each = expected_seconds(here, subject.loss, prices[id(subject)])
-        expected |= {f"{name}{where}": seconds for name, seconds in of_each.items()}
-    total = sum(expected.values())
-    if total >= 1:
-        say(console, f"{len(expected)} measures will take about {duration(total)} here")
+        missing = {name: probe for name, probe in here.items() if not is_recorded(folder, name, probe, subject)}
+        if missing and id(subject.loss) not in prices:
+            prices[id(subject.loss)] = price_of(subject.loss, products=len(missing) > len(QUICK))
+        works = expected_work(missing, subject.loss)
+        for name in here:
+            each = works.get(name, Work())
+            expected[f"{name}{where}"] = prices[id(subject.loss)].seconds(each) if name in missing else 0.0
+            work += each
+        count += len(missing)
+    if (total := sum(expected.values())) >= 1:
+        there = len(expected) - count
+        say(console, f"{count} measures will take about {duration(total)} here: {work} over the data")
+        if there:
+            say(console, f"{there} more are in probes.jsonl already")
     return WorkBar(console, expected)
 
 

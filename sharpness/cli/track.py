@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sharpness.checkpoints import file_sha256
 from sharpness.checkpoints.series import Snapshot, find_snapshots
 from sharpness.cli.knobs import Knobs
 from sharpness.cli.options import Track
@@ -59,7 +60,7 @@ def run_track(command: Track, knobs: Knobs) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     found: Found = {snapshot: [] for snapshot in snapshots}
     try:
-        with announced(console, {_where(each, snapshots): first.subject for each in snapshots}, probes) as bar:
+        with announced(console, _stand_ins(snapshots, first, folder), probes, folder) as bar:
             for snapshot, subject in _subjects(command, snapshots, first, device):
                 where: dict[str, Any] = {"found": found[snapshot].append, "where": _where(snapshot, snapshots)}
                 measure_all(subject, probes, folder, deadline, named=named, bar=bar, **where)
@@ -131,6 +132,14 @@ def _subjects(
             )
         vector = warm.setdefault(snapshot.series, WarmStart()) if command.warm else None
         yield snapshot, replace(subject, warm=vector)
+
+
+def _stand_ins(snapshots: Sequence[Snapshot], first: UserCheckpoint, folder: RecordFolder) -> dict[str, Subject]:
+    """Return the first checkpoint's subject for each one, with its own hash where there are records to be found."""
+    if not folder.records():
+        return {_where(each, snapshots): first.subject for each in snapshots}
+    hashes = {_where(each, snapshots): file_sha256(each.path) or "" for each in snapshots}
+    return {where: replace(first.subject, checkpoint_sha256=found) for where, found in hashes.items()}
 
 
 def _show(console: Console, command: Track, found: Found, known: Sequence[str]) -> None:

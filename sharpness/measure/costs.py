@@ -22,6 +22,24 @@ class Work:
     gradients: float = 0.0
     products: float = 0.0
 
+    def __add__(self, other: Work) -> Work:
+        return Work(self.forwards + other.forwards, self.gradients + other.gradients, self.products + other.products)
+
+    def __str__(self) -> str:
+        """Return the passes in words.
+
+        >>> print(Work(gradients=12.4, products=1))
+        12 gradients and 1 product
+        """
+        counts = {"forward pass": self.forwards, "gradient": self.gradients, "product": self.products}
+        many = {"forward pass": "forward passes"}
+        words = [
+            f"{n:,.0f} {name if round(n) == 1 else many.get(name, name + 's')}"
+            for name, n in counts.items()
+            if n >= 0.5
+        ]
+        return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
 
 @dataclass(frozen=True)
 class Price:
@@ -59,8 +77,8 @@ def cheapest_first(probes: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
 
     The trace of ``krylov`` goes on from an eigenvalue's products, of which it has more: it comes after that by itself.
     """
-    in_gradients = expected_seconds(probes, loss, Price(FORWARD, 1.0, PRODUCT))
-    return {name: probes[name] for name in sorted(probes, key=in_gradients.__getitem__)}
+    in_gradients, works = Price(FORWARD, 1.0, PRODUCT), expected_work(probes, loss)
+    return {name: probes[name] for name in sorted(probes, key=lambda name: in_gradients.seconds(works[name]))}
 
 
 def _second_time(call: Callable[[], Any]) -> float:
@@ -128,6 +146,6 @@ WORK: Mapping[str, Callable[[Any, Loss], Work]] = {
 }
 
 
-def expected_seconds(probes: Mapping[str, Any], loss: Loss, price: Price) -> dict[str, float]:
-    """Return how long each probe is expected to take, seconds."""
-    return {name: price.seconds(WORK[name](probe, loss)) for name, probe in probes.items()}
+def expected_work(probes: Mapping[str, Any], loss: Loss) -> dict[str, Work]:
+    """Return the passes over the data that each probe is expected to take."""
+    return {name: WORK[name](probe, loss) for name, probe in probes.items()}

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from sharpness.measure.subject import Subject
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord, deciding_knobs
+from sharpness.results import facts_of
 from sharpness.runs import RecordFolder, RunFolder
 
 
@@ -32,6 +34,15 @@ def missing_probes(
         for name, probe in probes.items()
         if find_record(run, wanted_record(name, probe, facts(name))) is None
     }
+
+
+def is_recorded(folder: RecordFolder, name: str, probe: Any, subject: Subject) -> bool:
+    """Say whether a folder seems to have the record of a probe of a subject, before anything is loaded for it.
+
+    What only the measurement itself compares, such as other points, is left to it.
+    """
+    known = {"checkpoint_sha256": subject.checkpoint_sha256, **facts_of(subject.loss)}
+    return find_record(folder, wanted_record(name, probe, known)) is not None
 
 
 def wanted_record(name: str, probe: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
