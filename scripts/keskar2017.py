@@ -105,6 +105,8 @@ class Preset:
     ranges: Ranges = field(default_factory=Ranges)
     compare: KeskarSharpness = field(default_factory=KeskarSharpness)
     """The sharpness by which everything but the pairs is compared."""
+    curvatures: Mapping[str, Any] = field(default_factory=lambda: CURVATURES)
+    """What the solutions of the first network are measured with beside Metric 2.1."""
     beside: Mapping[str, Any] = field(default_factory=dict)
     """What every run of the network of ``arms`` is measured with beside Metric 2.1, in the full space."""
     subspace: int = 100
@@ -130,7 +132,7 @@ TO_EQUAL_LOSS = RunConfig(
     budget=BudgetConfig(train_loss=0.01),
     measure=MeasureConfig(test_every=10.0),  # the test set is five times as large as the training set
 )
-NOISY = Case("MLP", TO_EQUAL_LOSS, small=32, large=500)
+NOISY = Case("MLP", replace(TO_EQUAL_LOSS, measure=MeasureConfig(test_every=25.0)), small=32, large=500)
 """Where the gap can be resolved in minutes: three hidden layers of 256 without BatchNorm, a fifth of the labels random.
 
 With so few and such labels what is learnt beyond the images' classes differs between the minima; LB is a quarter of the
@@ -169,6 +171,7 @@ PRESETS = {
         seeds=10,
         pairs=(NOISY,),
         arms=None,
+        curvatures={**CURVATURES, "trace": replace(CURVATURES["trace"], method="krylov")},  # shares its products
         interpolation=Interpolation(zoom=2),
     ),
     "full": Preset(
@@ -257,11 +260,11 @@ def measurements(preset: Preset, cells: Sequence[Cell]) -> Iterator[Measurement 
     solutions = [cell for cell in cells if cell.labels["arm"] == "base"]
     first = [cell for cell in solutions if cell.labels["network"] == cells[0].labels["network"]]
     for cell in first:
-        yield Measurement(f"curvature, {cell.name}", cell, CURVATURES)
+        yield Measurement(f"curvature, {cell.name}", cell, preset.curvatures)
     for cell in cells:
         probes = {"keskar": _published(preset, cell), "distance": DistanceFromStart()}
         if preset.arms is not None and cell.labels["network"] == preset.arms.label:
-            asked = CURVATURES if cell in first else {}
+            asked = preset.curvatures if cell in first else {}
             probes |= {name: probe for name, probe in preset.beside.items() if name not in asked}
         yield Measurement(f"Keskar sharpness, {cell.name}", cell, probes)
     for small, large in _pairs(solutions):

@@ -15,7 +15,7 @@ from sharpness.machine.progress import Progress
 from sharpness.measure.guards import check_weights
 from sharpness.measure.recorded import missing_probes
 from sharpness.measure.runner import measure
-from sharpness.measure.subject import Point, SplitLosses, Subject
+from sharpness.measure.subject import Point, SplitLosses, Subject, shared_products
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
 from sharpness.runs import RunFolder
@@ -75,13 +75,15 @@ def subject_of_run(
     dataset = load_run_data(config, data_dir).to(device)
     batches = subset_batches(config, dataset.train, num_examples, config.training.seed)
     model = load_network(run, final, dataset, device)
+    loss = network_loss(config, model, batches)
     return Subject(
-        loss=network_loss(config, model, batches),
+        loss=loss,
         checkpoint_sha256=run.final_sha256(),
         details={"subset": num_examples, "criterion": config.training.loss},
         start=lambda: Point(weights=load_weights(run, "x0", dataset, device)),
         points=() if other is None else (lambda: _far_end(other, dataset, device),),
         split_losses=lambda: _split_losses(run, model, dataset),
+        shared=shared_products(loss),
     )
 
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sharpness.landscapes import LANDSCAPES
-from sharpness.linalg.shared_products import SharedProducts
+from sharpness.linalg.shared_products import NUM_SHARED, SharedProducts
 from sharpness.loss import Loss
+from sharpness.machine.memory import free_memory
 from sharpness.probes import PROBES
 from sharpness.probes.preconditioned_sharpness import Preconditioner
 from sharpness.results import ProbeInfo, facts_of
@@ -18,6 +20,8 @@ from sharpness.vectors import sha256_of
 
 MEASURABLE: Mapping[str, ProbeInfo] = {**LANDSCAPES, **PROBES}
 """Everything that is measured at a checkpoint, by name."""
+
+SHARED_SHARE = 0.1  # of the free memory that shared products may take
 
 POINTS = {
     "x0": "the weights where training started: give --start",
@@ -141,3 +145,9 @@ def details_of(subject: Subject, companions: Companions) -> dict[str, Any]:
     elif companions.points:
         details["others"] = [{**p.details, "checkpoint_sha256": p.checkpoint_sha256} for p in companions.points]
     return details
+
+
+def shared_products(loss: Loss) -> SharedProducts | None:
+    """Return an empty store of products, or ``None`` where those of a solve would take too much of the memory."""
+    needed = NUM_SHARED * loss.weights.numel() * loss.weights.element_size()
+    return SharedProducts() if needed <= SHARED_SHARE * free_memory(torch.device("cpu")) else None

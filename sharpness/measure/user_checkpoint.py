@@ -18,17 +18,15 @@ from sharpness.data.batches import Batch
 from sharpness.data.sources import load_data
 from sharpness.data.user_data import UserData
 from sharpness.errors import InputError
-from sharpness.linalg.shared_products import NUM_SHARED, SharedProducts
 from sharpness.loss import Loss
 from sharpness.loss.criteria import Criterion, load_loss
 from sharpness.loss.eval_mode import batch_norms
-from sharpness.machine.memory import free_memory
 from sharpness.machine.users_code import import_object
 from sharpness.measure.adapter_folder import base_of, with_adapter
 from sharpness.measure.guards import Checked, check_before_probing, describe
 from sharpness.measure.preconditioner import preconditioner_at
 from sharpness.measure.request import Request
-from sharpness.measure.subject import Subject
+from sharpness.measure.subject import Subject, shared_products
 from sharpness.measure.weight_decay import weight_decay_of
 from sharpness.models.user_model import UserModel, load_model
 from sharpness.probes.preconditioned_sharpness import Preconditioner
@@ -36,7 +34,6 @@ from sharpness.runs import RunFolder
 from sharpness.runs.networks import check_subset, load_run_data, subset_batches
 
 BATCH_SIZE = 100
-SHARED_SHARE = 0.1  # of the free memory that shared products may take
 
 
 @dataclass(frozen=True)
@@ -125,12 +122,6 @@ def _kept_state(run: RunFolder, file: Path, loss: Loss) -> Callable[[], Precondi
     """Return what reads P from the optimiser's state that a run kept beside a checkpoint, ``None`` without one."""
     kept = run.optimizer_file(file.stem.removeprefix("checkpoint-"))
     return partial(preconditioner_at, kept, loss, None) if kept.is_file() else None
-
-
-def shared_products(loss: Loss) -> SharedProducts | None:
-    """Return an empty store of products, or ``None`` where those of a solve would take too much of the memory."""
-    needed = NUM_SHARED * loss.weights.numel() * loss.weights.element_size()
-    return SharedProducts() if needed <= SHARED_SHARE * free_memory(torch.device("cpu")) else None
 
 
 def weights_file(path: Path, run: RunFolder | None) -> Path:

@@ -177,11 +177,13 @@ def next_batch(session: Session, at: Position, size: int) -> TrainingBatch:
     order, varied = session.epoch_of(at.epoch)
     first, last = rank() * size // num_ranks(), (rank() + 1) * size // num_ranks()
     rows = order[at.seen + first : at.seen + last]
-    images = session.train.inputs[rows]
+    images = session.train.inputs.index_select(0, rows)  # copies whole rows, which indexing does not on a CPU
     if varied is not None:
         images = varied(images, at.seen + first)
     inputs = normalise(images, getattr(torch, session.config.training.dtype))
-    return TrainingBatch(inputs, session.train.targets[rows], weight=num_ranks() * (last - first) / size)
+    return TrainingBatch(
+        inputs, session.train.targets.index_select(0, rows), weight=num_ranks() * (last - first) / size
+    )
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
