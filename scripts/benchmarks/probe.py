@@ -15,10 +15,12 @@ is copies.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,7 @@ from sharpness.config import RunConfig, TrainingConfig
 from sharpness.data import Batches, load_dataset
 from sharpness.errors import InputError
 from sharpness.models.user_model import load_model
+from sharpness.runs import RecordFolder
 
 GIB = 1 << 30
 COMMAND = "from sharpness.cli import main; main()"
@@ -96,29 +99,51 @@ def trained_resnet(network: str, folder: Path) -> tuple[str, ...]:
     return (str(folder / "resnet.pt"), "--model", network, "--data", f"npz:{folder / 'images.npz'}")
 
 
-def first_answers(options: Options, folder: Path) -> dict[str, list[float]]:
-    """Return the seconds of whole commands without named probes, each into a folder of its own."""
+def first_answers(options: Options, folder: Path) -> dict[str, tuple[list[float], str]]:
+    """Return the seconds of whole commands without named probes, each into a folder of its own.
+
+    What a command announces is of its measures, so it is divided by the seconds in their records.
+    """
     if options.answers < 1:
         return {}
     named = {
         "`sharpness probe`, F1, 10,000 images": trained_f1(options.runs),
         f"`sharpness probe`, {options.network}, 500 images": trained_resnet(options.network, folder),
     }
-    found: dict[str, list[float]] = {}
+    found: dict[str, tuple[list[float], str]] = {}
     for name, arguments in named.items():
+        times, shares = found.setdefault(name, ([], "s"))[0], list[float]()
         for i in range(options.answers):
             out = folder / f"answer-{len(found)}-{i}"
-            command = ("probe", *arguments, "--out", str(out))
-            found.setdefault(name, []).append(seconds_of(lambda each=command: run_process(COMMAND, *each)))
+            began = time.perf_counter()
+            said = run_process(COMMAND, "probe", *arguments, "--out", str(out))
+            times.append(time.perf_counter() - began)
+            shares.append(
+                announced_seconds(said) / sum(record.seconds or 0.0 for record in RecordFolder(out).records())
+            )
+        found[f"announced, {name}"] = shares, "of what its measures took"
     return found
 
 
-def run_process(code: str, *arguments: str) -> None:
-    """Run some Python in a process; :class:`InputError` where it fails."""
+def announced_seconds(said: str) -> float:
+    """Return the time that a command announced.
+
+    >>> announced_seconds("8 measures will take about 1.5 min here: 40 gradients over the data")
+    90.0
+    """
+    found = re.search(r"will take about ([0-9.]+) (s|min|h) here", said)
+    if found is None:
+        raise InputError(f"expected a command that says how long it will take, got: {said.splitlines()[:9]}")
+    return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
+
+
+def run_process(code: str, *arguments: str) -> str:
+    """Run some Python in a process and return what it printed; :class:`InputError` where it fails."""
     command = [sys.executable, "-c", code, *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise InputError(f"expected the command to end well, got: {result.stderr.strip().splitlines()[-1:]}")
+    return result.stdout
 
 
 def process_seconds(code: str, *arguments: str, repeats: int) -> list[float]:
@@ -185,7 +210,7 @@ def measure(options: Options) -> list[Row]:
     shown = {
         "`sharpness --help`": (process_seconds(COMMAND, "--help", repeats=options.repeats), "s"),
         first: (waited, "s"),
-        **{what: (values, "s") for what, values in answers.items()},
+        **answers,
         f"reading {options.gibibytes:g} GiB, its SHA-256 included": (seconds, "s"),
         "memory of its own that reading took beside the network": (copies, "of the file's size"),
     }

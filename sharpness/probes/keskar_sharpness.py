@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -180,19 +181,27 @@ def maximise(
 
     SciPy's ``minimize`` does the same, but goes through the bounds of a large network number by number once more.
     """
+    collects = gc.isenabled()
+    gc.disable()  # SciPy makes objects of every bound before it begins, all of which the collector would go through
 
     def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
+        if collects:
+            gc.enable()
         value, gradient = evaluate(z)
         return -value, -gradient
 
-    point, lowest, facts = fmin_l_bfgs_b(
-        negative,
-        start,
-        # A list of plain floats, which SciPy would make of a Bounds object one number at a time.
-        bounds=list(zip((-half_width).tolist(), half_width.tolist(), strict=True)),
-        maxiter=num_iterations,
-        maxfun=20 * num_iterations,
-        factr=0.0,
-        pgtol=0.0,
-    )
+    try:
+        point, lowest, facts = fmin_l_bfgs_b(
+            negative,
+            start,
+            # A list of plain floats, which SciPy would make of a Bounds object one number at a time.
+            bounds=list(zip((-half_width).tolist(), half_width.tolist(), strict=True)),
+            maxiter=num_iterations,
+            maxfun=20 * num_iterations,
+            factr=0.0,
+            pgtol=0.0,
+        )
+    finally:
+        if collects:
+            gc.enable()
     return point, -float(lowest), facts
