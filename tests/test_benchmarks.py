@@ -363,7 +363,10 @@ def test_the_tracker_benchmark_compares_two_trainings_with_the_same_bits(
 # Another device.
 
 
-def test_the_device_benchmark_finds_every_path_right_and_tools_agree(tmp_path: Path) -> None:
+def test_the_device_benchmark_finds_every_path_right_and_tools_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "PATHS", device.PATHS[:-1])  # compiling takes a while
     options = device.Options(size="small", device="cpu", threads=1)
     jobs = [job for job in options.jobs() if job.part == "products" or job.network == "GPT-2"]
     measured = rows.measure(jobs, tmp_path / "results.jsonl", here(device, tmp_path, []))
@@ -380,6 +383,13 @@ def test_the_device_benchmark_finds_every_path_right_and_tools_agree(tmp_path: P
     )  # torchvision's
     device.render(measured, tmp_path)
     assert (tmp_path / "benchmark.md").read_text().startswith("# Device benchmark: cpu")
+
+
+@pytest.mark.slow
+def test_the_device_benchmark_compiles_products() -> None:
+    row = device.products(rows.Job("products", "BatchNorm on batches", "small on cpu", 24, 1))
+    (entry,) = (each for each in row["entries"] if each["path"] == "compiled")
+    assert entry["right"] and entry["note"].startswith(("yes", "no: it is slower"))
 
 
 # Getting going.

@@ -9,8 +9,8 @@ measured at the next call after its installation.
 
 # python scripts/benchmarks/curvature.py --scale small medium
 # About 70 minutes on two cores, of which the two sizes of GPT-2 take 25.
-# A top eigenvalue certified to 1 % at 99 % takes 9 to 19 products with a true error below 1e-4; eigsh on the same
-# products takes 2.0 times as long, PyHessian 1.4 times for an error of about 4e-3 (medians over networks and starts).
+# A top eigenvalue certified to 1 % at 99 % takes 9 to 19 products with a true error below 1e-5; eigsh on the same
+# products takes 1.9 times as long, PyHessian 1.5 times for an error of about 2e-3 (medians over networks and starts).
 
 from __future__ import annotations
 
