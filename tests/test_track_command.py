@@ -89,6 +89,8 @@ def lightnings(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         (partial(torch.optim.SGD, momentum=0.9), 38.0),
         (partial(torch.optim.SGD, momentum=0.5, nesterov=True), 15.0),
         (partial(torch.optim.SGD, momentum=0.5, dampening=0.5), 60.0),
+        (partial(torch.optim.SGD, momentum=0.5, dampening=1.0), None),  # the gradient does not enter the momentum
+        (partial(torch.optim.SGD, dampening=0.5), 20.0),  # torch dampens a momentum alone
         (torch.optim.Adam, None),
         (torch.optim.AdamW, None),
         (partial(torch.optim.RMSprop, momentum=0.9), None),

@@ -71,6 +71,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: SGD(p, lr=0.1),
     "momentum": lambda p: SGD(p, lr=0.1, momentum=0.9),
     "dampened": lambda p: SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+    "dampening alone": lambda p: SGD(p, lr=0.1, dampening=0.5),
     "nesterov": lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True),
     "decayed": lambda p: SGD(p, lr=0.1, momentum=0.5, weight_decay=0.1),
     "adam": lambda p: ADAM(p, lr=1e-2),
@@ -227,7 +228,7 @@ def test_the_numbers_are_those_of_dense_matrices(time: Time) -> None:
     assert all(row["learning_rate"] == 1e-2 and row["overhead"] == 0 for row in rows.values())
 
 
-EDGES = {"sgd": 2.0, "momentum": 3.8, "dampened": 7.6, "nesterov": 3.8 / 2.8}
+EDGES = {"sgd": 2.0, "momentum": 3.8, "dampened": 7.6, "dampening alone": 2.0, "nesterov": 3.8 / 2.8}
 
 
 @pytest.mark.parametrize(("name", "edge"), EDGES.items())
@@ -255,6 +256,8 @@ def test_a_ratio_that_is_not_known_has_its_reason(time: Time) -> None:
         assert rows[name][f"{name}_to_edge"] is None and word in rows[name][f"{name}_to_edge_reason"]
     *_, rows = tracked(lambda p: SGD(p, lr=0.0), time, quantities=["top_eigenvalue", "critical_sharpness"])
     assert all("rate is 0" in row[f"{name}_to_edge_reason"] for name, row in rows.items()) and len(rows) == 2
+    *_, rows = tracked(lambda p: SGD(p, lr=0.1, momentum=0.9, dampening=1.0), time, quantities=["top_eigenvalue"])
+    assert "a dampening of 1" in rows["top_eigenvalue"]["top_eigenvalue_to_edge_reason"]
     *_, rows = tracked(OPTIMIZERS["momentum"], time)
     assert "by the batch size" in rows["batch_sharpness"]["batch_sharpness_to_edge_reason"]
 

@@ -6,13 +6,15 @@ from __future__ import annotations
 def descent_edge(rate: float, momentum: float = 0.0, *, nesterov: bool = False, dampening: float = 0.0) -> float:
     """Return the largest eigenvalue at which gradient descent is stable, ``2 (1 + beta) / rate``, beta the momentum.
 
-    With Nesterov's momentum ``2 (1 + beta) / ((1 + 2 beta) rate)``; the dampening d makes the rate ``(1 - d)`` times as
-    large. Cohen et al. 2021 (arXiv 2103.00065), section 2 and appendix B.
+    With Nesterov's momentum ``2 (1 + beta) / ((1 + 2 beta) rate)``; the dampening d, below 1, makes the rate
+    ``(1 - d)`` times as large where there is a momentum, as in torch's SGD. Cohen et al. 2021 (arXiv 2103.00065),
+    section 2 and appendix B.
 
     >>> descent_edge(0.1), round(descent_edge(0.1, 0.9), 9), round(descent_edge(0.1, 0.5, nesterov=True), 9)
     (20.0, 38.0, 15.0)
     """
-    return 2 * (1 + momentum) / (rate * (1 + 2 * momentum if nesterov else 1) * (1 - dampening))
+    share = 1 - dampening if momentum else 1.0
+    return 2 * (1 + momentum) / (rate * (1 + 2 * momentum if nesterov else 1) * share)
 
 
 def adam_edge(beta1: float) -> float:

@@ -124,8 +124,10 @@ class Stepping:
         if not self.rate:
             return None, ZERO_RATE
         group = next(iter(self.groups.values()))
-        more = {"nesterov": bool(group["nesterov"]), "dampening": float(group["dampening"])}
-        return descent_edge(self.rate, float(group["momentum"]), **more), ""
+        momentum, dampening = float(group["momentum"]), float(group["dampening"])
+        if momentum and dampening >= 1:
+            return None, f"a dampening of {dampening:g} keeps the gradient out of the momentum"
+        return descent_edge(self.rate, momentum, nesterov=bool(group["nesterov"]), dampening=dampening), ""
 
     def of_preconditioned(self) -> Edge:
         """Return the eigenvalue of the preconditioned Hessian at Adam's edge, ``38 / rate`` for beta1 = 0.9."""
