@@ -203,6 +203,4 @@ def _edge_of_group(group: Mapping[Any, Any], rate: float | None) -> float | None
     if rate is None or "dampening" not in group or not set(group) <= GROUP_OF_SGD:
         return None
     momentum, dampening = (_number(group, name) or 0.0 for name in ("momentum", "dampening"))
-    if momentum and dampening >= 1:
-        return None
     return descent_edge(rate, momentum, nesterov=group.get("nesterov") is True, dampening=dampening)

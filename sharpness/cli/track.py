@@ -136,7 +136,7 @@ def _subjects(
 
 def _stand_ins(snapshots: Sequence[Snapshot], first: UserCheckpoint, folder: RecordFolder) -> dict[str, Subject]:
     """Return the first checkpoint's subject for each one, with its own hash where there are records to be found."""
-    if not folder.records():
+    if not folder.index.path.is_file():
         return {_where(each, snapshots): first.subject for each in snapshots}
     hashes = {_where(each, snapshots): file_sha256(each.path) or "" for each in snapshots}
     return {where: replace(first.subject, checkpoint_sha256=found) for where, found in hashes.items()}

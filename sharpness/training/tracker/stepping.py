@@ -124,10 +124,10 @@ class Stepping:
         if not self.rate:
             return None, ZERO_RATE
         group = next(iter(self.groups.values()))
-        momentum, dampening = float(group["momentum"]), float(group["dampening"])
-        if momentum and dampening >= 1:
-            return None, f"a dampening of {dampening:g} keeps the gradient out of the momentum"
-        return descent_edge(self.rate, momentum, nesterov=bool(group["nesterov"]), dampening=dampening), ""
+        more = {"nesterov": bool(group["nesterov"]), "dampening": float(group["dampening"])}
+        edge = descent_edge(self.rate, float(group["momentum"]), **more)
+        why = f"a dampening of {group['dampening']:g} keeps the gradient out of the momentum"
+        return edge, why if edge is None else ""
 
     def of_preconditioned(self) -> Edge:
         """Return the eigenvalue of the preconditioned Hessian at Adam's edge, ``38 / rate`` for beta1 = 0.9."""
