@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpness import Loss
-from sharpness.measure.costs import FORWARD, PRODUCT, WORK, Price, cheapest_first, expected_work, price_of
+from sharpness.measure.costs import FORWARD, PRODUCT, WORK, Price, Work, cheapest_first, expected_work, price_of
 from sharpness.measure.runner import probes_named
-from sharpness.probes import PROBES
+from sharpness.probes import PROBES, GradientNoise
 
-IN_GRADIENTS = Price(forward=FORWARD, gradient=1.0, product=PRODUCT)
+IN_GRADIENTS = Price(forward=FORWARD, gradient=1.0, product=PRODUCT, example=0.0)
 # Their passes are over batches or single examples, which records count one by one.
 BY_BATCHES = {"gradient_noise", "batch_sharpness", "interaction", "learning_coefficient", "preconditioned_sharpness"}
 BY_BATCHES |= {"preconditioned_noise"}
@@ -52,6 +52,26 @@ def test_the_expected_passes_are_right_within_a_factor_of_two() -> None:
     assert 0.5 < expected / counted < 2
 
 
+@pytest.mark.parametrize("num_hvps", [0, 7])
+def test_the_noise_scale_takes_a_gradient_of_every_example_and_a_product_for_some(num_hvps: int) -> None:
+    loss = trained_loss()
+    probe = GradientNoise(num_hvps=num_hvps)
+    work, result = WORK["gradient_noise"](probe, loss), probe(loss)
+    assert (work.examples + work.gradients, work.products) == (result.num_gradients, result.num_hvps)
+
+
+def test_a_loss_of_whole_batches_has_no_gradients_of_single_examples() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    batches = [(torch.randn(9, 4), torch.randint(2, (9,))), (torch.randn(7, 4), torch.randint(2, (7,)))]
+    loss = Loss(model, F.cross_entropy, batches, norm="batch")
+    assert WORK["gradient_noise"](GradientNoise(num_hvps=0), loss) == Work(gradients=2)
+    price = price_of(loss, products=False, examples=True)
+    assert price.example > 0
+    sums = Loss(nn.Linear(4, 2), nn.CrossEntropyLoss(reduction="sum"), batches)  # its noise scale is refused
+    assert price_of(sums, products=False, examples=True).example > 0
+
+
 def test_the_cheapest_come_first_and_a_trace_after_the_eigenvalue_whose_products_it_takes() -> None:
     loss = trained_loss()
     for group in ("quick", "all"):
@@ -62,11 +82,11 @@ def test_the_cheapest_come_first_and_a_trace_after_the_eigenvalue_whose_products
         assert list(ordered).index("eigenvalues") < list(ordered).index("trace")
 
 
-@pytest.mark.parametrize("products", [False, True])
-def test_prices_are_positive_and_nothing_costs_nothing(products: bool) -> None:
+@pytest.mark.parametrize("timed", [False, True])
+def test_prices_are_positive_and_nothing_costs_nothing(timed: bool) -> None:
     loss = trained_loss()
-    price = price_of(loss, products=products)
-    assert min(price.forward, price.gradient, price.product) > 0
+    price = price_of(loss, products=timed, examples=timed)
+    assert min(price.forward, price.gradient, price.product, price.example) > 0
     works = expected_work(probes_named(["norms", "sam"]), loss)
     seconds = {name: price.seconds(work) for name, work in works.items()}
     assert seconds == {"norms": 0.0, "sam": pytest.approx(2 * price.gradient)}

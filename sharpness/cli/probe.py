@@ -115,7 +115,8 @@ def announced(
 ) -> WorkBar:
     """Say what the probes will take at these subjects, by their titles, and return the bar over all of it.
 
-    What the folder has records of takes nothing. A gradient is timed, and where much is asked for a product too.
+    What the folder has records of takes nothing. A gradient is timed, a product too where much is asked for, and a few
+    gradients of single examples where a probe takes those.
     """
     expected: dict[str, float] = {}
     work, count = Work(), 0
@@ -123,9 +124,10 @@ def announced(
     for where, subject in subjects.items():
         here = {name: probe for name, probe in probes.items() if subject.missing_point(name) is None}
         missing = {name: probe for name, probe in here.items() if not is_recorded(folder, name, probe, subject)}
-        if missing and id(subject.loss) not in prices:
-            prices[id(subject.loss)] = price_of(subject.loss, products=len(missing) > len(QUICK))
         works = expected_work(missing, subject.loss)
+        if missing and id(subject.loss) not in prices:
+            examples = any(each.examples for each in works.values())
+            prices[id(subject.loss)] = price_of(subject.loss, products=len(missing) > len(QUICK), examples=examples)
         for name in here:
             each = works.get(name, Work())
             expected[f"{name}{where}"] = prices[id(subject.loss)].seconds(each) if name in missing else 0.0

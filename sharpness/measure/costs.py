@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,20 +11,24 @@ from typing import Any
 import torch
 
 from sharpness.curvature import HessianOperator
+from sharpness.errors import InputError
+from sharpness.linalg.shared_products import NUM_SHARED
 from sharpness.loss import Loss
+from sharpness.loss.per_example import UnitGradients
 from sharpness.vectors import norm
 
 
 @dataclass(frozen=True)
 class Work:
-    """Passes over the data: forwards, gradients and products with a curvature matrix."""
+    """Passes over the data: forwards, gradients and products with a curvature matrix; and gradients of one example."""
 
     forwards: float = 0.0
     gradients: float = 0.0
     products: float = 0.0
+    examples: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.forwards + other.forwards, self.gradients + other.gradients, self.products + other.products)
+        return Work(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
     def __str__(self) -> str:
         """Return the passes in words.
@@ -31,8 +36,10 @@ class Work:
         >>> print(Work(gradients=12.4, products=1))
         12 gradients and 1 product
         """
+        single = "gradient of one example"
         counts = {"forward pass": self.forwards, "gradient": self.gradients, "product": self.products}
-        many = {"forward pass": "forward passes"}
+        counts[single] = self.examples
+        many = {"forward pass": "forward passes", single: "gradients of one example"}
         words = [
             f"{n:,.0f} {name if round(n) == 1 else many.get(name, name + 's')}"
             for name, n in counts.items()
@@ -43,33 +50,45 @@ class Work:
 
 @dataclass(frozen=True)
 class Price:
-    """Seconds of one pass of each kind."""
+    """Seconds of one pass of each kind, and of the gradient of one example beside others."""
 
     forward: float
     gradient: float
     product: float
+    example: float
 
     def seconds(self, work: Work) -> float:
         """Return what so many passes take.
 
-        >>> Price(forward=1.0, gradient=3.0, product=7.0).seconds(Work(gradients=2, products=1))
+        >>> Price(forward=1.0, gradient=3.0, product=7.0, example=0.1).seconds(Work(gradients=2, products=1))
         13.0
         """
-        return self.forward * work.forwards + self.gradient * work.gradients + self.product * work.products
+        passes = self.forward * work.forwards + self.gradient * work.gradients + self.product * work.products
+        return passes + self.example * work.examples
 
 
 FORWARD, PRODUCT = 1 / 3, 2.3
 """A forward pass and a kept product in gradients, as measured on the networks of docs/benchmarks.md."""
 
+TIMED = 8  # single examples
 
-def price_of(loss: Loss, *, products: bool) -> Price:
-    """Return the prices at the loss's own weights: those of a gradient, and of a product where it is asked for."""
+
+def price_of(loss: Loss, *, products: bool, examples: bool) -> Price:
+    """Return the prices at the loss's own weights: that of a gradient, and where asked those of a product, an example.
+
+    What is not asked for is taken from the gradient.
+    """
     gradient = _second_time(lambda: loss.grad(loss.weights))
-    if not products:
-        return Price(FORWARD * gradient, gradient, PRODUCT * gradient)
-    operator, v = HessianOperator(loss), torch.ones_like(loss.weights)
-    v /= norm(v)
-    return Price(FORWARD * gradient, gradient, _second_time(lambda: operator.matvec(v)))
+    product, example = PRODUCT * gradient, gradient / loss.num_examples
+    if products:
+        operator, v = HessianOperator(loss), torch.ones_like(loss.weights)
+        v /= norm(v)
+        product = _second_time(lambda: operator.matvec(v))
+    if examples:
+        with contextlib.suppress(InputError):  # examples without a gradient of their own: the probe says why
+            some = UnitGradients(loss, loss.weights, chunk=TIMED)
+            example = _second_time(lambda: next(iter(some))) / min(TIMED, len(some.weights))
+    return Price(FORWARD * gradient, gradient, product, example)
 
 
 def cheapest_first(probes: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
@@ -77,7 +96,8 @@ def cheapest_first(probes: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
 
     The trace of ``krylov`` goes on from an eigenvalue's products, of which it has more: it comes after that by itself.
     """
-    in_gradients, works = Price(FORWARD, 1.0, PRODUCT), expected_work(probes, loss)
+    in_gradients = Price(FORWARD, 1.0, PRODUCT, 20 / loss.num_examples)
+    works = expected_work(probes, loss)
     return {name: probes[name] for name in sorted(probes, key=lambda name: in_gradients.seconds(works[name]))}
 
 
@@ -104,12 +124,20 @@ def _batches(probe: Any, loss: Loss) -> float:
     return probe.num_batches * size / loss.num_examples
 
 
+def _units(probe: Any, loss: Loss) -> Work:
+    """Return the work of the gradients of all examples, or of all batches where those are what has one."""
+    by_batches = probe.method == "batches" or (probe.method == "auto" and not loss.divisible)
+    return Work(gradients=1) if by_batches else Work(examples=loss.num_examples)
+
+
 # Iterations that end by what they find are taken at what they took on the built-in networks.
 WORK: Mapping[str, Callable[[Any, Loss], Work]] = {
     "eigenvalues": lambda p, loss: Work(products=_solve(p.num_hvps, _ends(p))),
     "layers": lambda p, loss: Work(products=0.3 * len(loss.layout.layers()) * _solve(p.num_hvps, _ends(p))),
     "density": lambda p, loss: Work(products=p.steps * p.starts),
-    "trace": lambda p, loss: Work(products=min(p.num_hvps, 12 if p.method == "krylov" else 80)),
+    "trace": lambda p, loss: Work(
+        products=min(p.num_hvps - NUM_SHARED, 12) if p.method == "krylov" else min(p.num_hvps, 80)
+    ),
     "diagonal": lambda p, loss: Work(products=loss.layout.size if loss.layout.size <= p.exact_up_to else p.num_hvps),
     "keskar": lambda p, loss: Work(gradients=1.4 * p.num_iterations),
     "keskar_maximum": lambda p, loss: Work(gradients=150 * (1 if p.second_epsilon is None else 2)),
@@ -138,8 +166,8 @@ WORK: Mapping[str, Callable[[Any, Loss], Work]] = {
         gradients=_batches(p, loss) if p.source != "state" else 0, products=_solve(p.num_hvps)
     ),
     "generalised_sharpness": lambda p, loss: Work(gradients=1, products=min(p.num_hvps, 10 + 8 * p.num_starts)),
-    "gradient_noise": lambda p, loss: Work(gradients=3, products=2 * p.num_hvps / loss.num_examples),
-    "preconditioned_noise": lambda p, loss: Work(gradients=3 + _batches(p, loss)),
+    "gradient_noise": lambda p, loss: _units(p, loss) + Work(gradients=1, products=p.num_hvps + bool(p.num_hvps)),
+    "preconditioned_noise": lambda p, loss: _units(p, loss) + Work(gradients=1 + _batches(p, loss)),
     "distance": lambda p, loss: Work(),
     "interpolation": lambda p, loss: Work(forwards=2 * p.num_points),
     "pyhessian": lambda p, loss: Work(products=40),

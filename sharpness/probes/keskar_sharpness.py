@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
@@ -17,11 +14,11 @@ from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.keskar_box import Box, check_epsilons, phi
+from sharpness.probes.methods.lbfgsb import Objective, maximise
 from sharpness.results import Probe, ProbeResult
 
 STARTS = ("gradient_sign", "random", "zero")
 METHODS = ("published",)  # the maximum sought until it stops growing is a probe of its own, KeskarMaximum
-ArrayObjective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +133,7 @@ class KeskarSharpness(Probe[KeskarResult]):
             raise unknown_name("start", self.start, STARTS)
         return epsilons
 
-    def _evaluation(self, box: Box, num_boxes: int, progress: Progress | None) -> ArrayObjective:
+    def _evaluation(self, box: Box, num_boxes: int, progress: Progress | None) -> Objective:
         """Return the loss in the box as SciPy has its functions, in float64."""
 
         def evaluate(z: np.ndarray) -> tuple[float, np.ndarray]:
@@ -148,22 +145,21 @@ class KeskarSharpness(Probe[KeskarResult]):
         return evaluate
 
     def _search(
-        self, evaluate: ArrayObjective, value: float, gradient: np.ndarray, epsilon: float, reach: np.ndarray
+        self, evaluate: Objective, value: float, gradient: np.ndarray, epsilon: float, reach: np.ndarray
     ) -> tuple[BoxSearch, bool]:
         """Run L-BFGS-B in the box of one epsilon, and return what it found and whether it converged."""
         half_width = epsilon * reach
-        start = self._first_point(gradient, half_width)
-        point, highest, facts = maximise(evaluate, start, half_width, self.num_iterations)
-        best = max(value, highest)
+        last = maximise(evaluate, self._first_point(gradient, half_width), half_width, self.num_iterations)
+        best = max(value, last.value)
         found = BoxSearch(
             epsilon=epsilon,
             phi=phi(value, best),
             max_loss=best,
-            share_at_bound=float(np.mean(np.abs(point) >= half_width * (1 - 1e-9))),
-            num_iterations=int(facts["nit"]),
-            message=str(facts["task"]),
+            share_at_bound=float(np.mean(np.abs(last.point) >= half_width * (1 - 1e-9))),
+            num_iterations=last.num_iterations,
+            message=last.message,
         )
-        return found, facts["warnflag"] == 0
+        return found, last.flag == 0
 
     def _first_point(self, gradient: np.ndarray, half_width: np.ndarray) -> np.ndarray:
         if self.start == "zero":
@@ -172,36 +168,3 @@ class KeskarSharpness(Probe[KeskarResult]):
             return half_width * np.sign(gradient)
         generator = np.random.default_rng(derived_seed(self.seed, "keskar", "start"))
         return half_width * generator.uniform(-1, 1, half_width.shape)
-
-
-def maximise(
-    evaluate: ArrayObjective, start: np.ndarray, half_width: np.ndarray, num_iterations: int
-) -> tuple[np.ndarray, float, dict[str, Any]]:
-    """Run L-BFGS-B from ``start`` for the stated iterations; return the last point, the value there, and SciPy's facts.
-
-    SciPy's ``minimize`` does the same, but goes through the bounds of a large network number by number once more.
-    """
-    collects = gc.isenabled()
-    gc.disable()  # SciPy makes objects of every bound before it begins, all of which the collector would go through
-
-    def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
-        if collects:
-            gc.enable()
-        value, gradient = evaluate(z)
-        return -value, -gradient
-
-    try:
-        point, lowest, facts = fmin_l_bfgs_b(
-            negative,
-            start,
-            # A list of plain floats, which SciPy would make of a Bounds object one number at a time.
-            bounds=list(zip((-half_width).tolist(), half_width.tolist(), strict=True)),
-            maxiter=num_iterations,
-            maxfun=20 * num_iterations,
-            factr=0.0,
-            pgtol=0.0,
-        )
-    finally:
-        if collects:
-            gc.enable()
-    return point, -float(lowest), facts

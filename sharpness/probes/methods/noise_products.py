@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor
 
 from sharpness.errors import RunError
 from sharpness.linalg.operators import SymmetricOperator
-from sharpness.loss.graphs import Pieces
 from sharpness.loss.per_example import UnitGradients
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.noise_statistics import Array
 from sharpness.vectors import norm, refuse_non_finite
 
+IN_CACHE, AT_ONCE = 1 << 17, 1 << 24  # numbers at a time, on a CPU and elsewhere: more no longer stay in a core's cache
 NOT_A_MEAN = 1e-3  # of the mean length of the deviations; what rounding leaves of their sum is far below that
 
 
@@ -52,29 +53,31 @@ def inner_products(
     if scale is not None:
         gradient = gradient * scale
     curved = None if operator is None else operator.matvec(gradient)
-    squares, along, along_curvature, curvatures = [], [], [], []
+    others = torch.stack([gradient] if curved is None else [gradient, curved], dim=1)
     total, first = torch.zeros_like(gradient), 0
+    squares, along, curvatures = [], [], []
     for pieces in units:
-        rows = deviations(pieces, gradient, units.weights[first : first + len(pieces[0])], scale)
-        squares.append(_plain((rows * rows).sum(1)))
-        along.append(_plain(rows @ gradient))
-        total += rows.sum(0)
-        if operator is not None and curved is not None:
-            along_curvature.append(_plain(rows @ curved))
-            here = chosen[(chosen >= first) & (chosen < first + len(rows))] - first
-            curvatures += [_dot(rows[i], operator.matvec(rows[i])) for i in here.tolist()]
-        first += len(rows)
+        weights = units.weights[first : first + len(pieces[0])]
+        lengths, products = _of_chunk(deviations(pieces, gradient, weights, scale), others, total)
+        squares.append(lengths)
+        along.append(products)
+        if operator is not None:
+            here = chosen[(chosen >= first) & (chosen < first + len(weights))] - first
+            rows = (_row(pieces, i, gradient, weights, scale) for i in here.tolist())
+            curvatures += [_dot(row, operator.matvec(row)) for row in rows]
+        first += len(weights)
         if progress is not None:
             progress(first + len(curvatures), count + len(chosen))
+    products = torch.cat(along).numpy()
     return InnerProducts(
         weights=units.weights.numpy(),
         squares=torch.cat(squares).numpy(),
-        along=torch.cat(along).numpy(),
+        along=products[:, 0],
         square=norm(gradient) ** 2,
         residual=_residual(units, norm(total), float(torch.cat(squares).sqrt().sum())),
         chosen=chosen.numpy(),
         curvatures=torch.tensor(curvatures, dtype=torch.float64).numpy(),
-        along_curvature=torch.cat([*along_curvature, torch.zeros(0, dtype=torch.float64)]).numpy(),
+        along_curvature=products[:, 1] if curved is not None else products[:0, 0],
         curvature=0.0 if curved is None else _dot(gradient, curved),
     )
 
@@ -89,15 +92,41 @@ def _residual(units: UnitGradients, length_of_sum: float, sum_of_lengths: float)
     return residual
 
 
-def deviations(pieces: Pieces, gradient: Tensor, weights: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Return ``v_b (g_b - G)`` for the units of a chunk as rows, shape ``(k, n)``, from their gradients' pieces.
+def deviations(
+    pieces: Sequence[Tensor], gradient: Tensor, weights: Tensor, scale: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Return ``v_b (g_b - G)`` of a chunk's units from their gradients' pieces, shape ``(k, m)`` for m coordinates.
 
-    With ``scale`` the gradients of the units are multiplied by it first; G is taken as it is.
+    They come for a few coordinates at a time, with the slice of those. With ``scale`` the gradients of the units are
+    multiplied by it first; G is taken as it is.
     """
-    rows = torch.cat([piece.detach().flatten(1) for piece in pieces], dim=1)
-    if scale is not None:
-        rows.mul_(scale)
-    return rows.sub_(gradient).mul_(weights.to(rows).unsqueeze(1))
+    factors, first = weights.to(gradient).unsqueeze(1), 0
+    width = max(1, (IN_CACHE if gradient.device.type == "cpu" else AT_ONCE) // len(weights))
+    for piece in pieces:
+        for part in piece.detach().flatten(1).split(width, dim=1):
+            where = slice(first, first + part.shape[1])
+            rows = part if scale is None else part * scale[where]
+            yield where, (rows - gradient[where]).mul_(factors)
+            first = where.stop
+
+
+def _row(pieces: Sequence[Tensor], i: int, gradient: Tensor, weights: Tensor, scale: Tensor | None) -> Tensor:
+    """Return the deviation of unit i of a chunk as a vector."""
+    one = deviations([piece[i : i + 1] for piece in pieces], gradient, weights[i : i + 1], scale)
+    return torch.cat([rows[0] for _, rows in one])
+
+
+def _of_chunk(parts: Iterator[tuple[slice, Tensor]], others: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``|d_b|^2``, shape ``(k,)``, and ``d_b . others``, ``(k, c)``, and add the sum of all d_b to ``total``.
+
+    Blocks are summed in float64.
+    """
+    squares, along = [], []
+    for where, rows in parts:
+        squares.append((rows * rows).sum(1))
+        along.append(rows @ others[where])
+        total[where] += rows.sum(0)
+    return _plain(torch.stack(squares)).sum(0), _plain(torch.stack(along)).sum(0)
 
 
 def _plain(numbers: Tensor) -> Tensor:
