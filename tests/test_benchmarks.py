@@ -18,7 +18,9 @@ from torch.nn.functional import cross_entropy
 from scripts.benchmarks import (
     curvature,
     curvature_peers,
+    curvature_tables,
     device,
+    device_networks,
     landscape,
     landscape_peers,
     products,
@@ -159,7 +161,7 @@ def test_the_curvature_benchmark_measures_each_tool_once_against_the_truth(tmp_p
         assert values[tool]["seconds"] > 0 and values[tool]["hvp_gradients"] > 0
     for entry in measured[-1]["entries"]:
         assert len(entry["value"]) == curvature.NUM_STARTS and len(set(entry["value"])) > 1  # of other starts
-    ours, pyhessian, _ = curvature.lines(measured, "ratios")
+    ours, pyhessian, _ = curvature_tables.lines(measured, "ratios")
     assert ours["times_ours"] == [1.0] * curvature.NUM_STARTS and max(ours["error"]) < 1e-2
     assert pyhessian["medians"] == [median(pyhessian["times_ours"])] and pyhessian["networks"] == 1
 
@@ -371,7 +373,7 @@ def test_the_device_benchmark_finds_every_path_right_and_tools_agree(
     jobs = [job for job in options.jobs() if job.part == "products" or job.network == "GPT-2"]
     measured = rows.measure(jobs, tmp_path / "results.jsonl", here(device, tmp_path, []))
     checks = [entry for row in measured for entry in row.get("entries", [])]
-    assert len(checks) == len(device.NETWORKS) * len(device.PATHS) and all(each["right"] for each in checks)
+    assert len(checks) == len(device_networks.NETWORKS) * len(device.PATHS) and all(each["right"] for each in checks)
     found = {row["tool"].partition(",")[0]: row for row in measured if row["part"] == "eigenvalue"}
     assert found["ours"]["lower"] <= found["ours"]["eigenvalue"] <= found["ours"]["upper"]
     for row in found.values():
@@ -379,7 +381,7 @@ def test_the_device_benchmark_finds_every_path_right_and_tools_agree(
             found["ours"]["eigenvalue"], rel=0.03
         )
     assert (
-        sum(each.numel() for each in device.bottlenecks((3, 4, 6, 3), 64).parameters()) == 25_557_032
+        sum(each.numel() for each in device_networks.bottlenecks((3, 4, 6, 3), 64).parameters()) == 25_557_032
     )  # torchvision's
     device.render(measured, tmp_path)
     assert (tmp_path / "benchmark.md").read_text().startswith("# Device benchmark: cpu")

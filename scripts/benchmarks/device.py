@@ -23,17 +23,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # scripts/ is not installed
 
 import torch
 import tyro
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, relu
+from torch.nn.functional import cross_entropy
 
 from scripts.benchmarks.curvature_peers import as_pairs
-from scripts.benchmarks.networks import Problem, gpt2, token_batches
+from scripts.benchmarks.device_networks import BIG, NETWORKS, Size
+from scripts.benchmarks.networks import Problem
 from scripts.benchmarks.report import Part, lines_of, provenance_of, write_report
 from scripts.benchmarks.rows import Benchmark, Job, Row, SharedOptions
 from scripts.benchmarks.tools import interleaved, measured, peer, seconds_of
@@ -48,7 +49,7 @@ from sharpness.machine.precision import tensor_float_32
 from sharpness.probes import TopEigenvalues
 from sharpness.vectors import norm, random_unit_vector
 
-Size = Literal["large", "small"]
+Result = TypeVar("Result")
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = ("kept", "rebuilt", "autocast outside", "TF32 outside", "differences", "compiled")
 ALLOWED = {"differences": 2e-2}
@@ -94,46 +95,6 @@ def place_of(job: Job) -> tuple[Size, torch.device]:
 
 
 # Products.
-
-
-class Recurrent(nn.Module):
-    """An LSTM over the rows of an image, whose last state is classified."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(28, 16, batch_first=True), nn.Linear(16, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.lstm(x.flatten(0, 1))[0][:, -1])
-
-
-class Attentive(nn.Module):
-    """One layer of a transformer over the rows of an image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.TransformerEncoderLayer(28, 4, 32, dropout=0.0, batch_first=True)
-        self.head = nn.Linear(28, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layer(x.flatten(0, 1)).mean(1))
-
-
-def convolutions() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.Tanh(), nn.Conv2d(8, 8, 3, 2), nn.Flatten(), nn.Linear(288, 10))
-
-
-def batch_norm() -> nn.Module:
-    layers = nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.Tanh(), nn.Flatten(), nn.Linear(1352, 10)
-    return nn.Sequential(*layers)
-
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "convolutions": convolutions,
-    "BatchNorm on batches": batch_norm,
-    "LSTM": Recurrent,
-    "attention": Attentive,
-}
 
 
 def products(job: Job) -> Row:
@@ -190,59 +151,6 @@ def _to(batches: Sequence[Batch], device: torch.device) -> list[Any]:
 # Eigenvalues.
 
 
-class Bottleneck(nn.Module):
-    """Convolutions of 1, 3 and 1 with a fourfold width at the end, and a shortcut (He et al. 2016, 1512.03385)."""
-
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        sizes = ((inputs, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1))
-        layers = [_convolution(*size) for size in sizes]
-        self.body = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
-        plain = inputs == 4 * width and stride == 1
-        self.shortcut = nn.Identity() if plain else _convolution(inputs, 4 * width, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return relu(self.body(x) + self.shortcut(x))
-
-
-def _convolution(inputs: int, outputs: int, size: int, stride: int) -> nn.Module:
-    convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
-
-
-def bottlenecks(blocks: Sequence[int], width: int) -> nn.Module:
-    """Return a ResNet with so many bottlenecks of each width; (3, 4, 6, 3) and 64 make ResNet-50."""
-    layers: list[nn.Module] = [_convolution(3, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-    inputs = width
-    for stage, count in enumerate(blocks):
-        for block in range(count):
-            layers.append(Bottleneck(inputs, width << stage, 2 if stage and not block else 1))
-            inputs = 4 * width << stage
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000))
-
-
-def resnet50(size: Size) -> Problem:
-    """Return ResNet-50 with random weights in evaluation mode, the small one of four narrow blocks on few images."""
-    (blocks, width), side, count = (((3, 4, 6, 3), 64), 128, 256) if size == "large" else (((1, 1, 1, 1), 4), 32, 16)
-    torch.manual_seed(0)
-    model, half = bottlenecks(blocks, width).eval(), count // 2
-    batches = [(torch.randn(half, 3, side, side), torch.randint(1000, (half,))) for _ in range(2)]
-    return Problem(model, cross_entropy, batches)
-
-
-def gpt2_medium(size: Size) -> Problem:
-    """Return GPT-2 medium with random weights on 4 sequences of 512 tokens, the small one of 2 layers on short ones."""
-    torch.manual_seed(0)
-    if size == "large":
-        model = gpt2(layers=24, heads=16, width=1024, vocabulary=50_257, positions=512)
-        return Problem(model.eval(), None, token_batches(2, 2, 512, 50_257))
-    model = gpt2(layers=2, heads=2, width=32, vocabulary=128, positions=32)
-    return Problem(model.eval(), None, token_batches(2, 2, 32, 128))
-
-
-BIG: dict[str, Callable[[Size], Problem]] = {"ResNet": resnet50, "GPT-2": gpt2_medium}
-
-
 def ours(problem: Problem, device: torch.device) -> Row:
     result = TopEigenvalues()(problem.loss())
     ends = {"lower": result.lower, "upper": result.upper}
@@ -287,11 +195,8 @@ def eigenvalue(job: Job) -> Row:
     if device.type != "cuda":
         found, cost = measured(lambda: tool(problem, device))
         return found | cost
-    torch.cuda.reset_peak_memory_stats(device)
-    before, began = torch.cuda.memory_allocated(device), time.perf_counter()
-    found = tool(problem, device)
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) - before
+    began = time.perf_counter()
+    found, peak = on_device(lambda: tool(problem, device), device)
     return found | {"seconds": time.perf_counter() - began, "peak_bytes": peak}
 
 
@@ -309,28 +214,26 @@ def loop(job: Job) -> Row:
             "ours": our_updates(session_of(config, dataset, Path(folder) / "run", device), count),
             "bare": bare_updates(config, dataset, count, device=device),
         }
-        waiting = {name: lambda call=call: _finished(call, device) for name, call in contenders.items()}
-        peaks = {f"{name}_peak_bytes": _device_peak(call, device) for name, call in waiting.items()}
+        waiting = {name: lambda call=call: on_device(call, device) for name, call in contenders.items()}
+        peaks = {f"{name}_peak_bytes": call()[1] for name, call in waiting.items()}
         seconds = interleaved(waiting, ROUNDS)
     speeds = {f"{name} (images/s)": [count * batch / each for each in times] for name, times in seconds.items()}
     ratios = [bare / own for own, bare in zip(seconds["ours"], seconds["bare"], strict=True)]
     return speeds | peaks | {"ours / bare": ratios, "batch": batch}
 
 
-def _device_peak(call: Callable[[], object], device: torch.device) -> int | None:
-    """Call, and return the peak memory of the device meanwhile; ``None`` where the device is the CPU."""
+def on_device(call: Callable[[], Result], device: torch.device) -> tuple[Result, int | None]:
+    """Return what a call returns once the device has finished it, and its peak memory there; ``None`` for a CPU.
+
+    The memory is what the device held above that before the call.
+    """
     if device.type != "cuda":
-        call()
-        return None
+        return call(), None
     torch.cuda.reset_peak_memory_stats(device)
-    call()
-    return torch.cuda.max_memory_allocated(device)
-
-
-def _finished(call: Callable[[], object], device: torch.device) -> None:
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    found = call()
+    torch.cuda.synchronize(device)
+    return found, torch.cuda.max_memory_allocated(device) - before
 
 
 def study(job: Job) -> Row:
