@@ -1,4 +1,4 @@
-"""When may a larger batch replace a smaller learning rate? B steps of batch 1 at eta against one of batch B at B eta.
+"""Larger batches in place of smaller learning rates: B steps of batch 1 at eta against one of batch B at B eta.
 
 The answer that a well-known question got ("why can I increase B instead of decreasing eta") is that both end up "pretty
 close" if the gradient is roughly constant over the B steps and its estimate has variance sigma^2 / B, and that two

@@ -95,6 +95,6 @@ def saved(content: Any, path: Path) -> Checkpoint:
 
 
 def holds(model: nn.Module, state: State) -> bool:
-    """Whether the tensors of a model are those given."""
+    """Say whether the tensors of a model are those given."""
     own = model.state_dict()
     return own.keys() == state.keys() and all(torch.equal(own[name], tensor) for name, tensor in state.items())

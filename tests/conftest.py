@@ -70,7 +70,7 @@ def without(what: str) -> NoReturn:
 
 @pytest.fixture
 def browser() -> None:
-    """What a test needs that opens pages."""
+    """The needs of a test that opens pages."""
     from tests.browser import CHROMIUM
 
     if CHROMIUM is None:

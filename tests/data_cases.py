@@ -1,4 +1,4 @@
-"""What the tests of data by spec share: small data of every kind, and what an error must look like."""
+"""Helpers of the tests of data by spec: small data of every kind, and what an error must look like."""
 
 from __future__ import annotations
 

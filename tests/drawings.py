@@ -1,4 +1,4 @@
-"""What can be asked of any figure: is all drawn that it speaks of, and does nothing overlap or leave the page?"""
+"""Questions to any figure: is all drawn that it speaks of, and does nothing overlap or leave the page?"""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bar_places(ax: Axes) -> list[float]:
 
 
 class Look(NamedTuple):
-    """What is seen of one part of an artist: the dashes of its line, or its marker, and its colours."""
+    """The visible side of one part of an artist: the dashes of its line, or its marker, and its colours."""
 
     dashes: str
     marker: str
@@ -61,7 +61,7 @@ class Look(NamedTuple):
 
     @property
     def is_grey(self) -> bool:
-        """Whether it has no colour of its own: such an entry of a legend explains a shape."""
+        """Say whether it has no colour of its own: such an entry of a legend explains a shape."""
         return all(max(color) - min(color) < 1e-9 for color in self.colors)
 
 

@@ -41,7 +41,7 @@ def mlp() -> nn.Module:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a case has written: options of the command, and the loss as a function of its network for SciPy."""
+    """The output of a case: options of the command, and the loss as a function of its network for SciPy."""
 
     arguments: list[str]
     model: nn.Module

@@ -49,7 +49,7 @@ from tests.hostile_makers import (
 
 @dataclass(frozen=True)
 class Hostile:
-    """How a file is made, and a word that its error must say."""
+    """A maker of a file, and a word that its error must say."""
 
     make: Maker
     says: str
@@ -57,7 +57,7 @@ class Hostile:
 
 @dataclass(frozen=True)
 class Live:
-    """How a file is made that creates the marker when an ordinary unpickler reads it, and a name that stays inert."""
+    """A maker of a file that creates the marker when an ordinary unpickler reads it, and a name that stays inert."""
 
     make: Maker
     inert: str

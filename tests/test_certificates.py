@@ -155,7 +155,7 @@ def missed(values: Tensor, seed: int, confidence: float, which: Any = "top", **o
 
 
 def unlucky(values: Tensor, seed: int, level: float, which: str) -> bool:
-    """Whether the first start of that seed is one of the share ``level`` under which the bound may fail."""
+    """Say whether the first start of that seed is one of the share ``level`` under which the bound may fail."""
     n, at = len(values), int(values.argmax() if which == "top" else values.argmin())
     start = random_unit_vector(n, derived_seed(seed, "lanczos", "start", 0), torch.float64, CPU)
     return abs(float(start[at])) < start_overlap(n, level)
@@ -211,7 +211,7 @@ class Starts:
         return start
 
     def unlucky(self, values: Tensor, error: float) -> bool:
-        """Whether one is of the share of ``error`` under which its bound of the rest of the operator may fail."""
+        """Say whether one is of the share of ``error`` under which its bound of the rest of the operator may fail."""
         for i, (start, locked) in enumerate(self.seen):
             rest = torch.linalg.svd(locked).U[:, locked.shape[1] :]  # a basis of the complement
             top = rest @ torch.linalg.eigh(rest.T @ (values[:, None] * rest)).eigenvectors[:, -1]

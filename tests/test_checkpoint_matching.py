@@ -32,7 +32,7 @@ AVERAGES = prefixed("ema_model.", AVERAGED)
 
 @dataclass(frozen=True)
 class Refused:
-    """What is saved, how it is asked for, and a pattern of what the error says."""
+    """A saved file, how it is asked for, and a pattern of what the error says."""
 
     content: Any
     says: str

@@ -44,7 +44,7 @@ from tests.conftest import run_cold_python
 
 @dataclass(frozen=True)
 class Good:
-    """What is saved, how it is asked for, what the report has to say, and what the model holds afterwards."""
+    """A saved file, how it is asked for, what the report has to say, and what the model holds afterwards."""
 
     content: Any
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What measurements will take, held against what they took, counted in passes over the data."""
+"""Expected costs of measurements, held against what they took, counted in passes over the data."""
 
 from __future__ import annotations
 

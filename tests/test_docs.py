@@ -1,4 +1,4 @@
-"""What the documentation shows is run: every command and every snippet of the README, of docs/ and of CONTRIBUTING."""
+"""Runs of what the documentation shows: every command and every snippet of the README, of docs/ and of CONTRIBUTING."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an option changes is measured anew, the rest is kept, and the user's own code is called with care."""
+"""Options: what one changes is measured anew, the rest is kept, and the user's own code is called with care."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_a_model_without_named_inputs_is_refused(tmp_path: Path) -> None:
 
 
 class Module(nn.Module):
-    """What the callback knows of a LightningModule."""
+    """The part of a LightningModule that the callback knows."""
 
     def __init__(self) -> None:
         super().__init__()

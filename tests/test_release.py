@@ -1,4 +1,4 @@
-"""What is released: the built distributions, installed alone in a clean place, and what is said of them."""
+"""The release: the built distributions, installed alone in a clean place, and what is said of them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def _network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the run leaves when nothing happens to it."""
+    """The folder that the run leaves when nothing happens to it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "small", ModelInfo("for tests", small))
         return outcome(trained(tmp_path_factory.mktemp("whole") / "run"))

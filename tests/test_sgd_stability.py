@@ -174,7 +174,7 @@ def test_below_the_condition_no_more_leave_than_the_maximal_inequality_allows_an
 
 @pytest.fixture(scope="module")
 def place() -> Any:
-    """What a measurement asks of its site: the data, and a random subset of them."""
+    """The part of a site that a measurement asks for: the data, and a random subset of them."""
     data = load_dataset("fashion_mnist_10k")
     return Namespace(dataset=data, subset=lambda split, examples: random_subset(split, examples, 0))
 

@@ -1,4 +1,4 @@
-"""Whether sharpness goes with generalisation at one training loss, in plain words."""
+"""Sharpness and generalisation at one training loss, in plain words."""
 
 from analysis.report.story import Point, Story
 

@@ -59,7 +59,7 @@ class Results:
 
     @property
     def held(self) -> str:
-        """What is equal between the runs of the varied network."""
+        """The settings that are equal between the runs of the varied network."""
         return "equal epochs" if self.goal is None else "equal training loss"
 
     def setting(self, network: str | None = None) -> str:

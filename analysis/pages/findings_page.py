@@ -49,7 +49,7 @@ TERMS = """## Terms
 
 @dataclass(frozen=True)
 class Options:
-    """Where the findings are read and the pages written."""
+    """The places where the findings are read and the pages written."""
 
     figures: Path = Path("figures")
     """Folder of the rendered studies, each of which gets its page."""

@@ -33,7 +33,7 @@ The first renderings of {studies} studies judged by a rule that knew no "inconcl
 
 @dataclass(frozen=True)
 class Options:
-    """Where the findings are read and the page written."""
+    """The places where the findings are read and the page written."""
 
     figures: Path = Path("figures")
     """Folder of the rendered studies."""

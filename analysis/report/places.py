@@ -1,4 +1,4 @@
-"""Where a study lies: its script and its analysis, beside the others or in a folder of some years' studies.
+"""The places of a study's script and analysis, beside the others or in a folder of some years' studies.
 
 A preset that asks a question of its own counts as a study with its own story: ``<script>-<preset>``.
 """

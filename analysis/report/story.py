@@ -1,4 +1,4 @@
-"""What a reader is told of a study: the claims in plain words, never what came of them.
+"""The text of a study for its reader: the claims in plain words, never what came of them.
 
 Numbers and verdicts are taken from the findings when the pages are written, so that no sentence can contradict them.
 """
@@ -29,7 +29,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Story:
-    """What a study is about, in plain words.
+    """The subject of a study, in plain words.
 
     ``claim`` says what the paper claims, ``figure`` is the stem of the figure that shows most of it, ``points`` are the
     five to eight claims in the table, the most important first, and ``cannot_show`` says what the setting is too small

@@ -32,7 +32,7 @@ Arrays = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a tool says of the top eigenvalue; ``converged`` is by the tool's own rule, ``None`` if it tells nothing."""
+    """A tool's answer on the top eigenvalue; ``converged`` is by the tool's own rule, ``None`` if it tells nothing."""
 
     value: float
     num_hvps: int

@@ -1,4 +1,4 @@
-"""What products cost where they are dear: BatchNorm, all layers, a large vocabulary, and whether compiling one pays.
+"""The cost of products where they are dear: BatchNorm, all layers, a large vocabulary, and whether compiling one pays.
 
 Each number is a ratio within one process, on one thread, of processor time or of memory: the median of the turns, with
 the smallest and the largest, which a busy machine moves little. C1 and a network of six linear layers, both with

@@ -1,4 +1,4 @@
-"""What the tracker costs where 5 % were asked for, against the same training without it.
+"""The cost of the tracker where 5 % were asked for, against the same training without it.
 
 Two trainings of one network from the same weights on the same batches, one of them tracked, take turns of a few
 updates; a round is so many turns that the tracker comes to measure about every quantity in it. The overhead is the

@@ -63,7 +63,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Solver:
-    """How the top eigenspace is found; the relative residual that its eigenpairs are held to."""
+    """The search for the top eigenspace; the relative residual that its eigenpairs are held to."""
 
     k: int = 10
     rtol: float = 0.1

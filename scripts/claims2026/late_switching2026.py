@@ -1,4 +1,4 @@
-"""When to switch to large batches: Wang et al. 2026 (arXiv 2602.14208, "Fast Catch-Up, Late Switching"), in small.
+"""The time to switch to large batches: Wang et al. 2026 (arXiv 2602.14208, "Fast Catch-Up, Late Switching"), in small.
 
 A character transformer is trained on as many bytes with small batches, with large ones, and with small ones that become
 large after a quarter or after three quarters of the bytes. The paper says that on hard tasks, as language is, the late

@@ -35,7 +35,7 @@ KINDS = ("plain", "dominant", "bulk", "full batch")
 
 @dataclass(frozen=True)
 class Solver:
-    """How the top eigenspace is found: its dimension, until which relative residuals, and in how many products."""
+    """The search for the top eigenspace: its dimension, its relative residuals, and its products."""
 
     k: int
     rtol: float

@@ -55,7 +55,7 @@ class Search:
 
 
 class Ends(NamedTuple):
-    """How many updates were made, and of each trial the steps to the goal, infinite without, and the error there."""
+    """The number of updates made, and of each trial the steps to the goal, infinite without, and the error there."""
 
     updates: int
     steps: Tensor

@@ -1,4 +1,4 @@
-"""What a study prints in the end: where its files lie, and how long it took."""
+"""The last lines that a study prints: where its files lie, and how long it took."""
 
 from __future__ import annotations
 

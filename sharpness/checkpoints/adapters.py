@@ -45,7 +45,7 @@ WHOLE = "or torch.save the whole state_dict and give --model package.module:fact
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """What of ``adapter_config.json`` says which function the adapter is, and the name of its base."""
+    """The part of ``adapter_config.json`` that says which function the adapter is, and the name of its base."""
 
     base: str | None
     alpha: float

@@ -152,7 +152,7 @@ def _recognise_zip(path: Path) -> str:
 
 
 def _is_onnx(head: bytes) -> bool:
-    """Whether the bytes begin a protocol buffer with ONNX's fields: its version first, then on to the graph."""
+    """Say whether the bytes begin a protocol buffer with ONNX's fields: its version first, then on to the graph."""
     at, fields = 0, list[int]()
     while at < len(head) and ONNX_GRAPH not in fields:
         key, at = _varint(head, at)
@@ -176,7 +176,7 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether the bytes, perhaps cut off inside a character, are UTF-8 of printable characters and white space."""
+    """Say whether bytes, perhaps cut off inside a character, are UTF-8 of printable characters and white space."""
     try:
         text = head[:-3].decode() if len(head) == HEAD else head.decode()
     except UnicodeDecodeError:

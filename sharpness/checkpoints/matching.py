@@ -47,7 +47,7 @@ class MatchReport:
 
     @property
     def fits(self) -> bool:
-        """Whether file and model have the same tensors."""
+        """Say whether file and model have the same tensors."""
         return not (self.missing or self.unexpected or self.wrong_shape)
 
     def details(self) -> dict[str, Any]:

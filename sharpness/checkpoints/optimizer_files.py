@@ -1,4 +1,4 @@
-"""Where the state of the optimiser lies that made a checkpoint: in its file, or in a file of its own beside it."""
+"""The place of the optimiser's state: in a checkpoint's file, or in a file of its own beside it."""
 
 from __future__ import annotations
 

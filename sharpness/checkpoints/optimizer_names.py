@@ -1,4 +1,4 @@
-"""Which parameter of a network is which of an optimiser's: by the names it saved, else by the order of its groups."""
+"""The parameters of a network among an optimiser's: by the names it saved, else by the order of its groups."""
 
 from __future__ import annotations
 

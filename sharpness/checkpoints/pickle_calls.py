@@ -47,7 +47,7 @@ CONSTANTS = frozenset(
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name may appear in every checkpoint: what makes tensors and plain values, dtypes and storages.
+    """Say whether a name may appear in every checkpoint: makers of tensors and plain values, dtypes, storages.
 
     >>> is_plain("torch.float16"), is_plain("collections.OrderedDict"), is_plain("torch.hub.load")
     (True, True, False)

@@ -65,7 +65,7 @@ def find_readings(content: Any) -> tuple[Reading, ...]:
 
 
 def says_ema(name: str) -> bool:
-    """Whether a name has a word in it that stands for weights averaged over the training.
+    """Say whether a name has a word in it that stands for weights averaged over the training.
 
     >>> [name for name in ("state_dict_ema", "modelEMA", "ema_model.module.", "schema", "model") if says_ema(name)]
     ['state_dict_ema', 'modelEMA', 'ema_model.module.']

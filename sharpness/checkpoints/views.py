@@ -105,7 +105,7 @@ class View:
 
     @property
     def ema(self) -> bool:
-        """Whether the file calls these an average of weights."""
+        """Say whether the file calls these an average of weights."""
         return self.reading.ema or says_ema(self.prefix)
 
 

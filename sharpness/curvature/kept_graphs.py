@@ -176,7 +176,7 @@ class CurvatureOperator:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the numbers should know of the matrix, one sentence each."""
+        """Warnings for a reader of the numbers, one sentence each."""
         return ()
 
     @property

@@ -156,7 +156,7 @@ class GaussNewtonOperator(CurvatureOperator):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What makes this matrix another one than is usually meant."""
+        """Reasons why this matrix is another one than is usually meant."""
         if self._curved is False:
             return (
                 "the criterion is linear or piecewise linear in the outputs (as L1, hinge and nll_loss are), so this "

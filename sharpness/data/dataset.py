@@ -104,7 +104,7 @@ class Dataset:
 
     @property
     def predictions_per_example(self) -> int:
-        """How many targets an example has: one, or of a text one for each byte of its window."""
+        """The number of targets of an example: one, or of a text one for each byte of its window."""
         return self.train.targets[0].numel()
 
     @property

@@ -1,4 +1,4 @@
-"""Where a tracker's rows may go besides a file of JSON Lines: TensorBoard, Weights & Biases, Trackio, if installed."""
+"""Places for a tracker's rows besides a file of JSON Lines: TensorBoard, Weights & Biases, Trackio, if installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a network of any signature is called with a batch of any form, and what is read from its output."""
+"""Calls of a network of any signature with a batch of any form, and what is read from its output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the mean over a batch divides by: what a criterion says of itself, and the candidates where it says nothing."""
+"""Divisors of the mean over a batch: what a criterion says of itself, and candidates where it says nothing."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What the cuts on all processes say together."""
+    """The outcome of the cuts on all processes together."""
 
     network: list[str] | None  # the candidates that agree with every cut; None where nothing could be cut
     criterion: list[str] | None

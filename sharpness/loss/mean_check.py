@@ -54,7 +54,7 @@ class Cut:
 
     @property
     def adds_up(self) -> bool:
-        """Whether the parts add up to the whole, as those of a sum do."""
+        """Say whether the parts add up to the whole, as those of a sum do."""
         scale = sum(map(abs, self.parts)) + abs(self.whole)
         return abs(sum(self.parts) - self.whole) <= self.tolerance * scale
 

@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def said(self) -> str:
-        """What a record says: the disagreement, or that differences cannot tell."""
+        """The words in a record: the disagreement, or that differences cannot tell."""
         if self.agrees:
             return f"agrees with differences to {self.disagreement:.0e}"
         return "disagrees with differences" if self.refuted else "could not be told from differences"

@@ -22,7 +22,7 @@ MOST_SINGLES = 12
 
 @dataclass
 class Scan:
-    """What one pass over the data found: the batches to measure, their sizes, counts by candidate, and odd ones.
+    """The finds of one pass over the data: the batches to measure, their sizes, counts by candidate, and odd ones.
 
     ``odd`` are at most three batches on which candidates for the count differ most or targets are extreme: where a
     mean that divides by something else shows.

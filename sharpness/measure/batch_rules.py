@@ -45,7 +45,7 @@ def rate_rule(optimizer: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a run was trained with; ``None`` is what is not known.
+    """The settings that a run was trained with; ``None`` is what is not known.
 
     ``learning_rate`` belongs to ``batch_size``, ``beta2`` too; an example has ``tokens`` predictions, and ``warmup`` is
     in examples. Raises :class:`InputError` for numbers that no training has.

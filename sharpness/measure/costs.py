@@ -1,4 +1,4 @@
-"""What a measurement will take: passes over the data by probe, and the seconds of one pass as measured here."""
+"""The cost of a measurement: passes over the data by probe, and the seconds of one pass as measured here."""
 
 from __future__ import annotations
 

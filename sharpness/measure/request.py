@@ -70,7 +70,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRequest(Request):
-    """Which probes, and the one more point that they may need."""
+    """The probes, and the one more point that they may need."""
 
     probes: Annotated[str | None, Arg(metavar="NAME,NAME")] = None
     """Names from `sharpness probes`, separated by commas, or quick (a first answer) or all. Knobs of one: --NAME.KNOB

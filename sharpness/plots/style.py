@@ -79,7 +79,7 @@ def styled(**changes: Any) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Look:
-    """How one network is drawn: a colour of seaborn's ``colorblind`` palette, and in grey its marker and its line."""
+    """The look of one network: a colour of seaborn's ``colorblind`` palette, and in grey its marker and its line."""
 
     color: str
     marker: str

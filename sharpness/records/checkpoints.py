@@ -1,4 +1,4 @@
-"""Which checkpoints the records of folders are of, and by which names they are told apart."""
+"""The checkpoints of the records of folders, and the names that tell them apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each field of a record means, and each detail of each probe: docs/records.md is made of it.
+"""The meaning of each field of a record, and of each detail of each probe: docs/records.md is made of it.
 
 ``a.b`` is a key within a key, ``a[].b`` one within each entry of a list. What begins with *where* is not in every
 record. A test measures every probe and finds each of its keys here.

@@ -1,4 +1,4 @@
-"""Which measures a rescaling of the weights moves that changes no output of the network."""
+"""Measures that a rescaling of the weights moves though it changes no output of the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be made of records in plain sentences, each with the numbers that it rests on."""
+"""Plain sentences about records, each with the numbers that it rests on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a record says, as the rows of a table: one for each number, with both ends or the error of each."""
+"""Rows of a table from a record: one for each number, with both ends or the error of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the records of a ``probes.jsonl`` lie: a folder with many is read once, and what is asked for is found."""
+"""The places of records in a ``probes.jsonl``: a folder with many is read once, and what is asked for is found."""
 
 from __future__ import annotations
 

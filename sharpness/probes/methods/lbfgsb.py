@@ -24,7 +24,7 @@ TOO_MANY_EVALUATIONS, TOO_MANY_ITERATIONS = (5, 502), (5, 504)  # what it is tol
 
 @dataclass(frozen=True)
 class Found:
-    """Where a search ended: the last point, the value there, iterations, and SciPy's word and flag (0: converged)."""
+    """The end of a search: the last point, the value there, iterations, and SciPy's word and flag (0: converged)."""
 
     point: Array
     value: float

@@ -62,7 +62,7 @@ class Clock:
 
     @property
     def warm(self) -> bool:
-        """Whether the warm-up is over."""
+        """Say whether the warm-up is over."""
         return self.calls > WARM_UP
 
     @property

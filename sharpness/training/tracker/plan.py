@@ -1,4 +1,4 @@
-"""How often and on how many examples: quantities take turns, each when it is paid for, on a share of a batch."""
+"""A plan of how often and on how many examples: quantities take turns, each when paid for, on a share of a batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETUP = 8.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What a measurement took, and on how many examples."""
+    """The cost of a measurement, and its number of examples."""
 
     seconds: float
     examples: int

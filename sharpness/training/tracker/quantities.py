@@ -28,7 +28,7 @@ UPHILL = "the update points uphill"
 
 @dataclass
 class Memory:
-    """What measurements go on from: the last eigenvectors, the last critical step, the averages of the noise scale."""
+    """The state between measurements: last eigenvectors, the last critical step, averages of the noise scale."""
 
     hessian: TopEigenvalue = field(default_factory=lambda: TopEigenvalue(RTOL, MOST_PRODUCTS))
     preconditioned: TopEigenvalue = field(default_factory=lambda: TopEigenvalue(RTOL, MOST_PRODUCTS))

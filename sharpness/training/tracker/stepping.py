@@ -1,4 +1,4 @@
-"""What an optimiser in use is about to do, read without changing it: its rates, its next update, its edge."""
+"""The next step of an optimiser in use, read without changing it: its rates, its next update, its edge."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Stepping:
 
     @property
     def has_one_rate(self) -> bool:
-        """Whether all groups have the same learning rate."""
+        """Say whether all groups have the same learning rate."""
         return len({float(group["lr"]) for group in self.groups.values()}) == 1
 
     @property
