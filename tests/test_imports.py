@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,15 @@ def test_each_folder_says_what_lives_there_and_what_may_be_imported(root: str) -
         said = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n>>>")[0]
         first, _, second = said.partition("\n\n")
         assert first.rstrip().endswith((".", "?")) and second.rstrip().endswith((".", ":")), path
+
+
+def test_every_study_has_the_same_four_modules() -> None:
+    """``docs/extend.md`` says what they are for; other folders of the analysis are those that OUTSIDE names."""
+    folders = {path.parent for path in (ROOT / "analysis").glob("**/*.py")} - {ROOT / "analysis"}
+    studies = [path for path in folders if path.relative_to(ROOT).as_posix() not in {*OUTSIDE, "analysis/claims2026"}]
+    assert len(studies) >= 19
+    for study in studies:
+        assert {f"{name}.py" for name in ("numbers", "figures", "report", "story")} <= set(os.listdir(study)), study
 
 
 @pytest.mark.parametrize(("root", "most"), [("sharpness", 26), ("analysis", 18), ("scripts", 20)])
