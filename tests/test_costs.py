@@ -8,11 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpness import Loss
-from sharpness.measure.costs import FORWARD, PRODUCT, WORK, Price, Work, cheapest_first, expected_work, price_of
+from sharpness.measure.costs import FORWARD, PRODUCT, WORK, Work, cheapest_first, expected_work, in_gradients, price_of
 from sharpness.measure.runner import probes_named
 from sharpness.probes import PROBES, GradientNoise
 
-IN_GRADIENTS = Price(forward=FORWARD, gradient=1.0, product=PRODUCT, example=0.0)
 # Their passes are over batches or single examples, which records count one by one.
 BY_BATCHES = {"gradient_noise", "batch_sharpness", "interaction", "learning_coefficient", "preconditioned_sharpness"}
 BY_BATCHES |= {"preconditioned_noise"}
@@ -46,7 +45,7 @@ def test_the_expected_passes_are_right_within_a_factor_of_two() -> None:
             continue
         result = probe(loss)
         passes = FORWARD * result.num_forwards + result.num_gradients + PRODUCT * result.num_hvps
-        work = IN_GRADIENTS.seconds(WORK[name.removeprefix("quick ")](probe, loss))
+        work = in_gradients(loss).seconds(WORK[name.removeprefix("quick ")](probe, loss))
         assert work <= 4 * passes + 3 and passes <= 4 * work + 3, (name, work, passes)
         expected, counted = expected + work, counted + passes
     assert 0.5 < expected / counted < 2
@@ -77,7 +76,7 @@ def test_the_cheapest_come_first_and_a_trace_after_the_eigenvalue_whose_products
     for group in ("quick", "all"):
         probes = probes_named([group])
         ordered = cheapest_first(dict(reversed(probes.items())), loss)
-        costs = [IN_GRADIENTS.seconds(WORK[name](probe, loss)) for name, probe in ordered.items()]
+        costs = [in_gradients(loss).seconds(WORK[name](probe, loss)) for name, probe in ordered.items()]
         assert ordered.keys() == probes.keys() and costs == sorted(costs) and costs[0] == 0 < costs[-1]
         assert list(ordered).index("eigenvalues") < list(ordered).index("trace")
 

@@ -67,10 +67,18 @@ class Price:
         return passes + self.example * work.examples
 
 
-FORWARD, PRODUCT = 1 / 3, 2.3
-"""A forward pass and a kept product in gradients, as measured on the networks of docs/benchmarks.md."""
+FORWARD, PRODUCT, ONE_BY_ONE = 1 / 3, 2.3, 25.0
+"""A forward pass, a kept product, and the gradients of all examples one by one, in gradients.
+
+As measured on the networks of docs/benchmarks.md, the last of them on ResNet-18.
+"""
 
 TIMED = 8  # single examples
+
+
+def in_gradients(loss: Loss) -> Price:
+    """Return the prices where a gradient is 1, without measuring any."""
+    return Price(FORWARD, 1.0, PRODUCT, ONE_BY_ONE / loss.num_examples)
 
 
 def price_of(loss: Loss, *, products: bool, examples: bool) -> Price:
@@ -96,9 +104,8 @@ def cheapest_first(probes: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
 
     The trace of ``krylov`` goes on from an eigenvalue's products, of which it has more: it comes after that by itself.
     """
-    in_gradients = Price(FORWARD, 1.0, PRODUCT, 20 / loss.num_examples)
-    works = expected_work(probes, loss)
-    return {name: probes[name] for name in sorted(probes, key=lambda name: in_gradients.seconds(works[name]))}
+    works, price = expected_work(probes, loss), in_gradients(loss)
+    return {name: probes[name] for name in sorted(probes, key=lambda name: price.seconds(works[name]))}
 
 
 def _second_time(call: Callable[[], Any]) -> float:
