@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from analysis.pages.conclusions import QUESTIONS, Question, answered
 from analysis.pages.findings_page import Options, write_pages
-from analysis.pages.found import VERDICTS, Found, load_findings
+from analysis.pages.found import VERDICTS, StudyFindings, load_findings
 from analysis.pages.markdown import plain
 from analysis.pages.overview import MARKS, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, paper_of
@@ -139,7 +139,7 @@ def test_a_question_is_answered_by_the_verdicts_of_its_claims(place: Options) ->
     def of(*verdicts: str) -> str:
         claims = ("SWA has a lower test error than SGD at the same budget", "SWA is wider: the test error by 5 pp")
         found = [replace(CLAIM, claim=claim, verdict=each) for claim, each in zip(claims, verdicts, strict=False)]
-        return answered(QUESTIONS[-1], {"izmailov2018": Found("izmailov2018", place.figures, tuple(found))})
+        return answered(QUESTIONS[-1], {"izmailov2018": StudyFindings("izmailov2018", place.figures, tuple(found))})
 
     assert "better minima?** Yes. SWA's test error less SGD's is 2.0 [1.5, 2.5] (reproduced)." in of("reproduced")
     assert "Partly yes, partly no." in of("reproduced", "contradicted")
@@ -154,7 +154,7 @@ def test_a_claim_against_a_question_answers_it_with_no_where_it_is_reproduced(pl
 
     def of(falls: str, rises: str) -> str:
         found = (replace(CLAIM, verdict=falls), replace(CLAIM, claim="It rises", verdict=rises))
-        return answered(question, {"a": Found("a", place.figures, found)}).replace("2.0 [1.5, 2.5]", "2")
+        return answered(question, {"a": StudyFindings("a", place.figures, found)}).replace("2.0 [1.5, 2.5]", "2")
 
     assert of("inconclusive", "contradicted").startswith("**Is it so?** Partly; the rest is not decided. It falls by 2")
     assert of("reproduced", "contradicted").endswith(
@@ -168,7 +168,7 @@ def test_a_conclusion_gives_the_numbers_of_variants_by_their_names(place: Option
     question = Question("Is it so?", (("a", "falls", "It falls by {}, and by {in a box} in a box"),))
     found = replace(CLAIM, variants=(Variant("in a box", "3 [2, 4]", "contradicted", "it lies above"),))
     for each, told in ((found, "3 [2, 4]"), (CLAIM, "an unknown number")):
-        text = answered(question, {"a": Found("a", place.figures, (each,))})
+        text = answered(question, {"a": StudyFindings("a", place.figures, (each,))})
         assert f"It falls by 2.0 [1.5, 2.5], and by {told} in a box (" in text
 
 
@@ -180,7 +180,7 @@ def test_a_claim_that_became_a_variant_is_found() -> None:
 
 def test_the_overview_has_a_mark_for_each_claim_and_is_drawn_anew_when_a_verdict_turns(tmp_path: Path) -> None:
     many = tuple(replace(CLAIM, verdict=verdict) for verdict in VERDICTS for _ in range(4))
-    found = {"cohen2021": Found("cohen2021", tmp_path, many)}
+    found = {"cohen2021": StudyFindings("cohen2021", tmp_path, many)}
     rows = verdict_rows(found)
     assert len(rows) == 20 and [*rows["number"]] == [*range(1, 21)] and {*rows["paper"]} == {"Cohen et al. 2021"}
     assert not is_current(found, tmp_path)

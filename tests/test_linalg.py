@@ -18,7 +18,7 @@ from sharpness.linalg.basis import Products, orthogonalise, random_direction, ro
 from sharpness.linalg.eigenpairs import Eigenpairs
 from sharpness.linalg.krylov import Krylov, lanczos_steps
 from sharpness.linalg.lanczos import extreme_eigenpairs
-from sharpness.linalg.locking import Knobs, Search
+from sharpness.linalg.locking import EigenpairSearch, SolverKnobs
 from sharpness.linalg.operators import FunctionOperator
 from sharpness.linalg.recurrence import largest_eigenvalue
 from sharpness.loss import Loss
@@ -391,11 +391,11 @@ def test_the_smallest_basis_keeps_something_of_each_end(which: Any, k: int, sign
 
 
 def test_every_rotation_counts_as_rounding() -> None:
-    def rounding(search: Search) -> float:
+    def rounding(search: EigenpairSearch) -> float:
         return (search.slack - search.defect) / (8 * torch.finfo(torch.float64).eps * search.scale)
 
-    knobs = Knobs(2, "top", 1e-2, 0.99, "interval", 6, 0, True)
-    search = Search(diagonal_operator(spectrum("outliers")), knobs, None)
+    knobs = SolverKnobs(2, "top", 1e-2, 0.99, "interval", 6, 0, True)
+    search = EigenpairSearch(diagonal_operator(spectrum("outliers")), knobs, None)
     for _ in range(6):
         search.advance()
     assert rounding(search) == pytest.approx(1.0)

@@ -163,8 +163,8 @@ def test_the_interval_of_a_slope_holds_it_in_19_of_20_studies() -> None:
         for rate in (0.05, 0.1, 0.2, 0.4):
             away = np.log(np.array(BATCHES) / (160 * rate))
             accuracy = 80 - 2 * away**2 + rng.normal(0, 0.7, (12, len(BATCHES)))
-            curve = numbers.Curve(list(BATCHES), list(range(12)), accuracy, "")
-            found.append(numbers.Found("learning_rate", rate, {}, curve, peak_of(BATCHES, accuracy)))
+            curve = numbers.Accuracies(list(BATCHES), list(range(12)), accuracy, "")
+            found.append(numbers.SweepPoint("learning_rate", rate, {}, curve, peak_of(BATCHES, accuracy)))
         slope = numbers.slope_of(found, "learning_rate")
         assert slope.lower is not None and slope.upper is not None
         held += slope.lower <= 1 <= slope.upper
@@ -179,7 +179,7 @@ def test_the_interval_of_the_lead_of_g_holds_it_in_19_of_20_studies() -> None:
         for speed in (1.0, 2, 4):
             g = speed * (512 / batches - 1)
             accuracy = 80 - 2 * np.log(g / 40) ** 2 + rng.normal(0, 2, (10, len(batches)))
-            curves[f"{speed}"] = collapse.Curve(g[::-1], batches[::-1], accuracy[:, ::-1], speed, 0.9)
+            curves[f"{speed}"] = collapse.ScaledCurve(g[::-1], batches[::-1], accuracy[:, ::-1], speed, 0.9)
         leads.append(collapse.shares(curves)[1])
     truth = np.mean([each.value for each in leads])
     assert 0.3 < truth < 0.95

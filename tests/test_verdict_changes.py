@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.pages.found import VERDICTS, Found, load_findings
+from analysis.pages.found import VERDICTS, StudyFindings, load_findings
 from analysis.pages.verdict_changes import Former, changes_page, load_former, now
 from analysis.report.findings import Finding, Variant
 from sharpness.errors import InputError
@@ -23,7 +23,7 @@ ON_THE_ARC = Former("The loss rises on the arc", "2 [1, 3]", "reproduced", today
 
 
 def page_of(*former: Former) -> str:
-    return changes_page({"cohen2021": former}, {"cohen2021": Found("cohen2021", Path(), (RISES,))})
+    return changes_page({"cohen2021": former}, {"cohen2021": StudyFindings("cohen2021", Path(), (RISES,))})
 
 
 def test_the_committed_page_is_that_of_the_committed_findings() -> None:

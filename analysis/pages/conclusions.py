@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
-from analysis.pages.found import VERDICTS, Found
+from analysis.pages.found import VERDICTS, StudyFindings
 from analysis.pages.markdown import plain
 from analysis.pages.sentences import first_number
 from analysis.report.findings import Finding
@@ -175,7 +175,7 @@ QUESTIONS = (
 """The questions in the order of the page."""
 
 
-def answered(question: Question, found: Mapping[str, Found]) -> str:
+def answered(question: Question, found: Mapping[str, StudyFindings]) -> str:
     """Return a question, its answer, and what was measured with its verdicts, as a line of Markdown."""
     supports, against = (_known(claims, found) for claims in (question.claims, question.against))
     if not supports and not against:
@@ -229,7 +229,7 @@ def _known_number(number: str) -> str:
     return UNKNOWN if number == ABSENT else first_number(number)
 
 
-def _known(claims: Sequence[tuple[str, str, str]], found: Mapping[str, Found]) -> list[tuple[str, Finding]]:
+def _known(claims: Sequence[tuple[str, str, str]], found: Mapping[str, StudyFindings]) -> list[tuple[str, Finding]]:
     """Return what is said of each claim with its finding; claims of studies without it are left out."""
     each = [(said, find(where, found[study].findings)) for study, where, said in claims if study in found]
     return [(said, finding) for said, finding in each if finding is not None]

@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from analysis.pages.conclusions import QUESTIONS, answered
-from analysis.pages.found import Found, load_findings, of_paper, rates_of_all
+from analysis.pages.found import StudyFindings, load_findings, of_paper, rates_of_all
 from analysis.pages.markdown import address, link, plain
 from analysis.pages.overview import FOLDER, NAME, caption, is_current, save_overview, verdict_rows
 from analysis.pages.papers import PAPERS, Paper
@@ -61,7 +61,7 @@ class Options:
     """Write nothing, and exit with code 1 if a page is out of date."""
 
 
-def findings_page(found: Mapping[str, Found], options: Options) -> str:
+def findings_page(found: Mapping[str, StudyFindings], options: Options) -> str:
     """Return FINDINGS.md."""
     base, rows = options.out.parent, verdict_rows(found)
     lines = "\n".join(f"{number}. {answered(each, found)}" for number, each in enumerate(QUESTIONS, 1))
@@ -74,7 +74,7 @@ def findings_page(found: Mapping[str, Found], options: Options) -> str:
     )
 
 
-def _section(paper: Paper, studies: list[Found], base: Path) -> str:
+def _section(paper: Paper, studies: list[StudyFindings], base: Path) -> str:
     parts = [f"## {plain(paper.heading)}\n"]
     for study in paper.studies:
         found = next((each for each in studies if each.study == study), None)
@@ -82,7 +82,7 @@ def _section(paper: Paper, studies: list[Found], base: Path) -> str:
     return "\n".join(parts)
 
 
-def _paragraph(found: Found, base: Path) -> str:
+def _paragraph(found: StudyFindings, base: Path) -> str:
     """Return what is claimed, in a sentence, and what came of it, with a figure; the study's page has the rest."""
     story, stem = story_of(found.study), figure_of(found)
     count = len(found.findings)

@@ -24,7 +24,7 @@ OWN_QUESTION = ("headline",)
 
 
 @dataclass(frozen=True)
-class Found:
+class StudyFindings:
     """The findings of one study and the folder they lie in with their figures."""
 
     study: str
@@ -61,7 +61,7 @@ def _is_right(finding: Finding) -> bool:
     )
 
 
-def load_findings(figures: Path) -> dict[str, Found]:
+def load_findings(figures: Path) -> dict[str, StudyFindings]:
     """Return the findings by study: of each the rendering on CPUs with the widest preset and the most seeds.
 
     Raises :class:`InputError` for no folder, a damaged file, and a study that no paper names, which would be lost.
@@ -78,15 +78,15 @@ def load_findings(figures: Path) -> dict[str, Found]:
         raise InputError(
             f"expected studies that a paper names, got {', '.join(lost)}: add them to analysis/pages/papers.py"
         )
-    return {study: Found(study, path.parent, read_findings(path)) for study, (*_, path) in best.items()}
+    return {study: StudyFindings(study, path.parent, read_findings(path)) for study, (*_, path) in best.items()}
 
 
-def of_paper(paper: Paper, found: Mapping[str, Found]) -> list[Found]:
+def of_paper(paper: Paper, found: Mapping[str, StudyFindings]) -> list[StudyFindings]:
     """Return what the studies of a paper found, those without findings left out."""
     return [found[study] for study in paper.studies if study in found and found[study].findings]
 
 
-def rates_of_all(found: Mapping[str, Found]) -> dict[str, list[float | None]]:
+def rates_of_all(found: Mapping[str, StudyFindings]) -> dict[str, list[float | None]]:
     """Return q of each finding among those of all studies, by study."""
     rates = iter(discovery_rates([finding.p for each in found.values() for finding in each.findings]))
     return {study: [next(rates) for _ in each.findings] for study, each in found.items()}

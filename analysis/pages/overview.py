@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from analysis.pages.found import Found, of_paper
+from analysis.pages.found import StudyFindings, of_paper
 from analysis.pages.papers import PAPERS
 from analysis.report.texts import csv_text
 from sharpness.plots.save import SUFFIXES, rendered_with, save_figure
@@ -36,7 +36,7 @@ LINE, ROOM = 0.135, 0.85
 """Inches of a line of marks, and inches for the legend below all of them."""
 
 
-def verdict_rows(found: Mapping[str, Found]) -> pd.DataFrame:
+def verdict_rows(found: Mapping[str, StudyFindings]) -> pd.DataFrame:
     """Return a row per claim: its paper, its study, its number there from 1, the claim and the verdict."""
     rows = [
         (paper.heading, each.study, number, finding.claim, finding.verdict)
@@ -47,7 +47,7 @@ def verdict_rows(found: Mapping[str, Found]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["paper", "study", "number", "claim", "verdict"])
 
 
-def is_current(found: Mapping[str, Found], figures: Path) -> bool:
+def is_current(found: Mapping[str, StudyFindings], figures: Path) -> bool:
     """Return whether the figure is there and was drawn from these verdicts; there is none of no verdict."""
     rows, files = verdict_rows(found), [figures / FOLDER / f"{NAME}{suffix}" for suffix in SUFFIXES]
     there = all(path.exists() for path in files)
@@ -60,7 +60,7 @@ def caption(rows: pd.DataFrame) -> str:
     return f"The verdicts on all {len(rows)} claims of {papers} papers or groups of papers, a mark for each."
 
 
-def save_overview(found: Mapping[str, Found], figures: Path) -> list[Path]:
+def save_overview(found: Mapping[str, StudyFindings], figures: Path) -> list[Path]:
     """Draw and write the figure with its numbers, and return their paths."""
     rows = verdict_rows(found)
     with mpl.rc_context(STYLE):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.pages.found import VERDICTS, Found, is_fragile
+from analysis.pages.found import VERDICTS, StudyFindings, is_fragile
 from analysis.pages.markdown import address, link, plain, table
 from analysis.pages.papers import Paper
 from analysis.pages.sentences import sentences
@@ -23,7 +23,7 @@ MORE_TERMS = "which-terms-do-the-pages-use"
 """That below which the terms are that the page of all findings does not use."""
 
 
-def study_page(paper: Paper, found: Found, rates: Sequence[float | None], out: Path, studies: Path) -> str:
+def study_page(paper: Paper, found: StudyFindings, rates: Sequence[float | None], out: Path, studies: Path) -> str:
     """Return the page of a study; ``rates`` are q of its findings over all studies.
 
     It links to ``out``, the page of the findings, and to ``studies``, where the rules of verdicts are.

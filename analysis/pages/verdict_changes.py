@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import tyro
 
-from analysis.pages.found import Found, load_findings
+from analysis.pages.found import StudyFindings, load_findings
 from analysis.pages.markdown import plain, table
 from analysis.pages.papers import PAPERS
 from analysis.report.findings import Finding
@@ -87,7 +87,7 @@ def now(former: Former, findings: Sequence[Finding]) -> Now:
     return Now(former, finding, finding.claim not in {each.claim for each in findings})
 
 
-def changes_page(former: Mapping[str, Sequence[Former]], found: Mapping[str, Found]) -> str:
+def changes_page(former: Mapping[str, Sequence[Former]], found: Mapping[str, StudyFindings]) -> str:
     """Return the page: for each paper a table of the verdicts that changed, and the claims that became variants."""
     today = {study: [now(each, found[study].findings) for each in rows] for study, rows in former.items()}
     every = [each for rows in today.values() for each in rows]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis.pages.found import VERDICTS, Found, of_paper, rates_of_all, standing
+from analysis.pages.found import VERDICTS, StudyFindings, of_paper, rates_of_all, standing
 from analysis.pages.markdown import link, plain, table
 from analysis.pages.papers import PAPERS
 from sharpness.errors import InputError
@@ -15,7 +15,7 @@ MARKERS = ("<!-- verdicts -->", "<!-- /verdicts -->")
 NOT_YET = "not rendered yet"
 
 
-def verdict_counts(found: Mapping[str, Found], page: Path, base: Path) -> str:
+def verdict_counts(found: Mapping[str, StudyFindings], page: Path, base: Path) -> str:
     """Return the table of counts: how many claims of each paper got which verdict, and what came of its first one.
 
     It links to the ``page`` of the findings from the folder ``base``.

@@ -32,7 +32,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 @dataclass(frozen=True)
-class Curve:
+class ScaledCurve:
     """The accuracies (%, seeds x batches) of one setting, with the noise scales and batch sizes, g growing."""
 
     g: Array
@@ -43,7 +43,7 @@ class Curve:
     momentum: float
 
 
-Curves = Mapping[str, Curve]
+Curves = Mapping[str, ScaledCurve]
 
 
 def equal_times(rows: pd.DataFrame, images: int) -> pd.DataFrame:
@@ -66,7 +66,7 @@ def setting_name(setting: Mapping[str, Any]) -> str:
     return rf"$\epsilon$ = {setting['learning_rate']:g}, m = {setting['momentum']:g}"
 
 
-def curves(rows: pd.DataFrame) -> dict[str, Curve]:
+def curves(rows: pd.DataFrame) -> dict[str, ScaledCurve]:
     """Return the curve of each setting, by its name, without the batch sizes at which a network diverged."""
     found = {}
     for setting in settings_in(rows):
@@ -79,7 +79,7 @@ def curves(rows: pd.DataFrame) -> dict[str, Curve]:
         if columns:
             g, batch, accuracy = (np.array(each, dtype=float) for each in zip(*columns, strict=True))
             speed = float(own["speed"].iloc[0])
-            found[setting_name(setting)] = Curve(g, batch, accuracy.T, speed, setting["momentum"])
+            found[setting_name(setting)] = ScaledCurve(g, batch, accuracy.T, speed, setting["momentum"])
     return found
 
 

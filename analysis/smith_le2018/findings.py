@@ -9,7 +9,7 @@ from typing import Any
 from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference
 from analysis.report.verdicts import Least, Range, judge, judge_within
-from analysis.smith_le2018.numbers import SWEEPS, Found, rise_over_ends
+from analysis.smith_le2018.numbers import SWEEPS, SweepPoint, rise_over_ends
 from analysis.statistics.intervals import Interval
 
 SLOPE = Range(0.75, 1.25, "a square root would have 0.5, no dependence 0")
@@ -34,7 +34,7 @@ def setting_of(settings: Mapping[str, Any]) -> str:
 
 
 def sweep_findings(
-    found: Sequence[Found],
+    found: Sequence[SweepPoint],
     base: Mapping[str, Any],
     slopes: Mapping[str, Interval],
     equal: Mapping[str, Interval],

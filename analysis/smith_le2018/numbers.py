@@ -124,7 +124,7 @@ SWEEPS = {
 
 
 @dataclass(frozen=True)
-class Curve:
+class Accuracies:
     """The accuracies (%) of one setting, seeds x batches, and which batches lack a seed and are left out of them."""
 
     batches: list[int]
@@ -176,7 +176,7 @@ def by_seed(rows: pd.DataFrame) -> dict[int, float]:
     return {int(seed): 100 * value for seed, value in zip(known["seed"], floats(known, "accuracy"), strict=True)}
 
 
-def curve_of(rows: pd.DataFrame, setting: Mapping[str, Any]) -> Curve:
+def curve_of(rows: pd.DataFrame, setting: Mapping[str, Any]) -> Accuracies:
     """Return the accuracies of a setting at the batch sizes at which no network diverged."""
     own = rows_where(rows, **setting)
     seeds = sorted({int(seed) for seed in own["seed"]})
@@ -189,17 +189,17 @@ def curve_of(rows: pd.DataFrame, setting: Mapping[str, Any]) -> Curve:
         else:
             left_out.append(f"batch {batch} ({len(seeds) - len(values)} of {len(seeds)} diverged)")
     accuracy = np.array(columns, dtype=float).T if columns else np.empty((len(seeds), 0))
-    return Curve(batches, seeds, accuracy, ", ".join(left_out))
+    return Accuracies(batches, seeds, accuracy, ", ".join(left_out))
 
 
 @dataclass(frozen=True)
-class Found:
+class SweepPoint:
     """One value of a sweep with its setting, its accuracies and their peak."""
 
     name: str
     value: float
     setting: Mapping[str, Any]
-    curve: Curve
+    curve: Accuracies
     peak: Interval
 
     @property
@@ -213,7 +213,7 @@ class Found:
         return SWEEPS[self.name].x(self.value)
 
 
-def settings_found(rows: pd.DataFrame, base: Mapping[str, Any]) -> list[Found]:
+def settings_found(rows: pd.DataFrame, base: Mapping[str, Any]) -> list[SweepPoint]:
     """Return every sweep's settings with their curves and peaks; the base setting is in all of them."""
     found = []
     for name in SWEEPS:
@@ -221,11 +221,11 @@ def settings_found(rows: pd.DataFrame, base: Mapping[str, Any]) -> list[Found]:
             setting = {**base, name: value}
             if len(rows_where(rows, **setting)):
                 curve = curve_of(rows, setting)
-                found.append(Found(name, value, setting, curve, peak_of(curve.batches, curve.accuracy)))
+                found.append(SweepPoint(name, value, setting, curve, peak_of(curve.batches, curve.accuracy)))
     return found
 
 
-def peak_table(found: Sequence[Found], base: Mapping[str, Any]) -> pd.DataFrame:
+def peak_table(found: Sequence[SweepPoint], base: Mapping[str, Any]) -> pd.DataFrame:
     """Return the best batch size of every setting with its interval, or why it has none, and the noise scale there.
 
     ``g = rate (N / B - 1) / (1 - m)`` (Smith & Le 2018, section 5, and Smith et al. 2018 for the momentum); ``times``
@@ -248,7 +248,7 @@ def peak_table(found: Sequence[Found], base: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=pd.Index(["varied", "found"]))
 
 
-def slope_of(found: Sequence[Found], name: str) -> Interval:
+def slope_of(found: Sequence[SweepPoint], name: str) -> Interval:
     """Return the slope of log best batch on log x over the settings of a sweep that have a peak, 1 by the theory.
 
     A bootstrap over seeds: each resample has its own peaks in all settings, and its own slope.

@@ -11,7 +11,16 @@ from numpy.typing import ArrayLike
 from analysis.statistics.hyperbolas import hyperbolas
 from analysis.statistics.intervals import NUM_RESAMPLES, Interval
 from analysis.statistics.piecewise import kinks, line
-from analysis.statistics.resampling import Curve, Floats, bounds, curve_of, log_interval, redraw, redraw_seeds, spread
+from analysis.statistics.resampling import (
+    Floats,
+    StepsCurve,
+    bounds,
+    curve_of,
+    log_interval,
+    redraw,
+    redraw_seeds,
+    spread,
+)
 from sharpness.errors import InputError
 
 NUM_CURVES = 2000
@@ -125,7 +134,7 @@ def hyperbola(batches: ArrayLike, steps: ArrayLike, *, paired: bool = False, see
     return Hyperbola(*(log_interval(float(fit[k]), fits[k], curve.n, ends[k], redrawn.free) for k in range(3)))
 
 
-def _by_seed(curve: Curve, batches: ArrayLike, steps: ArrayLike) -> Floats:
+def _by_seed(curve: StepsCurve, batches: ArrayLike, steps: ArrayLike) -> Floats:
     """Return the log steps (seeds, batch sizes) at the batch sizes of a curve, ascending, NaN where there are none."""
     sizes, table = np.asarray(batches, dtype=float), np.atleast_2d(np.asarray(steps, dtype=float))
     order = [int(np.flatnonzero(sizes == size)[0]) for size in curve.batches]
@@ -190,7 +199,7 @@ def scaling_overhead(batches: ArrayLike, steps: ArrayLike, tolerance: float = 1.
     return Interval(value, lower, None, curve.n, f"no upper bound, {part}: no end within the batch sizes measured")
 
 
-def _within(curve: Curve, logs: Floats, tolerance: float) -> Floats:
+def _within(curve: StepsCurve, logs: Floats, tolerance: float) -> Floats:
     """Return for each curve the last batch size before the first that needs more than the tolerated steps."""
     examples = logs + np.log(curve.batches)
     fine = examples <= examples[:, :1] + np.log(tolerance) + 1e-12

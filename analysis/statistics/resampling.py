@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Curve:
+class StepsCurve:
     """Steps against batch size: per batch size, ascending, the logarithms of the steps of its runs."""
 
     batches: Floats
@@ -37,7 +37,7 @@ class Curve:
         return sum(map(len, self.values))
 
 
-def curve_of(batches: ArrayLike, steps: ArrayLike, least: int) -> Curve | str:
+def curve_of(batches: ArrayLike, steps: ArrayLike, least: int) -> StepsCurve | str:
     """Return the steps by batch size, or why there is no curve to fit; steps that are not finite are left out.
 
     ``steps`` has one value per entry of ``batches``, which may repeat, or is (replicates, batch sizes).
@@ -60,7 +60,7 @@ def curve_of(batches: ArrayLike, steps: ArrayLike, least: int) -> Curve | str:
         return f"needs at least {least} batch sizes"
     columns = [sizes == size for size in measured]
     values = tuple(np.log(table[:, column][finite[:, column]]) for column in columns)
-    return Curve(measured, values)
+    return StepsCurve(measured, values)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Redrawn:
     free: int
 
 
-def redraw(curve: Curve, fitted: Floats | None, parameters: int, num: int, rng: np.random.Generator) -> Redrawn | str:
+def redraw(
+    curve: StepsCurve, fitted: Floats | None, parameters: int, num: int, rng: np.random.Generator
+) -> Redrawn | str:
     """Return redrawn curves, or why none can be drawn.
 
     With two runs or more at every batch size the runs are resampled within each batch size, as independent. Otherwise
@@ -91,7 +93,7 @@ def redraw(curve: Curve, fitted: Floats | None, parameters: int, num: int, rng: 
     return Redrawn(fitted + np.stack(noise, axis=1), free)
 
 
-def redraw_seeds(curve: Curve, logs: Floats, num: int, rng: np.random.Generator) -> Redrawn | str:
+def redraw_seeds(curve: StepsCurve, logs: Floats, num: int, rng: np.random.Generator) -> Redrawn | str:
     """Return redrawn curves with whole seeds resampled, ``logs`` (seeds, batch sizes) being those of the curve.
 
     For runs of which one seed has one at every batch size: from equal initial weights, they are no independent

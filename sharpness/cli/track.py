@@ -41,7 +41,7 @@ from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder
 
 DEFAULT = ("eigenvalues", "critical_sharpness")
-Found = dict[Snapshot, list[ProbeRecord]]
+BySnapshot = dict[Snapshot, list[ProbeRecord]]
 
 
 def run_track(command: Track, knobs: Knobs) -> None:
@@ -58,7 +58,7 @@ def run_track(command: Track, knobs: Knobs) -> None:
     say(console, f"{len(snapshots)} checkpoints, steps {snapshots[0].step} to {max(each.step for each in snapshots)}")
     probes = applicable(asked, first.subject, named=named)
     folder.path.mkdir(parents=True, exist_ok=True)
-    found: Found = {snapshot: [] for snapshot in snapshots}
+    found: BySnapshot = {snapshot: [] for snapshot in snapshots}
     try:
         with announced(console, _stand_ins(snapshots, first, folder), probes, folder) as bar:
             for snapshot, subject in _subjects(command, snapshots, first, device):
@@ -142,7 +142,7 @@ def _stand_ins(snapshots: Sequence[Snapshot], first: UserCheckpoint, folder: Rec
     return {where: replace(first.subject, checkpoint_sha256=found) for where, found in hashes.items()}
 
 
-def _show(console: Console, command: Track, found: Found, known: Sequence[str]) -> None:
+def _show(console: Console, command: Track, found: BySnapshot, known: Sequence[str]) -> None:
     """Print the table, and write CSV and figure of what was measured."""
     records = [record for each in found.values() for record in each]
     if command.json:
@@ -171,7 +171,7 @@ def _rows(snapshot: Snapshot, records: Sequence[ProbeRecord]) -> Iterator[Mappin
         yield {**where, "probe": record.probe, **number, **cost, **rates, "loss": loss.get("loss")}
 
 
-def track_table(found: Found, title: str) -> Table:
+def track_table(found: BySnapshot, title: str) -> Table:
     """Return a table with a line for each checkpoint and a column for each quantity; CSV and records have the rest."""
     quantities = list(dict.fromkeys(record.quantity for records in found.values() for record in records))
     table = Table(title=Text(title), title_justify="left", **PLAIN)

@@ -25,7 +25,7 @@ MISMATCH = 1e-2  # beyond which the quadratures are not of one symmetric matrix;
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class DensityCurve:
     """A density per unit of s = asinh(lambda / lambda_0), shape (p,), at the eigenvalues of ``grid`` (p,)."""
 
     grid: np.ndarray
@@ -79,7 +79,7 @@ class SpectralDensity:
         """The largest node: never above the largest eigenvalue, rounding aside."""
         return max(float(nodes[-1]) for nodes in self.nodes)
 
-    def curve(self, num_points: int = 512, width: float = KERNEL_WIDTH) -> Curve:
+    def curve(self, num_points: int = 512, width: float = KERNEL_WIDTH) -> DensityCurve:
         """Return the density per unit of s = asinh(lambda / lambda_0), smoothed by Gaussians of ``width`` or more.
 
         In s the spectrum is shown linearly below lambda_0 = ``linear_threshold`` and logarithmically beyond. Where the
@@ -106,12 +106,12 @@ class SpectralDensity:
         stacked = np.stack(curves)
         grid, density = scale * np.sinh(s), stacked.mean(axis=0)
         if len(stacked) == 1:
-            return Curve(grid, density, None, None)
+            return DensityCurve(grid, density, None, None)
         random = np.random.default_rng(derived_seed(self.seed, "density", "bootstrap"))
         counts = random.multinomial(len(stacked), np.full(len(stacked), 1 / len(stacked)), NUM_RESAMPLES)
         tail = (1 - self.confidence) / 2
         lower, upper = np.quantile(counts / len(stacked) @ stacked, [tail, 1 - tail], axis=0)
-        return Curve(grid, density, lower, upper)
+        return DensityCurve(grid, density, lower, upper)
 
     def details(self) -> dict[str, Any]:
         """Return the quadratures, the curve on its default grid and every number above as plain types."""

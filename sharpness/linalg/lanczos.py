@@ -11,7 +11,7 @@ from torch import Tensor
 from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.basis import Products
 from sharpness.linalg.eigenpairs import Eigenpairs, History, StopOn, Which, check_knobs, finite
-from sharpness.linalg.locking import Knobs, RitzPairs, Search
+from sharpness.linalg.locking import EigenpairSearch, RitzPairs, SolverKnobs
 from sharpness.linalg.operators import SymmetricOperator
 from sharpness.machine.progress import Progress
 from sharpness.vectors import norm
@@ -38,8 +38,9 @@ def extreme_eigenpairs(
     ``stop_on="interval"`` it ends when every interval is narrower than ``rtol |lambda|``, with ``"residual"`` when
     every ``||A v - lambda v||`` is at most that. The side of an interval towards the inside of the spectrum is the Ritz
     value, the other is proven from the random start, for k > 1 from further starts beside the vectors found
-    (:class:`sharpness.linalg.locking.Search`); all hold together with probability ``confidence``. A ``start``, shape
-    ``(n,)`` or ``(m, n)``, proves nothing beyond the Ritz values. ``docs/numbers.md`` says what the intervals hold for.
+    (:class:`sharpness.linalg.locking.EigenpairSearch`); all hold together with probability ``confidence``. A
+    ``start``, shape ``(n,)`` or ``(m, n)``, proves nothing beyond the Ritz values. ``docs/numbers.md`` says what the
+    intervals hold for.
 
     At most ``max_basis`` vectors (``None``: as many as products) and two more are alive, or twice the vectors asked for
     where that is more, beside what the operator needs. ``seconds`` is looked at after each product. Raises
@@ -54,9 +55,9 @@ def extreme_eigenpairs(
     began = time.perf_counter()
     check_knobs(operator.size, which, k, rtol, confidence, num_products, seconds)
     random, stop_on = start is None, "residual" if start is not None else stop_on
-    knobs = Knobs(k, which, rtol, confidence, stop_on, max_basis, seed, random)
+    knobs = SolverKnobs(k, which, rtol, confidence, stop_on, max_basis, seed, random)
     _check_more(operator.size, knobs, num_products)
-    search = Search(operator, knobs, None if start is None else _starting_vector(operator, start))
+    search = EigenpairSearch(operator, knobs, None if start is None else _starting_vector(operator, start))
     history: History = []
     stopped_by = ""
     while True:
@@ -79,7 +80,7 @@ def extreme_eigenpairs(
     return _result(search, best, stopped_by, num_products, history)
 
 
-def _reason_to_stop(search: Search, best: RitzPairs, num_products: int, late: bool) -> str:
+def _reason_to_stop(search: EigenpairSearch, best: RitzPairs, num_products: int, late: bool) -> str:
     """Return why the search is at its end, or nothing."""
     if _good(search, best, best.residuals + search.slack):
         return "certainty"
@@ -90,7 +91,7 @@ def _reason_to_stop(search: Search, best: RitzPairs, num_products: int, late: bo
     return "seconds" if late else ""
 
 
-def _intervals(search: Search, pairs: RitzPairs) -> tuple[np.ndarray, np.ndarray]:
+def _intervals(search: EigenpairSearch, pairs: RitzPairs) -> tuple[np.ndarray, np.ndarray]:
     """Return lower and upper bounds of the eigenvalues of these pairs, infinite where there is none."""
     values, slack = pairs.values, search.slack
     if search.exact:
@@ -101,7 +102,7 @@ def _intervals(search: Search, pairs: RitzPairs) -> tuple[np.ndarray, np.ndarray
     return lowers, uppers
 
 
-def _good(search: Search, pairs: RitzPairs, residuals: np.ndarray) -> bool:
+def _good(search: EigenpairSearch, pairs: RitzPairs, residuals: np.ndarray) -> bool:
     """Return whether these pairs are what was asked for."""
     knobs, sizes = search.knobs, np.abs(pairs.values)
     if len(sizes) < knobs.num_wanted:
@@ -118,19 +119,21 @@ def _good(search: Search, pairs: RitzPairs, residuals: np.ndarray) -> bool:
     return narrow
 
 
-def _largest_beside(search: Search, pairs: RitzPairs) -> float:
+def _largest_beside(search: EigenpairSearch, pairs: RitzPairs) -> float:
     """Return how large the absolute value of an eigenvalue beside these can be."""
     top, bottom = search.top.bounds[pairs.selection.num_top], search.bottom.bounds[pairs.selection.num_bottom]
     return float(max(top, bottom)) + search.slack
 
 
-def _reserve(search: Search, num_products: int) -> int:
+def _reserve(search: EigenpairSearch, num_products: int) -> int:
     """Return how many products are kept back to measure residuals."""
     measures = search.knobs.stop_on == "residual" or search.operator.error > 0
     return search.knobs.num_wanted if measures and num_products >= 2 * search.knobs.num_wanted else 0
 
 
-def _result(search: Search, best: RitzPairs, stopped_by: str, num_products: int, history: History) -> Eigenpairs:
+def _result(
+    search: EigenpairSearch, best: RitzPairs, stopped_by: str, num_products: int, history: History
+) -> Eigenpairs:
     """Form the Ritz vectors in the memory of the basis, measure what is to be measured and say what is known."""
     knobs, made, defect = search.knobs, search.num_products, search.defect
     vectors, measures = search.finish(best), _reserve(search, num_products) > 0
@@ -157,14 +160,14 @@ def _result(search: Search, best: RitzPairs, stopped_by: str, num_products: int,
     )
 
 
-def _residuals(search: Search, vectors: Tensor, values: np.ndarray) -> np.ndarray:
+def _residuals(search: EigenpairSearch, vectors: Tensor, values: np.ndarray) -> np.ndarray:
     """Return ``||A v - value v||`` for each, measured by one product."""
     products = Products(search.operator, search.num_products)
     return np.array([norm(products(v)[0].sub_(v, alpha=float(x))) for v, x in zip(vectors, values, strict=True)])
 
 
 def _reasons(
-    search: Search, best: RitzPairs, residuals: np.ndarray, stopped_by: str, good: bool, known: list[bool]
+    search: EigenpairSearch, best: RitzPairs, residuals: np.ndarray, stopped_by: str, good: bool, known: list[bool]
 ) -> dict[str, str]:
     """Say why something is not known or not as narrow as was asked for."""
     reasons: dict[str, str] = {}
@@ -181,7 +184,7 @@ def _reasons(
     return reasons
 
 
-def _shortfall(search: Search, best: RitzPairs, residuals: np.ndarray) -> str:
+def _shortfall(search: EigenpairSearch, best: RitzPairs, residuals: np.ndarray) -> str:
     """Say what is wider than was asked for."""
     knobs, sizes = search.knobs, np.abs(best.values)
     if len(sizes) < knobs.num_wanted:
@@ -219,7 +222,7 @@ def _starting_vector(operator: SymmetricOperator, start: Tensor) -> Tensor:
     return total
 
 
-def _check_more(size: int, knobs: Knobs, num_products: int) -> None:
+def _check_more(size: int, knobs: SolverKnobs, num_products: int) -> None:
     if knobs.stop_on not in ("interval", "residual"):
         raise unknown_name("criterion to stop on", knobs.stop_on, ("interval", "residual"))
     least = 2 * knobs.num_wanted

@@ -24,7 +24,7 @@ from sharpness.machine.environment import derived_seed
 
 
 @dataclass(frozen=True)
-class Knobs:
+class SolverKnobs:
     """The request to a search; see :func:`sharpness.linalg.lanczos.extreme_eigenpairs`."""
 
     k: int
@@ -117,7 +117,7 @@ class End:
                 self.bounds = np.minimum(self.bounds, new)
 
 
-class Search:
+class EigenpairSearch:
     """Lanczos from one start, then from random starts beside the locked vectors V, with bounds on all of it.
 
     A run locks its wanted Ritz vectors once their residuals are small against ``rtol``. The next run, in the complement
@@ -130,7 +130,7 @@ class Search:
     :func:`share_of_attempt`. All shares together are 1, so bounds of all runs hold together, however many there were.
     """
 
-    def __init__(self, operator: SymmetricOperator, knobs: Knobs, start: Tensor | None) -> None:
+    def __init__(self, operator: SymmetricOperator, knobs: SolverKnobs, start: Tensor | None) -> None:
         self.operator, self.knobs = operator, knobs
         self.vectors: list[Tensor] = []
         self.locked: RitzPairs | None = None

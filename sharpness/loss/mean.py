@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpness.errors import InputError
 from sharpness.loss.counts import Count
-from sharpness.loss.mean_check import Cut, Found, examine, first_agreeing
+from sharpness.loss.mean_check import Cut, Cuts, examine, first_agreeing
 from sharpness.loss.still_data import Scan
 from sharpness.machine.distributed import from_all_ranks, on_all_ranks
 
@@ -74,7 +74,7 @@ def verdict_on_mean(
     return Mean(count, divisible, said, evidence.random is not None, evidence.changes_inputs)
 
 
-def _together(found: Found, names: Sequence[str], num_batches: int) -> _Evidence:
+def _together(found: Cuts, names: Sequence[str], num_batches: int) -> _Evidence:
     own: dict[str, Any] = {
         "network": first_agreeing(found.network, names) if found.network else None,
         "criterion": first_agreeing(found.criterion, names) if found.criterion else None,

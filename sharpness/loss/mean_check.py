@@ -60,7 +60,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Found:
+class Cuts:
     """The cuts of a few examples, through the network and of the criterion alone, and what speaks against them."""
 
     network: tuple[Cut, ...] = ()
@@ -73,20 +73,20 @@ class Found:
     outputs: Tensor | None = None  # of the last batch looked at
 
 
-def examine(loss: CheckedLoss, odd: Sequence[Batch], candidates: Mapping[str, Count], *, cut: bool) -> Found:
+def examine(loss: CheckedLoss, odd: Sequence[Batch], candidates: Mapping[str, Count], *, cut: bool) -> Cuts:
     """Return what a few examples of the odd batches show; :class:`InputError` with its place for what they raise.
 
     Without ``cut`` only the determinism is looked at, and the criterion apart from the network. What torch's own
     criteria divide by is in their definition, so one batch is enough for those.
     """
-    found = Found()
+    found = Cuts()
     for batch in odd:
         check_inputs(loss.model, batch)
         if found.outputs is not None and found.network + found.criterion and is_known(loss.criterion):
             check_labels(loss.criterion, found.outputs, batch)  # batches may be of several lengths
             continue
 
-        def look(dtype: torch.dtype, most: int, batch: Batch = batch, found: Found = found) -> Found:
+        def look(dtype: torch.dtype, most: int, batch: Batch = batch, found: Cuts = found) -> Cuts:
             part = few(batch, most) if takes_parts(loss) else batch
             return _examined(loss.in_precision(dtype), part, candidates, found, cut)
 
@@ -99,7 +99,7 @@ def examine(loss: CheckedLoss, odd: Sequence[Batch], candidates: Mapping[str, Co
     return found
 
 
-def _examined(loss: CheckedLoss, batch: Batch, candidates: Mapping[str, Count], found: Found, cut: bool) -> Found:
+def _examined(loss: CheckedLoss, batch: Batch, candidates: Mapping[str, Count], found: Cuts, cut: bool) -> Cuts:
     batch = cast(batch, loss.device, loss.dtype)
     with loss.evaluating(loss.weights) as forward:
         work = _Work(loss, forward)
@@ -144,8 +144,8 @@ class _Work:
 
 
 def _with_cuts(
-    work: _Work, batch: Batch, whole: float, candidates: Mapping[str, Count], found: Found, cut: bool
-) -> Found:
+    work: _Work, batch: Batch, whole: float, candidates: Mapping[str, Count], found: Cuts, cut: bool
+) -> Cuts:
     """Return what was found with the cuts of this batch, through the network and of the criterion alone."""
     length = batch_length(batch)
     middle = math.ceil(length / 3) if length > 3 else 1

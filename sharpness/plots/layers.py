@@ -25,7 +25,7 @@ from sharpness.plots.networks import Network, companion, with_record
 from sharpness.plots.spectra import LAYER_NUMBERS, eigenvalue_rows, end_of, spectra_frame, spectrum_label
 from sharpness.plots.style import COLUMN, FULL, STYLE
 
-Rows = Sequence[tuple[str, int]]
+LayerRows = Sequence[tuple[str, int]]
 
 MOST_ROWS = (12, 40, 100)
 """Up to so many layers a strip is one column wide, is one panel, is two panels; with more it is three."""
@@ -73,7 +73,7 @@ def layers_figure(table: pd.DataFrame, networks: Sequence[Network]) -> Figure:
     return figure
 
 
-def layers_of(table: pd.DataFrame) -> Rows:
+def layers_of(table: pd.DataFrame) -> LayerRows:
     """Return the layers of a table in their order, each with its number of parameters."""
     layers = table.dropna(subset=["position"])
     return list(dict.fromkeys(zip(layers["layer"], layers["size"], strict=True)))
@@ -88,7 +88,7 @@ def draw_layers(
     ax: Axes,
     table: pd.DataFrame,
     networks: Sequence[Network],
-    rows: Rows | None = None,
+    rows: LayerRows | None = None,
     num_rows: int | None = None,
     max_labels: int = 8,
 ) -> None:
@@ -102,7 +102,7 @@ def draw_layers(
     ax.set(xlabel=spectrum_label(shown, "layers"), ylabel="Layer (parameters)")
 
 
-def _panel(ax: Axes, rows: Rows, num_rows: int, table: pd.DataFrame, shown: Shown) -> None:
+def _panel(ax: Axes, rows: LayerRows, num_rows: int, table: pd.DataFrame, shown: Shown) -> None:
     """Draw some layers, with room for ``num_rows``, and the top eigenvalues of the whole networks as vertical lines."""
     heights = {row: -height for height, row in enumerate(rows)}
     for number, (network, look) in enumerate(shown):

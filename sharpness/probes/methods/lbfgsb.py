@@ -23,7 +23,7 @@ TOO_MANY_EVALUATIONS, TOO_MANY_ITERATIONS = (5, 502), (5, 504)  # what it is tol
 
 
 @dataclass(frozen=True)
-class Found:
+class LastPoint:
     """The end of a search: the last point, the value there, iterations, and SciPy's word and flag (0: converged)."""
 
     point: Array
@@ -33,7 +33,7 @@ class Found:
     flag: int
 
 
-def maximise(evaluate: Objective, start: Array, half_width: Array, num_iterations: int) -> Found:
+def maximise(evaluate: Objective, start: Array, half_width: Array, num_iterations: int) -> LastPoint:
     """Run L-BFGS-B uphill from ``start`` in ``|z_i| <= half_width_i`` for so many iterations, with tolerances of 0.
 
     ``evaluate`` returns the value and the gradient, shape (n,), float64. SciPy's public function makes Python objects
@@ -53,7 +53,7 @@ def _negative(value: float, gradient: Array) -> tuple[float, Array]:
     return -value, -gradient
 
 
-def public(downhill: Objective, start: Array, half_width: Array, num_iterations: int) -> Found:
+def public(downhill: Objective, start: Array, half_width: Array, num_iterations: int) -> LastPoint:
     """Run the search by SciPy's public function."""
     point, lowest, facts = fmin_l_bfgs_b(
         downhill,
@@ -67,10 +67,10 @@ def public(downhill: Objective, start: Array, half_width: Array, num_iterations:
         factr=0.0,
         pgtol=0.0,
     )
-    return Found(point, -float(lowest), int(facts["nit"]), str(facts["task"]), int(facts["warnflag"]))
+    return LastPoint(point, -float(lowest), int(facts["nit"]), str(facts["task"]), int(facts["warnflag"]))
 
 
-def stepped(downhill: Objective, start: Array, half_width: Array, num_iterations: int) -> Found:
+def stepped(downhill: Objective, start: Array, half_width: Array, num_iterations: int) -> LastPoint:
     """Run the search by SciPy's routine, which says that it wants a value and a gradient, or that a step is done."""
     scipys: Any = importlib.import_module("scipy.optimize._lbfgsb_py")
     evaluate, iterations = _Counted(downhill), 0
@@ -94,7 +94,7 @@ def stepped(downhill: Objective, start: Array, half_width: Array, num_iterations
             break
     at_limit = iterations >= num_iterations or evaluate.count > SEARCH * num_iterations
     message = f"{scipys.status_messages[task[0]]}: {scipys.task_messages[task[1]]}"
-    return Found(x, -float(value), iterations, message, 0 if task[0] == CONVERGED else 1 if at_limit else 2)
+    return LastPoint(x, -float(value), iterations, message, 0 if task[0] == CONVERGED else 1 if at_limit else 2)
 
 
 class _Counted:
