@@ -39,8 +39,7 @@ def extreme_eigenpairs(
     every ``||A v - lambda v||`` is at most that. The side of an interval towards the inside of the spectrum is the Ritz
     value, the other is proven from the random start, for k > 1 from further starts beside the vectors found
     (:class:`sharpness.linalg.locking.EigenpairSearch`); all hold together with probability ``confidence``. A
-    ``start``, shape ``(n,)`` or ``(m, n)``, proves nothing beyond the Ritz values. ``docs/numbers.md`` says what the
-    intervals hold for.
+    ``start``, shape ``(n,)`` or ``(m, n)``, proves nothing beyond the Ritz values (``docs/numbers.md``).
 
     At most ``max_basis`` vectors (``None``: as many as products) and two more are alive, or twice the vectors asked for
     where that is more, beside what the operator needs. ``seconds`` is looked at after each product. Raises
