@@ -95,7 +95,7 @@ def price_of(loss: Loss, *, products: bool, examples: bool) -> Price:
     if examples:
         with contextlib.suppress(InputError):  # examples without a gradient of their own: the probe says why
             some = UnitGradients(loss, loss.weights, chunk=TIMED)
-            example = _second_time(lambda: next(iter(some))) / min(TIMED, len(some.weights))
+            example = _second_time(lambda: next(iter(some))) / min(TIMED, loss.data.batch_sizes[0])
     return Price(FORWARD * gradient, gradient, product, example)
 
 
