@@ -64,11 +64,20 @@ class WorkBar:
 
     def _left(self, within: float) -> str:
         """Return the time left as the end of a line; nothing where that is not known or not worth a word."""
-        done = self.done + within
-        left = self.total - done
-        if done > 0.1 * self.total:  # enough to know the pace
-            left *= (time.perf_counter() - self.began) / done
+        left = time_left(self.total, self.done + within, time.perf_counter() - self.began)
         return f", about {duration(left)} left" if left >= 1 else ""
+
+
+def time_left(total: float, done: float, elapsed: float) -> float:
+    """Return the seconds left of a ``total`` that was expected, of which ``done`` took ``elapsed``.
+
+    The prices of the parts are wrong each in its own way: that the first took thrice their price says little of the
+    last. So the pace counts as if as much as all were done already, at its price.
+
+    >>> time_left(total=300, done=0, elapsed=0), time_left(total=300, done=100, elapsed=300)
+    (300.0, 300.0)
+    """
+    return (total - done) * (total + elapsed) / (total + done) if total else 0.0
 
 
 def duration(seconds: float) -> str:
