@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,19 +40,25 @@ ALL = {
 
 
 @functools.cache
-def reported(test_curves: bool = True, **plants: Any) -> dict[str, Drawing]:
-    """Return the figures; without ``test_curves`` the test set was looked at before training alone."""
+def reported(test_curves: bool = True, **plants: Any) -> Mapping[str, Drawing | str]:
+    """Return the figures, drawn when asked for; without ``test_curves`` the test set was seen before training alone."""
     tables = planted(Plant(**plants), "headline", CELLS)
     if not test_curves:
         later = floats(tables.epochs, "epoch") > 0
         blank = {name: np.where(later, np.nan, floats(tables.epochs, name)) for name in ("test_loss", "test_accuracy")}
         tables = replace(tables, epochs=tables.epochs.assign(**blank))
-    drawings = report(tables, SETTINGS).drawings
-    return {name: drawing for name in drawings if isinstance(drawing := drawings[name], Drawing)}
+    return report(tables, SETTINGS).drawings
+
+
+def drawn(name: str, **plants: Any) -> Drawing:
+    """Return a figure that can be drawn."""
+    drawing = reported(**plants)[name]
+    assert isinstance(drawing, Drawing), drawing
+    return drawing
 
 
 def test_every_figure_fits_a_column_and_has_no_faults() -> None:
-    drawings = reported()
+    drawings = {name: drawing for name, drawing in reported().items() if isinstance(drawing, Drawing)}
     assert set(drawings) == ALL
     for name, drawing in drawings.items():
         assert faults(drawing.figure) == [], name
@@ -59,10 +66,11 @@ def test_every_figure_fits_a_column_and_has_no_faults() -> None:
 
 
 def test_without_curves_of_the_test_set_none_is_drawn_named_or_told() -> None:
-    measured, drawings = reported(), reported(test_curves=False)
-    for name, panels in (("training_curves", (4, 2)), ("accuracy_curves", (1, 1)), ("warm_start", (2, 2))):
+    panels = {"training_curves": (4, 2), "accuracy_curves": (1, 1), "warm_start": (2, 2)}
+    measured, drawings = ({name: drawn(name, test_curves=kept) for name in panels} for kept in (True, False))
+    for name, numbers in panels.items():
         assert faults(drawings[name].figure) == []
-        assert tuple(len(each[name].figure.axes) for each in (measured, drawings)) == panels
+        assert tuple(len(each[name].figure.axes) for each in (measured, drawings)) == numbers
         assert "measured at the end alone" in drawings[name].caption
         assert "measured at the end alone" not in measured[name].caption
     entries = {
@@ -88,7 +96,7 @@ def test_training_that_goes_on_is_drawn_from_each_minimum_with_its_time() -> Non
         {("LB", ""): 100, ("LB", "SB"): 50, ("LB", "LB"): 50, ("SB", ""): 100, ("SB", "SB"): 20, ("SB", "LB"): 20}
     )
     assert "40 epochs of adam from where each ended" in how_it_goes_on(found)
-    drawing = reported(phi=phi)["escape"]
+    drawing = drawn("escape", phi=phi)
     assert "go on for 40 epochs" in drawing.caption and "to a training loss" not in drawing.caption
     # A minimum from which nothing went on is left out.
     runs = found.done
@@ -99,13 +107,13 @@ def test_training_that_goes_on_is_drawn_from_each_minimum_with_its_time() -> Non
 
 
 def test_the_critics_are_told_why_neither_epochs_nor_updates_are_equal() -> None:
-    assert "Equal epochs and equal updates are conditions of the preset full" in reported()["critics"].caption
+    assert "Equal epochs and equal updates are conditions of the preset full" in drawn("critics").caption
 
 
 def test_remedies_that_end_above_the_training_loss_say_so() -> None:
     def ended_at(labels: Any) -> float:
         return 0.2 if labels["arm"] == "augmentation" else 0.009
 
-    caption = reported(ended_at=ended_at)["remedies"].caption
+    caption = drawn("remedies", ended_at=ended_at).caption
     assert "With augmentation 6 of 6 runs end above the training loss asked for, at 0.2 nats." in caption
-    assert "end above" not in reported()["remedies"].caption
+    assert "end above" not in drawn("remedies").caption

@@ -263,7 +263,8 @@ def _draw(lines: Sequence[Row], out: Path, provenance: Row) -> list[Path]:
             ax.plot([i + aside for i in range(len(networks))], wholes, markersize=6, label=label, **style)
         ax.set_xticks(range(len(networks)), [name.replace("_", " ") for name in networks])
         ax.set(ylabel="Overhead (%)", xlim=(-0.5, len(networks) - 0.5))
-        ax.set_ylim(bottom=min(0.0, *table["wall (%)"], *table["processor (%)"]), top=None)
+        lowest = min(*table["wall (%)"], *table["processor (%)"])
+        ax.set_ylim(bottom=0.0 if lowest >= 0 else lowest - 0.5, top=None)
         ax.legend(loc="best")
         return save_figure(figure, table, out, "overhead", CAPTION, provenance)
 
