@@ -20,17 +20,19 @@ from sharpness.training.tracker import clock
 
 
 class Ticking:
-    """A clock that moves by a second with every batch that a trainer takes."""
+    """A clock that moves by a second with every batch that a trainer takes, and the batches."""
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.batches = list[dict[str, Tensor]]()
 
     def perf_counter(self) -> float:
         return self.now
 
     def collated(self, examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         self.now += 1.0
-        return {name: torch.stack([each[name] for each in examples]) for name in examples[0]}
+        self.batches.append({name: torch.stack([each[name] for each in examples]) for name in examples[0]})
+        return self.batches[-1]
 
 
 @pytest.fixture
@@ -73,9 +75,11 @@ def test_the_trainer_of_transformers_is_tracked_and_trains_as_without(tmp_path: 
     assert not [name for row in rows for name in row if name.endswith("value_reason")]
     assert all(row["examples"] in (4, 8, 16) for row in rows)  # the last batch of an update, or up to four kept ones
     assert callback.tracker.clip_norm == 1.0  # the Trainer's default
-    assert not model._forward_pre_hooks and callback._batch is None
+    assert not model._forward_pre_hooks
+    with pytest.raises(sh.InputError, match="named inputs, got none"):  # the last batch is forgotten
+        callback.on_step_end(None, None, None, model=model)
     assert second.tracker is not None and second.tracker.rows[-1]["step"] == 40
-    loss = sh.Loss(model, None, second.tracker._kept)
+    loss = sh.Loss(model, None, time.batches[1:8:2])  # the last batches of the first four updates
     assert second.tracker.rows[-1]["examples"] == loss.num_examples == 16
     assert second.tracker.rows[-1]["top_eigenvalue"] == pytest.approx(sh.TopEigenvalues()(loss).value, rel=0.05)
 

@@ -56,7 +56,7 @@ def found(fault: Fault) -> str:
     try:
         loss = fault.build()
         if fault.found == "counted":
-            whole = Loss(loss.model, loss._given, [joined(list(loss.batches))])
+            whole = Loss(loss.model, loss.given_criterion, [joined(list(loss.batches))])
             same = abs(loss.value(loss.weights) - whole.value(whole.weights)) <= 1e-5 * abs(whole.value(whole.weights))
             return "counted" if same else ""
         record = sh.TopEigenvalues(rtol=1e-2)(loss).to_record()

@@ -50,8 +50,8 @@ class CheckedLoss(CriterionNetwork):
         """Look through the data, find what the mean divides by, and note what the self-check found."""
         count, freeze, coupled = (self.stated[name] for name in ("count", "freeze", "coupled"))
         self.divisible = self.norm != "batch" and not coupled
-        summed = reduction_of(self._given) == "sum"
-        counts = {DECLARED: count} if count is not None else candidates(self._given)
+        summed = reduction_of(self.given_criterion) == "sum"
+        counts = {DECLARED: count} if count is not None else candidates(self.given_criterion)
         found = on_all_ranks(lambda: scan(batches, counts, self.device, freeze=freeze))
         self.batches = found.batches
         if count is None and any(from_all_ranks(on_all_ranks(lambda: self._shifts_labels(found.odd)))):

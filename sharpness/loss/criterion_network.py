@@ -35,7 +35,7 @@ class CriterionNetwork(PenalisedNetwork):
         if (reduction := reduction_of(criterion)) not in REDUCTIONS:
             raise InputError(f"expected a criterion that averages, got reduction={reduction!r}: use reduction='mean'")
         super().__init__(model, selection, norm, dtype, weight_decay)
-        self.own_loss, self._given = criterion is None, criterion
+        self.own_loss, self.given_criterion = criterion is None, criterion
         self.criterion = cast_criterion(criterion, self.device, dtype)
 
     @contextmanager
