@@ -2,6 +2,10 @@
 
 Probes each run folder and draws the three figures. What a run has a record of is not measured again, so the same
 command goes on after a stop of any kind.
+
+What to expect, on two CPU cores: two runs of F1 (1.5 million weights, 2,000 examples, --steps 80 --starts 4) took 15
+minutes of measurements, shared by the cores. The trace is 14.8 +- 1.9 nats after batches of 64 and 234 +- 19 after
+batches of 1,000, and a million eigenvalues may be negative at either (figures/spectra).
 """
 
 from __future__ import annotations
