@@ -571,9 +571,3 @@ def test_roles_differ_in_grey_and_use_the_colour_blind_palette() -> None:
     assert small.linestyle != large.linestyle
     assert "small batch" in small.label
     assert "large batch" in large.label
-
-
-def test_importing_the_analysis_does_not_load_torch() -> None:
-    code = "import sys, analysis.keskar2017.report; sys.exit('torch' in sys.modules)"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
