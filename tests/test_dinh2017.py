@@ -92,8 +92,10 @@ def test_the_image_has_the_hessian_d_h_d_and_the_same_outputs(given: tuple[Loss,
     d = 1 / rescaling.factors(loss.layout, 8.0)
     before, after = dense(loss), dense(other)
     torch.testing.assert_close(after, d[:, None] * before * d)
-    signs = [tuple(int((torch.sign(values[values.abs() > 1e-9]) == s).sum()) for s in (-1, 1))
-             for values in map(torch.linalg.eigvalsh, (before, after))]  # fmt: skip
+    signs = [
+        tuple(int((torch.sign(values[values.abs() > 1e-9]) == s).sum()) for s in (-1, 1))
+        for values in map(torch.linalg.eigvalsh, (before, after))
+    ]
     assert signs[0] == signs[1]  # Sylvester: rescaling changes no sign
     torch.testing.assert_close(other.outputs(other.weights), loss.outputs(loss.weights))
 
@@ -174,8 +176,11 @@ def planted(
                 for alpha in ALPHAS:
                     tops = np.array([4 * size * alpha**-2, size * alpha ** (-2 * last)])
                     values = dict.fromkeys(MEASURES, size) | {"top_eigenvalue": tops.max(), "trace": 3 * tops.sum()}
-                    values |= {name: size * (alpha + 1 / alpha) for name, (_, moves) in MEASURES.items()
-                               if moves and name not in ("top_eigenvalue", "trace")}  # fmt: skip
+                    values |= {
+                        name: size * (alpha + 1 / alpha)
+                        for name, (_, moves) in MEASURES.items()
+                        if moves and name not in ("top_eigenvalue", "trace")
+                    }
                     for name, value in values.items():
                         value *= 1.0 if change is None or alpha == 1 else change(name, alpha, role)
                         moved = None if alpha == 1 else MEASURES[name][1]
@@ -277,10 +282,18 @@ RADII = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 def planted_areas(growth: float) -> pd.DataFrame:
     """Areas that grow with the logarithm of the radius by a multiple of what the closed form says."""
     rows = [
-        {"network": MLP, "role": "SB", "seed": seed, "radius": radius, "rise": 0.05, "hits": 2000,
-         "area": (1 + 0.01 * seed) * growth * float(low_area(radius, 0.05))}
-        for seed in range(PAIRS) for radius in RADII
-    ]  # fmt: skip
+        {
+            "network": MLP,
+            "role": "SB",
+            "seed": seed,
+            "radius": radius,
+            "rise": 0.05,
+            "hits": 2000,
+            "area": (1 + 0.01 * seed) * growth * float(low_area(radius, 0.05)),
+        }
+        for seed in range(PAIRS)
+        for radius in RADII
+    ]
     return pd.DataFrame(rows)
 
 

@@ -170,9 +170,11 @@ def test_what_is_one_run_seen_in_several_ways_is_a_variant() -> None:
 
 
 def test_rays_that_do_not_rise_enough_are_counted() -> None:
-    rows = [{"seed": seed, "net": net, "record": rays_record(width)}
-            for seed, (sgd, swa) in enumerate([(2.0, 20.0), (20.0, 2.0), (2.0, 3.0)])
-            for net, width in (("SGD", sgd), ("SWA", swa))]  # fmt: skip
+    rows = [
+        {"seed": seed, "net": net, "record": rays_record(width)}
+        for seed, (sgd, swa) in enumerate([(2.0, 20.0), (20.0, 2.0), (2.0, 3.0)])
+        for net, width in (("SGD", sgd), ("SWA", swa))
+    ]
     ratio, facts = width_ratio(widths(pd.DataFrame(rows), 0.05, 0.5), "loss")
     assert facts == {"rays": 9, "sgd_reached": 6, "swa_reached": 6}
     # Seed 0 counts with the length of 10 for SWA, seed 1 not at all.

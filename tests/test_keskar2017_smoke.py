@@ -89,8 +89,20 @@ def test_the_study_again_does_nothing_twice(smoke: Path) -> None:
 
 @pytest.mark.slow  # that training and probes survive kills is tested by itself, too
 def test_a_killed_study_goes_on_and_ends_with_the_same_records(smoke: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/keskar2017.py", "--preset", "smoke", "--seeds", "1", "--workers", "2",
-               "--runs", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]  # fmt: skip
+    command = [
+        sys.executable,
+        "scripts/keskar2017.py",
+        "--preset",
+        "smoke",
+        "--seeds",
+        "1",
+        "--workers",
+        "2",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--figures",
+        str(tmp_path / "figures"),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for begun in ("*/x0.safetensors", "*/checkpoint-*.safetensors", "*/probes.jsonl"):  # while it trains and probes
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:

@@ -132,9 +132,16 @@ SETTINGS |= {"base": {"data": {"name": "fashion_mnist_10k"}}}
 
 
 def planted(
-    *, equal: float = 1.0, power: float = 1.0, rate: float = 1.0, batch: float = 1.0, sharp: float = 1.0,
-    full: float = 0.6, loss: float = 1.0, tanh: float = 1.5,
-) -> Tables:  # fmt: skip
+    *,
+    equal: float = 1.0,
+    power: float = 1.0,
+    rate: float = 1.0,
+    batch: float = 1.0,
+    sharp: float = 1.0,
+    full: float = 0.6,
+    loss: float = 1.0,
+    tanh: float = 1.5,
+) -> Tables:
     """Four seeds whose walks end where theory says, to the ``power``, or in a way that a claim forbids."""
     rng, walked, known = np.random.default_rng(0), list[dict[str, Any]](), list[dict[str, Any]]()
     for seed in range(4):

@@ -24,15 +24,20 @@ from tests.oracles import dense_hessian
 
 
 def mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(5, 4), nn.Tanh(),
-                         nn.Linear(4, 3))  # fmt: skip
+    return nn.Sequential(
+        nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)
+    )
 
 
 def convolution(track: bool = True) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=track), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Conv2d(1, 2, 3),
+        nn.BatchNorm2d(2, track_running_stats=track),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
         nn.Linear(2, 3),
-    )  # fmt: skip
+    )
 
 
 def layer_norm(eps: float = 1e-8) -> nn.Sequential:
@@ -243,8 +248,11 @@ def test_keskars_box_moves_and_the_adaptive_box_does_not(name: str) -> None:
     seen: list[tuple[int, int]] = []
     rows = stress_test(loss, probes, 8.0, progress=lambda done, total: seen.append((done, total)))
     assert {row.name: row.moved for row in rows} == {
-        "keskar": True, "box": True, "adaptive box": False, "eigenvalue": True
-    }  # fmt: skip
+        "keskar": True,
+        "box": True,
+        "adaptive box": False,
+        "eigenvalue": True,
+    }
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)] and rows[3].reason.endswith("are disjoint")
     assert rows[0].to_dict()["value_before"] == rows[0].before.value and rows[0].to_dict()["kind"] == "pair"
 
@@ -295,9 +303,15 @@ def test_a_layer_that_is_not_what_its_type_says_is_found_out() -> None:
 def result(value: float | None, lower: float | None = None, upper: float | None = None, **knobs: Any) -> ProbeResult:
     evidence = Evidence.collect(build("mlp")[1], time.perf_counter())
     return ProbeResult(
-        probe="p", quantity="q", knobs=knobs, value=value, lower=lower, upper=upper, evidence=evidence,
+        probe="p",
+        quantity="q",
+        knobs=knobs,
+        value=value,
+        lower=lower,
+        upper=upper,
+        evidence=evidence,
         reasons={} if value is not None else {"value": "because"},
-    )  # fmt: skip
+    )
 
 
 def test_what_counts_as_moved() -> None:

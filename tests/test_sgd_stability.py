@@ -208,9 +208,16 @@ GRID = np.geomspace(0.1, 6.0, 80)
 
 @functools.cache
 def planted(
-    ridge: float = 1.0, growth: float = 0.9, helps: float = 1.1, shift: float = 1.0, leaves: float = 1.0,
-    below: float = 0.0, falls: tuple[float, float] = (0.5, 1.0), flat: float = 0.0, steadier: float = 0.0,
-) -> Tables:  # fmt: skip
+    ridge: float = 1.0,
+    growth: float = 0.9,
+    helps: float = 1.1,
+    shift: float = 1.0,
+    leaves: float = 1.0,
+    below: float = 0.0,
+    falls: tuple[float, float] = (0.5, 1.0),
+    flat: float = 0.0,
+    steadier: float = 0.0,
+) -> Tables:
     """Tables of walks that run away at ``ridge`` times the computed rate, which goes as B^growth up to B = 2.
 
     A penalty moves the computed rate of batch 1 by ``helps`` and that of others by 1 / helps, the measured one by

@@ -255,8 +255,10 @@ def test_the_interval_of_the_fewest_steps_is_the_exact_one() -> None:
 
 def test_the_best_trial_is_the_first_there_with_the_lowest_error() -> None:
     keys = {"workload": "A", "batch_size": 4, "search": 0, "momentum": 0.0, "learning_rate": 0.1, "noise_scale": 5.0}
-    rows = [keys | {"outcome": "reached", "steps": s, "error": e, "effective_rate": r} for s, e, r in
-            ((9.0, 0.1, 1.0), (8.0, 0.24, 2.0), (8.0, 0.23, 3.0))]  # fmt: skip
+    rows = [
+        keys | {"outcome": "reached", "steps": s, "error": e, "effective_rate": r}
+        for s, e, r in ((9.0, 0.1, 1.0), (8.0, 0.24, 2.0), (8.0, 0.23, 3.0))
+    ]
     rows.append(keys | {"outcome": "missed", "steps": math.nan, "error": math.nan, "effective_rate": 4.0})
     (best,) = of.best_trials(pd.DataFrame(rows)).to_dict("records")
     assert (best["effective_rate"], best["reached"], best["trials"]) == (3.0, 3, 4)

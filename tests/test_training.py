@@ -102,8 +102,15 @@ def test_the_run_folder_holds_what_it_promises(tmp_path: Path, dataset: Dataset)
     assert manifest is not None and manifest["status"] == "finished"
     names = {p.name for p in run.path.iterdir()} - {".lock"}
     step = 4 * 5  # 130 examples in batches of 32: four whole ones and one of 2
-    assert names == {"config.toml", "manifest.json", "train.jsonl", "x0.safetensors", "x0.json",
-                     f"checkpoint-{step}.safetensors", f"checkpoint-{step}.json"}  # fmt: skip
+    assert names == {
+        "config.toml",
+        "manifest.json",
+        "train.jsonl",
+        "x0.safetensors",
+        "x0.json",
+        f"checkpoint-{step}.safetensors",
+        f"checkpoint-{step}.json",
+    }
     assert manifest["files"] == {name: sha256_file(run.path / name) for name in names - {"manifest.json"}}
     assert [(row["epoch"], row["step"]) for row in run.log()] == [(e, 5 * e) for e in range(5)]
     model = load_network(run, run.final_checkpoint(), dataset, CPU)

@@ -82,8 +82,10 @@ def now(former: Former, findings: Sequence[Finding]) -> Now:
         raise InputError(f"expected a claim of today for {former.claim!r}, got none: name it in {FORMER.name}")
     became = finding.verdict if finding.verdict != former.verdict else ""
     if became != former.became or bool(became) != bool(former.why):
-        raise InputError(f"expected a reason for {became or 'no change'!r} of {former.claim!r}, got one for "
-                         f"{former.became or 'no change'!r}: write it in {FORMER.name}")  # fmt: skip
+        raise InputError(
+            f"expected a reason for {became or 'no change'!r} of {former.claim!r}, got one for "
+            f"{former.became or 'no change'!r}: write it in {FORMER.name}"
+        )
     return Now(former, finding, finding.claim not in {each.claim for each in findings})
 
 

@@ -46,7 +46,9 @@ def replaced(text: str, part: str, path: Path) -> str:
     """Return a text with what stands between its markers replaced; raises :class:`InputError` without them."""
     start, end = MARKERS
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise InputError(f"expected one {start} and after it one {end} in {path}, got others: put them where the "
-                         "table of verdicts belongs")  # fmt: skip
+        raise InputError(
+            f"expected one {start} and after it one {end} in {path}, got others: put them where the "
+            "table of verdicts belongs"
+        )
     before, _, rest = text.partition(start)
     return f"{before}{start}\n\n{part}\n{end}{rest.partition(end)[2]}"

@@ -130,7 +130,11 @@ PRESETS = {
         seeds=5,
         base=RunConfig(
             DataConfig(
-                name="kjv", context=256, num_train=8192 + 512, num_validation=512, num_test=512,
+                name="kjv",
+                context=256,
+                num_train=8192 + 512,
+                num_validation=512,
+                num_test=512,
                 evaluation_batch_size=256,
             ),
             ModelConfig("char_transformer_wide", "layer"),
@@ -145,7 +149,7 @@ PRESETS = {
         orders=3,
         doublings=(8192, 16_384),
     ),
-}  # fmt: skip
+}
 
 
 def cells_of(preset: Preset, seeds: int) -> list[Cell]:

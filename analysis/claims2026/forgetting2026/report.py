@@ -121,9 +121,18 @@ def remedies(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[Finding]:
 
 
 def _compared(
-    claim: str, setting: str, figure: str, rule: Any, text: Any, number: Any, rows: pd.DataFrame, column: str,
-    arm: str, other: str, *arms: str,
-) -> Finding:  # fmt: skip
+    claim: str,
+    setting: str,
+    figure: str,
+    rule: Any,
+    text: Any,
+    number: Any,
+    rows: pd.DataFrame,
+    column: str,
+    arm: str,
+    other: str,
+    *arms: str,
+) -> Finding:
     """Return the finding on a number of one arm against another, more arms and other forms of it as variants."""
     found = number(rows, column, arm, other)
     more = {each: number(rows, column, each, other) for each in arms}
@@ -191,10 +200,14 @@ def drifted(rows: pd.DataFrame, settings: Mapping[str, Any]) -> Finding:
 def network_table(rows: pd.DataFrame, settings: Mapping[str, Any], note: str) -> TextTable:
     """Return for each way to end the training its measures and damages."""
     columns = {
-        "before": "test loss", "top_eigenvalue": "λ_max", "critical_sharpness": "λ_c",
+        "before": "test loss",
+        "top_eigenvalue": "λ_max",
+        "critical_sharpness": "λ_c",
         **{f"measured_{bits}": f"{bits} bits" for bits in settings["bits"] if bits < 8},
-        "forgetting": "forgetting", "second": "second text", "moved": "moved",
-    }  # fmt: skip
+        "forgetting": "forgetting",
+        "second": "second text",
+        "moved": "moved",
+    }
     text, plain = [], []
     for arm in ARMS:
         own = rows_where(rows, arm=arm)
