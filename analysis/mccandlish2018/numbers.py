@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from analysis.statistics.hyperbolas import hyperbolas
 from analysis.statistics.intervals import CONFIDENCE, Interval, paired_difference, paired_ratio
+from analysis.statistics.resampling import Floats
 from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 
-Array = NDArray[np.float64]
 NUM_BOOTSTRAPS = 1000
 SEARCHED = ("rate", "fall", "change_at_2", "change_at_4")
 ENDS = ("", "_lower", "_upper")
@@ -55,7 +55,7 @@ def tuned(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=pd.Index([*columns, "steps", "steps_lower", "steps_upper", "examples"]))
 
 
-def _reached(runs: pd.DataFrame) -> Array:
+def _reached(runs: pd.DataFrame) -> Floats:
     steps = floats(runs, "steps_to_result")
     return steps[np.isfinite(steps)]
 
@@ -172,7 +172,7 @@ def saturations(search: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=pd.Index(["seed", "epoch", "direct", *names]))
 
 
-def _saturation(sizes: Array, values: Array) -> tuple[float, float, float]:
+def _saturation(sizes: Floats, values: Floats) -> tuple[float, float, float]:
     """Return the ceiling, the batch size of half of it, and the misfit over that of a power law."""
     there = np.isfinite(values) & (values > 0)
     if there.sum() < 3:
@@ -251,7 +251,7 @@ def predicted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(predicted_rate=rate, predicted_fall=square * rate / 2, curved_noise_scale=scale)
 
 
-def lowest(rates: Array, changes: Array) -> tuple[Array, Array]:
+def lowest(rates: Floats, changes: Floats) -> tuple[Floats, Floats]:
     """Return rate and change of the lowest point of curves, shape ``(k, rates)``, by the parabola through three points.
 
     NaN where the lowest of the points is the first or the last, or a neighbour is not finite.
@@ -274,7 +274,7 @@ def lowest(rates: Array, changes: Array) -> tuple[Array, Array]:
     return np.where(inside, rate, np.nan), np.where(inside, value, np.nan)
 
 
-def at_rate(rates: Array, changes: Array, rate: Array) -> Array:
+def at_rate(rates: Floats, changes: Floats, rate: Floats) -> Floats:
     """Return the values of curves, shape ``(k, rates)``, at one rate each, by the parabola through the points nearest.
 
     NaN beyond the rates, and where one of the points is not finite.
@@ -320,7 +320,7 @@ def searched(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return rows.assign(**{name: np.array([row[name] for row in found], dtype=float) for name in names})
 
 
-def _bounds(values: Array) -> tuple[float, float, float]:
+def _bounds(values: Floats) -> tuple[float, float, float]:
     """Return the first of some values and the 95 % interval of the others, NaN where most of them are not there."""
     first, resampled = float(values[0]), values[1:][np.isfinite(values[1:])]
     if not np.isfinite(first) or len(resampled) < NUM_BOOTSTRAPS / 2:

@@ -16,8 +16,9 @@ from analysis.report.findings import Finding, variants
 from analysis.report.numbers import ABSENT, difference
 from analysis.report.report import Drawing
 from analysis.report.verdicts import Least, Range, judge, judge_within
-from analysis.smith_le2018.numbers import Array, by_seed, settings_in
+from analysis.smith_le2018.numbers import by_seed, settings_in
 from analysis.statistics.intervals import Interval, student
+from analysis.statistics.resampling import Floats
 from sharpness.plots.axes import log_axis
 from sharpness.plots.frames import floats, groups, rows_if, rows_where
 from sharpness.plots.style import COLUMN, new_figure, shades
@@ -35,9 +36,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 class ScaledCurve:
     """The accuracies (%, seeds x batches) of one setting, with the noise scales and batch sizes, g growing."""
 
-    g: Array
-    batch: Array
-    accuracy: Array
+    g: Floats
+    batch: Floats
+    accuracy: Floats
     speed: float
     """The learning rate over 1 - m."""
     momentum: float
@@ -83,7 +84,7 @@ def curves(rows: pd.DataFrame) -> dict[str, ScaledCurve]:
     return found
 
 
-def at_scales(found: Curves) -> tuple[Array, dict[str, Array]]:
+def at_scales(found: Curves) -> tuple[Floats, dict[str, Floats]]:
     """Return noise scales ``sqrt(2)`` apart, and each setting's accuracies there, linear in log g between its own."""
     low, high = reached_by_all(found)
     scales, values = np.exp(np.arange(np.log(low), np.log(high) + 1e-9, np.log(STEP))), {}
@@ -100,7 +101,7 @@ def reached_by_all(found: Curves) -> tuple[float, float]:
     return max(lows), min(highs)
 
 
-def per_doubling(speeds: Sequence[float], values: Sequence[Array]) -> Array:
+def per_doubling(speeds: Sequence[float], values: Sequence[Floats]) -> Floats:
     """Return each seed's change of accuracy per doubling of the speed at an equal noise scale, seeds x scales.
 
     The slope of the least-squares line over the settings.
@@ -142,7 +143,7 @@ def explained(found: Curves, which: NDArray[np.int64]) -> dict[str, float]:
     return {key: 1 - error / total for key, error in errors.items()}
 
 
-def _inside(at: Array, x: Array, y: Array) -> Array:
+def _inside(at: Floats, x: Floats, y: Floats) -> Floats:
     """Interpolate y over x, in any order, NaN beyond its ends."""
     order = np.argsort(x)
     return np.interp(at, x[order], y[order], left=np.nan, right=np.nan)
@@ -197,14 +198,14 @@ def collapse_findings(rows: pd.DataFrame, setting: str) -> list[Finding]:
     ]
 
 
-def over_scales(values: Array) -> Interval:
+def over_scales(values: Floats) -> Interval:
     """Return the mean over noise scales of numbers, seeds x noise scales, with its Student t interval over seeds."""
     if not values.size:
         return Interval(None, None, None, 0, "there is no such noise scale or pair of settings")
     return student(values.mean(axis=1))
 
 
-def momentum_pairs(found: Curves, values: Mapping[str, Array]) -> dict[str, Array]:
+def momentum_pairs(found: Curves, values: Mapping[str, Floats]) -> dict[str, Floats]:
     """Return for pairs of settings of one speed the accuracy of the larger momentum less that of the smaller.
 
     Seeds x noise scales.
@@ -253,6 +254,6 @@ def draw_collapse(rows: pd.DataFrame, ended: str) -> Drawing | str:
     return Drawing(figure, table, caption)
 
 
-def _finish(ax: Axes, x: Array, label: str, top: float) -> None:
+def _finish(ax: Axes, x: Floats, label: str, top: float) -> None:
     log_axis(ax.xaxis, x)
     ax.set(xlabel=label, ylabel="Test accuracy (%)", ylim=(top - SHOWN, top + 1))

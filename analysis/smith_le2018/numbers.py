@@ -13,10 +13,9 @@ from scipy.special import ndtri, stdtrit
 
 from analysis.runs import Tables
 from analysis.statistics.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, paired_difference, summarise
-from analysis.statistics.resampling import bounds, spread
+from analysis.statistics.resampling import Floats, bounds, spread
 from sharpness.plots.frames import floats, groups, records, rows_if, rows_where
 
-Array = NDArray[np.float64]
 REACH = 4.2
 """The parabola is fitted to the batch sizes within this factor of the best one: four, and their rounding. With half of
 it the peak of many resamples of pilot seeds lay elsewhere."""
@@ -28,7 +27,7 @@ FEWEST_SETTINGS = 3
 """A slope needs at least so many settings that have a peak."""
 
 
-def peak_of(batches: Sequence[float], accuracy: Array, *, seed: int = 0) -> Interval:
+def peak_of(batches: Sequence[float], accuracy: Floats, *, seed: int = 0) -> Interval:
     """Return the best batch size of accuracies, seeds x batches, over growing batch sizes, or why there is no peak.
 
     The vertex of the least-squares parabola in log B through the grid points around the best mean accuracy, up to a
@@ -70,7 +69,7 @@ def resamples(count: int, seed: int = 0) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(count, size=(NUM_RESAMPLES, count))
 
 
-def _vertices(logs: Array, curves: Array) -> Array:
+def _vertices(logs: Floats, curves: Floats) -> Floats:
     """Return where each curve, in a row, has its peak in log B; NaN where it has none inside the grid."""
     best = np.argmax(curves, axis=1)
     found = np.full(len(curves), np.nan)
@@ -81,7 +80,7 @@ def _vertices(logs: Array, curves: Array) -> Array:
     return found
 
 
-def _vertex(logs: Array, curves: Array, point: int) -> Array:
+def _vertex(logs: Floats, curves: Floats, point: int) -> Floats:
     """Return the vertices of the parabolas through each curve's points around one; NaN where there is no maximum."""
     window = np.abs(logs - logs[point]) <= np.log(REACH)
     x = logs[window]
@@ -90,7 +89,7 @@ def _vertex(logs: Array, curves: Array, point: int) -> Array:
     return np.where((at >= x[0]) & (at <= x[-1]), at, np.nan)
 
 
-def rise_over_ends(accuracy: Array) -> Interval:
+def rise_over_ends(accuracy: Floats) -> Interval:
     """Return by how much the best batch beats both ends of the grid: the smaller of the two differences, over seeds.
 
     ``accuracy`` is seeds x batches. The best batch of a seed is chosen by the other seeds' mean, so that no seed's
@@ -129,7 +128,7 @@ class Accuracies:
 
     batches: list[int]
     seeds: list[int]
-    accuracy: NDArray[np.float64]
+    accuracy: Floats
     left_out: str
 
 

@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.statistics.intervals import Interval
-from analysis.statistics.resampling import bounds, spread
+from analysis.statistics.resampling import Floats, bounds, spread
 
 NUM_POSITIONS = 200
 """Places of the bend that are tried, evenly from the smallest batch size to the second largest."""
 NUM_DRAWS = 2000
 """Permutations of the test and resamples of the intervals."""
 SIGNIFICANCE = 0.05
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,12 @@ def threshold(batches: ArrayLike, values: ArrayLike, *, seed: int = 0) -> Thresh
 class _Bends:
     """The bends that are tried: their positions (log2 B), and their shapes, centred and of unit length."""
 
-    positions: Array
-    shapes: Array
-    lengths: Array
+    positions: Floats
+    shapes: Floats
+    lengths: Floats
 
 
-def _bends(x: Array) -> _Bends:
+def _bends(x: Floats) -> _Bends:
     positions = np.linspace(x[0], x[-2], NUM_POSITIONS)
     positions = np.unique(np.concatenate([positions, x[:-1]]))
     hinges = np.maximum(0.0, x[None] - positions[:, None])
@@ -85,7 +83,7 @@ def _bends(x: Array) -> _Bends:
     return _Bends(positions, centred / lengths[:, None], lengths)
 
 
-def _best(bends: _Bends, means: Array) -> tuple[NDArray[np.int64], Array, Array]:
+def _best(bends: _Bends, means: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
     """Return for each row of means the number of the best bend, its fall per doubling, and the squares it explains."""
     explained = np.maximum(0.0, -means @ bends.shapes.T)
     where = explained.argmax(1)
@@ -93,6 +91,6 @@ def _best(bends: _Bends, means: Array) -> tuple[NDArray[np.int64], Array, Array]
     return where, height / bends.lengths[where], height**2
 
 
-def _interval(values: Array, n: int) -> tuple[float, float, float]:
+def _interval(values: Floats, n: int) -> tuple[float, float, float]:
     """Return the first value with the bounds of the others, which are spread about it as few seeds ask for."""
     return float(values[0]), *bounds(spread(float(values[0]), values[1:], n))
