@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -126,6 +127,12 @@ def conv() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)
     )
+
+
+def slow_but(fast: Collection[Any], cases: Iterable[Any]) -> list[Any]:
+    """Return the cases of a parametrised test, those that are not among the ``fast`` ones marked as slow."""
+    parts = ((case, case if isinstance(case, tuple) else (case,)) for case in cases)
+    return [case if case in fast else pytest.param(*values, marks=pytest.mark.slow) for case, values in parts]
 
 
 class_weights = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)

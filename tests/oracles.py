@@ -73,6 +73,15 @@ def dense_hessian(case: Case, model: nn.Module, batches: list[Any], w: Tensor) -
     return dense
 
 
+def hessian_times(case: Case, model: nn.Module, batches: list[Any], w: Tensor, V: Tensor) -> Tensor:
+    """Return ``dense_hessian(...) @ V`` by reverse over reverse too: a pass for each column of V."""
+    leaf = w.detach().clone().requires_grad_()
+    value = whole_loss(case, model, batches)(leaf)
+    (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+    columns = [torch.autograd.grad(gradient, leaf, v, retain_graph=True, materialize_grads=True)[0] for v in V.T]
+    return torch.stack(columns, dim=1)
+
+
 def matrix_with_eigenvalues(eigenvalues: Tensor, seed: int) -> Tensor:
     """Return a dense symmetric float64 matrix with this spectrum in random orthonormal directions."""
     generator = torch.Generator().manual_seed(seed)

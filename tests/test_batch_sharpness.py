@@ -32,7 +32,7 @@ def test_it_is_the_mean_over_all_batches() -> None:
     for pair in itertools.combinations(range(6), 2):
         g = H * (W - CENTRES[list(pair)].mean(0))
         ratios.append(float(g @ (H * g) / (g @ g)))
-    result = BatchSharpness(batch_size=2, rtol=1e-2, num_batches=1000)(loss)
+    result = BatchSharpness(batch_size=2, rtol=2e-2, num_batches=1000)(loss)
     assert result.lower is not None and result.upper is not None and result.mean is not None
     assert result.lower <= np.mean(ratios) <= result.upper and result.batch_size == 2
     assert result.num_hvps == result.mean.num_drawn and result.hvp_backend == "exact"

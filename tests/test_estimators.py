@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any, get_args
@@ -20,6 +21,7 @@ from sharpness.linalg.quadrature import lanczos_quadrature, mass_below_zero
 from sharpness.linalg.sampling import HutchPlusPlusSamples, Products, SignSamples, XTraceSamples
 from sharpness.linalg.trace import Estimate, Method, estimate_trace, frobenius_norm
 from sharpness.vectors import random_unit_vector
+from tests.cases import slow_but
 from tests.matrices import diagonal_operator
 from tests.oracles import matrix_with_eigenvalues
 
@@ -78,7 +80,7 @@ def raw_estimates(method: str, matrix: Tensor, samples: int, runs: int) -> np.nd
 @pytest.mark.parametrize("name", ["slow", "outliers"])
 def test_estimates_are_unbiased(method: str, name: str) -> None:
     matrix = matrix_of(name)
-    values = raw_estimates(method, matrix, 8, 400)
+    values = raw_estimates(method, matrix, 8, 150)
     z = (values.mean() - float(matrix.trace())) / (values.std(ddof=1) / math.sqrt(len(values)))
     assert abs(z) < 4
 
@@ -86,7 +88,7 @@ def test_estimates_are_unbiased(method: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["even", "outliers"])
 def test_hutchinson_has_the_variance_of_random_signs(name: str) -> None:
     matrix = matrix_of(name)
-    values = raw_estimates("hutchinson", matrix, 4, 1500)
+    values = raw_estimates("hutchinson", matrix, 4, 1000)
     variance = 2 * float(matrix.square().sum() - matrix.diagonal().square().sum()) / 4
     spread = math.sqrt((stats.kurtosis(values) + 2) / len(values))  # relative deviation of a sample variance
     assert values.var(ddof=1) == pytest.approx(variance, rel=4 * spread)
@@ -152,11 +154,13 @@ def missed(method: Method, matrix: Tensor, rtol: float, runs: int) -> int:
 
 # Known to cover less than stated: Hutch++ for fast decay, whose remaining few samples are far from normal (9 %).
 MISSES = {("hutch++", "fast"): 0.10}
+# Of each method the two spectra on which errors that are too small are seen first.
+TELLING = [("xtrace", "fast"), ("xtrace", "slow"), ("hutch++", "outliers"), ("hutch++", "even")]
+TELLING += [("hutchinson", "slow"), ("hutchinson", "even"), ("krylov", "fast"), ("krylov", "outliers")]
 
 
 @pytest.mark.parametrize("runs", [100, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize(("method", "name"), slow_but(TELLING, itertools.product(METHODS, SPECTRA)))
 def test_intervals_at_the_stop_cover_the_trace_as_often_as_they_say(method: Method, name: str, runs: int) -> None:
     rtol = {"outliers": 0.1, "power": 0.05}.get(name, 0.03)
     allowed = stats.binom.ppf(0.999, runs, MISSES.get((method, name), 0.05))
@@ -165,22 +169,23 @@ def test_intervals_at_the_stop_cover_the_trace_as_often_as_they_say(method: Meth
 
 def test_stopping_at_the_first_narrow_interval_would_not_cover() -> None:
     """The negative control: looking after each product at the full level misses twice as often as it says."""
-    matrix, runs, wrong = matrix_of("slow"), 600, 0
+    matrix, runs, wrong = matrix_of("slow"), 400, 0
     k = np.arange(1, 51)
+    widths = stats.t.ppf(0.975, k[1:] - 1) / np.sqrt(k[1:])  # from two samples on
     for seed in range(runs):
         sampler = SignSamples(Products(Matrix(matrix), 1000, None), seed)
         sampler.grow(len(k))
         means = np.cumsum(sampler.quadratic) / k
         deviations = np.array([sampler.quadratic[:size].std(ddof=1) for size in k[1:]])
-        halves = stats.t.ppf(0.975, k[1:] - 1) * deviations / np.sqrt(k[1:])  # from two samples on
+        halves = widths * deviations
         narrow = np.flatnonzero((halves <= 0.2 * means[1:]) & (k[1:] >= 3))
         at = narrow[0] if len(narrow) else len(halves) - 1
         wrong += abs(means[at + 1] - float(matrix.trace())) > halves[at]
     assert wrong > stats.binom.ppf(0.9999, runs, 0.05)
-    assert missed("hutchinson", matrix, 0.2, 400) <= stats.binom.ppf(0.999, 400, 0.05)
+    assert missed("hutchinson", matrix, 0.2, 200) <= stats.binom.ppf(0.999, 200, 0.05)
 
 
-@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("name", slow_but(("slow", "outliers"), SPECTRA))
 def test_frobenius_norms_are_covered(name: str) -> None:
     matrix, runs = matrix_of(name), 120
     results = [frobenius_norm(Matrix(matrix), rtol=0.1, num_products=80, seed=s) for s in range(runs)]
@@ -316,7 +321,7 @@ def test_quadrature_is_exact_to_degree_2k_minus_1(name: str, reorthogonalise: bo
 def test_brackets_contain_the_mass_below_zero_and_nest(shift: float) -> None:
     """With zero in different places of the spectrum; the truth is the sum of squared components of the start."""
     values = torch.cat([torch.linspace(-1, 1, N // 2).double(), spectrum("outliers", N // 2)]) + shift
-    for seed in range(20):
+    for seed in range(8):
         v = start_vector(N, seed)
         below, up_to = float((v**2)[values < 0].sum()), float((v**2)[values <= 0].sum())
         outer = (0.0, 1.0)
@@ -362,7 +367,7 @@ def densities(values: Tensor, runs: int, **options: Any) -> list[SpectralDensity
     return [spectral_density(operator, seed=seed, **options) for seed in range(runs)]
 
 
-@pytest.mark.parametrize("starts", [1, 2, 5])
+@pytest.mark.parametrize("starts", [1, 3, *(pytest.param(starts, marks=pytest.mark.slow) for starts in (2, 5))])
 @pytest.mark.parametrize("name", ["even", "outliers"])
 def test_sums_are_unbiased_with_the_stated_errors(name: str, starts: int) -> None:
     values, runs = spectrum(name), 60
@@ -409,7 +414,7 @@ def distance(left: SpectralDensity, right: SpectralDensity) -> float:
     return float(stats.wasserstein_distance(a, b, wa, wb)) / (left.largest_node - left.smallest_node)
 
 
-@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("name", slow_but(("even", "outliers"), SPECTRA))
 def test_nodes_approach_the_spectrum_with_and_without_orthogonality(name: str) -> None:
     values = spectrum(name, 1000)
     full, plain = (

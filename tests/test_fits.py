@@ -24,6 +24,12 @@ BATCHES = np.exp2(np.arange(2.0, 14.0))
 NUM_EXPERIMENTS = 200
 
 
+@pytest.fixture
+def fewer_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw enough curves for many experiments, none of which is read for its own ends."""
+    monkeypatch.setattr(fits, "NUM_CURVES", 250)
+
+
 def covers(interval: Interval, truth: float) -> bool:
     """An interval without a bound covers everything on that side."""
     low, high = interval.lower, interval.upper
@@ -119,6 +125,7 @@ def test_hyperbola_recovers_planted_numbers(s_min: float, b_crit: float) -> None
         assert found.n == len(BATCHES) and found.reason is None
 
 
+@pytest.mark.usefixtures("fewer_curves")
 @pytest.mark.parametrize("replicates", [1, 5])
 def test_hyperbola_covers_planted_numbers(replicates: int) -> None:
     batches, truth = BATCHES[:10], (200.0, 200.0 * 90, 90.0)
@@ -137,6 +144,7 @@ def of_seeds(rng: np.random.Generator, num: int) -> Floats:
     return noisy(200 * (1 + 90 / BATCHES[:10]), rng, num, 0.03) * np.exp(own)
 
 
+@pytest.mark.usefixtures("fewer_curves")
 def test_hyperbola_over_seeds_covers_where_a_seed_is_slow_at_every_batch_size() -> None:
     covered = np.zeros((NUM_EXPERIMENTS, 2, 2))
     for number in range(NUM_EXPERIMENTS):
@@ -167,6 +175,7 @@ def test_hyperbola_reads_replicates_with_gaps_and_one_long_column_alike() -> Non
     assert long.b_crit.n == 3 * 12 - 4
 
 
+@pytest.mark.usefixtures("fewer_curves")
 def test_hyperbola_without_a_bound_says_so_instead_of_giving_a_huge_one() -> None:
     perfect, flat = 1e5 / BATCHES, np.full(len(BATCHES), 70.0)
     for steps, reasons in (
@@ -256,8 +265,8 @@ def test_planted_kinks_are_recovered(first: int, last: int, slope: float) -> Non
     assert line(x, log_steps, np.ones(13), np.log(2) * first, np.log(2) * last) == pytest.approx(log_steps)
 
 
-def test_regimes_cover_planted_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fits, "NUM_CURVES", 400)
+@pytest.mark.usefixtures("fewer_curves")
+def test_regimes_cover_planted_kinks() -> None:
     batches = np.exp2(np.arange(14.0))
     steps = np.exp(three_pieces(np.log(batches), np.log(2) * 4, np.log(2) * 9, -0.5))
     covered = []
@@ -282,6 +291,7 @@ def test_regimes_that_are_not_there_or_do_not_end_are_named() -> None:
     assert regimes(batches[:3], [4, 2, 1]).flat_from.reason == "needs at least 4 batch sizes"
 
 
+@pytest.mark.usefixtures("fewer_curves")
 def test_perfect_scaling_with_noise_has_no_end() -> None:
     """Now and then, as 95 % allow, the noise looks like an end; mostly there is no upper bound, and it says why."""
     batches = np.exp2(np.arange(9.0))

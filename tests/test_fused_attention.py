@@ -20,7 +20,7 @@ from sharpness.measure.user_checkpoint import load_user_checkpoint
 from sharpness.probes import TopEigenvalues, Trace
 from tests.test_given import CPU, as_request
 
-TOKENS, LENGTH, WIDTH, HEADS = 5, 6, 8, 2
+TOKENS, LENGTH, WIDTH, HEADS = 5, 6, 4, 2
 
 
 class Attentive(nn.Module):

@@ -132,7 +132,7 @@ def test_blocks_are_found_and_the_measure_does_not_see_their_symmetry(name: str)
     w = moved(loss)
     assert loss.value(w) == pytest.approx(loss.value(loss.weights), rel=1e-10)
     for metric in METRICS:
-        probe = GeodesicSharpness(rho=0.1, metric=metric, steps=4)
+        probe = GeodesicSharpness(rho=0.1, metric=metric, steps=2)
         here, there = probe(loss), probe(loss, w)
         assert here.value > 0 and there.value == pytest.approx(here.value, rel=1e-6)
         assert there.details()["rise_by_start"] == pytest.approx(here.details()["rise_by_start"], rel=1e-6)
@@ -297,7 +297,7 @@ def test_queries_that_share_a_key_move_with_it_and_turned_ones_by_frequency(name
     w = moved_in_groups(loss, shapes[-1][0])
     assert float((w - loss.weights).norm()) > 1 and loss.value(w) == pytest.approx(loss.value(loss.weights), rel=1e-10)
     for metric in METRICS:
-        probe = GeodesicSharpness(rho=0.1, metric=metric, steps=4)
+        probe = GeodesicSharpness(rho=0.1, metric=metric, steps=2)
         here, there = probe(loss), probe(loss, w)
         assert here.value > 0 and there.value == pytest.approx(here.value, rel=1e-6)
 

@@ -103,8 +103,19 @@ def test_a_convex_quadratic_at_its_minimum_needs_the_random_starts() -> None:
     assert both.value == pytest.approx(50 * 1e-4 * float(H.sum()) / 2.5, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["mlp", "norm, batch statistics", "tied weights", "mlp, class weights"])
-@pytest.mark.parametrize("epsilon", [1e-3, 0.3])
+@pytest.mark.parametrize(
+    ("name", "epsilon"),
+    [
+        ("mlp", 1e-3),
+        ("mlp", 0.3),
+        ("mlp, class weights", 0.3),
+        ("norm, batch statistics", 1e-3),
+        pytest.param("mlp, class weights", 1e-3, marks=pytest.mark.slow),
+        pytest.param("norm, batch statistics", 0.3, marks=pytest.mark.slow),
+        pytest.param("tied weights", 1e-3, marks=pytest.mark.slow),
+        pytest.param("tied weights", 0.3, marks=pytest.mark.slow),
+    ],
+)
 def test_the_climb_finds_at_least_what_the_published_search_finds(name: str, epsilon: float) -> None:
     loss = small_network(name)
     published = KeskarSharpness(epsilon=epsilon, num_iterations=50)(loss).max_loss

@@ -19,7 +19,7 @@ from sharpness.linalg.operators import FunctionOperator, matmat, to_dense
 from sharpness.loss import Loss
 from sharpness.vectors import assign, flatten
 from tests.cases import CASES, Case, mlp, with_norm
-from tests.oracles import dense_hessian, directions, merged, whole_loss
+from tests.oracles import directions, hessian_times, merged, whole_loss
 
 
 def assert_equal_to_rounding(ours: Tensor, theirs: Tensor) -> None:
@@ -48,15 +48,15 @@ def test_value_and_gradient_are_those_of_one_whole_batch(name: str) -> None:
 def test_hessian_products_are_those_of_the_dense_hessian(name: str) -> None:
     case = CASES[name]
     loss, model, batches = build(case)
-    expected = dense_hessian(case, model, batches, loss.weights)
     V = directions(loss.layout.size)
+    expected = hessian_times(case, model, batches, loss.weights, V)
     for cache in ("auto", 0):
         H = HessianOperator(loss, cache=cache)
         ours = matmat(H, V)
         again = matmat(H, V)  # from kept graphs, where they are kept
-        torch.testing.assert_close(ours, expected @ V, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
         assert_equal_to_rounding(again, ours)
-    torch.testing.assert_close(loss.hvp(loss.weights, V[:, 0]), expected @ V[:, 0], rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(loss.hvp(loss.weights, V[:, 0]), expected[:, 0], rtol=1e-8, atol=1e-10)
 
 
 def test_a_partly_kept_cache_gives_the_same_products() -> None:

@@ -20,13 +20,15 @@ pytestmark = pytest.mark.dear
 
 H = torch.tensor([4.0, 1.0, 0.5, 2.0], dtype=torch.float64)
 W = torch.tensor([1.0, -2.0, 0.7, 3.0], dtype=torch.float64)
+MANY_H, MANY_W = H.repeat(8), W.repeat(8)
+"""Eight independent copies of each direction: a pair of draws tells as much as eight of one copy."""
 
 
-@pytest.mark.parametrize(("w", "rise"), [(0 * W, 3.0), (W, 0.1)])
+@pytest.mark.parametrize(("w", "rise"), [(0 * MANY_W, 24.0), (MANY_W, 0.8)])
 def test_plain_sigma_has_its_closed_form_on_a_quadratic_everywhere(w: torch.Tensor, rise: float) -> None:
     # E L(w + sigma u) - L(w) = sigma^2 tr H / 2 at every w: antithetic pairs have no gradient term.
-    result = PacBayesSigma(rise=rise, num_pairs=60)(quadratic(H, w, offset=1.0))
-    truth = math.sqrt(2 * rise / float(H.sum()))
+    result = PacBayesSigma(rise=rise, num_pairs=8, first_sigma=0.1)(quadratic(MANY_H, w, offset=1.0))
+    truth = math.sqrt(2 * rise / float(MANY_H.sum()))
     assert result.value is not None and result.lower is not None and result.upper is not None
     assert result.lower <= truth <= result.upper and result.lower <= result.value <= result.upper
     assert result.upper / result.lower < 1.35
@@ -36,25 +38,25 @@ def test_plain_sigma_has_its_closed_form_on_a_quadratic_everywhere(w: torch.Tens
 
 
 def test_intervals_cover() -> None:
-    truth = math.sqrt(2 * 0.1 / float(H.sum()))
+    truth, loss = math.sqrt(2 * 0.1 / float(MANY_H.sum())), quadratic(MANY_H, 0 * MANY_W)
     held = 0
     for seed in range(25):
-        result = PacBayesSigma(confidence=0.8, num_pairs=6, first_sigma=0.15, seed=seed)(quadratic(H, 0 * W))
+        result = PacBayesSigma(confidence=0.8, num_pairs=4, first_sigma=0.05, rtol=0.02, seed=seed)(loss)
         assert result.lower is not None and result.upper is not None
         held += result.lower <= truth <= result.upper
     assert held >= 0.8 * 25 - 3 * math.sqrt(25 * 0.16)
 
 
 def test_magnitude_aware_sigma_has_its_closed_form_and_sees_no_rescaling() -> None:
-    rise, floor = 0.5, 1e-2
-    result = PacBayesSigma(rise=rise, scaling="magnitude", floor=floor, num_pairs=60)(quadratic(H, W))
-    truth = math.sqrt((2 * rise - floor**2 * float(H.sum())) / float((H * W**2).sum()))
+    rise, floor, h, w = 4.0, 1e-2, MANY_H, MANY_W
+    result = PacBayesSigma(rise=rise, scaling="magnitude", floor=floor, num_pairs=8, first_sigma=0.1)(quadratic(h, w))
+    truth = math.sqrt((2 * rise - floor**2 * float(h.sum())) / float((h * w**2).sum()))
     assert result.lower is not None and result.upper is not None and result.quantity == "magnitude_aware_sigma"
     assert result.lower <= truth <= result.upper
     # w -> D w with H -> D^-1 H D^-1 keeps the function: without a floor nothing moves, while the plain sigma does.
     d = torch.tensor([10.0, 0.1, 3.0, 1.0], dtype=torch.float64)
     for scaling, moves in (("magnitude", False), ("plain", True)):
-        probe = PacBayesSigma(scaling=scaling, floor=0.0, num_pairs=4)
+        probe = PacBayesSigma(scaling=scaling, floor=0.0, num_pairs=2)
         before, after = (probe(quadratic(h, w)).value for h, w in ((H, W), (H / d**2, d * W)))
         assert (after == pytest.approx(before, rel=1e-9)) is not moves
 
@@ -62,15 +64,15 @@ def test_magnitude_aware_sigma_has_its_closed_form_and_sees_no_rescaling() -> No
 def test_small_sigmas_agree_with_the_trace_of_the_dense_hessian() -> None:
     loss, (model, batches) = small_network(), CASES["mlp"].build()
     trace = float(dense_hessian(CASES["mlp"], model, batches, loss.weights).trace())
-    result = PacBayesSigma(rise=1e-5, num_pairs=60)(loss)
+    result = PacBayesSigma(rise=1e-5, num_pairs=30, first_sigma=2e-3)(loss)
     assert result.lower is not None and result.upper is not None
     assert result.lower * 0.99 <= math.sqrt(2e-5 / trace) <= result.upper * 1.01
 
 
 def test_no_sigma_is_null_with_a_reason() -> None:
-    downhill = PacBayesSigma(most=3)(quadratic(-H, W))
+    downhill = PacBayesSigma(most=3, num_pairs=2)(quadratic(-H, W))
     assert downhill.value is None and "less than 0.1 even at sigma 0.08" in downhill.reasons["value"]
-    floored = PacBayesSigma(scaling="magnitude", floor=10.0)(quadratic(H, W))
+    floored = PacBayesSigma(scaling="magnitude", floor=10.0, num_pairs=2)(quadratic(H, W))
     assert floored.value is None and "more than 0.1" in floored.reasons["value"] and not floored.converged
     assert floored.to_record().to_dict()["reasons"]["lower"] == floored.reasons["value"]
     assert "none: the mean loss rises by more" in str(floored)
@@ -104,7 +106,7 @@ def test_an_infinite_loss_is_an_error_and_seeds_decide() -> None:
     with pytest.raises(RunError, match="finite loss"):
         PacBayesSigma()(quadratic(H, W * 1e200))
     loss = small_network("norm, batch statistics")
-    values = [PacBayesSigma(seed=seed, num_pairs=3)(loss).value for seed in (0, 0, 1)]
+    values = [PacBayesSigma(seed=seed, num_pairs=2, first_sigma=0.2)(loss).value for seed in (0, 0, 1)]
     assert values[0] == values[1] != values[2]
 
 

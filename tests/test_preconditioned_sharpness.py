@@ -33,13 +33,13 @@ def test_it_is_the_top_eigenvalue_of_the_dense_preconditioned_hessian(name: str)
 
 
 def test_without_a_state_it_takes_the_mean_square_of_batch_gradients() -> None:
-    centres = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    centres = 0.5 * torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     loss = noisy_quadratic(H, W, centres, 4)
     pairs = [list(pair) for pair in itertools.combinations(range(6), 2)]
     v = torch.stack([(H * (W - centres[pair].mean(0))) ** 2 for pair in pairs]).mean(0)
     exact = float((H / v.sqrt()).max())
-    result = PreconditionedSharpness(batch_size=2, num_batches=2000)(loss)
-    assert result.value == pytest.approx(exact, rel=0.03) and result.num_gradients == 2000
+    result = PreconditionedSharpness(batch_size=2, num_batches=500)(loss)
+    assert result.value == pytest.approx(exact, rel=0.03) and result.num_gradients == 500
     whole = PreconditionedSharpness(batch_size=6, num_batches=1)(loss)
     assert whole.value == pytest.approx(float((H / (H * (W - centres.mean(0))).abs()).max()), rel=1e-6)
 

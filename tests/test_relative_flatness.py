@@ -30,7 +30,9 @@ def by_definition(loss: Loss, dense: Tensor) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("name", ["mlp", "convolution", "mlp, mean squared error"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("mlp", marks=pytest.mark.slow), "convolution", "mlp, mean squared error"]
+)
 def test_it_is_the_sum_over_pairs_of_rows(name: str) -> None:
     case, loss = CASES[name], small_network(name)
     model, batches = case.build()

@@ -15,7 +15,7 @@ from sharpness.curvature import FisherOperator, GaussNewtonOperator, HessianOper
 from sharpness.linalg.operators import SymmetricOperator
 from sharpness.loss import Loss
 from sharpness.probes import TopEigenvalues
-from tests.cases import CASES
+from tests.cases import CASES, slow_but
 
 CRITERIA = {
     "mlp": nn.CrossEntropyLoss(),
@@ -51,11 +51,11 @@ def test_products_agree_with_curvlinops(name: str, matrix: str) -> None:
     np.testing.assert_allclose(scale * ours.matvec(torch.from_numpy(v)).numpy(), theirs @ v, rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", slow_but(("mlp", "gru"), CRITERIA))
 def test_eigenvalues_agree_with_scipy_on_curvlinops(name: str) -> None:
     theirs, ours = both(name, "hessian")
     assert isinstance(ours, HessianOperator)
     solve: Any = eigsh
-    largest = np.sort(solve(theirs, k=3, which="LA", return_eigenvectors=False))[::-1]
+    largest = np.sort(solve(theirs, k=3, which="LA", tol=1e-8, return_eigenvectors=False))[::-1]
     result = TopEigenvalues(k=3, rtol=1e-6)(ours.loss)
     np.testing.assert_allclose(result.eigenvalues.numpy(), largest, rtol=1e-6)

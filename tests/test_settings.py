@@ -52,7 +52,7 @@ def hartung_knapp(means: Floats, errors: Floats) -> tuple[float, float]:
 
 def test_weights_told_from_few_pairs_cover_less() -> None:
     """The choice that the docstring of ``over_settings`` speaks of, in the setting that it does worst in."""
-    pairs = studies(0.3, UNEQUAL, 5, 2000)
+    pairs = studies(0.3, UNEQUAL, 5, 1000)
     both = [hartung_knapp(each.mean(1), each.std(1, ddof=1) / np.sqrt(5)) for each in pairs]
     weighted = np.mean([abs(mean) <= half for mean, half in both])
     assert weighted < 0.93 and covered(pairs) > 0.94

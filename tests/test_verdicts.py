@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from analysis.report.verdicts import Judged, Least, Range, judge, judge_within
 from analysis.statistics.intervals import Interval, exponential, student
 from analysis.statistics.resampling import Floats
 
-M, SPREAD, STUDIES = 0.5, 0.65, 1500
+M, SPREAD, STUDIES = 0.5, 0.65, 600
 """The smallest effect of interest and the deviation of pairs, as of test accuracy; and the number of studies."""
 MONTE_CARLO = 3 * np.sqrt(0.025 * 0.975 / STUDIES)
 LEAST, SAME = Least(M, "planted", "pp"), Range(-M, M, "planted", "pp")
@@ -24,10 +24,15 @@ HIGHER = partial(judge, null=0.0, direction=1, least=LEAST)
 SIZES = (3, 5, 12, 50)
 
 
+@cache
+def studies(effect: float, n: int) -> list[Interval]:
+    """Return the intervals of studies of n pairs with a planted effect."""
+    return [student(each) for each in effect + SPREAD * np.random.default_rng(n).normal(size=(STUDIES, n))]
+
+
 def shares(effect: float, n: int, rule: Callable[[Interval], Judged]) -> Counter[str]:
-    """Return how often each verdict is given in studies of n pairs with a planted effect."""
-    pairs = effect + SPREAD * np.random.default_rng(n).normal(size=(STUDIES, n))
-    counts = Counter(rule(student(each)).verdict for each in pairs)
+    """Return how often each verdict is given in those studies."""
+    counts = Counter(rule(each).verdict for each in studies(effect, n))
     return Counter({verdict: count / STUDIES for verdict, count in counts.items()})
 
 
@@ -233,7 +238,7 @@ def test_other_cut_offs_show_what_hangs_on_the_one_chosen() -> None:
 def test_other_ranges_are_half_and_twice_as_wide(allowed: Range, half: str, twice: str) -> None:
     assert [each.amount for each in allowed.others] == [half, twice]
     ranges = sorted((allowed, *allowed.others), key=lambda each: (each.low, -each.high))  # each holds the next
-    for each in map(exponential, intervals()) if allowed.ratio else intervals():
+    for each in map(exponential, intervals(150)) if allowed.ratio else intervals(150):
         found = [judge_within(each, range_).verdict for range_ in ranges]
         told = judge_within(each, allowed).cutoffs
         assert [told[range_.amount] for range_ in ranges] == found and len(told) == 3

@@ -41,7 +41,7 @@ def test_in_l2_it_is_the_largest_eigenvalue_of_the_scaled_hessian(scaling: str, 
     loss, w, hessian = least_squares()
     c = scale_of(loss, w, scaling)
     largest = float(torch.linalg.eigvalsh(c[:, None] * hessian * c)[-1])
-    result = WorstCaseSharpness(rho=rho, scaling=scaling, steps=100, num_starts=3)(loss, w)
+    result = WorstCaseSharpness(rho=rho, scaling=scaling, steps=50, num_starts=2)(loss, w)
     assert result.value == pytest.approx(0.5 * rho**2 * largest, rel=1e-6)
     assert result.details()["largest_radius"] == pytest.approx(rho, rel=1e-12)
 
