@@ -91,7 +91,7 @@ def timm_resnet(folder: Path) -> Prepared:
 def timm_vit(folder: Path) -> Prepared:
     import timm
 
-    options: dict[str, Any] = {"num_classes": CLASSES, "img_size": 32, "depth": 2}
+    options: dict[str, Any] = {"num_classes": CLASSES, "img_size": 32, "depth": 2, "embed_dim": 24}
     model = seeded(lambda: timm.create_model("vit_tiny_patch16_224", **options))
     spec = "timm:vit_tiny_patch16_224," + ",".join(f"{name}={value}" for name, value in options.items())
     return classifier(folder, spec, model, 3, 32)

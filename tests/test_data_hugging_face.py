@@ -16,7 +16,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from sharpness.data import user_data
-from tests.conftest import run_cold_python
+from tests.conftest import run_python
 from tests.data_cases import joined, load, random_array, refused, save_table, save_text, save_tokenizer
 
 TOKENS = [[1, 2, 3, 4], [5], [6, 7]]
@@ -199,6 +199,7 @@ def test_no_socket_is_opened(tmp_path: Path) -> None:
     table = save_table(tmp_path / "t", {"x": [[1.0]] * 3, "y": [0] * 3})
     code = (
         "import socket, sys\n"
+        "assert not {'datasets', 'transformers', 'huggingface_hub'} & sys.modules.keys()\n"
         "def refuse(*arguments, **options): sys.exit('a socket was used')\n"
         "socket.socket.__init__ = socket.getaddrinfo = refuse\n"
         "from sharpness.data.sources import load_data\n"
@@ -206,5 +207,5 @@ def test_no_socket_is_opened(tmp_path: Path) -> None:
         f"load_data({save_text(tmp_path / 'a.txt', 30)!r} + ',tokenizer={tokenizer}', batch_size=3)\n"
         "print('done')"
     )
-    result = run_cold_python("-c", code)
+    result = run_python("-c", code)
     assert result.stdout.strip() == "done", result.stderr

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -37,10 +39,13 @@ LIBRARY = sorted(
 )
 
 
-def imported(path: Path) -> set[str]:
-    """Return the modules that a file imports when it runs, wherever in it; those for type checkers do not count."""
-    tree, names = ast.parse(path.read_text()), set()
+@functools.cache
+def read(path: Path) -> tuple[frozenset[str], dict[str, int]]:
+    """Return what :func:`imported` does, and how many lines each function of a file goes on after its first."""
+    tree, names, lines = ast.parse(path.read_text()), set(), {}
     for node in list(ast.walk(tree)):
+        if isinstance(node, ast.FunctionDef):
+            lines[node.name] = max((node.end_lineno or 0) - node.lineno, lines.get(node.name, 0))
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = []
     for node in ast.walk(tree):
@@ -48,10 +53,15 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names), lines
 
 
-def parts_of(names: set[str]) -> set[str]:
+def imported(path: Path) -> frozenset[str]:
+    """Return the modules that a file imports when it runs, wherever in it; those for type checkers do not count."""
+    return read(path)[0]
+
+
+def parts_of(names: Iterable[str]) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("sharpness.")} & RANK.keys()
 
 
@@ -124,9 +134,8 @@ def test_every_study_has_the_same_four_modules() -> None:
 def test_a_folder_can_be_read_at_a_glance_and_a_function_on_a_screen(root: str, most: int) -> None:
     assert len([path for path in (ROOT / root).iterdir() if path.name != "__pycache__"]) <= most
     for path in (ROOT / root).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name} is longer than 60 lines"
+        for name, lines in read(path)[1].items():
+            assert lines < 60, f"{path}: {name} is longer than 60 lines"
 
 
 def test_analysis_reads_records_and_nothing_else_of_the_library() -> None:

@@ -18,6 +18,7 @@ from analysis.keskar2017.comparisons import comparisons, tuned
 from analysis.keskar2017.findings import findings
 from analysis.keskar2017.numbers import results_of
 from analysis.keskar2017.report import report
+from analysis.report.findings import Finding
 from sharpness.config import DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig
 from sharpness.errors import InputError
 from sharpness.loss import Loss
@@ -33,16 +34,21 @@ measure: Any = script("measures.keskar2017")
 arms: Any = script("grids.keskar2017")
 
 
-FOUND: dict[str, dict[str, str]] = {}
+FOUND: dict[str, list[Finding]] = {}
+
+
+def found_of(plant: Plant) -> list[Finding]:
+    """Return the findings of what is planted, which are made once of the same."""
+    if (key := repr(plant)) not in FOUND:
+        FOUND[key] = findings(results_of(planted(plant), SETTINGS), "full")
+    return FOUND[key]
 
 
 def verdicts(plant: Plant) -> dict[str, str]:
-    """Return the verdict on every claim, and on every variant by its claim and name; once of what is planted."""
-    if (key := repr(plant)) not in FOUND:
-        found = findings(results_of(planted(plant), SETTINGS), "full")
-        variants = {f"{each.claim} | {one.name}": one.verdict for each in found for one in each.variants}
-        FOUND[key] = {each.claim: each.verdict for each in found} | variants
-    return dict(FOUND[key])
+    """Return the verdict on every claim, and on every variant by its claim and name."""
+    found = found_of(plant)
+    variants = {f"{each.claim} | {one.name}": one.verdict for each in found for one in each.variants}
+    return {each.claim: each.verdict for each in found} | variants
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,10 @@ def upside_down(labels: Any) -> float:
     return 1000 / phi_as_in_the_paper(labels)
 
 
+OTHER_WAY = Plant(far={"SB": 20.0, "LB": 10.0}, width={"SB": 10.0, "LB": 1.0}, growth={"SB": 1.0, "LB": -0.5})
+"""Distances, widths and growth at once: each turns claims of its own, and none of the others'."""
+
+
 @pytest.mark.parametrize(
     ("plant", "words", "verdict"),
     [
@@ -112,12 +122,12 @@ def upside_down(labels: Any) -> float:
         (Plant(accuracy=equal), ("sharpness grows less",), "not testable here"),
         (Plant(accuracy=better_from_the_start), ("Warm starts improve LB",), "contradicted"),
         (Plant(accuracy=equal), ("Critics", "tuned rates"), "not testable here"),
-        (Plant(far={"SB": 20.0, "LB": 10.0}), ("as far from its start",), "contradicted"),
-        (Plant(width={"SB": 10.0, "LB": 1.0}), ("straight line",), "contradicted"),
-        (Plant(width={"SB": 10.0, "LB": 1.0}), ("on the arc",), "contradicted"),
-        (Plant(growth={"SB": 1.0, "LB": -0.5}), ("LB grows sharper",), "contradicted"),
-        (Plant(growth={"SB": 1.0, "LB": -0.5}), ("SB ends flatter",), "contradicted"),
-        (Plant(growth={"SB": 1.0, "LB": -0.5}), ("lowest training loss",), "contradicted"),
+        (OTHER_WAY, ("as far from its start",), "contradicted"),
+        (OTHER_WAY, ("straight line",), "contradicted"),
+        (OTHER_WAY, ("on the arc",), "contradicted"),
+        (OTHER_WAY, ("LB grows sharper",), "contradicted"),
+        (OTHER_WAY, ("SB ends flatter",), "contradicted"),
+        (OTHER_WAY, ("lowest training loss",), "contradicted"),
         (Plant(ended_by="epochs"), ("equal training loss LB is worse",), "not testable here"),
     ],
 )
@@ -162,7 +172,7 @@ def test_critics_say_what_half_and_twice_their_cut_off_would_give() -> None:
         "-0.25 pp or more": "contradicted",
         "-1 pp or more": "reproduced",
     }
-    without_gap = findings(results_of(planted(Plant(accuracy=equal)), SETTINGS), "full")
+    without_gap = found_of(Plant(accuracy=equal))
     assert all(each.cutoffs == {} for each in without_gap if each.claim.startswith("Critics"))
 
 

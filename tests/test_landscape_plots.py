@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -111,15 +112,25 @@ FIGURES: dict[str, tuple[str, Any]] = {
 
 
 FOUR = ["A", "B", "checkpoint-12000", LONG]
+SHOWN: dict[str, tuple[list[str], dict[str, bool]]] = {
+    "all of one": (FOUR[:1], {}),
+    "train of two": (FOUR[2:], {"test": False}),
+    "all of four": (FOUR, {}),
+    "loss of one": (FOUR[3:], {"test": False, "accuracy": False}),
+}
 
 
-@pytest.mark.parametrize(
-    ("labels", "shown"),
-    [(FOUR[:1], {}), (FOUR[2:], {"test": False}), (FOUR, {}), (FOUR[3:], {"test": False, "accuracy": False})],
-    ids=["all of one", "train of two", "all of four", "loss of one"],
-)
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_are_readable(name: str, shown: dict[str, bool], labels: list[str]) -> None:
+def readable_cases() -> list[Any]:
+    """Return figures of several networks; the planes of one are looked at below, kind by kind."""
+    cases = []
+    for name, (what, shown) in itertools.product(FIGURES, SHOWN.items()):
+        slow = what == "train of two" or (what == "all of one" and name.startswith("random_plane"))
+        cases.append(pytest.param(name, *shown, id=f"{name}-{what}", marks=[pytest.mark.slow] if slow else []))
+    return cases
+
+
+@pytest.mark.parametrize(("name", "labels", "shown"), readable_cases())
+def test_figures_are_readable(name: str, labels: list[str], shown: dict[str, bool]) -> None:
     probe, make = FIGURES[name]
     _, figure, caption = drawn(name, [network(make(**shown), label) for label in labels], probe)
     assert figure.get_figwidth() in (COLUMN, FULL) and figure.get_figheight() < 11
@@ -135,16 +146,15 @@ def test_figures_are_readable(name: str, shown: dict[str, bool], labels: list[st
 @pytest.mark.parametrize(
     "record",
     [
-        plane(marks=THREE, axes=TOWARDS),
-        plane(heavy, trajectory=TRAJECTORY),
-        plane(with_gaps, height=0.35),
-        plane(bowl, height=0.02),
-        plane(flat),
-        plane(lambda x, y: bowl(x, y) - 1),
-        plane(lambda x, y: 1e-9 * bowl(x, y)),
-        plane(lambda x, y: 1e9 * heavy(x, y) + 1e6),
+        pytest.param(plane(marks=THREE, axes=TOWARDS), id="names"),
+        pytest.param(plane(heavy, trajectory=TRAJECTORY, test=False), id="trajectory"),
+        pytest.param(plane(with_gaps, height=0.35, test=False), id="gaps"),
+        pytest.param(plane(bowl, height=0.02), id="thin"),
+        pytest.param(plane(flat, test=False), id="flat"),
+        pytest.param(plane(lambda x, y: bowl(x, y) - 1), id="negative", marks=pytest.mark.slow),
+        pytest.param(plane(lambda x, y: 1e-9 * bowl(x, y)), id="small", marks=pytest.mark.slow),
+        pytest.param(plane(lambda x, y: 1e9 * heavy(x, y) + 1e6), id="large"),
     ],
-    ids=["names", "trajectory", "gaps", "thin", "flat", "negative", "small", "large"],
 )
 def test_planes_of_every_kind_are_readable(name: str, record: ProbeRecord) -> None:
     assert faults(drawn(name, [network(record)])[1]) == []
@@ -306,7 +316,7 @@ def test_a_circle_is_one_where_both_axes_have_one_unit(units: tuple[str, str], a
     axes = [{"name": "direction", "unit": unit} for unit in units]
     _, figure, _ = contours(plane(axes=axes))
     assert {ax.get_aspect() for ax in figure.axes} == {aspect}
-    thin, wide = (contours(plane(height=height)) for height in (0.3, 0.4))
+    thin, wide = (contours(plane(height=height, test=False, accuracy=False)) for height in (0.3, 0.4))
     assert thin[1].axes[0].get_aspect() == "auto" and "points, not to one scale" in thin[2]
     assert wide[1].axes[0].get_aspect() == 1 and "scale" not in wide[2]
     assert [ax.get_xlabel() for ax in figure.axes] == ["", "", *[f"Direction\n({units[0]})"] * 2]
@@ -627,7 +637,7 @@ from sharpness.plots.interactive import save_interactive
 from tests.landscape_records import network, plane
 save_interactive(plane(), Path({str(tmp_path)!r}) / "x.html")
 assert not sys.modules.keys() & {{"torch", "matplotlib"}}
-assert len(render_records([network(plane(test=False))], Path({str(tmp_path)!r}), {{}}).files) == 8
+assert len(render_records([network(plane(test=False, accuracy=False))], Path({str(tmp_path)!r}), {{}}).files) == 8
 assert "torch" not in sys.modules and "matplotlib.pyplot" not in sys.modules and "plotly" in sys.modules
 """
     result = run_cold_python("-c", code)

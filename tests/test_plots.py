@@ -161,7 +161,7 @@ def test_a_second_render_gives_the_same_bytes(
     ]
 
 
-@pytest.mark.parametrize("num_networks", [1, 2, 4])
+@pytest.mark.parametrize("num_networks", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("probe", DRAWN)
 def test_figures_are_readable(networks: list[Network], probe: str, num_networks: int) -> None:
     labels = ("A", "B", "checkpoint-12000", "runs/pair/of_$_long/names/checkpoint-12000.safetensors")

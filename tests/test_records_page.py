@@ -35,6 +35,10 @@ KNOBS: dict[str, dict[str, Any]] = {
     "three_point_plane": {"num_points": 3},
     "trajectory_plane": {"num_points": 3},
     "geodesic_sharpness": {"steps": 2},
+    "pac_bayes": {"num_pairs": 2},
+    "relative_flatness": {"num_hvps": 40},
+    "density": {"steps": 8, "starts": 2},
+    "occam": {"steps": 8, "starts": 2},
 }
 """What shortens the longest ones."""
 FIRST = ROOT / "tests" / "old_records" / "of_the_first_version.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,18 @@ def make_run(root: Path, batch_size: int, records: list[ProbeRecord], seed: int 
     return folder
 
 
-@pytest.fixture
-def two(tmp_path: Path) -> list[Path]:
-    return [make_run(tmp_path / "runs", batch_size, records_of(top)) for batch_size, top in ((64, 1.9), (1000, 18.0))]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("runs")
+    return [make_run(root, batch_size, records_of(top)) for batch_size, top in ((64, 1.9), (1000, 18.0))]
+
+
+@pytest.fixture(scope="module")
+def drawn(two: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the figures of both runs."""
+    out = tmp_path_factory.mktemp("drawn")
+    render_spectra(two, out, KNOBS, SUBSET)
+    return out
 
 
 def drawn_figures(networks: list[Network]) -> list[Figure]:
@@ -143,9 +153,8 @@ def drawn_figures(networks: list[Network]) -> list[Figure]:
 # --- the numbers drawn are those of the records ---
 
 
-def test_csv_of_the_density_holds_the_record(two: list[Path], tmp_path: Path) -> None:
-    render_spectra(two, tmp_path / "out", KNOBS, SUBSET)
-    table = pd.read_csv(tmp_path / "out" / "density.csv")
+def test_csv_of_the_density_holds_the_record(drawn: Path) -> None:
+    table = pd.read_csv(drawn / "density.csv")
     for label, top in (("batch 64", 1.9), ("batch 1000", 18.0)):
         details = density_record(top).details
         curve = rows_where(table, network=label, mark="curve")
@@ -158,9 +167,8 @@ def test_csv_of_the_density_holds_the_record(two: list[Path], tmp_path: Path) ->
         assert np.isnan(floats(extremes, "upper")).tolist() == [False, *[True] * 5]
 
 
-def test_csv_of_layers_and_convergence_hold_the_records(two: list[Path], tmp_path: Path) -> None:
-    render_spectra(two, tmp_path / "out", KNOBS, SUBSET)
-    table = pd.read_csv(tmp_path / "out" / "layers.csv", dtype={"layer": str})
+def test_csv_of_layers_and_convergence_hold_the_records(drawn: Path) -> None:
+    table = pd.read_csv(drawn / "layers.csv", dtype={"layer": str})
     own = rows_where(table, network="batch 1000")
     layers = layers_record(18.0).details["layers"]
     expected = [value for layer in layers for value in layer["eigenvalues"]]
@@ -168,7 +176,7 @@ def test_csv_of_layers_and_convergence_hold_the_records(two: list[Path], tmp_pat
     np.testing.assert_allclose(floats(own, "eigenvalue"), [*expected, 18.0], rtol=1e-12)
     assert own["layer"].isna().tolist() == [False] * 12 + [True]
     assert own["layer"].tolist()[:-1:2] == [layer["name"] for layer in layers]
-    history = pd.read_csv(tmp_path / "out" / "convergence.csv")
+    history = pd.read_csv(drawn / "convergence.csv")
     own, record = rows_where(history, network="batch 64"), eigenvalues_record(1.9, 16)
     raw = np.array(record.details["history"], dtype=float)
     raw = raw[
@@ -244,9 +252,9 @@ def test_an_eigenvalue_with_a_narrow_interval_is_converged_whatever_the_others()
     assert layers_table([Network("n", records={"layers": record})])["converged"].tolist() == [True, False, False]
 
 
-def test_missing_probes_skip_the_figure_and_remove_an_older_one(two: list[Path], tmp_path: Path) -> None:
+def test_missing_probes_skip_the_figure_and_remove_an_older_one(two: list[Path], drawn: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    render_spectra(two, out, KNOBS, SUBSET)
+    shutil.copytree(drawn, out)
     bare = make_run(tmp_path / "bare", 256, [eigenvalues_record(3.0)])
     rendered = render_spectra([bare], out, KNOBS, SUBSET)
     assert rendered.refusals == [
@@ -300,9 +308,8 @@ def test_bad_runs_are_refused(tmp_path: Path) -> None:
         load_networks([run], KNOBS, SUBSET)
 
 
-def test_provenance_names_records_runs_and_numbers(two: list[Path], tmp_path: Path) -> None:
-    rendered = render_spectra(two, tmp_path / "out", KNOBS, SUBSET)
-    first = {path.name: path.read_bytes() for path in rendered.files}
+def test_provenance_names_records_runs_and_numbers(two: list[Path], drawn: Path, tmp_path: Path) -> None:
+    first = {path.name: path.read_bytes() for path in drawn.iterdir()}
     content = json.loads(first["layers.json"])
     assert [run["run_id"] for run in content["runs"]] == ["f1-b64-s0", "f1-b1000-s0"]
     assert content["runs"][1]["checkpoint_sha256"] == "weights" and content["runs"][0]["git_commit"] == "c0ffee"
@@ -318,7 +325,7 @@ def test_provenance_names_records_runs_and_numbers(two: list[Path], tmp_path: Pa
 # --- how it looks ---
 
 
-@pytest.mark.parametrize("num_networks", [1, 2, 4])
+@pytest.mark.parametrize("num_networks", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_every_axis_is_labelled_and_no_text_overlaps(tmp_path: Path, num_networks: int) -> None:
     runs = [make_run(tmp_path, 4 ** (i + 2), records_of(1.9 * 3**i)) for i in range(num_networks)]
     for figure in drawn_figures(load_networks(runs, KNOBS, SUBSET)):
@@ -339,7 +346,11 @@ def test_asinh_axis_shows_every_value_and_few_round_ticks(values: list[float], t
     assert {f"{abs(tick):.3e}"[:5] for tick in ticks} <= {"1.000", "2.000", "5.000"}
 
 
-@pytest.mark.parametrize("top", [0.6, 1.9, 9.5, 18.0, 95.0, 300.0, 2.1e4])
+FURTHER_TOPS = [pytest.param(top, marks=pytest.mark.slow) for top in (1.9, 18.0, 95.0, 300.0)]
+"""Between the smallest, one that ends just below a label, and the largest."""
+
+
+@pytest.mark.parametrize("top", [0.6, 9.5, 2.1e4, *FURTHER_TOPS])
 @pytest.mark.parametrize("threshold", [1e-4, 1e-2])
 def test_the_largest_eigenvalue_can_be_read_off_the_density(top: float, threshold: float) -> None:
     record = density_record(top, threshold)
