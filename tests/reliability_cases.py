@@ -120,8 +120,9 @@ def _kill_again_and_again(folder: Path, config: RunConfig, kills: int) -> None:
         _in_a_child(work)
         return time.perf_counter() - started
 
-    work("warm")()  # so that the children find everything imported
-    start = seconds(work("start", replace(config, budget=BudgetConfig(updates=1))))
+    short = replace(config, budget=BudgetConfig(updates=1))
+    work("warm", short)()  # so that the children find everything imported
+    start = seconds(work("start", short))
     # On average long enough for a start and for half of its share of the updates: the last kill finds work to do.
     longest = 2 * start + 0.7 * seconds(work("whole")) / kills
     count = 0

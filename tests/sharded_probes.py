@@ -44,12 +44,23 @@ ONE_PROCESS |= {"interaction", "geodesic_sharpness", "preconditioned_noise"}
 """Probes of single examples or random batches, which are refused in several processes, and that of attention."""
 
 SMALL = {
-    "pac_bayes": {"num_pairs": 4},
-    "density": {"steps": 20, "starts": 2},
-    "relative_flatness": {"num_hvps": 40},
+    "adaptive_radius": {"num_gradients": 4},
+    "average_case": {"num_pairs": 6},
+    "density": {"steps": 10, "starts": 2},
     "diagonal": {"exact_up_to": 0, "num_hvps": 8},
+    "drift": {"num_hvps": 6, "num_measured": 2},
+    "eigen_plane": {"num_points": 3, "rtol": 0.1},
+    "generalised_sharpness": {"num_starts": 2},
+    "keskar_maximum": {"num_starts": 2, "num_gradients": 60},
+    "occam": {"steps": 10, "starts": 2},
+    "pac_bayes": {"num_pairs": 2, "rtol": 0.1},
+    "rays": {"num_rays": 3, "num_points": 4},
+    "relative_flatness": {"num_hvps": 20},
+    "rounding": {"bits": (8, 3), "num_hvps": 6},
+    "trace": {"num_hvps": 24},
+    "worst_case": {"steps": 4},
 }
-"""Knobs of the probes that ask the other process most often: each question wakes both."""
+"""Few questions of the probes that ask the other process most often: each one wakes both."""
 
 
 def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any]:
@@ -63,7 +74,7 @@ def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any
         if name == "layers":  # cross-entropy has eigenvalues at 0, where rounding decides when a solve ends
             targets = [(x, F.one_hot(y, 3).to(x)) for x, y in batches]
             loss = Loss(model, F.mse_loss, targets, dtype=torch.float64)
-        small = {"num_points": 4} if name in LANDSCAPES else SMALL.get(name, {})
+        small = SMALL.get(name, {"num_points": 4} if name in LANDSCAPES else {})
         others = [(1.1 + i) * loss.weights + 0.1 * (i + 1) for i in range(len(info.points) - 1)]
         others += [2 * others[0] + 0.2] if "trajectory" in info.points else []
         records[name] = info.probe(**small)(loss, loss.weights, *others).to_record().to_dict()
@@ -79,7 +90,7 @@ def measure(batches: list[Any], model: nn.Module, folder: Path) -> dict[str, Any
     small = Loss(model, Hungry(), batches, dtype=torch.float64)
     records["halved"] = TopEigenvalues()(small).to_record().to_dict()
     kinked = nn.Sequential(model, nn.Softplus(), nn.Hardsigmoid()).double()
-    fallback = Trace(method="hutchinson", num_hvps=32)(Loss(kinked, F.cross_entropy, batches, dtype=torch.float64))
+    fallback = Trace(method="hutchinson", num_hvps=20)(Loss(kinked, F.cross_entropy, batches, dtype=torch.float64))
     records["fallback"] = {"backend": fallback.hvp_backend}
     records["resumed"] = resumed(loss, folder)
     try:

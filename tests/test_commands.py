@@ -124,4 +124,7 @@ def test_lists(command: str, names: str) -> None:
 def test_help_is_there_for_every_command(arguments: list[str]) -> None:
     result = sharpness(*arguments, "--help")
     assert result.returncode == 0 and "usage: sharpness" in result.stdout
+
+
+def test_a_command_that_there_is_not_is_refused() -> None:
     assert sharpness("trian").returncode == 2

@@ -36,17 +36,24 @@ def files(tmp_path: Path) -> list[str]:
     return ["--model", "tests.given_cases:mlp", "--data", data, "--batch-size", "3"]
 
 
-def run(tmp_path: Path, files: list[str], name: str, count: int, out: str = "out", **changes: object) -> list[dict]:
+def run(
+    tmp_path: Path, files: list[str], name: str, count: int, out: str = "out", drawn: bool = True, **changes: object
+) -> list[dict]:
     """Measure a landscape in this process and return the records of the folder."""
     request, _ = as_request(["", *files])
     checkpoints = tuple(tmp_path / f"{number}.pt" for number in range(count))
     knobs = changes.pop("knobs", {"num_points": 4})
     command = Landscape(name=name, checkpoints=checkpoints, out=tmp_path / out, **vars(request) | changes)  # type: ignore[arg-type]
-    run_landscape(command, {name: knobs})  # type: ignore[dict-item]
+    with pytest.MonkeyPatch.context() as patch:
+        if not drawn:
+            patch.setattr("sharpness.cli.landscape.draw", lambda *_: None)
+        run_landscape(command, {name: knobs})  # type: ignore[dict-item]
     return read_jsonl(tmp_path / out / "probes.jsonl")
 
 
-def test_a_plane_from_the_command_line_has_record_table_and_figure(files: list[str], tmp_path: Path) -> None:
+def test_a_plane_from_the_command_line_has_record_table_and_figure(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     three = [str(tmp_path / f"{number}.pt") for number in range(3)]
     arguments = ["landscape", "three_point_plane", *three, *files, "--out", str(tmp_path / "out")]
     result = sharpness(*arguments, "--three_point_plane.num_points", "3")
@@ -55,14 +62,14 @@ def test_a_plane_from_the_command_line_has_record_table_and_figure(files: list[s
     assert [mark["name"] for mark in record["details"]["marks"]] == ["0.pt", "1.pt", "2.pt"]
     assert len(record["details"]["others"]) == 2 and record["details"]["others"][1]["other_checkpoint"] == three[2]
     assert "largest_rise" in result.stdout and (tmp_path / "out" / "three_point_plane.pdf").stat().st_size > 1000
-    again = sharpness(*arguments, "--three_point_plane.num_points", "3")
-    assert "in probes.jsonl already" in again.stdout and len(read_jsonl(tmp_path / "out" / "probes.jsonl")) == 1
+    assert run(tmp_path, files, "three_point_plane", 3, drawn=False, knobs={"num_points": 3}) == [record]
+    assert "in probes.jsonl already" in capsys.readouterr().out
 
 
 def test_parts_are_put_together_by_the_one_that_comes_last(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (whole,) = run(tmp_path, files, "random_plane", 1, out="whole")
+    (whole,) = run(tmp_path, files, "random_plane", 1, out="whole", drawn=False)
     assert run(tmp_path, files, "random_plane", 1, part="2/2") == []
     assert "run the other parts" in capsys.readouterr().out
     (record,) = run(tmp_path, files, "random_plane", 1, part="1/2")
@@ -80,8 +87,8 @@ def test_another_checkpoint_or_knob_is_another_landscape(files: list[str], tmp_p
         ],
         1,
     ):
-        for _ in range(2):
-            assert len(run(tmp_path, files, name, count, knobs=knobs)) == number
+        for again in (False, True):
+            assert len(run(tmp_path, files, name, count, drawn=not again, knobs=knobs)) == number
 
 
 @pytest.mark.slow
@@ -120,7 +127,7 @@ def test_time_that_is_short_keeps_the_points(
     assert "what is done is kept" in capsys.readouterr().err
     (kept,) = cells()
     assert 0 < kept.read_bytes().count(b"\n") < 25
-    assert len(run(tmp_path, files, "random_plane", 1)) == 1
+    assert len(run(tmp_path, files, "random_plane", 1, drawn=False)) == 1
 
 
 def test_json_prints_the_record_alone(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,16 +18,26 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sharpness.checkpoints.series import edge_of_run, find_snapshots, step_of
-from sharpness.config import MeasureConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig, to_toml
+from sharpness.config import MeasureConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig
 from sharpness.config.fields import DataConfig
 from sharpness.errors import InputError
-from sharpness.training import OPTIMIZERS
+from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
+from sharpness.training import OPTIMIZERS, train
 from tests.conftest import run_python
 from tests.test_commands import assert_refused
 
 pytestmark = pytest.mark.dear
 
 EXAMPLES = ("--examples", "60")
+PROBES = ("--probes", "eigenvalues,norms", *EXAMPLES)
+CONFIG = RunConfig(
+    data=DataConfig(num_train=60, num_test=20, evaluation_batch_size=60),
+    model=ModelConfig(name="f1_small", norm="none"),
+    training=TrainingConfig(optimizer="momentum", learning_rate=0.05, momentum=0.5, batch_size=20, epochs=3),
+    schedule=ScheduleConfig(kind="linear", final=0.1),
+    measure=MeasureConfig(keep_every=1.0),
+)
 
 
 def sharpness(*arguments: object, fails: bool = False) -> subprocess.CompletedProcess[str]:
@@ -42,20 +52,23 @@ def weights(path: Path, width: int = 4) -> Path:
     return path
 
 
+def trained(folder: Path, config: RunConfig) -> Path:
+    train(config, load_run_data(config), RunFolder.create(folder, config), torch.device("cpu"))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder that kept a checkpoint of each of its 3 epochs; its rate falls."""
-    folder = tmp_path_factory.mktemp("track")
-    config = RunConfig(
-        data=DataConfig(num_train=60, num_test=20, evaluation_batch_size=60),
-        model=ModelConfig(name="f1_small", norm="none"),
-        training=TrainingConfig(optimizer="momentum", learning_rate=0.05, momentum=0.5, batch_size=20, epochs=3),
-        schedule=ScheduleConfig(kind="linear", final=0.1),
-        measure=MeasureConfig(keep_every=1.0),
-    )
-    (folder / "config.toml").write_text(to_toml(config))
-    sharpness("train", folder / "config.toml", "--out", folder / "run")
-    return folder / "run"
+    return trained(tmp_path_factory.mktemp("track") / "run", CONFIG)
+
+
+@pytest.fixture(scope="module")
+def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The table of the run, tracked at once."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    sharpness("track", run, *PROBES, "--out", out)
+    return pd.read_csv(out / "track.csv")
 
 
 def test_steps_come_from_what_programs_write_or_from_names(tmp_path: Path) -> None:
@@ -151,14 +164,13 @@ main()
 
 
 def test_a_run_is_tracked_and_only_what_is_new_is_measured_again(run: Path, tmp_path: Path) -> None:
-    out, probes = tmp_path / "out", ("--probes", "eigenvalues,norms", *EXAMPLES)
-    half = tmp_path / "half"
+    out, half = tmp_path / "out", tmp_path / "half"
     shutil.copytree(run, half)
     (half / "checkpoint-6.safetensors").unlink()
-    sharpness("track", half, *probes, "--out", out)
+    sharpness("track", half, *PROBES, "--out", out)
     before = (out / "probes.jsonl").read_text()
     assert pd.read_csv(out / "track.csv")["step"].tolist() == [0, 0, 3, 3, 9, 9]
-    result = run_python("-c", PRICED, "track", str(run), *probes, "--out", str(out))
+    result = run_python("-c", PRICED, "track", str(run), *PROBES, "--out", str(out))
     shown = result.stdout
     assert result.returncode == 0 and "2 measures will take about 15.0 min here: 9 products over the data" in shown
     assert "6 more are in probes.jsonl already" in shown
@@ -170,7 +182,7 @@ def test_a_run_is_tracked_and_only_what_is_new_is_measured_again(run: Path, tmp_
     lower, value, upper = (np.asarray(top[name]) for name in ("lower", "value", "upper"))
     assert np.all(lower <= value) and np.all(value <= upper)
     assert {path.suffix for path in out.glob("track.*")} == {".pdf", ".png", ".csv", ".json"}
-    own = sharpness("probe", run, *probes, "--out", tmp_path / "own", "--json").stdout
+    own = sharpness("probe", run, *PROBES, "--out", tmp_path / "own", "--json").stdout
     final: dict[str, Any] = {row["probe"]: row for row in map(json.loads, own.splitlines())}
     assert top[top["step"] == 9]["value"].item() == final["eigenvalues"]["value"]
 
@@ -190,9 +202,8 @@ main()
 """Ctrl-C comes after the second of four checkpoints."""
 
 
-def test_an_interrupted_track_loses_nothing(run: Path, tmp_path: Path) -> None:
-    asked = ("track", run, "--probes", "eigenvalues,norms", *EXAMPLES, "--out")
-    sharpness(*asked, tmp_path / "whole")
+def test_an_interrupted_track_loses_nothing(run: Path, whole: pd.DataFrame, tmp_path: Path) -> None:
+    asked = ("track", run, *PROBES, "--out")
     cut = run_python("-c", INTERRUPTED, *map(str, asked), str(tmp_path / "cut"))
     assert cut.returncode == 130 and "goes on from there" in cut.stderr
     kept = (tmp_path / "cut" / "probes.jsonl").read_text()
@@ -200,15 +211,15 @@ def test_an_interrupted_track_loses_nothing(run: Path, tmp_path: Path) -> None:
     assert kept.count("\n") == 4 and table["step"].tolist() == [0, 0, 3, 3], "what was measured is shown at once"
     sharpness(*asked, tmp_path / "cut")
     assert (tmp_path / "cut" / "probes.jsonl").read_text().startswith(kept)
-    whole, again = (pd.read_csv(tmp_path / name / "track.csv").drop(columns="seconds") for name in ("whole", "cut"))
-    pd.testing.assert_frame_equal(again, whole)
+    again = pd.read_csv(tmp_path / "cut" / "track.csv")
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"))
 
 
-def test_a_warm_start_takes_fewer_products_and_proves_no_upper_bound(run: Path, tmp_path: Path) -> None:
-    common = (run, "--probes", "eigenvalues", *EXAMPLES)
-    for name, more in (("cold", ()), ("warm", ("--warm",))):
-        sharpness("track", *common, *more, "--out", tmp_path / name)
-    cold, warm = (pd.read_csv(tmp_path / name / "track.csv") for name in ("cold", "warm"))
+def test_a_warm_start_takes_fewer_products_and_proves_no_upper_bound(
+    run: Path, whole: pd.DataFrame, tmp_path: Path
+) -> None:
+    sharpness("track", run, "--probes", "eigenvalues", *EXAMPLES, "--warm", "--out", tmp_path / "warm")
+    cold, warm = whole[whole["probe"] == "eigenvalues"], pd.read_csv(tmp_path / "warm" / "track.csv")
     assert warm["upper"].isna().tolist() == [False, True, True, True] and np.isfinite(np.asarray(cold["upper"])).all()
     assert warm["value"].to_numpy() == pytest.approx(cold["value"].to_numpy(), rel=2e-2)
     assert int(np.sum(np.asarray(warm["num_hvps"])[1:])) < int(np.sum(np.asarray(cold["num_hvps"])[1:]))
@@ -224,9 +235,6 @@ def test_checkpoints_on_ray_are_measured_side_by_side_or_not_at_all(
 
 
 def test_checkpoints_of_two_architectures_are_one_clear_line(run: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    config = (run / "config.toml").read_text().replace("f1_small", "fc_128_128_128")
-    (tmp_path / "config.toml").write_text(config)
-    sharpness("train", tmp_path / "config.toml", "--out", other)
+    other = trained(tmp_path / "other", replace(CONFIG, model=replace(CONFIG.model, name="fc_128_128_128")))
     refused = sharpness("track", run, other, "--probes", "norms", "--out", tmp_path / "out", fails=True)
     assert refused.returncode == 2 and "one architecture" in refused.stderr and "Traceback" not in refused.stderr

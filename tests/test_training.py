@@ -156,12 +156,17 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> tuple[str, list[dict[str, object]]]:
+    """What the run leaves when nothing happens to it."""
+    return outcome(trained(tmp_path_factory.mktemp("whole") / "run", dataset))
+
+
+@pytest.mark.parametrize("epoch", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_stopped_and_continued_equals_never_stopped(
-    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, epoch: int
+    tmp_path: Path, dataset: Dataset, whole: object, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
     monkeypatch.setattr(loop, "RESUME_SECONDS", 0.0)
-    whole = outcome(trained(tmp_path / "whole", dataset))
 
     def stop(done: int, _: int) -> None:
         if done == epoch:
@@ -178,11 +183,10 @@ def test_stopped_and_continued_equals_never_stopped(
 
 
 def test_resume_without_the_optimizer_state_is_noticed(
-    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, dataset: Dataset, whole: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The control of the test above: what it compares does depend on the state that is carried over.
     monkeypatch.setattr(loop, "RESUME_SECONDS", 0.0)
-    whole = outcome(trained(tmp_path / "whole", dataset))
     run = RunFolder.create(tmp_path / "stopped", CONFIG)
 
     def stop(done: int, _: int) -> None:
@@ -225,8 +229,7 @@ main()
 
 
 @pytest.mark.slow  # every write of a smaller run is broken off in test_reliability.py
-def test_killed_at_its_writes_it_ends_with_the_same_bits(tmp_path: Path, dataset: Dataset) -> None:
-    whole = outcome(trained(tmp_path / "whole", dataset))
+def test_killed_at_its_writes_it_ends_with_the_same_bits(tmp_path: Path, whole: object) -> None:
     config, out = tmp_path / "run.toml", tmp_path / "killed"
     config.write_text(to_toml(CONFIG))
     # SIGKILL just before or just after the n-th fsync or replace: of the config, x0, log, resume state, final weights.

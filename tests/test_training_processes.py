@@ -15,6 +15,8 @@ import torch
 
 from sharpness.config import AverageConfig, DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig, to_toml
 from sharpness.runs import RunFolder
+from sharpness.runs.networks import load_run_data
+from sharpness.training import train
 from tests.conftest import ROOT, run_python
 
 CONFIG = RunConfig(
@@ -62,6 +64,13 @@ def trained(folder: Path, config: RunConfig, processes: int, *, torchrun: bool =
     return RunFolder.open(folder / "run")
 
 
+def here(folder: Path, config: RunConfig) -> RunFolder:
+    """Train a config in this process."""
+    alone = RunFolder.create(folder, config)
+    train(config, load_run_data(config), alone, torch.device("cpu"))
+    return alone
+
+
 def assert_same(one: RunFolder, several: RunFolder, rtol: float) -> None:
     names = [one.final_checkpoint(), "x0", (one.manifest() or {})["average"]["name"]]
     for name in names:
@@ -94,7 +103,7 @@ def test_processes_share_a_batch_and_end_with_the_weights_of_one(
     config: RunConfig, dtype: Any, processes: int, rtol: float, torchrun: bool, tmp_path: Path
 ) -> None:
     config = replace(config, training=replace(config.training, dtype=dtype))
-    alone, together = (trained(tmp_path / str(n), config, n, torchrun=torchrun and n > 1) for n in (1, processes))
+    alone, together = here(tmp_path / "1", config), trained(tmp_path / "several", config, processes, torchrun=torchrun)
     manifest = together.manifest() or {}
     assert manifest["processes"] == processes and (alone.manifest() or {})["processes"] == 1
     assert_same(alone, together, rtol)
