@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib
+import io
+import os
+import runpy
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,7 +26,7 @@ from sharpness.data.idx import encode_idx
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_run_data
 from sharpness.training import check_config, train
-from tests.conftest import run_python
+from tests.conftest import ROOT, run_python
 
 
 def script(name: str) -> Any:
@@ -56,14 +62,27 @@ def run_smoke(name: str, folder: Path, *arguments: str, environment: dict[str, s
     return run_python(f"scripts/{name.replace('.', '/')}.py", *preset, *paths, *arguments, environment=environment)
 
 
-def smoke_once(name: str, folder: Path, *arguments: str) -> tuple[Path, str]:
-    """Run a script's smoke form, which must end well and leave nothing to do: the figures' folder, what was printed."""
-    done = run_smoke(name, folder, *(arguments or ("--workers", "1")))
-    assert done.returncode == 0, done.stderr
+def smoke_once(name: str, folder: Path) -> tuple[Path, str]:
+    """Run a script's smoke form, which must end well and leave nothing to do: the figures' folder, what was printed.
+
+    It runs as ``__main__`` in this process, which has loaded and warmed up what a process of its own would have to:
+    the project's modules, images and formulas. As a program of its own, with several workers, keskar2017's is run.
+    """
+    file, printed = ROOT / "scripts" / f"{name.replace('.', '/')}.py", io.StringIO()
+    paths = ["--runs", str(folder / "runs"), "--figures", str(folder / "figures")]
+    with (
+        mock.patch.object(sys, "argv", [str(file), "--preset", "smoke", "--workers", "1", *paths]),
+        mock.patch.object(sys, "path", sys.path[:]),
+        mock.patch.dict(os.environ, {"SHARPNESS_OFFLINE": "1"}),
+        mock.patch.object(script("runner.workers"), "available_cores", return_value=1),
+        contextlib.redirect_stdout(printed),
+    ):
+        runpy.run_path(str(file), run_name="__main__")
+        assert sys.path[0] == str(ROOT)  # where a program of its own finds the project's modules
     assert left_to_do(name, folder) == []
     (out,) = (folder / "figures").iterdir()
     assert out.name == f"smoke-{script(name).STUDY.presets['smoke'].seeds}-seeds"
-    return out, done.stdout
+    return out, printed.getvalue()
 
 
 def left_to_do(name: str, folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from analysis.claims2026.bulk_sgd2025 import numbers
 from analysis.claims2026.bulk_sgd2025 import report as analysis
 from analysis.claims2026.bulk_sgd2025.story import STORY
 from analysis.report.findings import Finding
+from analysis.report.report import Report
 from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.loss import Loss
@@ -136,6 +137,12 @@ def planted(arm: str = "", **changed: float) -> Tables:
 
 
 @functools.cache
+def usual() -> Report:
+    """Return the report, whose figures are drawn once, where nothing else is planted."""
+    return analysis.report(planted(), SETTINGS)
+
+
+@functools.cache
 def planted_findings(arm: str = "", **changed: float) -> list[Finding]:
     return findings_of(planted(arm, **changed))
 
@@ -183,7 +190,7 @@ def test_a_branch_that_is_not_finite_has_no_number_and_no_verdict() -> None:
 
 
 def test_figures_table_and_story_are_whole() -> None:
-    result = analysis.report(planted(), SETTINGS)
+    result = usual()
     for drawing in result.drawings.values():
         assert not isinstance(drawing, str)
         assert faults(drawing.figure) == [] and drawing.caption.endswith("28 of 28 runs finished.")
@@ -193,7 +200,7 @@ def test_figures_table_and_story_are_whole() -> None:
 
 
 def test_what_was_seen_before_ends_as_many_updates_before_the_branches_as_lie_between() -> None:
-    drawing = analysis.report(planted(), SETTINGS).drawings["branches"]
+    drawing = usual().drawings["branches"]
     assert not isinstance(drawing, str)
     for right in drawing.figure.axes[1::2]:
         before, *along = (np.asarray(line.get_xdata()) for line in right.lines)
@@ -220,6 +227,6 @@ def test_presets_can_be_trained_and_every_branch_ends_with_a_measurement(tmp_pat
 
 @pytest.mark.study
 def test_the_smoke_form_writes_everything_and_then_nothing_again(tmp_path: Path) -> None:
-    out, _ = smoke_once("claims2026.bulk_sgd2025", tmp_path, "--workers", "2")
+    out, _ = smoke_once("claims2026.bulk_sgd2025", tmp_path)
     names = {path.name for path in out.iterdir()}
     assert {"falls.pdf", "branches.png", "falls_table.md", "findings.json", "runs.csv"} <= names

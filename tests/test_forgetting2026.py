@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import pytest
 from analysis.claims2026.forgetting2026 import numbers
 from analysis.claims2026.forgetting2026 import report as analysis
 from analysis.claims2026.forgetting2026.story import STORY
+from analysis.report.findings import Finding
 from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.plots.frames import floats, rows_if, rows_where
 from sharpness.training import check_config
 from tests.drawings import faults
-from tests.study_cases import script, smoke_once
+from tests.study_cases import script, smoke_once, verdict_of
 
 study: Any = script("claims2026.forgetting2026")
 SEEDS, STEPS, BITS = 5, 9, (8, 4, 3)
@@ -95,9 +97,14 @@ def networks_of(tables: Tables) -> pd.DataFrame:
     return numbers.networks(read[0], read[1], SETTINGS)
 
 
-def verdict(tables: Tables, words: str) -> str:
-    (found,) = [each.verdict for each in analysis.findings(networks_of(tables), SETTINGS) if words in each.claim]
-    return found
+def found_in(tables: Tables) -> Sequence[Finding]:
+    return analysis.findings(networks_of(tables), SETTINGS)
+
+
+@functools.cache
+def usual() -> Sequence[Finding]:
+    """Return the findings where nothing else is planted."""
+    return found_in(planted())
 
 
 def test_planted_damages_are_found() -> None:
@@ -130,20 +137,20 @@ def test_planted_damages_are_found() -> None:
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any) -> None:
-    assert verdict(planted(), words) == "reproduced"
-    assert verdict(planted(**other), words) == "contradicted"
+    assert verdict_of(usual(), words) == "reproduced"
+    assert verdict_of(found_in(planted(**other)), words) == "contradicted"
 
 
 def test_damages_that_follow_no_sharpness_are_not_said_to() -> None:
     for words in ("Sharper networks lose more", "Sharper networks forget more"):
-        assert verdict(planted(), words) == "reproduced"
+        assert verdict_of(usual(), words) == "reproduced"
     tables = planted()
     turned = tables.measured["curvature"].copy()
     is_top = turned["measure"] == "top_eigenvalue"
     turned.loc[is_top, "value"] = 1 / turned.loc[is_top, "value"]
-    tables = tables_of({**tables.measured, "curvature": turned})
+    found = found_in(tables_of({**tables.measured, "curvature": turned}))
     for words in ("Sharper networks lose more", "Sharper networks forget more"):
-        assert verdict(tables, words) == "contradicted"
+        assert verdict_of(found, words) == "contradicted"
 
 
 def test_the_drift_of_the_directions_that_were_measured_and_of_the_sharpest_are_variants() -> None:
@@ -162,18 +169,18 @@ def test_the_drift_of_the_directions_that_were_measured_and_of_the_sharpest_are_
 
 
 def test_an_association_that_one_arm_makes_is_told_without_it() -> None:
-    def told(tables: Tables) -> tuple[str, str]:
-        (found,) = [f for f in analysis.findings(networks_of(tables), SETTINGS) if "Sharper networks forget" in f.claim]
+    def told(findings: Sequence[Finding]) -> tuple[str, str]:
+        (found,) = [each for each in findings if "Sharper networks forget" in each.claim]
         (without,) = [each for each in found.variants if each.name == "without cosine"]
         return found.verdict, without.verdict
 
-    assert told(planted()) == ("reproduced", "reproduced")
-    assert told(planted(arm="cosine", sharp=1.0)) == ("reproduced in sign only", "reproduced")
+    assert told(usual()) == ("reproduced", "reproduced")
+    assert told(found_in(planted(arm="cosine", sharp=1.0))) == ("reproduced in sign only", "reproduced")
     tables = planted()
     turned = tables.measured["curvature"].copy()
     others = (turned["measure"] == "top_eigenvalue") & (turned["arm"] != "cosine")
     turned.loc[others, "value"] = 1 / turned.loc[others, "value"]
-    assert told(tables_of({**tables.measured, "curvature": turned}))[1] == "contradicted"
+    assert told(found_in(tables_of({**tables.measured, "curvature": turned})))[1] == "contradicted"
 
 
 def test_rises_that_log_axes_cannot_show_are_counted() -> None:

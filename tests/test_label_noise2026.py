@@ -15,6 +15,7 @@ from analysis.claims2026.label_noise2026 import numbers
 from analysis.claims2026.label_noise2026 import report as analysis
 from analysis.claims2026.label_noise2026.story import STORY
 from analysis.report.findings import Finding
+from analysis.report.report import Report
 from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.training import check_config
@@ -173,6 +174,12 @@ def verdict(pattern: str, **other: float) -> str:
 
 
 @functools.cache
+def usual() -> Report:
+    """Return the report, whose figures are drawn once, where nothing else is planted."""
+    return analysis.report(planted(), SETTINGS)
+
+
+@functools.cache
 def findings(**other: float) -> list[Finding]:
     return analysis.findings(numbers.read(planted(**other))[1], SETTINGS)
 
@@ -199,7 +206,7 @@ def test_verdicts_follow_what_is_planted(pattern: str, other: dict[str, float]) 
 
 
 def test_figures_table_and_story_are_whole() -> None:
-    result = analysis.report(planted(), SETTINGS)
+    result = usual()
     for drawing in result.drawings.values():
         assert not isinstance(drawing, str)
         assert faults(drawing.figure) == [] and drawing.caption.endswith("4 of 4 runs finished.")
@@ -211,7 +218,7 @@ def test_figures_table_and_story_are_whole() -> None:
 
 
 def test_no_bar_lies_on_another() -> None:
-    drawing = analysis.report(planted(), SETTINGS).drawings["ends"]
+    drawing = usual().drawings["ends"]
     assert not isinstance(drawing, str)
     places = bar_places(drawing.figure.axes[0])
     assert len(places) == len(set(places)) == 2 * len(IMBALANCES)

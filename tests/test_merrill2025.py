@@ -15,12 +15,13 @@ import pytest
 from analysis.claims2026.merrill2025 import numbers
 from analysis.claims2026.merrill2025 import report as analysis
 from analysis.claims2026.merrill2025.story import STORY
+from analysis.report.report import Report
 from analysis.report.story import find
 from analysis.runs import Tables
 from sharpness.training import check_config
 from sharpness.training.schedules import batch_size, learning_rate, total_epochs
 from tests.drawings import bar_places, faults
-from tests.study_cases import script, smoke_once
+from tests.study_cases import script, smoke_once, verdict_of
 
 study: Any = script("claims2026.merrill2025")
 measures: Any = script("measures.merrill2025")
@@ -66,9 +67,10 @@ def tables_of(runs: pd.DataFrame, **measured: pd.DataFrame) -> Tables:
     return Tables(runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), measured)
 
 
-def verdict(tables: Tables, words: str) -> tuple[str, str]:
-    (found,) = [(each.verdict, each.why) for each in analysis.report(tables, SETTINGS).findings if words in each.claim]
-    return found
+@functools.cache
+def usual() -> Report:
+    """Return the report, whose figures are drawn once, where nothing else is planted."""
+    return analysis.report(planted(), SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +88,8 @@ def verdict(tables: Tables, words: str) -> tuple[str, str]:
     ],
 )
 def test_verdicts_follow_what_is_planted(words: str, other: Any, expected: str) -> None:
-    assert verdict(planted(), words)[0] == "reproduced"
-    assert verdict(planted(**other), words)[0] == expected
+    assert verdict_of(usual().findings, words) == "reproduced"
+    assert verdict_of(analysis.report(planted(**other), SETTINGS).findings, words) == expected
 
 
 def test_where_a_number_is_missing_or_open_no_seed_is_left_out() -> None:
@@ -129,7 +131,7 @@ def test_batch_and_rate_go_by_the_rule() -> None:
 
 
 def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> None:
-    result = analysis.report(planted(), SETTINGS)
+    result = usual()
     for name, drawing in result.drawings.items():
         assert not isinstance(drawing, str)
         assert faults(drawing.figure) == [] and drawing.caption.endswith("15 of 15 runs finished."), name
@@ -162,13 +164,13 @@ def test_where_the_critical_batch_is_the_largest_tried_its_mark_is_open_and_the_
     closed = ax.lines[0]
     np.testing.assert_allclose(np.asarray(marks.get_xydata()), np.asarray(closed.get_xydata())[-2:])
     assert marks.get_color() == closed.get_color()
-    usual = analysis.report(planted(), SETTINGS).drawings["critical"]
-    assert not isinstance(usual, str) and "Open" not in usual.caption
-    assert not [line for line in usual.figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    other = usual().drawings["critical"]
+    assert not isinstance(other, str) and "Open" not in other.caption
+    assert not [line for line in other.figure.axes[0].lines if line.get_markerfacecolor() == "white"]
 
 
 def test_no_bar_lies_on_another() -> None:
-    drawing = analysis.report(planted(), SETTINGS).drawings["critical"]
+    drawing = usual().drawings["critical"]
     assert not isinstance(drawing, str)
     places = bar_places(drawing.figure.axes[0])
     assert len(places) == len(set(places)) == 3 * len(PLACES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import asdict
@@ -229,21 +230,27 @@ def verdicts(tables: Tables) -> dict[str, str]:
     return {finding.claim: finding.verdict for finding in found}
 
 
-def verdict(tables: Tables, words: str) -> str:
-    (found,) = [value for claim, value in verdicts(tables).items() if words in claim]
-    return found
+@functools.cache
+def usual() -> dict[str, str]:
+    """Return the verdicts where nothing else is planted."""
+    return verdicts(planted())
+
+
+def verdict(found: dict[str, str], words: str) -> str:
+    (one,) = [value for claim, value in found.items() if words in claim]
+    return one
 
 
 def test_planted_slopes_are_found_and_flip_the_verdicts() -> None:
-    cases: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-        ("in proportion to the rate", {"rate": 1.0}, {"rate": 0.4}),
-        ("in proportion to B", {"batch": 1.0}, {"batch": 0.5}),
-        ("variance sigma^2 / B", {"noise": -1.0}, {"noise": -0.6}),
-        ("second sense of stability", {"falls": (0.5, 0.9)}, {"falls": (0.9, 0.5)}),
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("in proportion to the rate", {"rate": 0.4}),
+        ("in proportion to B", {"batch": 0.5}),
+        ("variance sigma^2 / B", {"noise": -0.6}),
+        ("second sense of stability", {"falls": (0.9, 0.5)}),
     ]
-    for words, plant, other in cases:
-        assert verdict(planted(**plant), words) == "reproduced", words
-        assert verdict(planted(**other), words) == "contradicted", words
+    for words, other in cases:
+        assert verdict(usual(), words) == "reproduced", words
+        assert verdict(verdicts(planted(**other)), words) == "contradicted", words
 
 
 def test_planted_slopes_are_recovered_within_their_intervals() -> None:
@@ -262,14 +269,14 @@ def test_the_threshold_is_where_the_planted_distance_passes_a_tenth() -> None:
     inside = found["product"].dropna()
     assert len(inside) > 20 and inside.between(0.23, 0.27).all()
     assert "within 10 %" in sentence and "below 0.2" in sentence
-    assert verdict(planted(), "end close to") == "contradicted"  # 0.4 * 0.064 * 10 and more at the training's rates
+    assert verdict(usual(), "end close to") == "contradicted"  # 0.4 * 0.064 * 10 and more at the training's rates
 
 
 def test_the_two_senses_of_stability_are_told_apart() -> None:
-    found = verdicts(planted())
+    found = usual()
     assert [value for claim, value in found.items() if "L2 penalty holds" in claim] == ["reproduced"]
     assert [value for claim, value in found.items() if "does not help" in claim] == ["reproduced"]
-    assert verdict(planted(), "weights grow alike") == "reproduced"
+    assert verdict(found, "weights grow alike") == "reproduced"
 
 
 def test_what_was_not_measured_is_said_and_not_drawn() -> None:

@@ -134,7 +134,7 @@ PRESETS = {
         seeds=2,
         base=replace(BASE, data=DataConfig(num_train=60, num_test=20, evaluation_batch_size=60)),
         arms=(Arm("SGD, B = 20", "SGD", 0.05, 20, 4, 4, 4),),
-        solver=Solver(k=2, num_hvps=8),
+        solver=Solver(k=2, num_hvps=4),
         settle=1,
         checkpoints=2,
         marks=2,

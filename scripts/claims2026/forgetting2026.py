@@ -139,7 +139,7 @@ PRESETS = {
         second=DataConfig(name="jargon", context=16, num_train=64, num_test=16, evaluation_batch_size=32),
         second_rate=1e-2,
         second_updates=8,
-        keep=2,
+        keep=4,
         target=5.4,
         other_targets=(5.3,),
         examples=16,

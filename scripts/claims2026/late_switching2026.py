@@ -74,11 +74,11 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works.",
         seeds=2,
-        base=trial(BASE, 64),
-        windows=64,
+        base=trial(BASE, 32),
+        windows=32,
         small=4,
         large=16,
-        rates=(0.005, 0.01),
+        rates=(0.01,),
         warmup=1,
     ),
 }

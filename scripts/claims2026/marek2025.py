@@ -103,7 +103,7 @@ PRESETS = {
         windows=16,
         batches=(4, 16),
         beta2=0.95,
-        rates={name: Rates(0.01, 0.5, each_side=1) for name in (HELD, FIXED, SGD)},
+        rates={name: Rates(0.01, 0.5, each_side=int(name == HELD)) for name in (HELD, FIXED, SGD)},
     ),
 }
 

@@ -71,8 +71,8 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works.",
         seeds=2,
-        base=trial(replace(BASE, training=replace(BASE.training, batch_size=2)), 64),
-        windows=64,
+        base=trial(replace(BASE, training=replace(BASE.training, batch_size=2)), 32),
+        windows=32,
         rates=(0.005, 0.01),
         steps=2,
     ),

@@ -82,11 +82,11 @@ PRESETS = {
     "smoke": Preset(
         "A trial, to see that everything works.",
         data=DataConfig(num_train=100, num_test=100, evaluation_batch_size=100),
-        arms=(Arm(0.0, (0.1,), ((20, 2),)), Arm(0.5, (0.05,), ((20, 2), (None, 10)))),
+        arms=(Arm(0.0, (0.1,), ((20, 2),)), Arm(0.5, (0.05,), ((20, 2), (None, 8)))),
         seeds=1,
         model="f1_small",
         measured=8,
-        num_batches=3,
+        num_batches=2,
     ),
 }
 
