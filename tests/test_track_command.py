@@ -21,6 +21,7 @@ from sharpness.checkpoints.series import edge_of_run, find_snapshots, step_of
 from sharpness.config import MeasureConfig, ModelConfig, RunConfig, ScheduleConfig, TrainingConfig
 from sharpness.config.fields import DataConfig
 from sharpness.errors import InputError
+from sharpness.plots.frames import rows_where
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_run_data
 from sharpness.training import OPTIMIZERS, train
@@ -219,7 +220,7 @@ def test_a_warm_start_takes_fewer_products_and_proves_no_upper_bound(
     run: Path, whole: pd.DataFrame, tmp_path: Path
 ) -> None:
     sharpness("track", run, "--probes", "eigenvalues", *EXAMPLES, "--warm", "--out", tmp_path / "warm")
-    cold, warm = whole[whole["probe"] == "eigenvalues"], pd.read_csv(tmp_path / "warm" / "track.csv")
+    cold, warm = rows_where(whole, probe="eigenvalues"), pd.read_csv(tmp_path / "warm" / "track.csv")
     assert warm["upper"].isna().tolist() == [False, True, True, True] and np.isfinite(np.asarray(cold["upper"])).all()
     assert warm["value"].to_numpy() == pytest.approx(cold["value"].to_numpy(), rel=2e-2)
     assert int(np.sum(np.asarray(warm["num_hvps"])[1:])) < int(np.sum(np.asarray(cold["num_hvps"])[1:]))
