@@ -106,9 +106,10 @@ def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     >>> differences(RunConfig(), RunConfig(training=TrainingConfig(seed=1)))
     ['training.seed: 0 != 1']
     """
+    others = asdict(theirs)
     return [
         f"{section}.{key}: {mine!r} != {other!r}"
         for section, keys in asdict(ours).items()
         for key, mine in keys.items()
-        if (other := asdict(theirs)[section][key]) != mine
+        if (other := others[section][key]) != mine
     ]
