@@ -199,7 +199,7 @@ def quadratic(curvature: float) -> Subject:
 
 def test_every_measure_has_its_closed_form_on_a_quadratic() -> None:
     """H = h I at its minimum, w = 1, n = 6, a rise of 0.1: E = h sigma^2 n / 2, box: h alpha^2 n / 2."""
-    measures, h, n = measure.all_measures(200), 3.0, 6
+    measures, h, n = measure.all_measures(100), 3.0, 6
     assert set(measures) == set(MEASURES)  # script and analysis agree
     subject = quadratic(h)
     shared = {

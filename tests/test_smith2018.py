@@ -192,9 +192,9 @@ def test_without_runs_nothing_is_drawn_and_nothing_judged() -> None:
 
 
 def small(cell: Any) -> Any:
-    """Return a cell of eight images at a time."""
+    """Return a cell of four images at a time."""
     config = cell.config
-    model, training = replace(config.model, ghost_batch=8), replace(config.training, batch_size=8)
+    model, training = replace(config.model, ghost_batch=4), replace(config.training, batch_size=4)
     return replace(cell, config=replace(config, model=model, training=training))
 
 
@@ -204,7 +204,7 @@ def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     for cell in cells:
         check_config(cell.config)
     assert len(cells) == 8 + 3 * 3
-    # Eight images and ghost batches of eight: a step with 128 takes seconds. The smoke form has other optimisers too.
+    # Four images and ghost batches of four: a step with 128 takes seconds. The smoke form has other optimisers too.
     chosen = [cell for cell in cells if cell.labels["arm"] == "decaying" and cell.labels["optimizer"] == "momentum"]
     (manifest,) = first_steps(map(small, chosen), tmp_path)
     assert manifest["status"] == "finished" and manifest["step"] == 1
