@@ -53,10 +53,10 @@ def best_trials(trials: pd.DataFrame) -> pd.DataFrame:
 
     Where none reached the goal, steps and settings are NaN. ``reached`` of ``trials`` reached it.
     """
-    best = []
+    best, names = [], ["steps", *SETTINGS, "noise_scale"]
     for keys, rows in each_search(trials):
-        found = sorted(records(rows_where(rows, outcome="reached")), key=lambda row: (row["steps"], row["error"]))
-        names = ("steps", *SETTINGS, "noise_scale")
+        reached = records(rows_where(rows, outcome="reached")[[*names, "error"]])
+        found = sorted(reached, key=lambda row: (row["steps"], row["error"]))
         chosen = {name: found[0][name] for name in names} if found else dict.fromkeys(names, math.nan)
         best.append(keys | chosen | {"reached": len(found), "trials": len(rows)})
     return pd.DataFrame(best)
