@@ -55,7 +55,7 @@ def best_trials(trials: pd.DataFrame) -> pd.DataFrame:
     """
     best, names = [], ["steps", *SETTINGS, "noise_scale"]
     for keys, rows in each_search(trials):
-        reached = records(rows_where(rows, outcome="reached")[[*names, "error"]])
+        reached = records(rows_where(rows, outcome="reached").filter([*names, "error"]))
         found = sorted(reached, key=lambda row: (row["steps"], row["error"]))
         chosen = {name: found[0][name] for name in names} if found else dict.fromkeys(names, math.nan)
         best.append(keys | chosen | {"reached": len(found), "trials": len(rows)})
