@@ -39,17 +39,26 @@ class Evidence:
     versions: Mapping[str, str]
 
     @classmethod
-    def collect(cls, loss: Loss, started: float) -> Evidence:
-        """Return the conditions of a measurement on ``loss`` that began at ``started`` of ``time.perf_counter()``."""
+    def collect(cls, loss: Loss, started: float, *, products: bool) -> Evidence:
+        """Return the conditions of a measurement on ``loss`` that began at ``started`` of ``time.perf_counter()``.
+
+        What a test of products found is theirs alone who made ``products``: a record of a value says the same whether
+        an eigenvalue was measured before it or not.
+        """
         return cls(
             seconds=time.perf_counter() - started,
             device=str(loss.device),
             threads=torch.get_num_threads(),
             peak_memory=peak_memory(loss.device),
-            self_check=loss.self_check(),
+            self_check={about: said for about, said in loss.self_check().items() if products or not of_products(about)},
             versions=versions(),
             **facts_of(loss),
         )
+
+
+def of_products(about: str) -> bool:
+    """Return whether an entry of a self-check is about the products of a matrix."""
+    return about.endswith("products")
 
 
 def facts_of(loss: Loss) -> dict[str, Any]:
@@ -185,7 +194,7 @@ def with_self_check(result: Result, checks: Mapping[str, str]) -> Result:
     tested, and takes back the bounds of a matrix that is not symmetric, for which they prove nothing.
     """
     reasons, warnings = dict(result.reasons), list[str]()
-    products = [(matrix, said) for matrix, said in checks.items() if matrix.endswith("products")]
+    products = [(matrix, said) for matrix, said in checks.items() if of_products(matrix)]
     wrong = [f"{matrix} {said}" for matrix, said in products if WRONG in said or MISSING in said]
     if wrong and result.hvp_backend == "finite_difference":
         reasons["hvp_backend"] = "; ".join(wrong)
@@ -254,7 +263,7 @@ class Probe(Generic[Result]):
         points = self.points(loss, loss.weights if w is None else w, *others)
         with ending(progress) as said:
             result = self.measure(loss, *points, progress=said, **options)
-        evidence = Evidence.collect(loss, started)
+        evidence = Evidence.collect(loss, started, products=result.num_hvps > 0)
         result = replace(
             result,
             probe=self.name,

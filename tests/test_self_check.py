@@ -172,6 +172,13 @@ def test_the_check_changes_nothing_and_its_outcome_is_in_the_record() -> None:
     assert record.self_check["data"] == "the same at two passes" and len(record.self_check) == 4
 
 
+def test_a_record_without_products_says_the_same_before_an_eigenvalue_and_after() -> None:
+    loss = Loss(mlp(), F.cross_entropy, PARTS)
+    before = sh.WeightNorms()(loss).to_record().self_check
+    assert "hessian products" in sh.TopEigenvalues()(loss).to_record().self_check
+    assert sh.WeightNorms()(loss).to_record().self_check == before
+
+
 def test_inputs_that_the_network_changes_in_place_are_copied() -> None:
     torch.manual_seed(0)
     x = X.clone()

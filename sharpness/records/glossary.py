@@ -34,7 +34,8 @@ FIELDS: dict[str, str] = {
     "hvp_backend": "how products were made: exact, compiled or finite_difference",
     "parameters": "the weights covered: `count`, `tensors`, and `selection` (trainable, or globs of names)",
     "data_sha256": "the hash of the data as the loss saw them",
-    "self_check": "what was found before the first number: of the data, the mean, the slope, the products",
+    "self_check": "what was found before the first number: of the data, the mean, the slope, and of the products "
+    "where the probe made any",
     "checkpoint_sha256": "the hash of the weights file that was probed",
     "versions": "of Python, this package, torch, NumPy and SciPy",
     "sampling": "an interval over the choice of examples, where they are a random sample: `lower`, `upper`, "
