@@ -39,7 +39,7 @@ class Evidence:
     versions: Mapping[str, str]
 
     @classmethod
-    def collect(cls, loss: Loss, started: float, *, products: bool) -> Evidence:
+    def collect(cls, loss: Loss, started: float, *, products: bool = True) -> Evidence:
         """Return the conditions of a measurement on ``loss`` that began at ``started`` of ``time.perf_counter()``.
 
         What a test of products found is theirs alone who made ``products``: a record of a value says the same whether
