@@ -300,12 +300,17 @@ def test_the_smoke_form_runs_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.study
-def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
+def test_the_paper_preset_is_valid() -> None:
     preset = study.PRESETS["paper"]
     cells = study.cells_of(preset, preset.seeds)
     for cell in cells:
         check_config(cell.config)
     assert len({cell.config.run_id for cell in cells}) == len(cells) == 75
+
+
+@pytest.mark.slow  # training and the network are tested in small
+def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
+    cells = study.cells_of(study.PRESETS["paper"], study.PRESETS["paper"].seeds)
     manifests = first_steps([cell for cell in cells if cell.labels["arm"] in ("SGD, 8", "Nesterov")], tmp_path)
     assert [manifest["status"] for manifest in manifests] == ["finished"] * 2
 

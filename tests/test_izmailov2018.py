@@ -352,13 +352,17 @@ def test_rates_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.study
-def test_presets_are_valid_and_the_paper_one_begins(tmp_path: Path) -> None:
+def test_presets_are_valid() -> None:
     for preset in main.PRESETS.values():
         for cell in main.cells_of(preset, preset.seeds):
             check_config(cell.config)
         assert {-1.0, 0.0, 1.0, 2.0} <= set(preset.line.grid())
         json.dumps(asdict(preset))
     assert "never run" in main.PRESETS["paper"].about
+
+
+@pytest.mark.slow  # training and the network are tested in small
+def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
     cell = main.cells_of(main.PRESETS["paper"], 1)[0]
     few = replace(cell.config, training=replace(cell.config.training, batch_size=2))  # VGG-16 takes its time here
     (manifest,) = first_steps([replace(cell, config=few)], tmp_path)

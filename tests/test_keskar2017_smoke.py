@@ -68,6 +68,7 @@ def test_the_study_runs_from_end_to_end(smoke: Path) -> None:
     }
 
 
+@pytest.mark.slow  # the smoke forms of the other studies are run again too, and its figures are drawn twice elsewhere
 def test_the_study_again_does_nothing_twice(smoke: Path) -> None:
     arguments = [
         "--preset",

@@ -199,11 +199,16 @@ def small(cell: Any) -> Any:
 
 
 @pytest.mark.study
-def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
+def test_the_paper_preset_is_valid() -> None:
     cells = main.cells_of(main.PRESETS["paper"], 1)
     for cell in cells:
         check_config(cell.config)
     assert len(cells) == 8 + 3 * 3
+
+
+@pytest.mark.slow  # training and the network are tested in small
+def test_the_paper_preset_can_be_trained(tmp_path: Path) -> None:
+    cells = main.cells_of(main.PRESETS["paper"], 1)
     # Four images and ghost batches of four: a step with 128 takes seconds. The smoke form has other optimisers too.
     chosen = [cell for cell in cells if cell.labels["arm"] == "decaying" and cell.labels["optimizer"] == "momentum"]
     (manifest,) = first_steps(map(small, chosen), tmp_path)
