@@ -39,18 +39,14 @@ class Evidence:
     versions: Mapping[str, str]
 
     @classmethod
-    def collect(cls, loss: Loss, started: float, *, products: bool = True) -> Evidence:
-        """Return the conditions of a measurement on ``loss`` that began at ``started`` of ``time.perf_counter()``.
-
-        What a test of products found is theirs alone who made ``products``: a record of a value says the same whether
-        an eigenvalue was measured before it or not.
-        """
+    def collect(cls, loss: Loss, started: float) -> Evidence:
+        """Return the conditions of a measurement on ``loss`` that began at ``started`` of ``time.perf_counter()``."""
         return cls(
             seconds=time.perf_counter() - started,
             device=str(loss.device),
             threads=torch.get_num_threads(),
             peak_memory=peak_memory(loss.device),
-            self_check={about: said for about, said in loss.self_check().items() if products or not of_products(about)},
+            self_check=loss.self_check(),
             versions=versions(),
             **facts_of(loss),
         )
@@ -263,7 +259,8 @@ class Probe(Generic[Result]):
         points = self.points(loss, loss.weights if w is None else w, *others)
         with ending(progress) as said:
             result = self.measure(loss, *points, progress=said, **options)
-        evidence = Evidence.collect(loss, started, products=result.num_hvps > 0)
+        evidence = Evidence.collect(loss, started)
+        evidence = replace(evidence, self_check=self.own_checks(result, evidence.self_check))
         result = replace(
             result,
             probe=self.name,
@@ -273,6 +270,11 @@ class Probe(Generic[Result]):
             evidence=evidence,
         )
         return with_self_check(result, evidence.self_check)
+
+    def own_checks(self, result: Result, checks: Mapping[str, str]) -> dict[str, str]:
+        """Return a self-check with what was found of the products made here alone, whatever the loss made before."""
+        made = f"{getattr(self, 'matrix', 'hessian')} products" if result.num_hvps else None
+        return {about: said for about, said in checks.items() if about == made or not of_products(about)}
 
     def points(self, loss: Loss, *points: Tensor) -> tuple[Tensor, ...]:
         """Return the points in the precision and on the device of the loss."""

@@ -172,11 +172,20 @@ def test_the_check_changes_nothing_and_its_outcome_is_in_the_record() -> None:
     assert record.self_check["data"] == "the same at two passes" and len(record.self_check) == 4
 
 
-def test_a_record_without_products_says_the_same_before_an_eigenvalue_and_after() -> None:
-    loss = Loss(mlp(), F.cross_entropy, PARTS)
-    before = sh.WeightNorms()(loss).to_record().self_check
-    assert "hessian products" in sh.TopEigenvalues()(loss).to_record().self_check
-    assert sh.WeightNorms()(loss).to_record().self_check == before
+def test_a_record_says_the_same_whatever_was_measured_before() -> None:
+    def records(loss: Loss, *probes: Any) -> list[dict[str, Any]]:
+        return [probe(loss).to_record().self_check for probe in probes]
+
+    def fresh() -> Loss:
+        torch.manual_seed(0)
+        return Loss(mlp(), F.cross_entropy, PARTS)
+
+    probes = sh.WeightNorms(), sh.FisherRaoNorm(), sh.TopEigenvalues(), sh.TopEigenvalues(matrix="gauss_newton")
+    alone = [records(fresh(), probe)[0] for probe in probes]
+    loss = fresh()
+    assert records(loss, *probes) == records(loss, *probes) == alone
+    products = [[about for about in record if about.endswith("products")] for record in alone]
+    assert products == [[], ["empirical_fisher products"], ["hessian products"], ["gauss_newton products"]]
 
 
 def test_inputs_that_the_network_changes_in_place_are_copied() -> None:
