@@ -178,6 +178,18 @@ def test_vmap_and_loop_give_the_same_gradients(name: str) -> None:
     assert auto.method == ("loop" if auto.reason.startswith("vmap cannot") else "vmap")
 
 
+def test_a_chunk_is_no_larger_than_what_is_kept_when_it_is_freed() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4096, 512), torch.randn(8, 4096), torch.randn(8, 512)  # 8 MiB in one parameter
+    loss = Loss(model, nn.MSELoss(), [(x[:5], y[:5]), (x[5:], y[5:])])
+    units = UnitGradients(loss, loss.weights)
+    sizes, weights = zip(*((len(pieces[0]), pieces[0]) for pieces in units), strict=True)
+    assert sizes == (3, 2, 3)
+    residual = 2 / 512 * (x @ model.weight.T + model.bias - y)  # so that an example's gradient is an outer product
+    expected = torch.einsum("bi,bj->bij", residual, x).detach()
+    torch.testing.assert_close(torch.cat(weights), expected, rtol=1e-4, atol=1e-6)
+
+
 class Branching(nn.Module):
     """Control flow that depends on the data, of which vmap knows nothing."""
 

@@ -94,8 +94,9 @@ def price_of(loss: Loss, *, products: bool, examples: bool) -> Price:
         product = _second_time(lambda: operator.matvec(v))
     if examples:
         with contextlib.suppress(InputError):  # examples without a gradient of their own: the probe says why
-            some = UnitGradients(loss, loss.weights, chunk=TIMED)
-            example = _second_time(lambda: next(iter(some))) / min(TIMED, loss.data.batch_sizes[0])
+            some = UnitGradients(loss, loss.weights)
+            some.chunk = min(TIMED, some.chunk)
+            example = _second_time(lambda: next(iter(some))) / min(some.chunk, loss.data.batch_sizes[0])
     return Price(FORWARD * gradient, gradient, product, example)
 
 
