@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -392,6 +393,13 @@ def weighted_count(batch: Any) -> float:
     return float(torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)[batch[1]].sum())
 
 
+@pytest.fixture
+def little_to_search() -> None:
+    """Spare what is there by now the searches for garbage after each error."""
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("little_to_search")
 @pytest.mark.parametrize(("limit", "error"), [(5, ERRORS[0]), *((2, error) for error in ERRORS), (1, ERRORS[0])])
 def test_smaller_batches_where_memory_runs_out_give_the_same_numbers(limit: int, error: Any) -> None:
     model, batches = CASES["mlp"].build()

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+import unittest
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -450,6 +451,7 @@ def flipped(at: int) -> Callable[[bytes], bytes]:
     return lambda content: content[:at] + bytes([content[at] ^ 1]) + content[at:][1:]
 
 
+LOGS = unittest.TestCase()
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     **{
         f"cut to {share}": lambda content, share=share: content[: int(share * len(content))] for share in (0, 0.05, 0.5)
@@ -463,15 +465,18 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_state_is_found_and_the_one_before_it_used_and_named(
-    tmp_path: Path, stopped: RunFolder, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+    tmp_path: Path, stopped: RunFolder, damage: Callable[[bytes], bytes]
 ) -> None:
     run = copied(stopped, tmp_path / "run")
     newest, previous = run.path / "resume.pt", run.path / "resume-previous.pt"
     newest.write_bytes(damage(newest.read_bytes()))
-    assert update_of(run) == 6
-    (message,) = caplog.messages
+    with LOGS.assertLogs("sharpness.runs.folder") as logged:
+        assert update_of(run) == 6
+    (record,) = logged.records
+    message = record.getMessage()
     assert message.startswith(f"{newest} is damaged (") and message.endswith(f"the state before it, {previous}")
-    assert update_of(run) == 6 and len(caplog.messages) == 1  # it has taken the place of the damaged one
+    with LOGS.assertNoLogs("sharpness.runs.folder"):
+        assert update_of(run) == 6  # it has taken the place of the damaged one
     newest.write_bytes(damage(newest.read_bytes()))
     with pytest.raises(RunError, match=r"resume\.pt is damaged .*: delete the file, and training starts again"):
         run.load_resume_state()
