@@ -80,6 +80,7 @@ def test_the_published_rows_give_the_published_tables(name: str, tmp_path: Path)
             assert file.read_text() == (published / file.name).read_text()
 
 
+@pytest.mark.slow  # two imports of torch from nothing; what the process does is tested within this one
 def test_a_process_of_its_own_returns_its_row(tmp_path: Path) -> None:
     row = rows.run_in_process(ROOT / "scripts/benchmarks/curvature.py", Job("prepare", "MLP", "ours", 200, 1), tmp_path)
     assert (row["num_parameters"], row["batch_size"], row["threads"], row["reasons"]) == (1210, 100, 1, {})

@@ -47,6 +47,7 @@ def test_a_torchvision_without_its_operators_is_loaded_with_a_warning(tmp_path: 
     assert warned.count("\n") == 1 and CURE in warned and "torchvision::nms does not exist" in warned
 
 
+@pytest.mark.slow  # it loads timm and transformers from nothing
 def test_a_broken_torchvision_is_named_with_its_cure_and_transformers_go_without(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     lines, warned = loaded(tmp_path, BROKEN, "timm", "torchvision.models", "transformers.models.bert.modeling_bert")

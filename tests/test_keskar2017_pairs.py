@@ -321,6 +321,7 @@ def test_png_has_300_dpi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert per_metre * 0.0254 == pytest.approx(300, abs=0.1)
 
 
+@pytest.mark.slow  # all figures from nothing; test_plots draws again in one process
 def test_second_render_gives_the_same_bytes(five: tuple[list[tidy.Place], Path, Written], tmp_path: Path) -> None:
     places, out, _ = five
     # Another process with another hash seed: the order of sets must not reach the files.

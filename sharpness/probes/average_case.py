@@ -51,7 +51,7 @@ class AverageCaseSharpness(Probe[AverageCaseResult]):
     >>> import torch
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
     >>> loss = Loss(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss, [batch], dtype=torch.float64)
-    >>> result = AverageCaseSharpness(sigma=0.1, scaling="plain", num_pairs=2000)(loss)
+    >>> result = AverageCaseSharpness(sigma=0.1, scaling="plain", num_pairs=200)(loss)
     >>> result.lower < 0.01 * 25 < result.upper                # sigma^2 |x|^2
     True
     """
