@@ -314,6 +314,7 @@ def test_branches_that_do_not_fit_are_refused(runs: dict[str, RunFolder]) -> Non
             ask(**knobs)
 
 
+@pytest.mark.dear
 def test_the_command_prints_what_the_records_hold_and_finds_them_again(
     runs: dict[str, RunFolder], tmp_path: Path
 ) -> None:

@@ -366,6 +366,7 @@ def test_the_tracker_benchmark_compares_two_trainings_with_the_same_bits(
 # Another device.
 
 
+@pytest.mark.dear
 def test_the_device_benchmark_finds_every_path_right_and_tools_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ def unlucky(values: Tensor, seed: int, level: float, which: str) -> bool:
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.dear
 def test_restarted_intervals_cover_the_truth_as_often_as_they_say(count: int) -> None:
     # Random operators, one start each; a run counts as a miss if its interval misses after any product, so
     # stopping early costs nothing. And no run may miss whose start has the overlap that the proof is about.
@@ -222,6 +223,7 @@ class Starts:
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.dear
 def test_verified_intervals_of_three_eigenvalues_cover_together(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.cat([0.3 * spectrum("even", 80), torch.tensor([1.0, 0.97, 0.9, 0.9, 0.6], dtype=torch.float64)])
     misses, excused = 0, 0

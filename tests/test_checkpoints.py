@@ -253,6 +253,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.dear
 def test_a_large_file_is_copied_once(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1 << 25)}, tmp_path / "model.pt")
     header = json.dumps({"weight": {"dtype": "F32", "shape": [1 << 25], "data_offsets": [0, 1 << 27]}}).encode()

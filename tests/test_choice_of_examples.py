@@ -81,6 +81,7 @@ def test_the_interval_of_a_density_over_examples_covers_its_trace(count: int) ->
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(("which", "truth"), [("top", (4.0, 8.0)), ("bottom", (2.0, 2.0))])
+@pytest.mark.dear
 def test_intervals_of_layers_over_examples_cover_together(which: Any, truth: tuple[float, float], count: int) -> None:
     # Twins that see x and x with a coordinate twice as large: Hessian blocks of top eigenvalues 4 and 8, bottom 2.
     covered = 0

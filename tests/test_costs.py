@@ -44,6 +44,7 @@ def test_every_probe_has_its_expected_work() -> None:
     assert WORK.keys() == PROBES.keys()
 
 
+@pytest.mark.dear
 def test_the_expected_passes_are_right_within_a_factor_of_two() -> None:
     loss = trained_loss()
     probes = probes_named(["all"]) | {"quick trace": probes_named(["quick"])["trace"]}

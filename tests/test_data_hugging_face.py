@@ -193,6 +193,7 @@ def test_a_table_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pyte
     refused(text, str(tmp_path / "t"), "half of the free memory, got 2 MiB")
 
 
+@pytest.mark.dear
 def test_no_socket_is_opened(tmp_path: Path) -> None:
     # In a process of its own, because the libraries read their settings as they are loaded.
     tokenizer = save_tokenizer(tmp_path / "tokenizer")

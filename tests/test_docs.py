@@ -57,6 +57,7 @@ def commands() -> list[str]:
     return [line.strip() for page in IN_ORDER for block in blocks(page, "bash") for line in block.splitlines()]
 
 
+@pytest.mark.dear
 def test_the_python_snippet_runs_as_it_stands() -> None:
     snippet, *_ = blocks(README, "python")
     result = run_cold_python("-W", "error", "-c", snippet)
@@ -86,6 +87,7 @@ def without_numbers(text: str) -> str:
 
 
 @pytest.mark.parametrize("library", ["transformers", pytest.param("timm", marks=pytest.mark.slow)])
+@pytest.mark.dear
 def test_the_snippets_of_libraries_run_as_they_stand(library: str) -> None:
     (snippet,) = [s for s in blocks(DOCS["measure.md"], "python") if f"sh, {library}" in s or f"torch, {library}" in s]
     result = run_python("-c", snippet)
@@ -94,6 +96,7 @@ def test_the_snippets_of_libraries_run_as_they_stand(library: str) -> None:
     assert len([line for line in snippet.strip().splitlines() if line]) <= 6
 
 
+@pytest.mark.dear
 def test_the_tracker_of_the_page_measures_and_its_callbacks_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

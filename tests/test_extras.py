@@ -41,6 +41,7 @@ def loaded(tmp_path: Path, planted: str, *names: str) -> tuple[list[str], str]:
     return result.stdout.splitlines(), result.stderr
 
 
+@pytest.mark.dear
 def test_a_torchvision_without_its_operators_is_loaded_with_a_warning(tmp_path: Path) -> None:
     (found, switch), warned = loaded(tmp_path, STARTS_WITH_NO_OPERATORS, "torchvision")
     assert found == "torchvision one" and switch.endswith("True")

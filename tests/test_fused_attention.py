@@ -136,6 +136,7 @@ def test_it_is_asked_for_on_the_command_line_and_part_of_what_a_record_is_of(tmp
     assert found[True].loss.data_sha256() == found[False].loss.data_sha256()
 
 
+@pytest.mark.dear
 def test_the_benchmark_measures_a_small_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     monkeypatch.setattr(big_models, "PRODUCTS", 3)

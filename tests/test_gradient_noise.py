@@ -82,6 +82,7 @@ def test_planted_moments_are_recovered_without_bias(sizes: tuple[int, ...]) -> N
         assert error < 0.2 * TRUTH[name], name
 
 
+@pytest.mark.dear
 def test_intervals_hold_the_planted_numbers_as_often_as_they_say() -> None:
     held, num = dict.fromkeys(TRUTH, 0), 50
     for seed in range(num):

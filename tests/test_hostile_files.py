@@ -84,6 +84,7 @@ def test_what_a_pickle_names_stays_inert_and_its_tensors_are_read(
     assert marker.exists()
 
 
+@pytest.mark.dear
 def test_hostile_files_take_little_memory(tmp_path: Path) -> None:
     files = []
     for number, (name, hostile) in enumerate(HOSTILE.items()):

@@ -148,6 +148,7 @@ def test_analysis_reads_records_and_nothing_else_of_the_library() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.dear
 def test_records_and_analysis_load_without_torch() -> None:
     code = "import sharpness.records, sharpness.files, analysis.keskar2017.report, sys; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

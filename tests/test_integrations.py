@@ -58,6 +58,7 @@ def hugging_face_run(folder: Path, time: Ticking, callbacks: list[Any]) -> nn.Mo
     return model
 
 
+@pytest.mark.dear
 def test_the_trainer_of_transformers_is_tracked_and_trains_as_without(tmp_path: Path, time: Ticking) -> None:
     from transformers import TrainerCallback
 

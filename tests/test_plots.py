@@ -617,6 +617,7 @@ def test_runs_are_thin_their_means_bold_and_a_diverged_run_ends_in_a_cross() -> 
         np.testing.assert_allclose(line.get_ydata(), heights[role])
 
 
+@pytest.mark.dear
 def test_importing_loads_no_plotting_library_and_rendering_no_torch(tmp_path: Path) -> None:
     code = f"""
 import sys

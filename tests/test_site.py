@@ -64,6 +64,7 @@ def test_examples_draw_with_what_the_package_draws_with() -> None:
     assert all({"styled", "WIDTHS"} <= names for names in used.values() if names)
 
 
+@pytest.mark.dear
 def test_what_the_site_loads_for_torchvision_changes_no_picture_and_no_file() -> None:
     conf = (ROOT / "docs" / "conf.py").read_text()
     assert 'SHIM = HERE / "shim"' in conf and "tests" not in conf

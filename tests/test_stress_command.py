@@ -29,6 +29,7 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / "w.pt"), *model, "--data", data, "--out", str(tmp_path / "out")]
 
 
+@pytest.mark.dear
 def test_measures_before_and_after_and_again(files: list[str], tmp_path: Path) -> None:
     first = sharpness("stress", *files, "--probes", "eigenvalues,keskar")
     assert first.returncode == 0 and first.stdout.count("moved") >= 3, first.stderr

@@ -73,7 +73,7 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
     >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)
     >>> loss = Loss(model, torch.nn.functional.mse_loss, [(torch.eye(2), torch.zeros(2, 1))])
-    >>> result = LearningCoefficient(nbeta=1e3, localization=1.0, num_draws=300)(loss)      # regular: 2 parameters / 2
+    >>> result = LearningCoefficient(nbeta=1e3, localization=1.0, num_draws=100)(loss)      # regular: 2 parameters / 2
     >>> 0.5 < result.value < 1.5
     True
     """

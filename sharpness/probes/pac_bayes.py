@@ -58,7 +58,7 @@ class PacBayesSigma(Probe[PacBayesResult]):
 
     >>> batch = (torch.eye(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64))
     >>> loss = Loss(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss, [batch], dtype=torch.float64)
-    >>> result = PacBayesSigma(rise=0.01, num_pairs=50)(loss)           # Hessian = identity: sigma = rise^(1/2)
+    >>> result = PacBayesSigma(rise=0.01, num_pairs=20)(loss)           # Hessian = identity: sigma = rise^(1/2)
     >>> result.lower < 0.1 < result.upper
     True
     """
