@@ -73,9 +73,6 @@ FORWARD, PRODUCT, ONE_BY_ONE = 1 / 3, 2.3, 25.0
 As measured on the networks of docs/benchmarks.md, the last of them on ResNet-18.
 """
 
-TIMED = 8  # single examples
-
-
 def in_gradients(loss: Loss) -> Price:
     """Return the prices where a gradient is 1, without measuring any."""
     return Price(FORWARD, 1.0, PRODUCT, ONE_BY_ONE / loss.num_examples)
@@ -95,7 +92,6 @@ def price_of(loss: Loss, *, products: bool, examples: bool) -> Price:
     if examples:
         with contextlib.suppress(InputError):  # examples without a gradient of their own: the probe says why
             some = UnitGradients(loss, loss.weights)
-            some.chunk = min(TIMED, some.chunk)
             example = _second_time(lambda: next(iter(some))) / min(some.chunk, loss.data.batch_sizes[0])
     return Price(FORWARD * gradient, gradient, product, example)
 
