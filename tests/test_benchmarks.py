@@ -80,7 +80,22 @@ def test_the_published_rows_give_the_published_tables(name: str, tmp_path: Path)
             assert file.read_text() == (published / file.name).read_text()
 
 
-@pytest.mark.slow  # two imports of torch from nothing; what the process does is tested within this one
+def test_a_process_of_its_own_gives_its_last_row_or_why_there_is_none(tmp_path: Path) -> None:
+    script, job = tmp_path / "script.py", Job("prepare", "MLP", "ours", 200, 3)
+    script.write_text(f"""
+import json, os, sys
+mode, job, runs = sys.argv[1:]
+print("news", {rows.ROW_MARK!r} + json.dumps({{"first": 1}}), sep="\\n")
+row = json.loads(job) | {{"mode": mode, "runs": runs, "n": os.environ["OMP_NUM_THREADS"]}}
+print({rows.ROW_MARK!r} + json.dumps(row))
+""")
+    assert rows.run_in_process(script, job, tmp_path) == vars(job) | {"mode": "worker", "runs": str(tmp_path), "n": "3"}
+    script.write_text("import sys; sys.exit('no such tool')")
+    row = rows.run_in_process(script, job, tmp_path)
+    assert row == vars(job) | {"reasons": {"value": "its process ended with code 1: no such tool"}, "again": True}
+
+
+@pytest.mark.slow  # torch is loaded from nothing; how a row comes back, and what is in it, is tested in small
 def test_a_process_of_its_own_returns_its_row(tmp_path: Path) -> None:
     row = rows.run_in_process(ROOT / "scripts/benchmarks/curvature.py", Job("prepare", "MLP", "ours", 200, 1), tmp_path)
     assert (row["num_parameters"], row["batch_size"], row["threads"], row["reasons"]) == (1210, 100, 1, {})
