@@ -73,6 +73,7 @@ FORWARD, PRODUCT, ONE_BY_ONE = 1 / 3, 2.3, 25.0
 As measured on the networks of docs/benchmarks.md, the last of them on ResNet-18.
 """
 
+
 def in_gradients(loss: Loss) -> Price:
     """Return the prices where a gradient is 1, without measuring any."""
     return Price(FORWARD, 1.0, PRODUCT, ONE_BY_ONE / loss.num_examples)
