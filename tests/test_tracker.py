@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import sharpness as sh
+from sharpness.errors import InputError
 from sharpness.files import read_jsonl
 from sharpness.machine.random_states import seed_everything
 from sharpness.training.signum import Signum
@@ -496,3 +497,79 @@ def test_of_several_processes_the_first_one_measures() -> None:
     result = run_python("-c", PROCESSES, processes=2)
     assert result.returncode == 0, result.stderr
     assert "process 0 True" in result.stdout and "process 1 False" in result.stdout
+
+
+def test_a_clipped_gradient_is_clipped_before_the_decay_is_added() -> None:
+    for name in ("decayed", "adam decayed"):
+        model = plain()
+        nn.init.constant_(model[0].weight, 3.0)  # pyright: ignore[reportArgumentType]
+        optimizer, batch = OPTIMIZERS[name](model.parameters()), batch_of(0, width=4, dtype=torch.float64)
+        stepping = Stepping.of(optimizer, dict(model.named_parameters()), 0.1)
+        loss = sh.Loss(model, cross_entropy, [batch], weight_decay=stepping.penalty, dtype=torch.float64)
+        before, update = loss.weights, stepping.next_update(loss.grad(loss.weights))
+        cross_entropy(model(batch[0]), batch[1]).backward()
+        assert float(nn.utils.clip_grad_norm_(model.parameters(), 0.1)) > 0.1
+        optimizer.step()
+        step = (before - sh.flatten(model)) / stepping.rate
+        assert float((step - update).norm()) < 1e-5 * float(step.norm())  # torch adds 1e-6 to the length
+
+
+def test_facts_of_a_diverging_loop_are_plain_numbers_with_reasons(time: Time, tmp_path: Path) -> None:
+    model = plain(torch.float32)
+    path = tmp_path / "track.jsonl"
+    tracker = sh.Tracker(model, cross_entropy, SGD(model.parameters(), lr=0.1), overhead=1, sink=path)
+    for number in range(60):
+        batch = batch_of(0, width=4)
+        time.now += 1.0
+        lost = cross_entropy(model(batch[0]), batch[1]) * float("nan" if number > 30 else 1)
+        tracker.step(*batch, step=np.int64(number), loss=lost)
+    rows = read_jsonl(path)
+    assert rows == tracker.rows and {type(row["loss"]) for row in rows} == {float, type(None)}
+    assert {row.get("loss_reason") for row in rows} == {None, "it is not finite"}
+    time.now += 20.0
+    with pytest.raises(InputError, match="one number or a word for loss"):
+        tracker.step(*batch_of(0, width=4), loss=torch.ones(2))
+
+
+def test_one_infinite_gradient_leaves_the_noise_scale_as_it_was(time: Time) -> None:
+    model = plain(torch.float32)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    tracker = sh.Tracker(model, cross_entropy, optimizer, overhead=1, sink=None, quantities=["noise_scale"])
+    for number in range(40):
+        x, y = batch_of(number, width=4)
+        time.now += 1.0
+        tracker.step(torch.full_like(x, torch.inf) if number == 20 else x, y)
+    (bad,) = [row for row in tracker.rows if row["step"] == 21]
+    assert bad["noise_scale"] is None and "not finite" in bad["noise_scale_reason"]
+    assert all(row["gradient_noise"] > 0 for row in tracker.rows if row is not bad)
+
+
+def test_a_short_batch_does_not_shorten_the_kept_examples(time: Time) -> None:
+    model = plain(torch.float32)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    tracker = sh.Tracker(model, cross_entropy, optimizer, overhead=1, sink=None, quantities=["top_eigenvalue"])
+    for number in range(60):
+        time.now += 1.0
+        tracker.step(*batch_of(number, size=64 if number % 2 == 0 else 2, width=4))
+    assert min(row["examples"] for row in tracker.rows) >= 32
+
+
+def test_a_changed_decay_and_frozen_batch_norms_are_seen(time: Time) -> None:
+    model = network()
+    model[3].p = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    tracker = sh.Tracker(model, cross_entropy, optimizer, overhead=1, sink=None)
+    batch = batch_of(0)
+    for decay, frozen in ((0.1, False), (0.5, False), (0.5, True)):
+        optimizer.param_groups[0]["weight_decay"] = decay
+        model.train(not frozen)
+        for _ in range(30):
+            time.now += 1.0
+            tracker.step(*batch)
+        w = sh.flatten(model)
+        gradient = torch.autograd.grad(cross_entropy(model(batch[0]), batch[1]), list(model.parameters()))
+        expected = torch.cat([g.flatten() for g in gradient]) + decay * w
+        row = next(row for row in reversed(tracker.rows) if "directional_sharpness" in row)
+        assert row["directional_sharpness"] is not None
+        loss = tracker._loss_now().over([batch])
+        assert torch.allclose(loss.grad(loss.weights), expected, atol=1e-5)

@@ -18,7 +18,9 @@ from sharpness.parsing import read_object
 from sharpness.runs import RunFolder
 
 STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|global_step)[-_=]?(\d+)", re.IGNORECASE)
+EPOCH = re.compile(r"(?<![a-z])(?:epoch|ep)[-_=]?(\d+)", re.IGNORECASE)
 NUMBER = re.compile(r"\d+")
+DECIMAL = re.compile(r"\d+\.\d+")
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 DESCENT = ("sgd", "momentum", "nesterov")
 """Optimisers of the trainer whose edge of stability is known from the rate and the momentum alone."""
@@ -108,9 +110,9 @@ def _may_be_one(path: Path) -> bool:
 def _of_run(run: RunFolder) -> Iterator[Snapshot]:
     config = run.config()
     rates = sorted((row["step"], row["learning_rate"]) for row in run.log() if row.get("learning_rate"))
-    for file in sorted(run.path.glob("*.safetensors")):
+    for file in [run.path / "x0.safetensors", *sorted(run.path.glob("checkpoint-*.safetensors"))]:
         step = 0 if file.stem == "x0" else _in_name(file.stem)
-        if step is not None:
+        if step is not None and file.is_file():
             rate = next((rate for logged, rate in rates if logged >= step), None)
             yield Snapshot(config.run_id, step, file, run.path, rate, edge_of_run(rate, config))
 
@@ -149,12 +151,14 @@ def _of_file(path: Path) -> Snapshot:
 
 
 def _in_name(name: str) -> int | None:
-    """Return the step that a name says, else its last number.
+    """Return the step that a name says, else its epoch, else its last whole number; a loss in a name is no step.
 
     >>> _in_name("epoch=3-step=400.ckpt"), _in_name("checkpoint-120"), _in_name("w7"), _in_name("last.ckpt")
     (400, 120, 7, None)
+    >>> _in_name("epoch_3_loss_0.41.pt"), _in_name("w7-acc0.98.pt")
+    (3, 7)
     """
-    found = STEP.findall(name) or NUMBER.findall(name)
+    found = STEP.findall(name) or EPOCH.findall(name) or NUMBER.findall(DECIMAL.sub("", name))
     return int(found[-1]) if found else None
 
 

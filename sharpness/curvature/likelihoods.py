@@ -33,13 +33,15 @@ _OF_CLASSES = ("cross_entropy", "nll_loss")
 def kind_of(criterion: Criterion) -> tuple[str, dict[str, Any]]:
     """Return which known likelihood a criterion is, PyTorch's or the square loss, with its options; else no name.
 
+    A module derived from one of PyTorch's is that likelihood only where it has no ``forward`` of its own.
+
     >>> kind_of(nn.NLLLoss(ignore_index=3))[0], kind_of(partial(F.mse_loss, reduction="sum"))
     ('nll_loss', ('mse_loss', {'reduction': 'sum'}))
     """
     if criterion is square_loss:
         return "square_loss", {}
     for module, name in _MODULES.items():
-        if isinstance(criterion, module):
+        if isinstance(criterion, module) and type(criterion).forward is module.forward:
             names = ("weight", "pos_weight", "label_smoothing", "reduction", "ignore_index")
             found = {key: getattr(criterion, key, None) for key in names}
             return name, {key: value for key, value in found.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -45,7 +46,9 @@ class NoiseScale:
         self.square = self.noise = self.weight = 0.0
 
     def add(self, norms: SquaredNorms) -> None:
-        """Take in the squared norms of one batch."""
+        """Take in the squared norms of one batch; those that are not finite are left out, as a scaled loss has them."""
+        if not all(map(math.isfinite, norms)):
+            return
         square, noise = two_batch_estimates(*norms)
         self.weight = self.decay * self.weight + 1 - self.decay
         self.square += (1 - self.decay) * (square - self.square)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from sharpness.curvature import HessianOperator
 from sharpness.curvature.preconditioned import Preconditioned
 from sharpness.data.batches import Batch
+from sharpness.errors import RunError
 from sharpness.landscapes.line_search import first_crossing
 from sharpness.loss import Loss
 from sharpness.training.measures import TopEigenvalue
@@ -110,7 +112,10 @@ def batch_sharpness(at: Point) -> Row:
 
 def noise_scale(at: Point) -> Row:
     """Return ``|G|^2``, ``tr Sigma`` and ``B_simple`` from the halves of batches, averaged with decay."""
-    at.memory.noise.add(norms_of_parts(at.loss, at.w, at.batch, parts=2))
+    norms = norms_of_parts(at.loss, at.w, at.batch, parts=2)
+    if not all(map(math.isfinite, norms)):
+        raise RunError("the gradients of this batch are not finite: the averages have the other batches alone")
+    at.memory.noise.add(norms)
     return at.memory.noise.row()
 
 

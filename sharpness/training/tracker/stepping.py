@@ -76,10 +76,13 @@ class Stepping:
     def next_update(self, gradient: Tensor) -> Tensor:
         """Return d of the step ``w - rate d`` that this gradient would lead to; decoupled weight decay is left out.
 
-        Groups with a smaller rate have a smaller part. The gradient is clipped as the loop does it.
+        ``gradient`` has the :attr:`penalty`'s in it. Groups with a smaller rate have a smaller part. The gradient is
+        clipped as the loop does it, before the optimiser adds the decay.
         """
         if self.clip_norm is not None:
-            gradient = gradient * min(1.0, self.clip_norm / max(norm(gradient), 1e-30))
+            decay = self.penalty * torch.cat([_flat(p.detach(), gradient) for p in self.parameters.values()])
+            of_data = gradient - decay
+            gradient = of_data * min(1.0, self.clip_norm / max(norm(of_data), 1e-30)) + decay
         pieces, rate = gradient.split([_reals(p) for p in self.parameters.values()]), self.rate
         updates = list[Tensor]()
         for (name, p), g in zip(self.parameters.items(), pieces, strict=True):

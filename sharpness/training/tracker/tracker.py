@@ -6,7 +6,7 @@ import glob
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,13 +73,15 @@ class Tracker:
         """Call this after each step of the optimiser with the batch: inputs and targets, or the batch as it is.
 
         Returns the row where something was measured. ``facts`` stand in it: ``step``, which is by default the number of
-        the call, and whatever else is known, such as ``epoch`` or ``tokens``.
+        the call, and whatever else is known, such as ``epoch`` or ``loss``: words and single numbers, also of tensors.
+
+        Raises :class:`InputError` for facts that are neither.
         """
         self.clock.arrive()
         try:
             if (self._keeps or self._plan.may_be_paid_for()) and rank() == 0:  # most steps end here
                 with locally():
-                    return self._measure_if_due(batch[0] if len(batch) == 1 else batch, facts)
+                    return self._measure_if_due(batch[0] if len(batch) == 1 else batch, _plain(facts))
             return None
         finally:
             self.clock.leave()
@@ -89,7 +91,7 @@ class Tracker:
             self._kept.append(_copied(batch))
             self._keeps = len(self._kept) < LARGEST_SHARE
         name, plan = self._plan.next, self._plan
-        examples = plan.examples(name, batch_length(batch))
+        examples = plan.examples(name, batch_length(self._kept[0] if QUANTITIES[name].kept else batch))
         if not plan.is_paid_for(examples):
             return None
         device = next(self.model.parameters()).device
@@ -102,6 +104,7 @@ class Tracker:
         row = {"step": self.clock.calls, **facts, **row, "learning_rate": self._stepping().rate, "examples": examples}
         row |= {"seconds": seconds, "step_seconds": self.clock.step_seconds}
         row["overhead"] = (self.clock.spent + seconds) / self.clock.trained
+        row = _finite(row)
         self.rows.append(row)
         if self._sink is not None:
             self._sink(row)
@@ -118,7 +121,7 @@ class Tracker:
             row = QUANTITIES[name].measure(point)
         except Exception as error:  # training goes on, whatever a measurement meets: diverging weights, no memory
             row = {name: None, f"{name}_reason": reason_of(error)}
-        return _finite(row), sum(map(batch_length, batches))
+        return row, sum(map(batch_length, batches))
 
     def _loss_now(self) -> Loss:
         """Return the loss at the present weights; the first time model, criterion and data are looked at."""
@@ -131,23 +134,27 @@ class Tracker:
         stepping = self._stepping()
         if self._loss is None or self._loss.layout.names != tuple(stepping.parameters):
             self._memory = Memory()
+            self._loss = None
+        if self._loss is None or (self._loss.norm, self._loss.weight_decay) != (self._norm_now(), stepping.penalty):
             self._loss = self._new_loss(max(self._kept, key=batch_length), stepping)
         tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         return self._loss.with_tensors({name: tensor.detach() for name, tensor in tensors.items()})
 
     def _new_loss(self, batch: Batch, stepping: Stepping) -> Loss:
         names, parameters = list(stepping.parameters), stepping.parameters.values()
-        trains = any(module.training for module in batch_norms(self.model))
         loss = Loss(
             self.model,
             self.criterion,
             [batch],
             parameters=[glob.escape(name) for name in names],
-            norm="batch" if trains else "frozen",
+            norm=self._norm_now(),
             weight_decay=stepping.penalty,
             dtype=torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32,
         )
         return loss.without_checks_of_derivatives()
+
+    def _norm_now(self) -> Literal["batch", "frozen"]:
+        return "batch" if any(module.training for module in batch_norms(self.model)) else "frozen"
 
     def _stepping(self) -> Stepping:
         return Stepping.of(self.optimizer, dict(self.model.named_parameters()), self.clip_norm)
@@ -202,6 +209,22 @@ def _first(batches: Sequence[Batch], examples: int) -> list[Batch]:
 def _copied(batch: Batch) -> Batch:
     """Return a batch that stays when the loop fills its tensors anew."""
     return batch.detach().clone() if isinstance(batch, Tensor) else rebuilt(batch, _copied)
+
+
+def _plain(facts: Row) -> Row:
+    """Return facts as words and numbers: those in a tensor would keep its graph, and JSON has neither them nor NumPy's.
+
+    >>> _plain({"loss": torch.ones(1), "epoch": 2, "part": "a"})
+    {'loss': 1.0, 'epoch': 2, 'part': 'a'}
+    """
+    single = {name: math.prod(getattr(value, "shape", ())) == 1 for name, value in facts.items()}
+    plain = {name: v.item() if single[name] and hasattr(v, "item") else v for name, v in facts.items()}
+    for name, value in plain.items():
+        if not isinstance(value, str | int | float | None):
+            raise InputError(
+                f"expected one number or a word for {name}, got {type(value).__name__}: pass one of its numbers"
+            )
+    return plain
 
 
 def _finite(row: Row) -> Row:
