@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sharpness.curvature.likelihoods import hessian_by_outputs
+from sharpness.curvature.likelihoods import hessian_by_outputs, kind_of
 from sharpness.curvature.output_space import criterion_hessian
 
 CROSS_ENTROPIES = {
@@ -47,3 +47,24 @@ def test_products_of_cross_entropy_keep_no_second_copy_of_the_outputs() -> None:
         if isinstance(content, torch.Tensor) and content.data_ptr() != outputs.data_ptr():
             kept.append(content.numel())
     assert sum(kept) <= 64
+
+
+class Focal(nn.CrossEntropyLoss):
+    """A loss of its own, derived from torch's for its options."""
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        terms = F.cross_entropy(input, target, reduction="none")
+        return ((1 - torch.exp(-terms)) ** 2 * terms).mean()
+
+
+class Renamed(nn.CrossEntropyLoss):
+    """The same loss under another name."""
+
+
+def test_a_loss_that_is_only_derived_from_torchs_is_differentiated_itself() -> None:
+    torch.manual_seed(0)
+    outputs, t = torch.randn(2, 7, 4, dtype=torch.float64)
+    labels = torch.randint(4, (7,))
+    wanted = torch.autograd.functional.hvp(lambda z: Focal()(z, labels), outputs, t)[1]
+    assert torch.allclose(hessian_by_outputs(Focal(), outputs, labels)(t), wanted, rtol=1e-12, atol=1e-15)
+    assert kind_of(Focal())[0] == "" and kind_of(Renamed())[0] == "cross_entropy"

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sharpness.checkpoints.series import edge_of_run, find_snapshots, step_of
@@ -88,6 +88,34 @@ def test_steps_come_from_what_programs_write_or_from_names(tmp_path: Path) -> No
     assert [each.edge for each in found] == [None, 20.0, None]  # the Trainer does not say with which optimiser
     assert {each.series for each in found} == {"out"}
     assert step_of(weights(tmp_path / "best.safetensors")) is None
+
+
+def test_a_trainer_that_saved_its_last_model_too_keeps_its_checkpoints(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for folder, step in ((out / "checkpoint-10", 10), (out / "checkpoint-20", 20), (out, 25)):
+        weights(folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": []}))
+    assert [(each.series, each.step) for each in find_snapshots([out])] == [("out", 10), ("out", 20), ("out", 25)]
+    (out / "trainer_state.json").unlink()
+    assert [each.step for each in find_snapshots([out])] == [10, 20]
+
+
+def test_averaged_weights_of_a_run_are_no_checkpoints_of_its_training(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.copy(copy / "x0.safetensors", copy / "ema20-64.safetensors")
+    assert [each.path.name for each in find_snapshots([copy])] == [each.path.name for each in find_snapshots([run])]
+
+
+def test_folders_of_one_name_are_series_of_their_own(tmp_path: Path) -> None:
+    files = [tmp_path / v / "checkpoints" / f"step={n}.safetensors" for v in ("v0", "v1") for n in (50, 100)]
+    found = find_snapshots([weights(file) for file in files])
+    assert [(each.series, each.step) for each in found] == [
+        ("v0/checkpoints", 50),
+        ("v0/checkpoints", 100),
+        ("v1/checkpoints", 50),
+        ("v1/checkpoints", 100),
+    ]
 
 
 def lightnings(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
@@ -233,6 +261,16 @@ def test_checkpoints_on_ray_are_measured_side_by_side_or_not_at_all(
     refused = sharpness("track", run, "--ray", "local", *option, "--out", tmp_path / "out", fails=True)
     assert_refused(refused, f"expected --ray without {option[0]}, got both", "side by side")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_nan_is_told_and_the_others_are_measured(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    files = sorted(copy.glob("checkpoint-*.safetensors"), key=lambda file: step_of(file) or 0)
+    save_file({name: tensor * float("nan") for name, tensor in load_file(files[1]).items()}, files[1])
+    failed = sharpness("track", copy, *PROBES, "--out", tmp_path / "out", fails=True)
+    assert failed.returncode == 1 and files[1].name in failed.stderr and "Traceback" not in failed.stderr
+    steps = set(pd.read_csv(tmp_path / "out" / "track.csv")["step"])
+    assert steps == {0} | {step_of(file) for file in files} - {step_of(files[1])}
 
 
 def test_checkpoints_of_two_architectures_are_one_clear_line(run: Path, tmp_path: Path) -> None:

@@ -556,7 +556,7 @@ def test_a_short_batch_does_not_shorten_the_kept_examples(time: Time) -> None:
 
 def test_a_changed_decay_and_frozen_batch_norms_are_seen(time: Time) -> None:
     model = network()
-    model[3].p = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    model[3].p = 0.0  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     tracker = sh.Tracker(model, cross_entropy, optimizer, overhead=1, sink=None)
     batch = batch_of(0)

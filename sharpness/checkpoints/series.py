@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|global_step)[-_=]?(\d+)", re.IG
 EPOCH = re.compile(r"(?<![a-z])(?:epoch|ep)[-_=]?(\d+)", re.IGNORECASE)
 NUMBER = re.compile(r"\d+")
 DECIMAL = re.compile(r"\d+\.\d+")
+TRAINER_STATE = "trainer_state.json"
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 DESCENT = ("sgd", "momentum", "nesterov")
 """Optimisers of the trainer whose edge of stability is known from the rate and the momentum alone."""
@@ -71,7 +72,7 @@ def find_snapshots(paths: Sequence[Path]) -> list[Snapshot]:
     found = [snapshot for path in paths for snapshot in _at(path)]
     if not found:
         raise InputError(f"expected checkpoints of a training, got none in {paths[0]}: name files or their folder")
-    ordered = sorted(found, key=lambda each: (each.series, each.step))
+    ordered = sorted(_told_apart(found), key=lambda each: (each.series, each.step))
     for first, second in pairwise(ordered):
         if (first.series, first.step) == (second.series, second.step):
             raise InputError(
@@ -81,15 +82,41 @@ def find_snapshots(paths: Sequence[Path]) -> list[Snapshot]:
     return ordered
 
 
+def _told_apart(found: Sequence[Snapshot]) -> Iterator[Snapshot]:
+    """Yield the checkpoints with the name of their folder as series, and as much before it as tells folders apart."""
+    folders = {each.series: Path(each.series).parts for each in found if each.run is None}
+    for each in found:
+        parts = folders.get(each.series, ())
+        for length in range(1, len(parts) + 1):
+            if sum(other[-length:] == parts[-length:] for other in folders.values()) == 1:
+                each = replace(each, series="/".join(parts[-length:]))
+                break
+        yield each
+
+
 def _at(path: Path) -> Iterator[Snapshot]:
     if path.is_dir() and (path / "config.toml").is_file():
         yield from _of_run(RunFolder.open(path))
+    elif path.is_dir() and (of_trainer := _of_trainer(path)):
+        yield from of_trainer
     elif path.is_dir() and not _is_checkpoint(path):
         inside = [each for each in sorted(path.iterdir()) if _may_be_one(each)]
         yield from (snapshot for each in inside for snapshot in _at(each))
     else:
         recognise(path)  # raises what says what it is
         yield _of_file(path)
+
+
+def _of_trainer(folder: Path) -> list[Snapshot]:
+    """Return the checkpoints of a Trainer that saved its last model beside them, and that one if its step is new."""
+    if not _is_checkpoint(folder):
+        return []
+    inside = [each for each in sorted(folder.glob("checkpoint-*")) if each.is_dir() and _is_checkpoint(each)]
+    found = [_of_file(each) for each in inside]
+    step, _, _ = _step_and_rates(folder)
+    if found and step is not None and (folder / TRAINER_STATE).is_file() and step not in {each.step for each in found}:
+        found.append(replace(_of_file(folder), series=found[0].series))
+    return found
 
 
 def _is_checkpoint(folder: Path) -> bool:
@@ -147,7 +174,7 @@ def _of_file(path: Path) -> Snapshot:
         raise InputError(
             f"expected a step in the name of {path} or in what it holds, got none: rename it to checkpoint-STEP"
         )
-    return Snapshot(path.absolute().parent.name, step, path, None, rate, edge)
+    return Snapshot(str(path.absolute().parent), step, path, None, rate, edge)
 
 
 def _in_name(name: str) -> int | None:
@@ -164,7 +191,7 @@ def _in_name(name: str) -> int | None:
 
 def _in_trainer_state(folder: Path) -> tuple[int | None, float | None]:
     """Return step and rate as the Trainer of Transformers wrote them beside the weights."""
-    file = folder / "trainer_state.json"
+    file = folder / TRAINER_STATE
     if not file.is_file():
         return None, None
     state = read_object(file, "what the Trainer wrote")

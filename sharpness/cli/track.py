@@ -30,7 +30,7 @@ from sharpness.cli.probe import (
 )
 from sharpness.cli.tables import PLAIN, short
 from sharpness.cli.work_bar import WorkBar
-from sharpness.errors import InputError
+from sharpness.errors import InputError, RunError
 from sharpness.machine.environment import choose_device
 from sharpness.machine.progress import Progress
 from sharpness.measure.points import with_start, with_trained
@@ -61,11 +61,17 @@ def run_track(command: Track, knobs: Knobs) -> None:
     found: BySnapshot = {snapshot: [] for snapshot in snapshots}
     try:
         with announced(console, _stand_ins(snapshots, first, folder), probes, folder) as bar:
-            for snapshot, subject in _subjects(command, snapshots, first, device):
+            failed = list[str]()
+            for snapshot, subject in _subjects(command, snapshots, first, device, failed):
                 where: dict[str, Any] = {"found": found[snapshot].append, "where": _where(snapshot, snapshots)}
-                measure_all(subject, probes, folder, deadline, named=named, bar=bar, **where)
+                try:
+                    measure_all(subject, probes, folder, deadline, named=named, bar=bar, **where)
+                except RunError as error:
+                    failed.append(str(error))
     finally:
         _show(console, command, found, first.checked.warnings)
+    if failed:
+        raise RunError("; ".join(failed))
 
 
 def measure_on_ray(command: Track, knobs: Knobs, snapshots: Sequence[Snapshot], console: Console) -> None:
@@ -115,16 +121,20 @@ def _loaded(command: Track, snapshot: Snapshot, device: torch.device) -> UserChe
 
 
 def _subjects(
-    command: Track, snapshots: Sequence[Snapshot], first: UserCheckpoint, device: torch.device
+    command: Track, snapshots: Sequence[Snapshot], first: UserCheckpoint, device: torch.device, failed: list[str]
 ) -> Iterator[tuple[Snapshot, Subject]]:
-    """Yield each checkpoint with its loss, one in memory at a time; :class:`InputError` for another architecture.
+    """Yield each checkpoint with its loss, one in memory beside the first; :class:`InputError` for another network.
 
-    A warm start goes on within a series.
+    A warm start goes on within a series. What cannot be read, such as weights that are NaN, is told in ``failed``.
     """
     layout = first.subject.loss.layout
     warm: dict[str, WarmStart] = {}
     for i, snapshot in enumerate(snapshots):
-        subject = (first if i == 0 else _loaded(command, snapshot, device)).subject
+        try:
+            subject = (first if i == 0 else _loaded(command, snapshot, device)).subject
+        except InputError as error:
+            failed.append(str(error))
+            continue
         if subject.loss.layout != layout:
             raise InputError(
                 f"expected checkpoints of one architecture, got other parameters in {snapshot.path} than in "
@@ -132,6 +142,7 @@ def _subjects(
             )
         vector = warm.setdefault(snapshot.series, WarmStart()) if command.warm else None
         yield snapshot, replace(subject, warm=vector)
+        del subject
 
 
 def _stand_ins(snapshots: Sequence[Snapshot], first: UserCheckpoint, folder: RecordFolder) -> dict[str, Subject]:
