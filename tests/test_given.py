@@ -280,6 +280,14 @@ def test_knobs_that_do_not_exist_are_one_line(small: list[str], tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_norms_need_no_derivatives_of_the_loss(small: list[str], tmp_path: Path) -> None:
+    own = ["--loss", "tests.given_cases:zero_one", "--json"]
+    found = sharpness("probe", *small, *own, "--probes", "norms", "--out", str(tmp_path / "out"))
+    assert found.returncode == 0 and '"weight_norm"' in found.stdout, found.stderr
+    refused = sharpness("probe", *small, *own, "--probes", "trace", "--out", str(tmp_path / "none"))
+    assert refused.returncode == 2 and "expected a loss with derivatives" in refused.stderr
+
+
 def test_time_bounds_the_whole_and_the_same_command_goes_on(small: list[str], tmp_path: Path) -> None:
     options = [*small, "--out", str(tmp_path / "out"), "--probes", "eigenvalues,keskar"]
     cut = sharpness("probe", *options, "--seconds", "0.001")

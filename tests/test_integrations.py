@@ -129,6 +129,15 @@ def lightning_run(folder: Path, time: Ticking, callback: Any, optimizers: int = 
     return module, trainer
 
 
+def test_a_training_that_was_interrupted_leaves_no_second_hook(tmp_path: Path) -> None:
+    model, arguments = nn.Linear(3, 2), SimpleNamespace(output_dir=tmp_path, max_grad_norm=1.0)
+    callback = hugging_face.SharpnessCallback()
+    callback.on_train_begin(arguments, None, None, model=model)  # which never ended
+    callback.on_train_begin(arguments, None, None, model=model)
+    callback.on_train_end(arguments, None, None)
+    assert not model._forward_pre_hooks
+
+
 def test_the_hooks_of_lightning_track_and_change_nothing(tmp_path: Path, time: Ticking) -> None:
     nothing = SimpleNamespace(on_train_start=lambda *_: None, on_train_batch_end=lambda *_: None)
     alone, _ = lightning_run(tmp_path, time, nothing)

@@ -127,7 +127,10 @@ def announced(
         works = expected_work(missing, subject.loss)
         if missing and id(subject.loss) not in prices:
             examples = any(each.examples for each in works.values())
-            prices[id(subject.loss)] = price_of(subject.loss, products=len(missing) > len(QUICK), examples=examples)
+            passes = any(each != Work() for each in works.values())  # a norm of the weights needs none
+            free = Price(0.0, 0.0, 0.0, 0.0)
+            asked = {"products": len(missing) > len(QUICK), "examples": examples}
+            prices[id(subject.loss)] = price_of(subject.loss, **asked) if passes else free
         for name in here:
             each = works.get(name, Work())
             expected[f"{name}{where}"] = prices[id(subject.loss)].seconds(each) if name in missing else 0.0

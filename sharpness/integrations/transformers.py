@@ -39,6 +39,8 @@ class SharpnessCallback(_Base):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Begin to look at what the model is called with."""
         self.tracker = None
+        if self._hook is not None:  # of a training that was interrupted
+            self._hook.remove()
         self._hook = model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def on_step_end(

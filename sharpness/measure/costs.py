@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from sharpness.curvature import HessianOperator
+from sharpness.curvature.compiled import seconds_of
 from sharpness.errors import InputError
 from sharpness.linalg.shared_products import NUM_SHARED
 from sharpness.loss import Loss
@@ -84,16 +85,17 @@ def price_of(loss: Loss, *, products: bool, examples: bool) -> Price:
 
     What is not asked for is taken from the gradient.
     """
-    gradient = _second_time(lambda: loss.grad(loss.weights))
+    timed = partial(_second_time, device=loss.weights.device)
+    gradient = timed(lambda: loss.grad(loss.weights))
     product, example = PRODUCT * gradient, gradient / loss.num_examples
     if products:
         operator, v = HessianOperator(loss), torch.ones_like(loss.weights)
         v /= norm(v)
-        product = _second_time(lambda: operator.matvec(v))
+        product = timed(lambda: operator.matvec(v))
     if examples:
         with contextlib.suppress(InputError):  # examples without a gradient of their own: the probe says why
             some = UnitGradients(loss, loss.weights)
-            example = _second_time(lambda: next(iter(some))) / min(some.chunk, loss.data.batch_sizes[0])
+            example = timed(lambda: next(iter(some))) / min(some.chunk, loss.data.batch_sizes[0])
     return Price(FORWARD * gradient, gradient, product, example)
 
 
@@ -106,12 +108,10 @@ def cheapest_first(probes: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
     return {name: probes[name] for name in sorted(probes, key=lambda name: price.seconds(works[name]))}
 
 
-def _second_time(call: Callable[[], Any]) -> float:
+def _second_time(call: Callable[[], Any], device: torch.device) -> float:
     """Return the seconds of the second call: the first one prepares things."""
     call()
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+    return seconds_of(call, device)
 
 
 def _solve(count: int, wanted: int = 1) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sharpness.landscapes import LANDSCAPES
@@ -150,4 +149,4 @@ def details_of(subject: Subject, companions: Companions) -> dict[str, Any]:
 def shared_products(loss: Loss) -> SharedProducts | None:
     """Return an empty store of products, or ``None`` where those of a solve would take too much of the memory."""
     needed = NUM_SHARED * loss.weights.numel() * loss.weights.element_size()
-    return SharedProducts() if needed <= SHARED_SHARE * free_memory(torch.device("cpu")) else None
+    return SharedProducts() if needed <= SHARED_SHARE * free_memory(loss.weights.device) else None
