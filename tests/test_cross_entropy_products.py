@@ -66,5 +66,5 @@ def test_a_loss_that_is_only_derived_from_torchs_is_differentiated_itself() -> N
     outputs, t = torch.randn(2, 7, 4, dtype=torch.float64)
     labels = torch.randint(4, (7,))
     wanted = torch.autograd.functional.hvp(lambda z: Focal()(z, labels), outputs, t)[1]
-    assert torch.allclose(hessian_by_outputs(Focal(), outputs, labels)(t), wanted, rtol=1e-12, atol=1e-15)
+    assert torch.allclose(hessian_by_outputs(Focal(), outputs, labels)(t), wanted, rtol=1e-12, atol=1e-15)  # pyright: ignore[reportArgumentType]
     assert kind_of(Focal())[0] == "" and kind_of(Renamed())[0] == "cross_entropy"
