@@ -91,8 +91,7 @@ class Site:
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the kept checkpoints in the order of their steps; the initial weights, ``x0``, are none of them."""
-        names = [path.stem for path in self.run.path.glob("checkpoint-*.safetensors")]
-        return sorted(self.checkpoint(name) for name in names)
+        return [self.checkpoint(f"checkpoint-{step}") for step in self.run.kept_steps()]
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return a checkpoint, or ``x0``, with its step and epoch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,6 @@ STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|global_step)[-_=]?(\d+)", re.IG
 EPOCH = re.compile(r"(?<![a-z])(?:epoch|ep)[-_=]?(\d+)", re.IGNORECASE)
 NUMBER = re.compile(r"\d+")
 DECIMAL = re.compile(r"\d+\.\d+")
-TRAINER_STATE = "trainer_state.json"
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 DESCENT = ("sgd", "momentum", "nesterov")
 """Optimisers of the trainer whose edge of stability is known from the rate and the momentum alone."""
@@ -85,13 +84,16 @@ def find_snapshots(paths: Sequence[Path]) -> list[Snapshot]:
 def _told_apart(found: Sequence[Snapshot]) -> Iterator[Snapshot]:
     """Yield the checkpoints with the name of their folder as series, and as much before it as tells folders apart."""
     folders = {each.series: Path(each.series).parts for each in found if each.run is None}
+    names = {folder: _shortest(parts, folders.values()) for folder, parts in folders.items()}
     for each in found:
-        parts = folders.get(each.series, ())
-        for length in range(1, len(parts) + 1):
-            if sum(other[-length:] == parts[-length:] for other in folders.values()) == 1:
-                each = replace(each, series="/".join(parts[-length:]))
-                break
-        yield each
+        yield replace(each, series=names.get(each.series, each.series))
+
+
+def _shortest(parts: tuple[str, ...], folders: Collection[tuple[str, ...]]) -> str:
+    """Return the fewest last parts of a path that no other folder ends with."""
+    ends = (parts[-length:] for length in range(1, len(parts) + 1))
+    alone = (end for end in ends if sum(other[-len(end) :] == end for other in folders) == 1)
+    return "/".join(next(alone, parts))
 
 
 def _at(path: Path) -> Iterator[Snapshot]:
@@ -113,9 +115,9 @@ def _of_trainer(folder: Path) -> list[Snapshot]:
         return []
     inside = [each for each in sorted(folder.glob("checkpoint-*")) if each.is_dir() and _is_checkpoint(each)]
     found = [_of_file(each) for each in inside]
-    step, _, _ = _step_and_rates(folder)
-    if found and step is not None and (folder / TRAINER_STATE).is_file() and step not in {each.step for each in found}:
-        found.append(replace(_of_file(folder), series=found[0].series))
+    step, rate = _in_trainer_state(folder)
+    if found and step is not None and step not in {each.step for each in found}:
+        found.append(Snapshot(found[0].series, step, folder, rate=rate))
     return found
 
 
@@ -137,11 +139,12 @@ def _may_be_one(path: Path) -> bool:
 def _of_run(run: RunFolder) -> Iterator[Snapshot]:
     config = run.config()
     rates = sorted((row["step"], row["learning_rate"]) for row in run.log() if row.get("learning_rate"))
-    for file in [run.path / "x0.safetensors", *sorted(run.path.glob("checkpoint-*.safetensors"))]:
-        step = 0 if file.stem == "x0" else _in_name(file.stem)
-        if step is not None and file.is_file():
-            rate = next((rate for logged, rate in rates if logged >= step), None)
-            yield Snapshot(config.run_id, step, file, run.path, rate, edge_of_run(rate, config))
+    files = {step: run.path / f"checkpoint-{step}.safetensors" for step in run.kept_steps()}
+    if (start := run.path / "x0.safetensors").is_file():
+        files = {0: start, **files}
+    for step, file in files.items():
+        rate = next((rate for logged, rate in rates if logged >= step), None)
+        yield Snapshot(config.run_id, step, file, run.path, rate, edge_of_run(rate, config))
 
 
 def edge_of_run(rate: float | None, config: RunConfig) -> float | None:
@@ -191,7 +194,7 @@ def _in_name(name: str) -> int | None:
 
 def _in_trainer_state(folder: Path) -> tuple[int | None, float | None]:
     """Return step and rate as the Trainer of Transformers wrote them beside the weights."""
-    file = folder / TRAINER_STATE
+    file = folder / "trainer_state.json"
     if not file.is_file():
         return None, None
     state = read_object(file, "what the Trainer wrote")

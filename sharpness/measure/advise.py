@@ -121,8 +121,7 @@ def checkpoint_of(run: RunFolder, step: int | None) -> str:
     """Return the name of the run's checkpoint of an update, by default the final one."""
     if step is None:
         return run.final_checkpoint()
-    if not (run.path / f"checkpoint-{step}.safetensors").is_file():
-        kept = sorted(int(p.stem.removeprefix("checkpoint-")) for p in run.path.glob("checkpoint-*.safetensors"))
+    if step not in (kept := run.kept_steps()):
         raise InputError(f"expected a checkpoint of update {step} in {run.path}, got those of {kept}: name one of them")
     return f"checkpoint-{step}"
 

@@ -202,6 +202,11 @@ class RunFolder(RecordFolder):
                 f"expected weights in {path}, got: {error}: delete the run folder and train again"
             ) from error
 
+    def kept_steps(self) -> list[int]:
+        """Return the updates whose weights were kept as ``checkpoint-<step>``, in order; ``x0`` is none of them."""
+        names = [path.stem.removeprefix("checkpoint-") for path in self.path.glob("checkpoint-*.safetensors")]
+        return sorted(int(name) for name in names if name.isdecimal())
+
     def final_checkpoint(self) -> str:
         """Return the name of the final checkpoint; :class:`InputError` if the run is unfinished or diverged."""
         manifest = self.manifest()
