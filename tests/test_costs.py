@@ -75,10 +75,10 @@ def test_a_loss_of_whole_batches_has_no_gradients_of_single_examples() -> None:
     batches = [(torch.randn(9, 4), torch.randint(2, (9,))), (torch.randn(7, 4), torch.randint(2, (7,)))]
     loss = Loss(model, F.cross_entropy, batches, norm="batch")
     assert WORK["gradient_noise"](GradientNoise(num_hvps=0), loss) == Work(gradients=2)
-    price = price_of(loss, products=False, examples=True)
+    price = price_of(loss, Work(examples=16), products=False)
     assert price.example > 0
     sums = Loss(nn.Linear(4, 2), nn.CrossEntropyLoss(reduction="sum"), batches)  # its noise scale is refused
-    assert price_of(sums, products=False, examples=True).example > 0
+    assert price_of(sums, Work(examples=16), products=False).example > 0
 
 
 def test_the_cheapest_come_first_and_a_trace_after_the_eigenvalue_whose_products_it_takes() -> None:
@@ -94,7 +94,7 @@ def test_the_cheapest_come_first_and_a_trace_after_the_eigenvalue_whose_products
 @pytest.mark.parametrize("timed", [False, True])
 def test_prices_are_positive_and_nothing_costs_nothing(timed: bool) -> None:
     loss = trained_loss()
-    price = price_of(loss, products=timed, examples=timed)
+    price = price_of(loss, Work(gradients=1, examples=timed), products=timed)
     assert min(price.forward, price.gradient, price.product, price.example) > 0
     works = expected_work(probes_named(["norms", "sam"]), loss)
     seconds = {name: price.seconds(work) for name, work in works.items()}

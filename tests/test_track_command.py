@@ -186,7 +186,7 @@ PRICED = """
 from sharpness.cli import main, probe
 from sharpness.measure.costs import Price
 
-probe.price_of = lambda loss, **asked: Price(forward=100.0, gradient=100.0, product=100.0, example=100.0)
+probe.price_of = lambda loss, work, products: Price(forward=100.0, gradient=100.0, product=100.0, example=100.0)
 main()
 """
 """A pass takes so long that it is announced."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import sharpness as sh
-from sharpness.errors import InputError
 from sharpness.files import read_jsonl
 from sharpness.machine.random_states import seed_everything
 from sharpness.training.signum import Signum
@@ -527,7 +526,7 @@ def test_facts_of_a_diverging_loop_are_plain_numbers_with_reasons(time: Time, tm
     assert rows == tracker.rows and {type(row["loss"]) for row in rows} == {float, type(None)}
     assert {row.get("loss_reason") for row in rows} == {None, "it is not finite"}
     time.now += 20.0
-    with pytest.raises(InputError, match="one number or a word for loss"):
+    with pytest.raises(sh.InputError, match="one number or a word for loss"):
         tracker.step(*batch_of(0, width=4), loss=torch.ones(2))
 
 

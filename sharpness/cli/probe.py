@@ -126,11 +126,8 @@ def announced(
         missing = {name: probe for name, probe in here.items() if not is_recorded(folder, name, probe, subject)}
         works = expected_work(missing, subject.loss)
         if missing and id(subject.loss) not in prices:
-            examples = any(each.examples for each in works.values())
-            passes = any(each != Work() for each in works.values())  # a norm of the weights needs none
-            free = Price(0.0, 0.0, 0.0, 0.0)
-            asked = {"products": len(missing) > len(QUICK), "examples": examples}
-            prices[id(subject.loss)] = price_of(subject.loss, **asked) if passes else free
+            whole = sum(works.values(), Work())
+            prices[id(subject.loss)] = price_of(subject.loss, whole, products=len(missing) > len(QUICK))
         for name in here:
             each = works.get(name, Work())
             expected[f"{name}{where}"] = prices[id(subject.loss)].seconds(each) if name in missing else 0.0

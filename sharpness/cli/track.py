@@ -62,10 +62,14 @@ def run_track(command: Track, knobs: Knobs) -> None:
     try:
         with announced(console, _stand_ins(snapshots, first, folder), probes, folder) as bar:
             failed = list[str]()
-            for snapshot, subject in _subjects(command, snapshots, first, device, failed):
+            warm = {each.series: WarmStart() if command.warm else None for each in snapshots}
+            for snapshot in snapshots:
                 where: dict[str, Any] = {"found": found[snapshot].append, "where": _where(snapshot, snapshots)}
                 try:
+                    subject = _subject(command, snapshot, snapshots[0], first, device)
+                    subject = replace(subject, warm=warm[snapshot.series])
                     measure_all(subject, probes, folder, deadline, named=named, bar=bar, **where)
+                    del subject  # before the next one is read
                 except RunError as error:
                     failed.append(str(error))
     finally:
@@ -120,29 +124,26 @@ def _loaded(command: Track, snapshot: Snapshot, device: torch.device) -> UserChe
     return with_trained(command, with_start(command, load_user_checkpoint(command, path, device, weights)))
 
 
-def _subjects(
-    command: Track, snapshots: Sequence[Snapshot], first: UserCheckpoint, device: torch.device, failed: list[str]
-) -> Iterator[tuple[Snapshot, Subject]]:
-    """Yield each checkpoint with its loss, one in memory beside the first; :class:`InputError` for another network.
+def _subject(
+    command: Track, snapshot: Snapshot, at_first: Snapshot, first: UserCheckpoint, device: torch.device
+) -> Subject:
+    """Return a checkpoint with its loss.
 
-    A warm start goes on within a series. What cannot be read, such as weights that are NaN, is told in ``failed``.
+    Raises :class:`RunError` for one that cannot be read, such as weights that are NaN, and :class:`InputError` for one
+    of another architecture than the first.
     """
-    layout = first.subject.loss.layout
-    warm: dict[str, WarmStart] = {}
-    for i, snapshot in enumerate(snapshots):
-        try:
-            subject = (first if i == 0 else _loaded(command, snapshot, device)).subject
-        except InputError as error:
-            failed.append(str(error))
-            continue
-        if subject.loss.layout != layout:
-            raise InputError(
-                f"expected checkpoints of one architecture, got other parameters in {snapshot.path} than in "
-                f"{snapshots[0].path}: track each architecture with an --out of its own"
-            )
-        vector = warm.setdefault(snapshot.series, WarmStart()) if command.warm else None
-        yield snapshot, replace(subject, warm=vector)
-        del subject
+    if snapshot == at_first:
+        return first.subject
+    try:
+        subject = _loaded(command, snapshot, device).subject
+    except InputError as error:
+        raise RunError(str(error)) from None
+    if subject.loss.layout != first.subject.loss.layout:
+        raise InputError(
+            f"expected checkpoints of one architecture, got other parameters in {snapshot.path} than in "
+            f"{at_first.path}: track each architecture with an --out of its own"
+        )
+    return subject
 
 
 def _stand_ins(snapshots: Sequence[Snapshot], first: UserCheckpoint, folder: RecordFolder) -> dict[str, Subject]:

@@ -80,11 +80,14 @@ def in_gradients(loss: Loss) -> Price:
     return Price(FORWARD, 1.0, PRODUCT, ONE_BY_ONE / loss.num_examples)
 
 
-def price_of(loss: Loss, *, products: bool, examples: bool) -> Price:
-    """Return the prices at the loss's own weights: that of a gradient, and where asked those of a product, an example.
+def price_of(loss: Loss, work: Work, *, products: bool) -> Price:
+    """Return the prices of this work at the loss's own weights: of a gradient, where asked a product, and an example.
 
-    What is not asked for is taken from the gradient.
+    What is not timed is taken from the gradient. Where there is nothing to do nothing is timed, for norms and distances
+    need no loss that has derivatives.
     """
+    if work == Work():
+        return Price(0.0, 0.0, 0.0, 0.0)
     timed = partial(_second_time, device=loss.weights.device)
     gradient = timed(lambda: loss.grad(loss.weights))
     product, example = PRODUCT * gradient, gradient / loss.num_examples
@@ -92,7 +95,7 @@ def price_of(loss: Loss, *, products: bool, examples: bool) -> Price:
         operator, v = HessianOperator(loss), torch.ones_like(loss.weights)
         v /= norm(v)
         product = timed(lambda: operator.matvec(v))
-    if examples:
+    if work.examples:
         with contextlib.suppress(InputError):  # examples without a gradient of their own: the probe says why
             some = UnitGradients(loss, loss.weights)
             example = timed(lambda: next(iter(some))) / min(some.chunk, loss.data.batch_sizes[0])

@@ -32,6 +32,11 @@ class SquaredNorms(NamedTuple):
     small_size: float
     large_size: float
 
+    @property
+    def finite(self) -> bool:
+        """Say whether none of the gradients held infinity or NaN."""
+        return math.isfinite(self.small) and math.isfinite(self.large)
+
 
 class NoiseScale:
     """``tr Sigma``, ``|G|^2`` and ``B_simple`` from the gradients of a batch and of its parts, smoothed by decay.
@@ -47,7 +52,7 @@ class NoiseScale:
 
     def add(self, norms: SquaredNorms) -> None:
         """Take in the squared norms of one batch; those that are not finite are left out, as a scaled loss has them."""
-        if not all(map(math.isfinite, norms)):
+        if not norms.finite:
             return
         square, noise = two_batch_estimates(*norms)
         self.weight = self.decay * self.weight + 1 - self.decay

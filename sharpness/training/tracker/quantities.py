@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,7 +112,7 @@ def batch_sharpness(at: Point) -> Row:
 def noise_scale(at: Point) -> Row:
     """Return ``|G|^2``, ``tr Sigma`` and ``B_simple`` from the halves of batches, averaged with decay."""
     norms = norms_of_parts(at.loss, at.w, at.batch, parts=2)
-    if not all(map(math.isfinite, norms)):
+    if not norms.finite:
         raise RunError("the gradients of this batch are not finite: the averages have the other batches alone")
     at.memory.noise.add(norms)
     return at.memory.noise.row()

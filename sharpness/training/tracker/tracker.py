@@ -81,7 +81,7 @@ class Tracker:
         try:
             if (self._keeps or self._plan.may_be_paid_for()) and rank() == 0:  # most steps end here
                 with locally():
-                    return self._measure_if_due(batch[0] if len(batch) == 1 else batch, _plain(facts))
+                    return self._measure_if_due(batch[0] if len(batch) == 1 else batch, _plain_facts(facts))
             return None
         finally:
             self.clock.leave()
@@ -133,19 +133,18 @@ class Tracker:
             )
         stepping = self._stepping()
         if self._loss is None or self._loss.layout.names != tuple(stepping.parameters):
-            self._memory = Memory()
-            self._loss = None
-        if self._loss is None or (self._loss.norm, self._loss.weight_decay) != (self._norm_now(), stepping.penalty):
-            self._loss = self._new_loss(max(self._kept, key=batch_length), stepping)
+            self._loss, self._memory = self._new_loss(stepping), Memory()
+        elif (self._loss.norm, self._loss.weight_decay) != (self._norm_now(), stepping.penalty):
+            self._loss = self._new_loss(stepping)
         tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         return self._loss.with_tensors({name: tensor.detach() for name, tensor in tensors.items()})
 
-    def _new_loss(self, batch: Batch, stepping: Stepping) -> Loss:
+    def _new_loss(self, stepping: Stepping) -> Loss:
         names, parameters = list(stepping.parameters), stepping.parameters.values()
         loss = Loss(
             self.model,
             self.criterion,
-            [batch],
+            [max(self._kept, key=batch_length)],
             parameters=[glob.escape(name) for name in names],
             norm=self._norm_now(),
             weight_decay=stepping.penalty,
@@ -211,16 +210,16 @@ def _copied(batch: Batch) -> Batch:
     return batch.detach().clone() if isinstance(batch, Tensor) else rebuilt(batch, _copied)
 
 
-def _plain(facts: Row) -> Row:
+def _plain_facts(facts: Row) -> Row:
     """Return facts as words and numbers: those in a tensor would keep its graph, and JSON has neither them nor NumPy's.
 
-    >>> _plain({"loss": torch.ones(1), "epoch": 2, "part": "a"})
+    >>> _plain_facts({"loss": torch.ones(1), "epoch": 2, "part": "a"})
     {'loss': 1.0, 'epoch': 2, 'part': 'a'}
     """
-    single = {name: math.prod(getattr(value, "shape", ())) == 1 for name, value in facts.items()}
-    plain = {name: v.item() if single[name] and hasattr(v, "item") else v for name, v in facts.items()}
-    for name, value in plain.items():
-        if not isinstance(value, str | int | float | None):
+    plain = Row()
+    for name, value in facts.items():
+        plain[name] = value.item() if hasattr(value, "item") and math.prod(value.shape) == 1 else value
+        if not isinstance(plain[name], str | int | float | None):
             raise InputError(
                 f"expected one number or a word for {name}, got {type(value).__name__}: pass one of its numbers"
             )
