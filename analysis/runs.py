@@ -8,7 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,10 @@ class Tables:
     """
 
     runs: pd.DataFrame
-    epochs: pd.DataFrame
-    tracked: pd.DataFrame
-    probes: pd.DataFrame
-    measured: Mapping[str, pd.DataFrame]
+    epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    tracked: pd.DataFrame = field(default_factory=pd.DataFrame)
+    probes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    measured: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def finished(self) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sharpness.errors import InputError
 
 PIECE = 1 << 20
-"""Numbers drawn at a time: they are float64, and a whole vector of those would be two of float32."""
+"""Numbers that are float64 at a time: a whole vector of those would be two of float32."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,20 @@ def norm(v: Tensor) -> float:
     """
     v = v.cpu() if v.device.type == "mps" else v  # MPS has no float64
     # In pieces: torch converts its whole argument first, which would double the memory of a float32 vector.
-    pieces = [torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in v.reshape(-1).split(1 << 20)]
+    pieces = [torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in v.reshape(-1).split(PIECE)]
     return float(torch.linalg.vector_norm(torch.stack(pieces)))
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    """Return the inner product of two vectors of one length, accumulated in float64.
+
+    >>> dot(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    11.0
+    """
+    if a.device.type == "mps":  # has no float64
+        a, b = a.cpu(), b.cpu()
+    pieces = [x.double() @ y.double() for x, y in zip(a.split(PIECE), b.split(PIECE), strict=True)]
+    return float(torch.stack(pieces).sum())
 
 
 def sha256_of(tensors: Iterable[Tensor]) -> str:

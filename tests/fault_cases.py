@@ -32,7 +32,6 @@ def data(seed: int = 0, number: int = 9) -> tuple[Tensor, Tensor]:
 
 X, Y = data()
 PARTS = [(X[:6], Y[:6]), (X[6:], Y[6:])]
-NUMBERS = [(X[:6], X[:6, :3]), (X[6:], X[6:, :3])]
 
 
 class Reading(Dataset[Any]):

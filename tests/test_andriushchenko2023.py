@@ -87,8 +87,8 @@ def planted(
         ]
     gaps = zip(finished["run_id"], 0.95 - finished["test_accuracy"], strict=True)
     tests = [{"run_id": run, "accuracy": 0.5 - factor * gap} for run, gap in gaps for factor in shifted or ()]
-    empty, measured = pd.DataFrame(), {"measures": pd.DataFrame(rows), "shifted": pd.DataFrame(tests)}
-    return Tables(runs, empty, empty, empty, measured)
+    measured = {"measures": pd.DataFrame(rows), "shifted": pd.DataFrame(tests)}
+    return Tables(runs, measured=measured)
 
 
 def verdicts(kinds: dict[str, str], shifted: Sequence[float] | None = None) -> dict[str, str]:

@@ -132,8 +132,8 @@ def planted(arm: str = "", **changed: float) -> Tables:
                     row = {"kind": kind, "step": step, "loss": loss, "share": share + rng.normal(0, 0.01)}
                     row |= {"top_eigenvalue": top, "update_share": own["update_share"] + rng.normal(0, 0.01)}
                     walked.append(labels | row | {"kept": 0.99})
-    empty, measured = pd.DataFrame(), {"branches": pd.DataFrame(walked), "approach": pd.DataFrame(before)}
-    return Tables(pd.DataFrame(runs), empty, empty, empty, measured)
+    measured = {"branches": pd.DataFrame(walked), "approach": pd.DataFrame(before)}
+    return Tables(pd.DataFrame(runs), measured=measured)
 
 
 @functools.cache
@@ -208,8 +208,7 @@ def test_what_was_seen_before_ends_as_many_updates_before_the_branches_as_lie_be
 
 
 def test_without_measurements_nothing_is_claimed() -> None:
-    empty = pd.DataFrame()
-    result = analysis.report(Tables(planted().runs, empty, empty, empty, {}), SETTINGS)
+    result = analysis.report(Tables(planted().runs), SETTINGS)
     assert all(isinstance(drawing, str) for drawing in result.drawings.values())
     assert not result.findings and not result.tables and "no verdict" in result.sentences[0]
 

@@ -249,8 +249,8 @@ def tables_of(*tables: pd.DataFrame) -> Tables:
     labels = [{"network": n, "role": r, "seed": s} for n in (MLP, NORMED) for r in ("SB", "LB") for s in range(PAIRS)]
     status = ["diverged", "missing", *["finished"] * (len(labels) - 2)]
     runs = pd.DataFrame([label | {"status": s, "reason": s} for label, s in zip(labels, status, strict=True)])
-    empty, names = pd.DataFrame(), ("measures", "blocks", "constant_network", "two_weights")
-    return Tables(runs, empty, empty, empty, dict(zip(names, tables, strict=False)))
+    names = ("measures", "blocks", "constant_network", "two_weights")
+    return Tables(runs, measured=dict(zip(names, tables, strict=False)))
 
 
 def test_figures_and_tables_show_every_measure_and_count_every_run() -> None:

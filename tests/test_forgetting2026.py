@@ -89,7 +89,7 @@ def planted(
 
 def tables_of(measured: dict[str, pd.DataFrame]) -> Tables:
     runs = pd.DataFrame([{"seed": seed, "status": "finished", "reason": None} for seed in range(SEEDS)])
-    return Tables(runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), measured)
+    return Tables(runs, measured=measured)
 
 
 def networks_of(tables: Tables) -> pd.DataFrame:

@@ -110,11 +110,6 @@ class GraphNetwork(nn.Module):
         return self.last(pooled.index_add(0, graphs.batch, hidden))
 
 
-def mean_of_parts(model: nn.Module, parts: list[Any], value: Callable[[Any], Tensor], sizes: list[int]) -> float:
-    terms = [size * float(value(part).detach()) for size, part in zip(sizes, parts, strict=True)]
-    return sum(terms) / sum(sizes)
-
-
 def cut(batch: Callable[[slice], Any]) -> list[Any]:
     return [batch(piece) for piece in CUTS]
 

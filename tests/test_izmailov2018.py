@@ -95,9 +95,8 @@ def planted(
             points.append({"seed": seed, "point": name, "test_accuracy": accuracy})
     ended = [{"arm": "SGD", "seed": 5, "status": status, "reason": "planted"} for status in ("diverged", "missing")]
     tables = {"along": along, "rays": rays, "line": line, "three_points": points}
-    nothing = pd.DataFrame()
     measured = {name: pd.DataFrame(rows) for name, rows in tables.items()}
-    return Tables(pd.DataFrame([*runs, *ended]), nothing, nothing, nothing, measured)
+    return Tables(pd.DataFrame([*runs, *ended]), measured=measured)
 
 
 def verdicts(tables: Tables) -> list[str]:
@@ -203,8 +202,7 @@ def test_every_run_is_counted_and_figures_are_legible() -> None:
 
 def test_without_finished_runs_nothing_is_claimed() -> None:
     runs = pd.DataFrame([{"arm": "SGD", "seed": 0, "status": "missing", "reason": "there is no run folder"}])
-    nothing = pd.DataFrame()
-    result = report(Tables(runs, nothing, nothing, nothing, {}), SETTINGS)
+    result = report(Tables(runs), SETTINGS)
     assert all(isinstance(drawing, str) for drawing in result.drawings.values())
     assert {finding.verdict for finding in result.findings} == {"not testable here"}
 

@@ -163,8 +163,7 @@ def planted(
                     row = {"step": step, "trace": noisy, "top_eigenvalue": noisy / 3}
                     walked.append(fact | row | {"test_loss": 0.1 * (loss if size == 1 else 1)})
     runs = pd.DataFrame([{"seed": seed, "status": "finished", "reason": None} for seed in range(4)])
-    empty = pd.DataFrame()
-    return Tables(runs, empty, empty, empty, {"walks": pd.DataFrame(walked), "minima": pd.DataFrame(known)})
+    return Tables(runs, measured={"walks": pd.DataFrame(walked), "minima": pd.DataFrame(known)})
 
 
 def verdict(pattern: str, **other: float) -> str:
@@ -225,8 +224,7 @@ def test_no_bar_lies_on_another() -> None:
 
 
 def test_without_measurements_nothing_is_claimed() -> None:
-    empty = pd.DataFrame()
-    tables = Tables(planted().runs, empty, empty, empty, {})
+    tables = Tables(planted().runs)
     result = analysis.report(tables, SETTINGS)
     assert all(isinstance(drawing, str) for drawing in result.drawings.values())
     assert not result.findings and not result.tables and "no verdict" in result.sentences[0]

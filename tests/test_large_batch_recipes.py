@@ -288,9 +288,9 @@ def planted(
                 row = {"recipe": recipe, "batch": batch, "seed": seed, "value": value, "updates": 8000 // batch}
                 row |= {"diverged": False, "held_out": 0.13 if best_one else 0.9 if fails else 0.2, "test": test / 100}
                 rows.append(row | {"steps": goal.get(batch, 6000 * 8 // batch) if best_one else None})
-    runs, empty = pd.DataFrame([{"run_id": "x", "status": "finished", "reason": None}]), pd.DataFrame()
+    runs = pd.DataFrame([{"run_id": "x", "status": "finished", "reason": None}])
     facts = dict.fromkeys(("git_commit", "device", "threads", "data_sha256"), "x")
-    return Tables(runs.assign(**facts), empty, empty, empty, {"sweep": pd.DataFrame(rows)})
+    return Tables(runs.assign(**facts), measured={"sweep": pd.DataFrame(rows)})
 
 
 def verdict(tables: Tables, words: str) -> str:
@@ -362,7 +362,7 @@ def test_rules_start_from_the_base_batch_and_need_a_value_that_was_tried() -> No
     table = planted().measured["sweep"]
     lower = table.assign(held_out=table["held_out"].where(table["batch"].ne(8) | table["value"].ne(2**-5), 0.01))
     empty = pd.DataFrame()
-    moved = numbers.outcomes(Tables(empty, empty, empty, empty, {"sweep": lower}))
+    moved = numbers.outcomes(Tables(empty, measured={"sweep": lower}))
     absent = numbers.excess(numbers.arms_of(moved, SETTINGS), ("linear", 128), ("linear", 512))
     assert numbers.tuned(moved, SETTINGS, "plain", 8) == 2**-5
     assert absent.value is None and absent.reason == "linear at batch 512 was not tried"

@@ -47,11 +47,7 @@ def planted(arm: str = "", loss: float = 0.0) -> Tables:
         found = least + 0.05 * abs(place - BEST.get(name, 2)) + rng.normal(0, 0.002)
         row = {"arm": name, "place": place, "seed": seed, "learning_rate": rate, "status": "finished", "reason": None}
         runs.append(row | {"validation_loss": found + 0.1, "test_loss": found, "step": 100, "examples": 400})
-    return tables_of(pd.DataFrame(runs))
-
-
-def tables_of(runs: pd.DataFrame) -> Tables:
-    return Tables(runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
+    return Tables(pd.DataFrame(runs))
 
 
 def found_in(tables: Tables) -> Sequence[Finding]:
@@ -130,7 +126,7 @@ def test_no_bar_lies_on_another() -> None:
 
 
 def test_without_runs_nothing_is_claimed() -> None:
-    result = analysis.report(tables_of(planted().runs.assign(status="missing")), SETTINGS)
+    result = analysis.report(Tables(planted().runs.assign(status="missing")), SETTINGS)
     assert all(isinstance(drawing, str) for drawing in result.drawings.values())
     assert not result.findings and not result.tables and "no verdict" in result.sentences[0]
 

@@ -58,11 +58,7 @@ def planted(way: str = "", batch: int = 0, loss: float = 0.0, curve: float | Non
             }
             row |= {"validation_loss": found + 0.1, "test_loss": found, "status": "finished", "reason": None}
             runs.append(row)
-    return tables_of(pd.DataFrame(runs))
-
-
-def tables_of(runs: pd.DataFrame) -> Tables:
-    return Tables(runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
+    return Tables(pd.DataFrame(runs))
 
 
 def best_of(tables: Tables) -> pd.DataFrame:
@@ -113,7 +109,7 @@ def test_what_diverged_counts_as_a_guess() -> None:
     runs.loc[(runs["place"] == 3), ["status", "test_loss", "validation_loss"]] = ["diverged", None, None]
     rows = numbers.outcomes(runs)
     assert len(rows) == len(runs) and set(rows["test_loss"][rows["place"] == 3]) == {math.log(256)}
-    assert verdict_of(found_in(tables_of(runs)), "as good as large ones") == "reproduced"
+    assert verdict_of(found_in(Tables(runs)), "as good as large ones") == "reproduced"
 
 
 def test_figures_and_tables_are_readable_and_the_story_finds_its_claims() -> None:
@@ -132,7 +128,7 @@ def test_a_rate_at_which_a_run_diverged_has_a_cross_at_the_edge_and_does_not_set
     runs.loc[lost, ["status", "test_loss", "validation_loss"]] = ["diverged", None, None]
     (cell,) = records(rows_where(numbers.means_by_rate(numbers.outcomes(runs)), guesses=1))
     assert (cell["way"], cell["batch"]) == (numbers.SGD, 64)
-    drawing = analysis.report(tables_of(runs), SETTINGS).drawings["rates"]
+    drawing = analysis.report(Tables(runs), SETTINGS).drawings["rates"]
     assert not isinstance(drawing, str) and faults(drawing.figure) == []
     panels = dict(zip((numbers.HELD, numbers.FIXED, numbers.SGD), drawing.figure.axes, strict=True))
     crosses = {way: [line for line in ax.lines if line.get_marker() == "x"] for way, ax in panels.items()}
@@ -146,7 +142,7 @@ def test_a_rate_at_which_a_run_diverged_has_a_cross_at_the_edge_and_does_not_set
 def test_a_verdict_at_the_end_of_a_grid_says_so_and_the_story_counts_it_as_the_page_does() -> None:
     runs = planted().runs.copy()
     runs.loc[(runs["way"] == numbers.SGD) & (runs["batch"] == 1) & (runs["place"] == 4), "validation_loss"] = 0.0
-    close, grows = found_in(tables_of(runs))[-2:]
+    close, grows = found_in(Tables(runs))[-2:]
     told = "; the rate of SGD at batch 1 is at an end of those tried for 5 of 5 seeds"
     assert close.why.endswith(told) and grows.why.endswith(told)
     assert not any("at an end" in each.why for each in usual())
@@ -165,7 +161,7 @@ def test_no_bar_lies_on_another() -> None:
 
 def test_without_runs_nothing_is_claimed() -> None:
     runs = planted().runs.assign(status="missing")
-    result = analysis.report(tables_of(runs), SETTINGS)
+    result = analysis.report(Tables(runs), SETTINGS)
     assert all(isinstance(drawing, str) for drawing in result.drawings.values())
     assert not result.findings and not result.tables and "no verdict" in result.sentences[0]
 

@@ -139,9 +139,8 @@ def planted(**changes: Any) -> tuple[Tables, dict[str, Any]]:
         "branches": planted_branches(rng, rest["critical"]),
         "two_classes": pd.DataFrame(tasks),
     }
-    empty = pd.DataFrame()
     settings = json.loads(json.dumps(asdict(PRESETS["cpu"])))
-    return Tables(planted_runs(rng, **runs), empty, empty, empty, measured), settings
+    return Tables(planted_runs(rng, **runs), measured=measured), settings
 
 
 FOUND: dict[str, dict[str, str]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,7 @@ def planted(
         row = {"arm": name, "seed": seed, "status": "finished", "reason": None, "step": STEPS[name]}
         found = (loss if name == arm else LOSSES[name]) + rng.normal(0, 0.003)
         runs.append(row | {"learning_rate": 0.1, "batch_size": 4, "validation_loss": found, "test_loss": found})
-    return tables_of(pd.DataFrame(runs), branches=pd.DataFrame(branches), noise=pd.DataFrame(scales))
-
-
-def tables_of(runs: pd.DataFrame, **measured: pd.DataFrame) -> Tables:
-    return Tables(runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), measured)
+    return Tables(pd.DataFrame(runs), measured={"branches": pd.DataFrame(branches), "noise": pd.DataFrame(scales)})
 
 
 @functools.cache
@@ -155,7 +152,7 @@ def test_where_the_critical_batch_is_the_largest_tried_its_mark_is_open_and_the_
         critical=branches["critical"].mask(first, 128),
         open=branches["open"] | first,
     )
-    result = analysis.report(tables_of(tables.runs, branches=rows, noise=tables.measured["noise"]), SETTINGS)
+    result = analysis.report(replace(tables, measured={**tables.measured, "branches": rows}), SETTINGS)
     drawing = result.drawings["critical"]
     assert not isinstance(drawing, str) and faults(drawing.figure) == []
     assert "may be larger (1 of 5 after 400, 5 of 5 after 800)." in drawing.caption
@@ -177,7 +174,7 @@ def test_no_bar_lies_on_another() -> None:
 
 
 def test_without_runs_nothing_is_claimed() -> None:
-    result = analysis.report(tables_of(planted().runs.assign(status="missing")), SETTINGS)
+    result = analysis.report(Tables(planted().runs.assign(status="missing")), SETTINGS)
     assert all(isinstance(drawing, str) for drawing in result.drawings.values())
     assert not result.findings and not result.tables and "no verdict" in result.sentences[0]
 

@@ -243,12 +243,7 @@ def planted(
                 basins.append(label | place | {"ended_flat": out, "growth": math.log(rate / own)})
     runs = pd.DataFrame([{"seed": seed, "status": "finished", "reason": None} for seed in range(SEEDS)])
     named = {"walks": walks, "thresholds": thresholds, "basins": basins}
-    return tables_of(runs, {name: pd.DataFrame(rows) for name, rows in named.items()})
-
-
-def tables_of(runs: pd.DataFrame, measured: dict[str, pd.DataFrame]) -> Tables:
-    empty = pd.DataFrame()
-    return Tables(runs, empty, empty, empty, measured)
+    return Tables(runs, measured={name: pd.DataFrame(rows) for name, rows in named.items()})
 
 
 def found_in(tables: Tables) -> Sequence[Finding]:
@@ -288,7 +283,7 @@ def test_saturation_is_judged_from_the_first_batch_beyond_the_critical_one() -> 
     assert verdict_of(found_in(tables), "saturation") == "reproduced"
     early = tables.measured["thresholds"].assign(critical_batch=1.5)
     measured = {**tables.measured, "thresholds": early}
-    assert verdict_of(found_in(tables_of(tables.runs, measured)), "saturation") == "contradicted"
+    assert verdict_of(found_in(Tables(tables.runs, measured=measured)), "saturation") == "contradicted"
 
 
 def test_planted_rates_are_found() -> None:
@@ -311,7 +306,7 @@ def test_figures_and_tables_are_readable_and_count_every_run() -> None:
 
 def test_without_measurements_nothing_is_claimed() -> None:
     tables = planted()
-    result = analysis.report(tables_of(tables.runs, {}), SETTINGS)
+    result = analysis.report(Tables(tables.runs), SETTINGS)
     assert all(isinstance(drawing, str) for drawing in result.drawings.values())
     assert not result.findings and not result.tables and "no verdict" in result.sentences[0]
 

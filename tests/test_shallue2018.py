@@ -92,9 +92,9 @@ def planted_tables(
         rows += [dict(task.labels) | row for row in searched(task.knobs, outcome)]
     table = pd.DataFrame(rows)
     table["noise_scale"] = noise * np.exp(0.1 * rng.normal(size=len(table)))
-    runs, empty = pd.DataFrame([{"run_id": "x", "status": "finished", "reason": None}]), pd.DataFrame()
+    runs = pd.DataFrame([{"run_id": "x", "status": "finished", "reason": None}])
     facts = dict.fromkeys(("git_commit", "device", "threads", "data_sha256"), "x")
-    return Tables(runs.assign(**facts), empty, empty, empty, {"search": table})
+    return Tables(runs.assign(**facts), measured={"search": table})
 
 
 def searched(knobs: Mapping[str, Any], outcome: Callable[[float], dict[str, Any]]) -> list[dict[str, Any]]:

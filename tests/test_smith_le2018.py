@@ -71,9 +71,8 @@ def planted(
 
 def tables_of(measured: dict[str, pd.DataFrame]) -> Tables:
     runs = pd.DataFrame([{"seed": 0, "run_id": "x", "status": "finished", "reason": None}])
-    empty = pd.DataFrame()
     facts = dict.fromkeys(("git_commit", "device", "threads", "data_sha256"), "x")
-    return Tables(runs.assign(**facts), empty, empty, empty, measured)
+    return Tables(runs.assign(**facts), measured=measured)
 
 
 def verdicts(tables: Tables) -> dict[str, str]:

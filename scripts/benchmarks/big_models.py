@@ -47,7 +47,6 @@ from sharpness.probes import TopEigenvalues
 from sharpness.vectors import norm, random_unit_vector
 
 RANK, ALPHA = 8, 16
-BYTES = 256  # tokens that a text of bytes has; a vocabulary is larger
 ALLOWED = 8 << 30
 
 

@@ -43,7 +43,6 @@ class MatchReport:
     casts: Mapping[str, int]
     frozen: int = 0
     inert: tuple[str, ...] = ()
-    frozen: int = 0
 
     @property
     def fits(self) -> bool:

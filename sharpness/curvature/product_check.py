@@ -15,7 +15,7 @@ from torch import Tensor
 from sharpness.loss.graphs import MissingDerivativeError
 from sharpness.loss.slope import beside, compared, on_few_examples
 from sharpness.machine.distributed import from_all_ranks, locally
-from sharpness.vectors import is_finite, norm, random_unit_vector, sha256_of
+from sharpness.vectors import dot, is_finite, norm, random_unit_vector, sha256_of
 
 if TYPE_CHECKING:
     from sharpness.curvature.kept_graphs import CurvatureOperator
@@ -77,5 +77,5 @@ def _tested(operator: CurvatureOperator, small: Loss) -> str:
 def _asymmetry(u: Tensor, v: Tensor, along_u: Tensor, along_v: Tensor) -> float:
     """Return ``|<u, Hv> - <v, Hu>|`` over the usual size of such a number for random directions."""
     usual = (norm(along_u) + norm(along_v)) / u.numel() ** 0.5
-    difference = abs(float(u.double() @ along_v.double()) - float(v.double() @ along_u.double()))
+    difference = abs(dot(u, along_v) - dot(v, along_u))
     return difference / usual if usual > 0 else 0.0

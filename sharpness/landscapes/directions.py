@@ -11,7 +11,7 @@ from torch import Tensor
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
-from sharpness.vectors import norm, normal_vector
+from sharpness.vectors import dot, norm, normal_vector
 
 NORMALISATIONS = {
     "filter": "each filter as long as that of the weights, vectors such as biases and norms left as they are",
@@ -90,7 +90,7 @@ class Frame:
     @property
     def cosine(self) -> float:
         """The cosine of the angle between the directions."""
-        return float(self.u.double() @ self.v.double()) / (norm(self.u) * norm(self.v))
+        return dot(self.u, self.v) / (norm(self.u) * norm(self.v))
 
     @property
     def sine(self) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sharpness.errors import RunError
 from sharpness.linalg.krylov import lanczos_steps
 from sharpness.linalg.operators import FunctionOperator, SymmetricOperator
-from sharpness.vectors import norm
+from sharpness.vectors import dot, norm
 
 # An eigenvalue this small relative to the largest has no sign: eigenvalues of T come with an error of this order.
 ZERO = 1e-12
@@ -58,7 +58,7 @@ def lanczos_quadrature(
     def matvec(q: Tensor) -> Tensor:
         product = operator.matvec(q)
         if not measured:
-            measured.extend([_dot(q, product), norm(product)])
+            measured.extend([dot(q, product), norm(product)])
         return product
 
     watched = FunctionOperator(matvec, operator.size, operator.dtype, operator.device)
@@ -149,9 +149,9 @@ def _three_term(operator: SymmetricOperator, v: Tensor) -> Iterator[tuple[list[f
     previous, breakdown = torch.zeros_like(v), 10 * torch.finfo(operator.dtype).eps
     while True:
         product = operator.matvec(q)
-        alpha = _dot(q, product)
+        alpha = dot(q, product)
         if couplings:
-            defect = math.hypot(defect, _dot(previous, product) - couplings[-1])
+            defect = math.hypot(defect, dot(previous, product) - couplings[-1])
         residual = product - alpha * q - (couplings[-1] if couplings else 0.0) * previous
         beta = norm(residual)
         if not math.isfinite(beta):
@@ -160,8 +160,3 @@ def _three_term(operator: SymmetricOperator, v: Tensor) -> Iterator[tuple[list[f
         couplings.append(beta if beta > breakdown * max(map(abs, [*alphas, *couplings])) else 0.0)
         yield alphas, couplings, defect
         previous, q = q, residual / beta
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    """Return the inner product, summed in float64."""
-    return float(a.mul(b).cpu().double().sum())

@@ -61,7 +61,6 @@ class SignSamples:
         self.products, self.operator = products, products.operator
         self.quadratic, self.squares = np.zeros(0), np.zeros(0)
         self.most = sys.maxsize  # the number of samples above which there is nothing to sample
-        self.unit = math.sqrt(self.operator.size)  # how far errors of Frobenius norm 1 in A can move the estimate
         self.asymmetry = self.scale = 0.0  # Frobenius norms of the blocks V^T A V seen, and of their asymmetric parts
         self._seed, self._generators = seed, dict[str, torch.Generator]()
 
@@ -128,22 +127,6 @@ class SignSamples:
                 v *= math.sqrt(n) / v.norm()
             rows.append(v.to(device=self.operator.device, dtype=self.operator.dtype))
         return torch.stack(rows).T
-
-
-class NormSamples(SignSamples):
-    """The root of the mean of ``||A v||^2``."""
-
-    def __init__(self, products: Products, seed: int) -> None:
-        super().__init__(products, seed)
-        self.unit = 1.0
-
-    def estimate(self) -> tuple[float, float]:
-        mean, error = mean_and_error(self.squares)
-        return math.sqrt(mean), error / (2 * math.sqrt(mean)) if mean else 0.0
-
-    def exact(self) -> tuple[float, float]:
-        square = super().exact()[1]
-        return math.sqrt(square), square
 
 
 class Sketch(SignSamples):

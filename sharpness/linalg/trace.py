@@ -1,4 +1,4 @@
-"""Trace and Frobenius norm of a symmetric operator from random products, with an interval that says when to stop."""
+"""The trace of a symmetric operator from random products, with an interval that says when to stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from sharpness.linalg.krylov_sampling import KrylovSamples
 from sharpness.linalg.operators import SymmetricOperator
 from sharpness.linalg.sampling import (
     HutchPlusPlusSamples,
-    NormSamples,
     Products,
     Progress,
     SignSamples,
@@ -34,8 +33,8 @@ SAMPLERS: dict[str, type[SignSamples]] = {
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number estimated from random products, with an interval and the looks that were taken at it."""
+class TraceEstimate:
+    """The trace with an interval and the looks that were taken at it; ``||A||_F^2`` is the mean of ``||A v||^2``."""
 
     value: float
     standard_error: float
@@ -49,6 +48,8 @@ class Estimate:
     looks: list[tuple[int, float, float]]  # (products, estimate, half width)
     exact: bool  # from n products with unit vectors, which agree with each other: no sampling error
     reasons: list[str]  # why it is not converged; empty where it is
+    squared_frobenius: float
+    squared_frobenius_standard_error: float
 
     def details(self) -> dict[str, Any]:
         """Return every field as plain numbers, strings and lists."""
@@ -58,14 +59,6 @@ class Estimate:
         flag = "" if self.converged else ", NOT converged"
         how = "exact" if self.exact else f"in [{self.lower:.5g}, {self.upper:.5g}] at {100 * self.confidence:g} %"
         return f"{self.value:.5g}, {how}, {self.method}, {self.num_products} products{flag}"
-
-
-@dataclass(frozen=True)
-class TraceEstimate(Estimate):
-    """An estimate of the trace; the same products give the squared Frobenius norm, the mean of ``||A v||^2``."""
-
-    squared_frobenius: float
-    squared_frobenius_standard_error: float
 
 
 def estimate_trace(
@@ -104,32 +97,6 @@ def estimate_trace(
         raise unknown_name("trace method", method, get_args(Method))
     products = Products(operator, num_products, progress)
     return TraceEstimate(**_estimate(SAMPLERS[method](products, seed), method, rtol, confidence, seconds))
-
-
-def frobenius_norm(
-    operator: SymmetricOperator,
-    *,
-    rtol: float = 5e-2,
-    confidence: float = 0.95,
-    num_products: int = 320,
-    seed: int = 0,
-    seconds: float | None = None,
-    progress: Progress | None = None,
-) -> Estimate:
-    """Return ``||A||_F``, the root of the mean of ``||A v||^2`` over random signs v.
-
-    Its standard error is that of the mean over ``2 ||A||_F`` (delta method), so it needs enough samples for the mean to
-    be nearly normal; where one eigenvalue dominates the interval may cover some per cent too seldom. Looks, stopping,
-    exact answers and errors raised are those of :func:`estimate_trace`.
-
-    >>> from sharpness.linalg.operators import FunctionOperator
-    >>> round(frobenius_norm(FunctionOperator(lambda v: 2 * v, 400, torch.float64)).value, 9)        # 2 sqrt(400)
-    40.0
-    """
-    fields = _estimate(
-        NormSamples(Products(operator, num_products, progress), seed), "hutchinson", rtol, confidence, seconds
-    )
-    return Estimate(**{name: value for name, value in fields.items() if "frobenius" not in name})
 
 
 def _estimate(
@@ -193,7 +160,7 @@ def _slack(sampler: SignSamples, square: float) -> float:
     """Return how far rounding and the operator's own error can move the value."""
     operator = sampler.operator
     rounding = torch.finfo(operator.dtype).eps * math.sqrt(square)
-    return sampler.unit * (rounding + math.sqrt(operator.size) * operator.error)
+    return math.sqrt(operator.size) * (rounding + math.sqrt(operator.size) * operator.error)
 
 
 def _next_look(sampler: SignSamples, seconds: float | None, elapsed: float) -> tuple[int, str]:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,6 @@ from sharpness.machine.distributed import (
 )
 from sharpness.records.tables import facts_html
 from sharpness.vectors import as_reals
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from sharpness.loss.double import first_that_works
 from sharpness.loss.graphs import MissingDerivativeError
 from sharpness.machine.distributed import from_all_ranks, locally
-from sharpness.vectors import is_finite, norm, random_unit_vector
+from sharpness.vectors import dot, is_finite, norm, random_unit_vector
 
 if TYPE_CHECKING:
     from sharpness.loss.loss import Loss
@@ -132,7 +132,7 @@ def _slope(loss: Loss) -> str:
         rise = loss.value(w + step * direction) - loss.value(w - step * direction)
         return torch.tensor([rise / (2 * step)], dtype=torch.float64)
 
-    exact = torch.tensor([float(gradient.double() @ direction.double())], dtype=torch.float64)
+    exact = torch.tensor([dot(gradient, direction)], dtype=torch.float64)
     floor = norm(gradient) / w.numel() ** 0.5
     result = compared(exact, quotient, floor, loss.dtype, 1 + norm(w))
     if result.refuted:

@@ -12,6 +12,7 @@ from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.batch_means import BatchMeanResult, mean_over_batches
 from sharpness.results import Probe
+from sharpness.vectors import dot, norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,7 @@ class _Terms:
         part = self.batches.draw(self.seed, "batch_sharpness", index)
         g = part.grad(self.x)
         operator = HessianOperator(part, self.x, cache=0)  # one product: no graph is used twice
-        product = operator.matvec(g).cpu().double()
+        self.made.append((dot(g, operator.matvec(g)), norm(g) ** 2))
         self.backends.add(operator.backend)
-        along = g.cpu().double()
-        self.made.append((float(along @ product), float(along @ along)))
         curved, square = self.made[-1]
         return curved / square if square else None

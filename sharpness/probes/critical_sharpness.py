@@ -16,6 +16,7 @@ from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.updates import chosen_update
 from sharpness.results import Probe, ProbeResult
+from sharpness.vectors import dot
 
 NOISE_DRAWS = 3
 TOO_SMALL = "the fall of the loss along the update is lost in rounding: use float64 or directional_sharpness"
@@ -90,7 +91,7 @@ class CriticalSharpness(Probe[CriticalResult]):
         if not math.isfinite(start):
             raise RunError(f"expected a finite loss at the weights, got {start}: check the data and the weights")
         d = chosen_update(loss, w, gradient, update, trained)
-        slope = float(d.cpu().double() @ gradient.cpu().double())
+        slope = dot(d, gradient)
         noise, crossing, made = 0.0, None, 0
         if slope > 0:
             along = _Along(loss, w, d, progress, 2 * self.most)

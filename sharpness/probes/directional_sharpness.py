@@ -11,6 +11,7 @@ from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.updates import chosen_update
 from sharpness.results import Probe, ProbeResult
+from sharpness.vectors import dot, norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,7 @@ class DirectionalSharpness(Probe[DirectionalResult]):
         start, gradient = loss.value_and_grad(w)
         d = chosen_update(loss, w, gradient, update, trained)
         operator = HessianOperator(loss, w, cache=0)  # one product: no graph is used twice
-        product = operator.matvec(d).cpu().double()
-        along, g = d.cpu().double(), gradient.cpu().double()
-        slope, curvature, squared = float(along @ g), float(along @ product), float(along @ along)
+        slope, curvature, squared = dot(d, gradient), dot(d, operator.matvec(d)), norm(d) ** 2
         missing = {} if slope else {"value": "the update is zero or orthogonal to the gradient"}
         return DirectionalResult(
             value=curvature / slope if slope else None,

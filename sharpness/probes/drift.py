@@ -19,7 +19,7 @@ from sharpness.machine.progress import Progress
 from sharpness.probes.methods.quadratic_rise import judged, rounding_noise
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
 from sharpness.results import MERGED, ProbeResult
-from sharpness.vectors import norm, random_unit_vector
+from sharpness.vectors import dot, norm, random_unit_vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class Drift(CurvatureProbe[DriftResult]):
         forms, rises = np.zeros(self.num_hvps), np.zeros(self.num_measured)
         for number in range(self.num_hvps):
             u = random_unit_vector(w.numel(), self.seed + number, w.dtype, w.device)
-            forms[number] = 0.5 * r**2 * _dot(u, products(u[:, None])[:, 0])
+            forms[number] = 0.5 * r**2 * dot(u, products(u[:, None])[:, 0])
             if number < self.num_measured:
                 rises[number] = (loss.value(w + r * u) + loss.value(w - r * u)) / 2 - base
         (mean, error), (measured, of_measured) = mean_and_error(forms), mean_and_error(rises)
@@ -149,13 +149,9 @@ def _sharpest(
     loss: Loss, w: Tensor, products: Products, v: Tensor, r: float, gradient: Tensor, base: float, noise: float
 ) -> dict[str, Any]:
     """Return the row of the top eigenvector v, at the end where the loss is larger."""
-    form = 0.5 * r**2 * _dot(v, products(v[:, None])[:, 0])
+    form = 0.5 * r**2 * dot(v, products(v[:, None])[:, 0])
     ends = {sign: loss.value(w + sign * r * v) - base for sign in (1, -1)}
     sign = max(ends, key=lambda end: ends[end])
-    quadratic, measured = form + sign * r * _dot(gradient, v), ends[sign]
+    quadratic, measured = form + sign * r * dot(gradient, v), ends[sign]
     verdict = judged(quadratic, measured, noise)
     return {"direction": "sharpest", "quadratic": quadratic, "measured": measured, "noise": noise, "verdict": verdict}
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float(a.double() @ b.double())

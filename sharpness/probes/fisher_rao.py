@@ -17,7 +17,7 @@ from sharpness.probes.fisher_trace import FISHERS
 from sharpness.probes.methods.random_parts import CONFIDENCE, forms_of_draws, half_width
 from sharpness.probes.methods.spectra import CurvatureProbe, curvature_details
 from sharpness.results import MERGED, ProbeResult
-from sharpness.vectors import norm
+from sharpness.vectors import dot, norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class FisherRaoNorm(CurvatureProbe[FisherRaoResult]):
         if self.matrix not in FISHERS:
             raise unknown_name("Fisher matrix", self.matrix, FISHERS)
         operator = self.operator(loss, w)
-        value = float(w.cpu().double() @ operator.matvec(w).cpu().double())
+        value = dot(w, operator.matvec(w))
         forms = forms_of_draws(operator, [w])
         return FisherRaoResult(
             quantity=f"{self.matrix}_rao_norm",

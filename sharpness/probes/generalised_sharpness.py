@@ -18,7 +18,7 @@ from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
 from sharpness.probes.methods.unit_balls import BALLS, Ball
 from sharpness.results import MERGED, ProbeResult
-from sharpness.vectors import Layout
+from sharpness.vectors import Layout, dot
 
 NOT_GLOBAL = "a local maximum is found, the global one is not (NP-hard in the norm of signs): value is a lower bound"
 
@@ -96,7 +96,7 @@ class GeneralisedSharpness(CurvatureProbe[GeneralisedSharpnessResult]):
                 climbs.append(self._climb(products, ball, layout, ball.step(start, layout), left))
         value = max(0.0, *(found for found, _ in climbs)) if climbs else 0.0
         gradient = loss.grad(w)
-        dual = float(gradient.double() @ ball.step(gradient, layout).double())
+        dual = dot(gradient, ball.step(gradient, layout))
         bound = None if pairs.uppers is None else max(0.0, float(pairs.uppers[0])) * ball.square(layout)
         return GeneralisedSharpnessResult(
             quantity=self.quantity(f"generalised_sharpness_{self.geometry}"),
@@ -131,19 +131,15 @@ class GeneralisedSharpness(CurvatureProbe[GeneralisedSharpnessResult]):
         fall at t = 0: its maximum over [0, 1] is taken. At most ``most`` products are made.
         """
         image = products(d[:, None])[:, 0]
-        value = _dot(d, image)
+        value = dot(d, image)
         for _ in range(most - 1):
             best = ball.step(image, layout)
-            gap = _dot(best - d, image)
+            gap = dot(best - d, image)
             if gap <= self.rtol / 2 * abs(value):
                 return value, True
             other = products(best[:, None])[:, 0]
-            square = _dot(best - d, other - image)
+            square = dot(best - d, other - image)
             t = 1.0 if square >= 0 else min(1.0, gap / -square)
             d, image = d + t * (best - d), image + t * (other - image)
-            value = _dot(d, image)
+            value = dot(d, image)
         return value, False
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float(a.double() @ b.double())

@@ -13,7 +13,7 @@ from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.batch_means import BatchMeanResult, mean_over_batches
 from sharpness.results import Probe
-from sharpness.vectors import norm
+from sharpness.vectors import dot, norm
 
 RATIOS = ("gni", "ias")
 
@@ -95,8 +95,7 @@ class _Terms:
 
     def __call__(self, index: int) -> float | None:
         g = self.batches.draw(self.probe.seed, "interaction", index).grad(self.x)
-        product, along = self.operator.matvec(g).cpu().double(), g.cpu().double()
-        self.curved.append((float(along @ product), float(along @ along)))
+        self.curved.append((dot(g, self.operator.matvec(g)), norm(g) ** 2))
         return self._ratio(self.probe.ratio, *self.curved[-1])
 
     def _ratio(self, name: str, curved: float, own: float) -> float | None:

@@ -20,7 +20,7 @@ from sharpness.machine.progress import Progress
 from sharpness.probes.methods.quadratic_rise import judged, rounding_noise
 from sharpness.probes.methods.spectra import CurvatureProbe, curvature_details
 from sharpness.results import MERGED, ProbeResult
-from sharpness.vectors import Layout
+from sharpness.vectors import Layout, dot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,12 @@ class Rounding(CurvatureProbe[RoundingResult]):
         forms, slopes = np.zeros(self.num_hvps), np.zeros(self.num_hvps)
         for number in range(self.num_hvps):
             d = unit * _uniform(w, derived_seed(self.seed, "rounding", number))
-            forms[number], slopes[number] = 0.5 * _dot(d, products(d[:, None])[:, 0]), _dot(gradient, d)
+            forms[number], slopes[number] = 0.5 * dot(d, products(d[:, None])[:, 0]), dot(gradient, d)
         noise = rounding_noise(loss, w, base)
         rows = list[dict[str, Any]]()
         for bits in sorted(self.bits, reverse=True):
             d = rounded_to(w, loss.layout, bits) - w
-            quadratic = _dot(gradient, d) + 0.5 * _dot(d, products(d[:, None])[:, 0])
+            quadratic = dot(gradient, d) + 0.5 * dot(d, products(d[:, None])[:, 0])
             measured = loss.value(w + d) - base
             found = {"quadratic": quadratic, "measured": measured, "noise": noise}
             rows.append({"bits": bits, **self._expected(bits, forms, slopes), **found})
@@ -167,7 +167,3 @@ def _uniform(like: Tensor, seed: int) -> Tensor:
     """Return errors of a rounding in units of its step, uniform on +-1/2."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(like.shape, generator=generator, dtype=torch.float64) - 0.5).to(like)
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float(a.double() @ b.double())

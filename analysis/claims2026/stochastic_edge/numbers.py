@@ -16,15 +16,6 @@ CURVATURES = {"batch": "batch_sharpness", "means": "mean_over_means", "top": "to
 """Short names of the mean of g'Hg / g'g over batches, of the mean of g'Hg over that of g'g, and of lambda_max."""
 
 
-def plateaus(rate: float, momentum: float) -> dict[str, float]:
-    """Return ``2 / eta``, ``2 (1 - b) / eta`` and ``2 (1 + b) / eta`` (Andreyev et al. 2024, 2026).
-
-    >>> {name: round(each, 9) for name, each in plateaus(0.1, 0.5).items()}
-    {'plain': 20.0, 'lower': 10.0, 'upper': 30.0}
-    """
-    return {"plain": 2 / rate, "lower": 2 * (1 - momentum) / rate, "upper": 2 * (1 + momentum) / rate}
-
-
 def histories(tables: Tables) -> pd.DataFrame:
     """Return every measurement of a finished run, the curvatures in units of ``2 / eta``; NaN if it failed."""
     kept = tables.tracked[tables.tracked["run_id"].isin(tables.finished["run_id"])]

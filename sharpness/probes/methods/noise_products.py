@@ -13,7 +13,7 @@ from sharpness.linalg.operators import SymmetricOperator
 from sharpness.loss.per_example import UnitGradients
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.noise_statistics import Array
-from sharpness.vectors import norm, refuse_non_finite
+from sharpness.vectors import dot, norm, refuse_non_finite
 
 IN_CACHE, AT_ONCE = 1 << 17, 1 << 24  # numbers at a time, on a CPU and elsewhere: more no longer stay in a core's cache
 NOT_A_MEAN = 1e-3  # of the mean length of the deviations; what rounding leaves of their sum is far below that
@@ -64,7 +64,7 @@ def inner_products(
         if operator is not None:
             here = chosen[(chosen >= first) & (chosen < first + len(weights))] - first
             rows = (_row(pieces, i, gradient, weights, scale) for i in here.tolist())
-            curvatures += [_dot(row, operator.matvec(row)) for row in rows]
+            curvatures += [dot(row, operator.matvec(row)) for row in rows]
         first += len(weights)
         if progress is not None:
             progress(first + len(curvatures), count + len(chosen))
@@ -78,7 +78,7 @@ def inner_products(
         chosen=chosen.numpy(),
         curvatures=torch.tensor(curvatures, dtype=torch.float64).numpy(),
         along_curvature=products[:, 1] if curved is not None else products[:0, 0],
-        curvature=0.0 if curved is None else _dot(gradient, curved),
+        curvature=0.0 if curved is None else dot(gradient, curved),
     )
 
 
@@ -131,7 +131,3 @@ def _of_chunk(parts: Iterator[tuple[slice, Tensor]], others: Tensor, total: Tens
 
 def _plain(numbers: Tensor) -> Tensor:
     return numbers.detach().cpu().double()
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float(a.cpu().double() @ b.cpu().double())

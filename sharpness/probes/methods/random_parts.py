@@ -18,6 +18,7 @@ from sharpness.linalg.operators import SymmetricOperator
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.environment import derived_seed
+from sharpness.vectors import dot
 
 NUM_PARTS = 16
 NUM_VECTORS = 4  # whose products with each part show the error of a trace over a choice
@@ -106,7 +107,7 @@ def half_width(values: np.ndarray, confidence: float) -> float:
 
 
 def _form(operator: SymmetricOperator, v: Tensor) -> float:
-    return float(v.cpu().double() @ operator.matvec(v).cpu().double())
+    return dot(v, operator.matvec(v))
 
 
 def _forms(parts: Sequence[SymmetricOperator], weights: np.ndarray, u: Tensor) -> tuple[float, np.ndarray]:

@@ -18,6 +18,7 @@ from sharpness.loss import Loss
 from sharpness.training.measures import TopEigenvalue
 from sharpness.training.noise import NoiseScale, norms_of_parts
 from sharpness.training.tracker.stepping import Edge, Stepping
+from sharpness.vectors import dot
 
 Row = dict[str, Any]
 RTOL, MOST_PRODUCTS = 0.05, 8
@@ -75,7 +76,7 @@ def critical_sharpness(at: Point) -> Row:
     name, memory = "critical_sharpness", at.memory
     start, gradient = at.loss.value_and_grad(at.w)
     d = at.stepping.next_update(gradient)
-    if _dot(d, gradient) <= 0:
+    if dot(d, gradient) <= 0:
         return {name: None, f"{name}_reason": UPHILL}
     first = memory.critical_step or at.stepping.rate or 1e-3
     crossing = first_crossing(
@@ -94,18 +95,18 @@ def directional_sharpness(at: Point) -> Row:
     """Return ``d^T H d / d^T g`` along the next update d, by one product."""
     name, gradient = "directional_sharpness", at.loss.grad(at.w)
     d = at.stepping.next_update(gradient)
-    if (slope := _dot(d, gradient)) <= 0:
+    if (slope := dot(d, gradient)) <= 0:
         return {name: None, f"{name}_reason": UPHILL}
-    value = _dot(d, HessianOperator(at.loss, at.w, cache=0).matvec(d)) / slope
+    value = dot(d, HessianOperator(at.loss, at.w, cache=0).matvec(d)) / slope
     return {name: value} | _to_edge(name, value, at.stepping.along_update())
 
 
 def batch_sharpness(at: Point) -> Row:
     """Return ``g^T H g / g^T g`` of the batch's own loss: one draw of the mean of arXiv 2412.20553."""
     name, gradient = "batch_sharpness", at.loss.grad(at.w)
-    if not (square := _dot(gradient, gradient)):
+    if not (square := dot(gradient, gradient)):
         return {name: None, f"{name}_reason": "the gradient is 0"}
-    value = _dot(gradient, HessianOperator(at.loss, at.w, cache=0).matvec(gradient)) / square
+    value = dot(gradient, HessianOperator(at.loss, at.w, cache=0).matvec(gradient)) / square
     return {name: value} | _to_edge(name, value, at.stepping.of_batches())
 
 
@@ -147,7 +148,3 @@ def _to_edge(name: str, value: float, edge: Edge) -> Row:
     """Return the value as a share of that at the edge of stability, or the reason why there is none."""
     at, why = edge
     return {f"{name}_to_edge": None, f"{name}_to_edge_reason": why} if at is None else {f"{name}_to_edge": value / at}
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float(a.double() @ b.double()) if a.device.type != "mps" else float(a.cpu().double() @ b.cpu().double())
