@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -252,6 +253,29 @@ def test_a_loss_that_is_not_one_function_is_refused(name: str) -> None:
 def test_honest_losses_are_accepted(name: str) -> None:
     checks = build(CASES[name])[0].self_check()
     assert "tested" in checks["mean"] and "agrees with differences" in checks["slope"], checks
+
+
+class OneBuffer:
+    """Fills the same memory with every batch, through NumPy, so that torch does not see it change."""
+
+    def __iter__(self) -> Any:
+        inputs, targets = np.empty((6, 4), np.float32), np.empty(6, np.int64)
+        for x, y in DataLoader(PAIRS, batch_size=6):
+            inputs[: len(x)], targets[: len(y)] = x, y
+            yield torch.from_numpy(inputs[: len(x)]), torch.from_numpy(targets[: len(y)])
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_loader_may_fill_the_memory_of_its_batches_anew(freeze: bool) -> None:
+    model = mlp()
+    ours = Loss(model, F.cross_entropy, OneBuffer(), freeze=freeze)  # a cast would copy
+    listed = Loss(model, F.cross_entropy, list(DataLoader(PAIRS, batch_size=6)))
+    assert ours.value(ours.weights) == listed.value(ours.weights)
+    V = directions(ours.layout.size)
+    for operator in (HessianOperator, GaussNewtonOperator):
+        ours_again, theirs = operator(ours), operator(listed)
+        for _ in range(2):  # the second time from kept graphs
+            assert torch.equal(matmat(ours_again, V), matmat(theirs, V))
 
 
 def test_a_generator_is_refused_at_its_second_pass() -> None:

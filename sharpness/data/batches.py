@@ -196,3 +196,17 @@ def rebuilt(thing: Any, change: Callable[[Any], Any]) -> Any:
     for name, value in changed.items():
         setattr(other, name, value)
     return other
+
+
+def copied(thing: Any) -> Any:
+    """Return a batch whose tensors are copies: it stays when a loader fills its own anew, or a network changes them.
+
+    >>> numbers = torch.zeros(2)
+    >>> kept = copied((numbers, ["text"]))
+    >>> numbers += 1
+    >>> kept
+    (tensor([0., 0.]), ['text'])
+    """
+    if isinstance(thing, Tensor):
+        return thing.detach().clone().requires_grad_(thing.requires_grad)
+    return rebuilt(thing, copied)

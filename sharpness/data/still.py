@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sharpness.data.batches import Batch
+from sharpness.data.batches import Batch, copied
 from sharpness.data.dataset import Batches
 from sharpness.data.digests import batch_sha256
 from sharpness.errors import InputError
@@ -68,6 +68,8 @@ def _shuffling() -> str:
 class Still:
     """Batches of a loader whose passes leave the global random states alone, from which it draws a seed each time.
 
+    They are copies: some loaders fill the same memory with every batch, and graphs and solves keep batches.
+
     >>> list(Still(iter([1, 2]), torch.device("cpu")))
     [1, 2]
     """
@@ -84,4 +86,4 @@ class Still:
                     batch = next(left)
                 except StopIteration:
                     return
-            yield batch
+            yield copied(batch)

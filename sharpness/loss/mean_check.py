@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sharpness.data.batches import Batch, batch_length, cast, named_tensors, taken, targets_of
+from sharpness.data.batches import Batch, batch_length, cast, copied, named_tensors, taken, targets_of
 from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import Count
 from sharpness.loss.criteria import is_known
 from sharpness.loss.double import few, first_that_works, takes_parts
 from sharpness.loss.fit import check_inputs, check_labels, check_targets
-from sharpness.loss.shares import copied
 from sharpness.machine.memory import is_out_of_memory
 from sharpness.machine.random_states import seed_everything
 from sharpness.machine.users_code import users_own

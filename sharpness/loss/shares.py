@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from sharpness.data.batches import Batch, batch_length, cast, rebuilt, split
+from sharpness.data.batches import Batch, batch_length, cast, copied, split
 from sharpness.data.digests import example_digests, sha256_of_digests
 from sharpness.errors import InputError, RunError
 from sharpness.machine.distributed import from_all_ranks, is_distributed, on_all_ranks
@@ -149,10 +148,3 @@ class WeightedData:
         if self._sha256 is None:  # the same batches at every pass, or micro_batches would have refused them
             self._sha256 = sha256_of_digests(from_all_ranks(example_digests(self.batches)))
         return self._sha256
-
-
-def copied(thing: Any) -> Any:
-    """Return a batch whose tensors are copies."""
-    if isinstance(thing, Tensor):
-        return thing.detach().clone().requires_grad_(thing.requires_grad)
-    return rebuilt(thing, copied)

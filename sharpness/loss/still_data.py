@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sharpness.data.batches import Batch, batch_length, joined, targets_of
+from sharpness.data.batches import Batch, batch_length, copied, joined, targets_of
 from sharpness.data.digests import batch_sha256
 from sharpness.data.still import Still, cannot_move, refuse_loader, refuse_moving
 from sharpness.errors import InputError
@@ -58,7 +58,7 @@ def scan(
         if cannot_move(batches) or freeze:
             found = Scan(batches, "a list of batches")
             if not cannot_move(batches):
-                found = Scan(list(batches), "one pass, stored once as asked")
+                found = Scan([copied(batch) for batch in batches], "one pass, stored once as asked")
             _look_through(found, candidates)
             return found
         refuse_loader(batches)

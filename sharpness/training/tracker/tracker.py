@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sharpness.data.batches import Batch, batch_length, rebuilt, split
+from sharpness.data.batches import Batch, batch_length, copied, split
 from sharpness.errors import InputError, reason_of, unknown_name
 from sharpness.files import append_jsonl
 from sharpness.loss import Loss
@@ -88,7 +88,7 @@ class Tracker:
 
     def _measure_if_due(self, batch: Batch, facts: Row) -> Row | None:
         if self._keeps:
-            self._kept.append(_copied(batch))
+            self._kept.append(copied(batch))
             self._keeps = len(self._kept) < LARGEST_SHARE
         name, plan = self._plan.next, self._plan
         examples = plan.examples(name, batch_length(self._kept[0] if QUANTITIES[name].kept else batch))
@@ -203,11 +203,6 @@ def _first(batches: Sequence[Batch], examples: int) -> list[Batch]:
             chosen.append(split(batch, examples)[0])
             examples -= batch_length(batch)
     return chosen
-
-
-def _copied(batch: Batch) -> Batch:
-    """Return a batch that stays when the loop fills its tensors anew."""
-    return batch.detach().clone() if isinstance(batch, Tensor) else rebuilt(batch, _copied)
 
 
 def _plain_facts(facts: Row) -> Row:
