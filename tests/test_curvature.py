@@ -73,7 +73,7 @@ def test_drawn_fishers_are_empirical_ones_of_drawn_targets_and_tend_to_the_exact
     relabelled = Loss(model, case.criterion, drawn, dtype=torch.float64)
     second = FisherOperator(loss, seed=3, draws=3).drawn(1, 1)
     one = to_dense(second)
-    factor = 3 if case is BINARY else 1  # the mean over three coins per example
+    factor = 3 if case in (BINARY, CASES["mlp, mean squared error"]) else 1  # the mean over three draws per example
     torch.testing.assert_close(one, factor * to_dense(FisherOperator(relabelled, seed=None)), rtol=1e-10, atol=1e-12)
     whole = Loss(model, case.criterion, [merged(batches)], dtype=torch.float64)
     torch.testing.assert_close(one, to_dense(FisherOperator(whole, seed=3, draws=1, first_draw=1)))  # any split
@@ -84,6 +84,48 @@ def test_drawn_fishers_are_empirical_ones_of_drawn_targets_and_tend_to_the_exact
     torch.testing.assert_close(exact, v @ curvature_operator("gauss_newton", whole).matvec(v))
     assert abs(float(values.mean() - exact)) < 4 * float(values.std()) / 100**0.5
     assert float(values.std()) > 0
+
+
+@pytest.mark.parametrize("case", [BINARY, CASES["mlp, mean squared error"]])
+def test_draws_do_not_depend_on_what_counts_as_an_example(case: Case) -> None:
+    model, batches = case.build()
+    losses = [
+        Loss(model, case.criterion, batches, count=count, dtype=torch.float64)
+        for count in (None, lambda batch: float(batch[1].numel()))
+    ]
+    by_examples, by_numbers = (to_dense(FisherOperator(loss, draws=2)) for loss in losses)
+    torch.testing.assert_close(by_numbers, by_examples)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_criterion_of_ones_own_may_be_a_mean_or_a_sum(reduction: str) -> None:
+    def own(outputs: Any, targets: Any, reduction: str) -> Any:
+        return F.cross_entropy(outputs, targets, reduction=reduction)
+
+    model, batches = CASES["mlp"].build()
+    ours, theirs = (
+        FisherOperator(Loss(model, partial(criterion, reduction=reduction), batches, dtype=torch.float64))
+        for criterion in (own, F.cross_entropy)
+    )
+    torch.testing.assert_close(to_dense(ours), to_dense(theirs))
+    assert ours.facts["targets"] == "sum over 3 classes" and theirs.facts["targets"] == "closed form"
+
+
+class WithPenalty(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.inner(x), self.inner.weight.square().sum()
+
+
+@pytest.mark.parametrize("matrix", ["gauss_newton", "fisher", "empirical_fisher"])
+def test_an_output_that_the_criterion_takes_apart_is_refused(matrix: str) -> None:
+    batch = (torch.randn(6, 4), torch.randn(6, 3))
+    loss = Loss(WithPenalty(), lambda outputs, targets: (outputs[0] - targets).square().mean(), [batch])
+    with pytest.raises(InputError, match="got tuple, which the criterion is given whole"):
+        curvature_operator(matrix, loss).matvec(loss.weights)
 
 
 EXACT: dict[str, tuple[Any, Any, Any, str]] = {  # layers after the linear one, criterion, that of the logits, how

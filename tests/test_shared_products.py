@@ -32,6 +32,25 @@ def test_the_trace_takes_its_sketch_from_the_eigenvalue_with_the_same_bits() -> 
     assert TopEigenvalues(rtol=1e-6)(loss).value == eigenvalue.value
 
 
+def test_products_with_an_error_and_of_another_backend_are_not_shared() -> None:
+    loss = small_loss()
+    probe = TopEigenvalues(backend="finite_difference", rtol=0.05)
+    alone, shared = probe(loss), SharedProducts()
+    Trace(method="krylov", backend="finite_difference")(loss, shared=shared)
+    again, exact = probe(loss, shared=shared), TopEigenvalues(backend="exact")(loss, shared=shared)
+    assert again.details()["hvp_error"] == alone.details()["hvp_error"] > 0
+    assert (again.lower, again.upper, again.details()["num_shared_hvps"]) == (alone.lower, alone.upper, 0)
+    assert (exact.details()["hvp_error"], exact.details()["num_shared_hvps"]) == (0, 0)
+
+
+def test_a_solve_of_shared_products_alone_says_how_they_were_made() -> None:
+    loss, shared = small_loss(), SharedProducts()
+    Trace(method="krylov")(loss, shared=shared)
+    eigenvalue = TopEigenvalues(rtol=0.5)(loss, shared=shared)
+    assert eigenvalue.num_hvps == eigenvalue.details()["num_shared_hvps"]
+    assert eigenvalue.hvp_backend == "exact"
+
+
 def test_other_weights_and_matrices_share_nothing() -> None:
     loss, shared = small_loss(), SharedProducts()
     TopEigenvalues()(loss, shared=shared)

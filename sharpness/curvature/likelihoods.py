@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sharpness.curvature.output_space import Criterion, OutputProduct, criterion_hessian, gradient_moments, mean_of
 from sharpness.errors import InputError
-from sharpness.loss.counts import ignored_label
+from sharpness.loss.counts import ignored_label, reduction_of
 from sharpness.loss.square_loss import square_loss
 from sharpness.machine.environment import derived_seed
 
@@ -194,8 +194,9 @@ def _gradient_of_each_class(criterion: Criterion, outputs: Tensor) -> Tensor:
     z = outputs.detach().repeat_interleave(classes, 0).requires_grad_()
     targets = torch.arange(classes, device=outputs.device).repeat(examples)
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(criterion(z, targets), z)  # of the mean over all of them
-    return (len(z) * gradient).view(examples, classes, classes)
+        (gradient,) = torch.autograd.grad(criterion(z, targets), z)  # of the mean or the sum over all of them
+    terms = 1 if reduction_of(criterion) == "sum" else len(z)
+    return (terms * gradient).view(examples, classes, classes)
 
 
 def _probabilities(criterion: Criterion, outputs: Tensor) -> Tensor:
@@ -235,7 +236,7 @@ def drawn_moments(
             criterion,
             outputs,
             sampled_targets(criterion, outputs, targets, seed, first_example, draw),
-            count * coins_per_example(criterion, outputs),
+            _terms(criterion, outputs, count),
         )
         for draw in draws
     ]
@@ -248,9 +249,9 @@ def sampled_targets(
     """Draw targets from the distribution that the network predicts: classes, Gaussians for squares, coins for BCE.
 
     The draw of an example depends on the seed, the number of the draw and its position in the data alone, so it is the
-    same for any split. For MSE over d numbers per example the variance is ``d / 2`` (1/2 where it sums), for the square
-    loss 1, with which ``-log p`` is the loss plus a constant. Targets that the criterion ignores stay. Raises
-    :class:`InputError` for criteria that are no likelihood.
+    same for any split. The variance is 1/2 for squared errors and 1 for the square loss, with which ``-log p`` of each
+    number is its term of the loss plus a constant. Targets that the criterion ignores stay. Raises :class:`InputError`
+    for criteria that are no likelihood.
 
     >>> certain = torch.tensor([[0.0, 99.0], [99.0, 0.0]])
     >>> sampled_targets(F.cross_entropy, certain, torch.tensor([0, 0]), seed=0, first_example=0)
@@ -264,8 +265,7 @@ def sampled_targets(
     seeds = (derived_seed(seed, "fisher", draw, first_example + i) for i in range(len(outputs)))
     noise = torch.stack([_noise(shape, each, normal) for each in seeds]).to(outputs)
     if normal:
-        terms = 1 if kind_of(criterion)[1].get("reduction") == "sum" else outputs[0].numel()
-        variance = 1.0 if kind == "square_loss" else terms / 2
+        variance = 1.0 if kind == "square_loss" else 0.5
         return outputs.detach() + variance**0.5 * noise
     if not of_classes:
         p = outputs.detach() if kind == "binary_cross_entropy" else outputs.detach().sigmoid()
@@ -275,15 +275,15 @@ def sampled_targets(
     return torch.where(targets == ignored_label(criterion), targets, drawn)
 
 
-def coins_per_example(criterion: Criterion, outputs: Tensor) -> int:
-    """Return d for binary cross-entropy averaged over d outputs per example, else 1.
+def _terms(criterion: Criterion, outputs: Tensor, count: float) -> float:
+    """Return what the second moment of drawn gradients is multiplied by: the number of independent draws in the mean.
 
-    With drawn targets the second moment of that mean's gradient is 1 / d of the mean's Gauss-Newton matrix, because the
-    d coins are independent; for MSE the variance of the draw takes care of it.
+    That is one for each prediction of classes, which ``count`` counts, and one for each output of squared errors and of
+    binary cross-entropy, whatever ``count`` takes for one example.
     """
     kind, keywords = kind_of(criterion)
-    averaged = kind.startswith("binary_cross_entropy") and keywords.get("reduction") != "sum"
-    return outputs[0].numel() if averaged else 1
+    of_numbers = kind == "mse_loss" or kind.startswith("binary_cross_entropy")
+    return outputs.numel() if of_numbers and keywords.get("reduction") != "sum" else count
 
 
 def _noise(shape: torch.Size, seed: int, normal: bool) -> Tensor:

@@ -127,7 +127,12 @@ class GaussNewtonOperator(CurvatureOperator):
             )
 
     def _outputs(self, micro: MicroBatch, model: nn.Module) -> Tensor:
-        outputs = self.loss.tensor_of(self.loss.forward(model, micro.batch))
+        outputs = self.loss.criterion_input(self.loss.forward(model, micro.batch), micro.batch)
+        if not isinstance(outputs, Tensor):
+            raise InputError(
+                f"expected one tensor between network and criterion for {self.matrix}, got {type(outputs).__name__}, "
+                "which the criterion is given whole: wrap the network in one that returns the tensor"
+            )
         refuse_non_finite("outputs", [("a batch", outputs.detach())], "check the data and the weights")
         return outputs
 
@@ -307,8 +312,12 @@ def remembering(
     """
     if resume is None and shared is None:
         return operator
-    identity = _identity_of(operator)
-    product = operator if shared is None else shared.of(operator, identity)
+    identity, product = _identity_of(operator), operator
+    if shared is not None:
+        same = f"{identity} {operator.backend}"
+        if operator.backend == "auto" and same in shared:
+            operator.backend = "exact"  # as another solve found, whose products have no error
+        product = shared.of(operator, same)
     if resume is None:
         return product
     return Replayed(product, resume / f"rank-{rank()}" if is_distributed() else resume, identity)

@@ -15,7 +15,8 @@ class SharedProducts:
     """The products of the operators of one loss, by the operator's identity and the bits of the vector.
 
     A solve takes what an earlier one has made and keeps its own first :data:`NUM_SHARED` products. Since only the very
-    same vector of the very same operator is taken, results have the same bits with and without sharing.
+    same vector of the very same operator is taken, results have the same bits with and without sharing. Products that
+    are wrong by a known error, as finite differences are, are not shared: the error would have to go with each.
 
     >>> import torch
     >>> from sharpness.linalg.operators import FunctionOperator
@@ -29,6 +30,10 @@ class SharedProducts:
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], Tensor] = {}
+
+    def __contains__(self, identity: str) -> bool:
+        """Say whether there are products of an operator of this identity."""
+        return any(identity == known for known, _ in self.kept)
 
     def of(self, operator: SymmetricOperator, identity: str) -> SharingOperator:
         """Return an operator with these products, for one solve."""
@@ -56,6 +61,6 @@ class SharingOperator:
             self.num_shared += 1
             return known.clone()
         result = self.operator.matvec(v)
-        if self._made <= NUM_SHARED:
+        if self._made <= NUM_SHARED and not self.operator.error:
             self.kept[key] = result.clone()
         return result

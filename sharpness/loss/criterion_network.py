@@ -59,13 +59,17 @@ class CriterionNetwork(PenalisedNetwork):
             )
         return tensor
 
+    def criterion_input(self, output: Any, batch: Batch) -> Any:
+        """Return what the criterion is given: the output, or its logits for torch's criteria and batches of dicts."""
+        tensor = tensor_in(output) if isinstance(batch, Mapping) or is_known(self.criterion) else None
+        return output if tensor is None else tensor
+
     def criterion_value(self, output: Any, batch: Batch) -> Tensor:
         """Return the mean loss of one batch as a graph; :class:`InputError` where the criterion gives no one number."""
         if self.criterion is None:
             value = loss_in(output)
-        else:  # the outputs of models that take dicts are structures, whose logits a criterion is about
-            tensor = tensor_in(output) if isinstance(batch, Mapping) or is_known(self.criterion) else None
-            value = self.criterion(output if tensor is None else tensor, targets_of(batch))
+        else:
+            value = self.criterion(self.criterion_input(output, batch), targets_of(batch))
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"expected the criterion to return one mean loss, got {got}: use a mean reduction")
