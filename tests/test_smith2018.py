@@ -137,6 +137,17 @@ def test_planted_agreement_is_found_and_planted_differences_flip_the_verdicts() 
     assert [v for claim, v in small.items() if "lose test accuracy" in claim] == ["reproduced in sign only"]
 
 
+def test_a_curve_that_crosses_the_other_leaves_it() -> None:
+    tables, (first, _, last) = planted(loss={"constant": 0.3, "batch x25": -0.1}), SETTINGS["milestones"]
+    of, epochs = tables.epochs["arm"].eq("batch x2"), tables.epochs["epoch"]
+    early, late = of & epochs.gt(first) & epochs.le(last), of & epochs.gt(last)
+    shift = 0.1 * early / early.sum() - 0.1 * late / late.sum()
+    tables.epochs["train_loss"] += shift * max(early.sum(), late.sum())
+    (found,) = [each for each in study.report(tables, SETTINGS).findings if "grows by 2 the" in each.claim]
+    assert found.verdict == "reproduced"
+    assert {each.name: each.verdict for each in found.variants}["all epochs"] == "contradicted"
+
+
 def test_each_optimiser_is_a_setting_and_what_shares_its_runs_a_variant() -> None:
     report = study.report(planted(loss={"hybrid": 0.1, "constant": 0.3}, accuracy={"hybrid": -0.02}), SETTINGS)
     found = {each.claim: each for each in report.findings}
