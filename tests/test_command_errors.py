@@ -13,12 +13,16 @@ import pytest
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
+from sharpness.cli.options import Probe
+from sharpness.cli.probe import check_out
+from sharpness.config import RunConfig
 from sharpness.config.spec import parse_spec
 from sharpness.data.texts import load_text
 from sharpness.data.user_data import DataRequest
 from sharpness.errors import InputError, RunError, Terminated, run_command
 from sharpness.machine.panics import contained_panics
 from sharpness.machine.users_code import users_own
+from sharpness.runs import RunFolder
 from tests.conftest import run_cold_python
 
 PANICKING = (
@@ -156,3 +160,22 @@ def test_a_tokenizer_that_panics_is_refused_in_one_line(
     with pytest.raises(InputError, match="panicked") as caught:
         load_text(spec, DataRequest(spec.text, 2))
     assert "\n" not in str(caught.value) and "panicked" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"start": Path("a.pt")},
+        {"trained_on": "npz:a.npz"},
+        {"strict": False},
+        {"seed": 1},
+        {"batch_size": 10},
+        {"norm": "frozen"},
+    ],
+)
+def test_what_a_study_does_not_compare_is_not_written_into_its_run(options: dict[str, Any], tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", RunConfig())
+    check_out(Probe(checkpoint=run.path, examples=100))
+    check_out(Probe(checkpoint=run.path, out=tmp_path / "own", **options))
+    with pytest.raises(InputError, match=f"expected --out DIR with --(no-)?{next(iter(options)).replace('_', '-')}"):
+        check_out(Probe(checkpoint=run.path, **options))

@@ -22,6 +22,7 @@ from sharpness.files import append_jsonl
 from sharpness.measure.stress import stress_test
 from sharpness.probes import PROBES
 from sharpness.records import ProbeRecord
+from sharpness.records.checkpoints import by_checkpoint
 from sharpness.records.remarks import of_checkpoint, of_comparison
 from sharpness.records.tables import html_table, markdown_table, tidy_rows
 from sharpness.results import ProbeResult
@@ -238,6 +239,16 @@ def test_a_report_of_two_says_what_is_sharper_by_which_measures(
     with pytest.raises(InputError, match="the results of one folder, got 3 below"):
         run_report(Report(tmp_path))
     assert not (many / "report.html").exists()
+
+
+def test_two_sets_of_weights_of_one_file_are_two_checkpoints(tmp_path: Path) -> None:
+    for reading, value in (("model", 10.0), ("model_ema", 2.0)):
+        at = {"checkpoint": {"path": "runs/w.pt", "reading": reading}}
+        record = number("eigenvalues", value, checkpoint_sha256="0" * 64, details=at)
+        append_jsonl(tmp_path / "probes.jsonl", record.to_dict())
+    found = by_checkpoint(tmp_path)
+    values = {name: records["eigenvalues"].value for name, records in found.items()}
+    assert values == {"w.pt [model]": 10.0, "w.pt [model_ema]": 2.0}
 
 
 def number(probe: str, value: float | None, **fields: Any) -> ProbeRecord:

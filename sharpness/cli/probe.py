@@ -76,13 +76,18 @@ def asked_probes(command: ProbeRequest, knobs: Knobs, *default: str) -> tuple[di
 
 
 def check_out(command: Probe | Predict | Advise) -> None:
-    """Raise :class:`InputError` where records of a file, or of a run folder with other options, have no folder."""
+    """Raise :class:`InputError` where records of a file, or of a run folder with other options, have no folder.
+
+    A study takes those of a run folder for its own, and of these options it compares the number of examples alone.
+    """
     if command.out is not None:
         return
     if recognise(command.checkpoint) != "run folder":
         raise InputError(f"expected --out DIR for the records of {command.checkpoint}, got none: name a folder")
-    changed = [name for name, value in options_of(command).items() if value not in (None, False, "auto", "float32")]
-    if own := [name for name in changed if name not in ("examples", "batch_size", "seed")]:
+    options = options_of(command) | {name: getattr(command, name, None) for name in ("start", "trained_on")}
+    options |= {"no_strict": not command.strict}
+    changed = [name for name, value in options.items() if value not in (None, False, "auto", "float32")]
+    if own := [name for name in changed if name != "examples"]:
         raise InputError(
             f"expected --out DIR with --{own[0].replace('_', '-')}, got none: "
             "a run folder holds the records of its own model, data and loss"

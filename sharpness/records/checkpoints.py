@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -37,15 +38,19 @@ def place_of(record: ProbeRecord) -> str:
 def by_checkpoint(folder: Path) -> Numbers:
     """Return the last record of each probe of each checkpoint in a folder, the checkpoints in the order of the file.
 
-    They are named by the parts of their paths that tell them apart.
+    They are named by the parts of their paths that tell them apart, and several sets of weights of one file, such as
+    the last ones and their average, by the file's name for each.
     """
-    places, found = dict[str, str](), dict[str, dict[str, ProbeRecord]]()
+    places, found = dict[tuple[str, str], str](), dict[tuple[str, str], dict[str, ProbeRecord]]()
     for record in records_in(folder / "probes.jsonl"):
-        key = record.checkpoint_sha256 or place_of(record)
+        reading = str((record.details.get("checkpoint") or {}).get("reading") or "")
+        key = (record.checkpoint_sha256 or place_of(record), reading)
         places[key] = place_of(record)
         found.setdefault(key, {}).pop(record.probe, None)  # the newest of a probe stands last
         found[key][record.probe] = record
-    return dict(zip(distinct_names([Path(place) for place in places.values()]), found.values(), strict=True))
+    files = Counter(file for file, _ in places)
+    paths = [Path(f"{place} [{key[1]}]" if files[key[0]] > 1 else place) for key, place in places.items()]
+    return dict(zip(distinct_names(paths), found.values(), strict=True))
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
