@@ -257,6 +257,38 @@ def test_at_the_minimum_of_the_data_the_noise_scale_is_null_with_a_reason() -> N
     assert result.data_noise_scale == pytest.approx(float(covariance) / (4e-3) ** 2)
 
 
+def test_best_steps_are_null_where_the_square_of_the_gradient_is_estimated_below_0() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 20, generator=generator, dtype=torch.float64)
+    y = x[:, :1] + torch.randn(500, 1, generator=generator, dtype=torch.float64)
+    loss = Loss(nn.Linear(20, 1, bias=False), nn.MSELoss(), [(x, y)], dtype=torch.float64)
+    result = GradientNoise()(loss, torch.linalg.lstsq(x, y).solution.flatten())
+    reason = result.numbers["simple_noise_scale"].reason
+    assert reason is not None and reason.startswith("|G|^2 is estimated below 0")
+    null = {"value": None, "lower": None, "upper": None, "reason": reason}
+    assert all(row["step"] == null and row["improvement"] == null for row in result.by_batch_size)
+    assert result.numbers["largest_step"].details() == result.numbers["largest_improvement"].details() == null
+
+
+def test_best_steps_have_no_lower_end_where_the_gradient_cannot_be_told_from_0() -> None:
+    w, size, num, held, unsure = CENTRE + 0.5 / H, 4, 50, {"step": 0, "improvement": 0}, 0
+    square = float((H * (w - CENTRE)).square().sum())
+    curvature = float((H**3 * (w - CENTRE) ** 2).sum()) + TRUTH["noise_curvature"] / size
+    truths = {"step": square / curvature, "improvement": square**2 / (2 * curvature)}
+    for seed in range(num):
+        result = GradientNoise(num_hvps=30, batch_sizes=(size,))(planted(60, seed), w)
+        (row,), least = result.by_batch_size, result.numbers["gradient_square"].lower
+        for name, truth in truths.items():
+            found = row[name]
+            if found["value"] is not None and least is not None and least <= 0:
+                assert found["lower"] is None and found["reason"].startswith("|G|^2 cannot be told from 0")
+                unsure += 1
+            held[name] += found["upper"] is None or (found["lower"] or 0.0) <= truth <= found["upper"]
+    assert unsure > num
+    # A square is flat at 0: an interval linear in |G|^2 holds the true fall in 41 of the 50.
+    assert all(times >= 0.95 * num - 3 * math.sqrt(num * 0.0475) for times in held.values()), held
+
+
 def test_fieller_interval_is_the_set_of_ratios_that_cannot_be_refused() -> None:
     generator = np.random.default_rng(2)
     over, under = (Jackknifed(3.0, 3 + 0.1 * generator.standard_normal(20), 20) for _ in range(2))

@@ -19,12 +19,13 @@ from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.noise_products import InnerProducts, inner_products
 from sharpness.probes.methods.noise_statistics import (
-    Jackknifed,
     Measured,
+    best_step,
     combined,
     curvature_and_noise,
     data_noise_scale,
     gradient_and_noise,
+    improvement,
     ratio,
 )
 from sharpness.results import MERGED, Probe, ProbeResult
@@ -171,25 +172,12 @@ class GradientNoise(Probe[GradientNoiseResult]):
             "gradient_curvature": curvature.interval(sure),
             "noise_curvature": curved_noise.interval(sure),
             "noise_scale": ratio(curved_noise, curvature, sure, "G^T H G"),
-            "largest_step": ratio(square, curvature, sure, "G^T H G"),
+            "largest_step": best_step(square, curvature, sure, "G^T H G"),
             "largest_improvement": improvement(square, curvature, sure),
         }
         rows = []
         for size in self.batch_sizes:
             felt = combined(lambda c, n, size=size: c + n / size, curvature, curved_noise)
-            step, fall = ratio(square, felt, sure, "G^T H G + tr(H Sigma) / B"), improvement(square, felt, sure)
+            step, fall = best_step(square, felt, sure, "G^T H G + tr(H Sigma) / B"), improvement(square, felt, sure)
             rows.append({"batch_size": size, "step": step.details(), "improvement": fall.details()})
         return numbers, tuple(rows)
-
-
-def improvement(square: Jackknifed, curvature: Jackknifed, confidence: float) -> Measured:
-    """Return ``|G|^4 / (2 curvature)``, what the best step lowers the loss by, where the curvature is surely positive.
-
-    >>> import numpy as np
-    >>> improvement(Jackknifed(2.0, np.full(3, 2.0), 3), Jackknifed(4.0, np.full(3, 4.0), 3), 0.95).value
-    0.5
-    """
-    bounds = curvature.interval(confidence)
-    if curvature.value <= 0 or (bounds.lower is not None and bounds.lower <= 0):
-        return Measured(None, None, None, f"the curvature cannot be told from 0 or below: {curvature.value:.3g}")
-    return combined(lambda s, c: s**2 / (2 * c), square, curvature).interval(confidence)

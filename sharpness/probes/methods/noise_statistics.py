@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -153,12 +153,61 @@ def ratio(over: Jackknifed, under: Jackknifed, confidence: float, what: str) -> 
     c = over.value**2 - t**2 * over.covariance(over)
     root = max(b**2 - a * c, 0.0) ** 0.5
     if a > 0 and value is None:
-        return Measured(
-            None, None, None, f"{what} is estimated below 0: {under.value:.3g}, as at a minimum of the data"
-        )
+        return below_zero(what, under)
     if a > 0:
         return Measured(value, (b - root) / a, (b + root) / a)
     # With a < 0 < c the roots have different signs, and of positive ratios those above the larger one are possible.
     lower = (b - root) / a if a < 0 < c and over.value > 0 else None
-    spread = under.covariance(under) ** 0.5
-    return Measured(value, lower, None, f"{what} cannot be told from 0: {under.value:.3g} +- {spread:.2g}")
+    return Measured(value, lower, None, unsure(what, under))
+
+
+def below_zero(what: str, number: Jackknifed) -> Measured:
+    """Return no number with the reason: what cannot be negative is not estimated above 0."""
+    place = "below 0" if number.value < 0 else "at 0"
+    return Measured(None, None, None, f"{what} is estimated {place}: {number.value:.3g}, as at a minimum of the data")
+
+
+def unsure(what: str, number: Jackknifed) -> str:
+    """Return that an estimate's sign is not known."""
+    return f"{what} cannot be told from 0: {number.value:.3g} +- {number.covariance(number) ** 0.5:.2g}"
+
+
+def best_step(square: Jackknifed, curvature: Jackknifed, confidence: float, what: str) -> Measured:
+    """Return ``|G|^2 / curvature``, which is no step where ``|G|^2`` is not above 0; ``what`` names the curvature.
+
+    It has no lower end where ``|G|^2`` cannot be told from 0.
+
+    >>> best_step(Jackknifed(2.0, np.full(5, 2.0), 5), Jackknifed(4.0, np.full(5, 4.0), 5), 0.95, "c").value
+    0.5
+    """
+    if square.value <= 0:
+        return below_zero("|G|^2", square)
+    found = ratio(square, curvature, confidence, what)
+    if found.lower is not None and found.lower <= 0:
+        return replace(found, lower=None, reason=unsure("|G|^2", square))
+    return found
+
+
+def improvement(square: Jackknifed, curvature: Jackknifed, confidence: float) -> Measured:
+    """Return ``|G|^4 / (2 curvature)``, what the best step lowers the loss by, where the curvature is surely positive.
+
+    The interval is the square of that of ``|G|^2 / sqrt(2 curvature)``, to first order in the estimates: near 0 a
+    square is no linear function of them. It has no lower end where ``|G|^2`` cannot be told from 0.
+
+    >>> improvement(Jackknifed(2.0, np.full(3, 2.0), 3), Jackknifed(4.0, np.full(3, 4.0), 3), 0.95).value
+    0.5
+    """
+    if square.value <= 0:
+        return below_zero("|G|^2", square)
+    bounds = curvature.interval(confidence)
+    if curvature.value <= 0 or (bounds.lower is not None and bounds.lower <= 0):
+        return Measured(None, None, None, f"the curvature cannot be told from 0 or below: {curvature.value:.3g}")
+    value = square.value**2 / (2 * curvature.value)
+    relative = square.deleted / square.value - curvature.deleted / (2 * curvature.value)
+    found = Jackknifed(value**0.5, value**0.5 * relative, min(square.samples, curvature.samples)).interval(confidence)
+    if found.lower is None or found.upper is None:
+        return Measured(value, None, None, found.reason)
+    least = square.interval(confidence).lower
+    if found.lower <= 0 or (least is not None and least <= 0):
+        return Measured(value, None, found.upper**2, unsure("|G|^2", square))
+    return Measured(value, found.lower**2, found.upper**2)
