@@ -210,6 +210,25 @@ def test_weights_that_cannot_be_matched_leave_the_plain_line() -> None:
     assert "no hidden units" in Barrier(num_points=2)(loss, loss.weights, loss.weights).reasons["matched"]
 
 
+@pytest.mark.parametrize("wall", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_between_the_ends_leaves_no_barrier_but_a_reason(wall: float) -> None:
+    def criterion(output: Tensor, target: Tensor) -> Tensor:
+        return torch.where((output.mean() - 0.5).abs() < 0.2, wall, (output - target).square().mean())
+
+    network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    loss = Loss(network, criterion, [(torch.ones(1, 1), torch.ones(1, 1))])
+    one, two = torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])  # the middle gives 1/2
+    row = Barrier(num_points=5)(loss, one, two, test_loss=loss).to_record().to_dict()
+    assert row["value"] is None and row["details"]["plain"]["train_loss"][2] is None
+    places = ("value", "details.plain.barrier", "details.plain.test_barrier")
+    assert all("not finite at every point" in row["reasons"][place] for place in places)
+    assert row["details"]["matched_barrier"] == 0 and "details.matched_barrier" not in row["reasons"]
+    line = Interpolation(num_points=5, start=0.0, stop=1.0)(loss, one, two).to_record().to_dict()
+    assert line["value"] is None and "not finite at every point" in line["reasons"]["value"]
+    part = Interpolation(num_points=5, start=0.5, stop=1.5)(loss, one, two).to_record()
+    assert part.value is None and part.reasons["value"] == "the grid lacks alpha = 0 or 1"
+
+
 def test_points_on_disk_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, _, w, other = build("vgg")
     barrier = Barrier(num_points=3)

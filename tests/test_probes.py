@@ -136,6 +136,7 @@ def test_a_barrier_without_end_points_is_null_with_a_reason() -> None:
     record = result.to_record()
     assert record.value is None and "alpha" in record.reasons["value"]
     assert barrier([0.0, 1.0], [math.inf, 1.0]) is None
+    assert barrier([0.0, 0.5, 1.0, 2.0], [1.0, 3.0, 1.0, math.nan]) == 2.0  # beyond the ends is not between them
     with pytest.raises(InputError, match="points of shape"):
         Interpolation()(quadratic(H, x), x, x[:3])
     with pytest.raises(InputError, match="at least 2 points"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from sharpness.data.batches import cast, split
 from sharpness.errors import InputError
 from sharpness.landscapes.evaluations import Sampling
-from sharpness.landscapes.interpolation import barrier
+from sharpness.landscapes.interpolation import NO_BARRIER, barrier
 from sharpness.landscapes.landscape import Landscape
 from sharpness.landscapes.paths import linear
 from sharpness.loss import Loss
@@ -103,11 +103,10 @@ class Barrier(Landscape[BarrierResult]):
             _line(alphas, found.curves(i * self.num_points, (i + 1) * self.num_points), norm(end - w_0))
             for i, end in enumerate(ends)
         )
-        missing = {} if plain["barrier"] is not None else {"value": "an end of the line has no finite loss"}
         return BarrierResult(
             quantity="loss_barrier",
             value=plain["barrier"],
-            reasons=reasons | missing,
+            reasons=reasons | _missing(dict(zip(("plain", "matched"), [plain, *rest], strict=False))),
             num_forwards=found.num_forwards,
             plain=plain,
             matched=rest[0] if rest else None,
@@ -124,6 +123,19 @@ def _line(alphas: list[float], curves: dict[str, Any], length: float) -> dict[st
         "test_barrier": None if test is None else barrier(alphas, test),
     }
     return {"alphas": alphas, **curves, **barriers, "length": length}
+
+
+def _missing(lines: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return why barriers are missing where there are losses, under each place in the record."""
+    losses = {"barrier": "train_loss", "test_barrier": "test_loss"}
+    places = [
+        f"details.{name}.{key}"
+        for name, line in lines.items()
+        for key in losses
+        if line[key] is None and line[losses[key]] is not None
+    ]
+    again = {"details.plain.barrier": "value", "details.matched.barrier": "details.matched_barrier"}
+    return dict.fromkeys([*places, *(again[place] for place in places if place in again)], NO_BARRIER)
 
 
 def _matched(

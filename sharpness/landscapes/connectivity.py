@@ -128,7 +128,7 @@ def _measured(ts: list[float], found: Evaluations, stopped: str | None) -> dict[
     """Return both paths with their barriers, or why there are none."""
     curve, inside, reasons = found.curves(0, len(ts)), found.curves(len(ts)), dict[str, str]()
     line = {name: losses and [losses[0], *inside[name], losses[-1]] for name, losses in curve.items()}
-    value, line_barrier = (_barrier(ts, path["train_loss"]) for path in (curve, line))
+    value, line_barrier = (barrier(ts, path["train_loss"]) for path in (curve, line))
     if stopped is not None:
         value, reasons["value"] = None, stopped
     elif value is None:
@@ -136,10 +136,6 @@ def _measured(ts: list[float], found: Evaluations, stopped: str | None) -> dict[
     if line_barrier is None:
         reasons["details.line_barrier"] = "the loss is not finite at every point of the line"
     return {"curves": curve, "line": line, "value": value, "line_barrier": line_barrier, "reasons": reasons}
-
-
-def _barrier(ts: list[float], losses: list[float]) -> float | None:
-    return barrier(ts, losses) if all(map(math.isfinite, losses)) else None
 
 
 def _training(loss: Loss, state: Bends) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from sharpness.results import ProbeResult
 from sharpness.vectors import norm
 
 PATHS = {"line": linear, "arc": arc}
+NO_BARRIER = "the loss is not finite at every point from alpha = 0 to 1"
+NO_ENDS = "the grid lacks alpha = 0 or 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class Interpolation(Landscape[InterpolationResult]):
     solution: a sharp minimum is then a single point. ``zoom`` halves the step so many times on both sides of 0 and of
     1, which adds ``4 zoom`` points. At alpha 0 and 1 the weights are the checkpoints' own, bit for bit. What BatchNorm
     does between them is the ``norm`` mode of the loss. The barrier is ``max over grid points in [0, 1] of L(alpha) -
-    ((1 - alpha) L(0) + alpha L(1))``, the chord form of Frankle et al. 2020; it needs 0 and 1 on the grid.
+    ((1 - alpha) L(0) + alpha L(1))``, the chord form of Frankle et al. 2020; it needs 0 and 1 on the grid,
+    and a finite loss at every point between them.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -98,7 +101,7 @@ class Interpolation(Landscape[InterpolationResult]):
         return InterpolationResult(
             quantity="loss_barrier",
             value=value,
-            reasons={} if value is not None else {"value": "the grid has no finite loss at alpha = 0 and 1"},
+            reasons={} if value is not None else {"value": NO_BARRIER if {0.0, 1.0} <= {*alphas} else NO_ENDS},
             num_forwards=found.num_forwards,
             alphas=alphas,
             length=norm(w_1 - w_0),
@@ -108,14 +111,12 @@ class Interpolation(Landscape[InterpolationResult]):
 
 
 def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Return the largest rise above the chord on [0, 1], ``None`` if an end point is missing or not finite.
+    """Return the largest rise above the chord on [0, 1], ``None`` where an end or a finite loss there is missing.
 
     >>> barrier([0.0, 0.5, 1.0], [1.0, 5.0, 3.0])
     3.0
     """
-    at = dict(zip(alphas, losses, strict=True))
-    first, last = at.get(0.0, math.nan), at.get(1.0, math.nan)
-    if not (math.isfinite(first) and math.isfinite(last)):
+    at = {a: loss for a, loss in zip(alphas, losses, strict=True) if 0 <= a <= 1}
+    if not (at.keys() >= {0.0, 1.0} and all(map(math.isfinite, at.values()))):
         return None
-    inside = [value - ((1 - a) * first + a * last) for a, value in at.items() if 0 <= a <= 1]
-    return max(inside)
+    return max(loss - ((1 - a) * at[0.0] + a * at[1.0]) for a, loss in at.items())
