@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from torch.nn import functional as F
 
 from sharpness.errors import InputError, RunError
 from sharpness.loss import Loss
+from sharpness.probes.average_case import AverageCaseSharpness
 from sharpness.probes.methods.apgd import BALLS, apgd, checkpoints
 from sharpness.probes.methods.perturbations import normalised, scale_of
 from sharpness.probes.sam import SamSharpness
 from sharpness.probes.worst_case import WorstCaseSharpness
+from sharpness.results import Probe
 from tests.cases import Case
 from tests.oracles import dense_hessian, matrix_with_eigenvalues
 from tests.probe_cases import noisy_quadratic, quadratic, small_network
@@ -156,6 +159,44 @@ def test_normalised_logits_do_not_see_the_scale_of_the_last_layer() -> None:
     logits = torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]], dtype=torch.float64)
     assert normalised(logits).norm(dim=1).tolist() == pytest.approx([1.0, 0.0])
     torch.testing.assert_close(normalised(3 * logits + 5), normalised(logits))
+
+
+class Transposed(nn.Module):
+    """A linear map of each position whose outputs are examples x classes x positions, or x positions x classes."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(4, 3, bias=False, dtype=torch.float64), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if self.last else self.layer(x).transpose(1, 2)
+
+
+def test_logits_are_normalised_over_the_classes_of_each_position() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((5, 7, 4), (12,)))
+    y = torch.randint(3, (5, 7), generator=generator)
+    model = Transposed(last=False)
+    by_position = Loss(model, F.cross_entropy, [(x, y)], dtype=torch.float64)
+    flat = Loss(model.layer, F.cross_entropy, [(x.flatten(0, 1), y.flatten())], dtype=torch.float64)
+    probe = WorstCaseSharpness(rho=0.05, logits="normalised")
+    assert probe(by_position, w).value == pytest.approx(probe(flat, w).value, rel=1e-9)
+
+
+@pytest.mark.parametrize("probe", [WorstCaseSharpness(logits="normalised"), AverageCaseSharpness(logits="normalised")])
+def test_outputs_whose_classes_are_too_few_or_unknown_are_not_normalised(probe: Probe[Any]) -> None:
+    x, y = torch.randn(6, 3), torch.ones(6, 1)
+    with pytest.raises(InputError, match="2 or more classes in dimension 1, got outputs of shape \\(6, 1\\)"):
+        probe(Loss(nn.Linear(3, 1), nn.BCEWithLogitsLoss(), [(x, y)]))
+    with pytest.raises(InputError, match="2 or more classes in dimension 1, got outputs of shape \\(6,\\)"):
+        probe(Loss(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), nn.BCEWithLogitsLoss(), [(x, y[:, 0])]))
+
+    def over_positions(output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output.flatten(0, 1), target.flatten())
+
+    positions = (torch.randn(5, 7, 4, dtype=torch.float64), torch.randint(3, (5, 7)))
+    with pytest.raises(InputError, match=r"N x classes x \.\.\. for cross_entropy, got shape \(5, 7, 3\)"):
+        probe(Loss(Transposed(last=True), over_positions, [positions], dtype=torch.float64))
 
 
 def test_scales_are_sizes_and_lengths_of_rows() -> None:

@@ -27,7 +27,7 @@ _MODULES: dict[type[nn.Module], str] = {
     nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
     nn.BCELoss: "binary_cross_entropy",
 }
-_OF_CLASSES = ("cross_entropy", "nll_loss")
+OF_CLASSES = ("cross_entropy", "nll_loss")
 
 
 def kind_of(criterion: Criterion) -> tuple[str, dict[str, Any]]:
@@ -122,7 +122,7 @@ def check_likelihood(criterion: Criterion, outputs: Tensor, targets: Any) -> str
             "expected a plain likelihood for the Fisher matrix, got class weights or label smoothing: "
             "use the empirical Fisher or the Gauss-Newton matrix"
         )
-    if kind not in _OF_CLASSES:
+    if kind not in OF_CLASSES:
         return kind
     if targets.is_floating_point():
         raise InputError(
@@ -260,7 +260,7 @@ def sampled_targets(
     kind = check_likelihood(criterion, outputs, targets)
     if not kind:
         _check_classes(criterion, outputs, targets)
-    of_classes, normal = kind in (*_OF_CLASSES, ""), kind in ("mse_loss", "square_loss")
+    of_classes, normal = kind in (*OF_CLASSES, ""), kind in ("mse_loss", "square_loss")
     shape = targets.shape[1:] if of_classes else outputs.shape[1:]
     seeds = (derived_seed(seed, "fisher", draw, first_example + i) for i in range(len(outputs)))
     noise = torch.stack([_noise(shape, each, normal) for each in seeds]).to(outputs)

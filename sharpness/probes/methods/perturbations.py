@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sharpness.curvature.likelihoods import OF_CLASSES, kind_of
 from sharpness.errors import InputError, RunError, unknown_name
 from sharpness.loss import Loss
 from sharpness.probes.methods.apgd import BALLS, Ball
@@ -56,15 +59,34 @@ def normalised(logits: Tensor) -> Tensor:
     return torch.nn.functional.normalize(logits - logits.mean(1, keepdim=True), dim=1)
 
 
+def _checked(criterion: Any, logits: Tensor) -> Tensor:
+    """Return normalised logits; :class:`InputError` where dimension 1 holds no classes, or none that are known."""
+    if logits.ndim < 2 or logits.shape[1] < 2:
+        raise InputError(
+            f"expected logits of 2 or more classes in dimension 1, got outputs of shape {tuple(logits.shape)}: one "
+            "logit alone is normalised to 0, use logits='plain'"
+        )
+    if logits.ndim > 2 and kind_of(criterion)[0] not in OF_CLASSES:
+        raise InputError(
+            f"expected N x classes logits, or N x classes x ... for cross_entropy, got shape {tuple(logits.shape)}, "
+            "whose classes may be in any dimension: use logits='plain', or a network that returns N x classes"
+        )
+    return normalised(logits)
+
+
 LOGITS: dict[str, Callable[[Loss], Loss]] = {
     "plain": lambda loss: loss,
-    "normalised": lambda loss: loss.on_outputs(normalised),
+    "normalised": lambda loss: loss.on_outputs(partial(_checked, loss.criterion)),
 }
 """What the loss is taken of: the outputs, or those of length 1, so that scaling all logits changes nothing."""
 
 
 def of_logits(loss: Loss, logits: str) -> Loss:
-    """Return the loss of plain or normalised logits; :class:`InputError` for another name."""
+    """Return the loss of plain or normalised logits.
+
+    Raises :class:`InputError` for another name, and where it is evaluated on outputs of fewer than 2 classes, or of
+    more dimensions than N x classes with another criterion than torch's of classes.
+    """
     if logits not in LOGITS:
         raise unknown_name("logits", logits, LOGITS)
     return LOGITS[logits](loss)
