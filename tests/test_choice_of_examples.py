@@ -17,7 +17,7 @@ from sharpness.probes.density import SpectralDensity
 from sharpness.probes.eigenvalues import TopEigenvalues
 from sharpness.probes.fisher_trace import FisherTrace
 from sharpness.probes.layers import LayerEigenvalues
-from sharpness.probes.methods.random_parts import mean_over_examples, spread_over
+from sharpness.probes.methods.random_parts import error_of_trace, mean_over_examples, spread_over
 from sharpness.probes.norms import WeightNorms
 from sharpness.probes.preconditioned_sharpness import PreconditionedSharpness
 from sharpness.probes.trace import Trace
@@ -67,6 +67,59 @@ def test_the_interval_of_a_trace_over_examples_covers(count: int) -> None:
         covered += result.sampling["lower"] <= 2 * 21 <= result.sampling["upper"]
         certified += result.lower <= 42 <= result.upper
     assert covered >= int(stats.binom.ppf(0.001, count, 0.95)) and certified <= 0.5 * count
+
+
+@pytest.mark.dear
+@pytest.mark.parametrize("count", [60, pytest.param(400, marks=pytest.mark.slow)])
+def test_the_interval_of_a_trace_covers_where_examples_differ_in_one_direction(count: int) -> None:
+    covered = 0
+    for seed in range(count):
+        sizes = 2 * torch.rand(64, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        result = Trace(seed=seed)(linear(sizes.expand(64, 50)), sampled=True)
+        assert result.sampling is not None
+        covered += result.sampling["lower"] <= 2 * 50 * 4 / 3 <= result.sampling["upper"]
+    assert covered >= int(stats.binom.ppf(0.001, count, 0.95))
+
+
+@pytest.mark.dear
+@pytest.mark.parametrize("count", [60, pytest.param(400, marks=pytest.mark.slow)])
+def test_the_interval_of_a_trace_over_draws_covers_where_they_differ_in_one_direction(count: int) -> None:
+    x = torch.randn(8, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).expand(8, 20)
+    truth, covered = 2 * float(x.square().sum(1).mean()), 0
+    for seed in range(count):
+        result = Trace(matrix="fisher", draws=16, seed=seed)(linear(x))
+        assert result.lower is not None and result.upper is not None
+        covered += result.lower <= truth <= result.upper
+    assert covered >= int(stats.binom.ppf(0.001, count, 0.95))
+
+
+SIZE = 30
+ONES, HALVES = torch.ones(SIZE, dtype=torch.float64), torch.tensor([1.0, -0.8] * (SIZE // 2), dtype=torch.float64)
+DIRECTION, EVERY = torch.outer(ONES, ONES) / SIZE, torch.eye(SIZE, dtype=torch.float64) / SIZE
+TWO_SIGNS = 2 * torch.outer(HALVES, HALVES) / HALVES.square().sum() - DIRECTION
+
+
+@pytest.mark.parametrize(
+    ("mean", "step", "number"),
+    [
+        (10 * DIRECTION, DIRECTION, 16),  # one direction, which random vectors see by the square of one number
+        (10 * EVERY, DIRECTION, 16),
+        (10 * EVERY, EVERY, 16),
+        (10 * EVERY, TWO_SIGNS, 16),
+        (10 * DIRECTION, DIRECTION, 5),
+    ],
+)
+def test_the_error_of_a_trace_over_parts_covers_whatever_they_differ_in(
+    mean: Tensor, step: Tensor, number: int
+) -> None:
+    count, covered = 150, 0
+    for seed in range(count):
+        steps = np.random.default_rng(seed).standard_normal(number)  # of the traces, because step has the trace 1
+        parts = [operator_of(mean + size * step) for size in steps]
+        error, freedom, cost = error_of_trace(parts, np.ones(number), seed)
+        assert freedom == number // 2 and 128 <= cost < 128 + number
+        covered += abs(steps.mean()) <= stats.t.ppf(0.975, freedom) * error
+    assert covered >= int(stats.binom.ppf(0.001, count, 0.94))
 
 
 @pytest.mark.parametrize("count", COUNTS)

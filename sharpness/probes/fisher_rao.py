@@ -59,7 +59,7 @@ class FisherRaoNorm(CurvatureProbe[FisherRaoResult]):
             raise unknown_name("Fisher matrix", self.matrix, FISHERS)
         operator = self.operator(loss, w)
         value = dot(w, operator.matvec(w))
-        forms = forms_of_draws(operator, [w])
+        forms = forms_of_draws(operator, w)
         return FisherRaoResult(
             quantity=f"{self.matrix}_rao_norm",
             value=value,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, FisherOperator, remembering
@@ -16,11 +17,10 @@ from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.random_parts import (
-    NUM_VECTORS,
     added,
-    forms_of_draws,
-    half_width,
-    random_units,
+    error_of_trace,
+    single_draws,
+    student,
     trace_over_examples,
 )
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details
@@ -127,11 +127,12 @@ class Trace(CurvatureProbe[TraceResult]):
         return ceiling
 
     def _over_draws(self, operator: CurvatureOperator, estimate: TraceEstimate) -> dict[str, Any]:
-        """Return the fields with the error of the draws in the interval: that of ``v^T F_d v`` with the same v."""
-        forms = operator.size * forms_of_draws(operator, random_units(operator, self.seed, "trace", "draws"))
-        if len(forms) < 2:
+        """Return the fields with the error of the draws in the interval."""
+        draws = single_draws(operator)
+        if len(draws) < 2:
             return {"warnings": ("one draw of the targets: its error is in no interval",)}
-        more = half_width(forms, (1 + self.confidence) / 2)
+        error, freedom, cost = error_of_trace(draws, np.ones(len(draws)), self.seed, "trace", "draws")
+        more = student(freedom, (1 + self.confidence) / 2) * error
         wide = estimate.upper - estimate.lower + 2 * more > 2 * self.rtol * abs(estimate.value)
         why = {"converged": f"the draws leave a half width of {more:.3g}: raise draws"} if wide else {}
         return {
@@ -139,7 +140,7 @@ class Trace(CurvatureProbe[TraceResult]):
             "upper": estimate.upper + more,
             "confidence": self.confidence,
             "converged": estimate.converged and not wide,
-            "num_hvps": estimate.num_products + NUM_VECTORS * len(forms),
+            "num_hvps": estimate.num_products + cost,
             "reasons": why,
         }
 

@@ -1,4 +1,4 @@
-"""Intervals of an extreme eigenvalue over a random choice, of examples or of drawn targets, by splitting it."""
+"""Intervals of eigenvalues and traces over a random choice, of examples or of drawn targets, by splitting it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sharpness.machine.environment import derived_seed
 from sharpness.vectors import dot
 
 NUM_PARTS = 16
-NUM_VECTORS = 4  # whose products with each part show the error of a trace over a choice
+TRACE_PRODUCTS = 128  # with all parts together, which show the error of a trace over a choice
 FEWEST_EXAMPLES = 2 * NUM_PARTS
 CONFIDENCE = 0.95  # of an interval over the choice of examples
 FEWEST_DRAWS = 4
@@ -88,12 +88,16 @@ def spread_over(
     )
 
 
-def forms_of_draws(operator: CurvatureOperator, vectors: Sequence[Tensor]) -> np.ndarray:
-    """Return ``v^T F_d v`` of each draw d of a Fisher matrix, mean over the vectors; none where nothing is drawn."""
+def single_draws(operator: CurvatureOperator) -> list[FisherOperator]:
+    """Return the matrix of each draw of a Fisher matrix; none where nothing is drawn."""
     if not isinstance(operator, FisherOperator) or operator.draws is None:
-        return np.zeros(0)
-    parts = [operator.drawn(operator.first_draw + d, 1) for d in range(operator.draws)]
-    return np.array([np.mean([_form(part, v) for v in vectors]) for part in parts])
+        return []
+    return [operator.drawn(operator.first_draw + d, 1) for d in range(operator.draws)]
+
+
+def forms_of_draws(operator: CurvatureOperator, v: Tensor) -> np.ndarray:
+    """Return ``v^T F_d v`` of each draw d of a Fisher matrix; none where nothing is drawn."""
+    return np.array([_form(part, v) for part in single_draws(operator)])
 
 
 def half_width(values: np.ndarray, confidence: float) -> float:
@@ -102,8 +106,7 @@ def half_width(values: np.ndarray, confidence: float) -> float:
     >>> round(half_width(np.array([0.0, 2.0]), 0.95), 2)
     12.71
     """
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * error
+    return student(len(values) - 1, confidence) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def _form(operator: SymmetricOperator, v: Tensor) -> float:
@@ -179,8 +182,8 @@ def trace_over_examples(
 ) -> dict[str, Any]:
     """Return the interval of a trace over the distribution that the examples were drawn from, and its products.
 
-    The trace is a mean over examples, so ``value`` has no bias; t standard errors of ``n v^T A_b v`` over random
-    parts b, v unit vectors, is added to ``half``, that of its own interval. The result has the fields of a record:
+    The trace is a mean over examples, so ``value`` has no bias; t standard errors over random parts
+    (:func:`error_of_trace`) are added to ``half``, that of its own interval. The result has the fields of a record:
     ``sampling`` and ``num_hvps``, or the reason for none.
     """
     if why := no_spread(loss):
@@ -188,15 +191,36 @@ def trace_over_examples(
     batches = Minibatches(loss).parts(NUM_PARTS, seed, "choice of examples")
     counts = np.array([float(loss.data.count(batch)) for batch in batches])
     parts = [curvature_operator(loss=loss.over([batch]), w=w, **options) for batch in batches]
-    vectors = random_units(parts[0], seed, name, "examples")
-    forms = np.array([np.mean([_form(part, v) for v in vectors]) for part in parts]) * len(w)
-    weights = counts / counts.mean()
-    error = _error(weights * (forms - weights @ forms / weights.sum()), 1)
-    wide = half + float(stdtrit(NUM_PARTS - 1, (1 + CONFIDENCE) / 2)) * error
-    cost = NUM_PARTS * len(vectors)
+    error, freedom, cost = error_of_trace(parts, counts / counts.mean(), seed, name, "examples")
+    wide = half + student(freedom, CONFIDENCE) * error
     interval = {"lower": value - wide, "upper": value + wide, "confidence": CONFIDENCE}
     found = interval | {"standard_error": error, "num_parts": NUM_PARTS, "num_hvps": cost}
     return {"num_hvps": cost, "reasons": {}, "sampling": found}
+
+
+def error_of_trace(
+    parts: Sequence[SymmetricOperator], weights: np.ndarray, seed: int, *names: str
+) -> tuple[float, int, int]:
+    """Return the standard error of a mean of traces of parts with weights of mean 1, its degrees of freedom, and cost.
+
+    Each part is compared with one other, both by the same random v: the square of ``n v^T (A_b - A_c) v`` is on average
+    the square of the difference of the traces, and some more. Each pair has vectors of its own: those that miss the
+    direction in which all parts vary hide it from one pair alone. An odd part is left out.
+    """
+    pairs = len(parts) // 2
+    number = math.ceil(TRACE_PRODUCTS / (2 * pairs))
+    squares = np.zeros(pairs)
+    for pair in range(pairs):
+        one, other = parts[2 * pair : 2 * pair + 2]
+        units = (unit_signs(one, derived_seed(seed, *names, pair, i)) for i in range(number))
+        difference = one.size * np.mean([_form(one, v) - _form(other, v) for v in units])
+        squares[pair] = weights[2 * pair] * weights[2 * pair + 1] * difference**2 / 2
+    return math.sqrt(float(squares.mean()) / len(parts)), pairs, 2 * pairs * number
+
+
+def student(freedom: int, confidence: float) -> float:
+    """Return Student's two-sided quantile."""
+    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
 def added(fields: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
@@ -209,11 +233,6 @@ def added(fields: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     return fields | found | joint
 
 
-def random_units(operator: SymmetricOperator, seed: int, *names: str) -> list[Tensor]:
-    """Return the unit vectors of random signs whose products with each part show the error of its choice."""
-    return [unit_signs(operator, derived_seed(seed, *names, i)) for i in range(NUM_VECTORS)]
-
-
 def mean_over_examples(value: float, shares: np.ndarray) -> dict[str, Any]:
     """Return the interval of an exact mean over examples, ``value = sum(shares)``, over their choice.
 
@@ -223,7 +242,7 @@ def mean_over_examples(value: float, shares: np.ndarray) -> dict[str, Any]:
     """
     number = len(shares)
     error = _error(number * shares - value, 1)
-    wide = float(stdtrit(number - 1, (1 + CONFIDENCE) / 2)) * error
+    wide = student(number - 1, CONFIDENCE) * error
     interval = {"lower": value - wide, "upper": value + wide, "confidence": CONFIDENCE}
     return interval | {"standard_error": error, "num_parts": number, "num_hvps": 0}
 
