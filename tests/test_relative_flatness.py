@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError
+from sharpness.linalg.operators import to_dense
 from sharpness.loss import Loss
 from sharpness.probes.relative_flatness import RelativeFlatness, root_of_gram
 from tests.cases import CASES
@@ -45,6 +49,81 @@ def test_it_is_the_sum_over_pairs_of_rows(name: str) -> None:
         assert abs(layer["relative_flatness"] - exact[layer["name"]]) < 4 * layer["standard_error"]
     assert result.value == pytest.approx(sum(layer["relative_flatness"] for layer in result.layers))
     assert not result.converged and "rtol" in result.reasons["converged"]
+
+
+class Columns(nn.Module):
+    """Linear layers side by side, each on inputs of its own."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.chunk(len(self.layers), 1)
+        return torch.cat([layer(part) for layer, part in zip(self.layers, parts, strict=True)], 1)
+
+
+def _fill(weight: Tensor, inputs: int) -> None:
+    """Draw weights of neurons that are alike and of inputs whose signs take turns: only pairs of neurons count."""
+    nn.init.uniform_(weight, 0.5, 1)
+    weight.data.transpose(0, inputs)[1::2] *= -1
+
+
+def stored_both_ways(kind: str) -> tuple[nn.Module, Tensor, nn.Module, Tensor]:
+    """Return a layer with its inputs, and the same map of layers that store the weights into a neuron as a row."""
+    torch.manual_seed(0)
+    x = torch.rand(9, 4, dtype=torch.float64)
+    if kind == "Conv1D":
+        layer, other = pytest.importorskip("transformers.pytorch_utils").Conv1D(3, 4), nn.Linear(4, 3, bias=False)
+        _fill(layer.weight, inputs=0)
+        other.weight.data = layer.weight.data.T.clone()
+        return layer, x, other, x
+    if kind == "Embedding":
+        layer, other, tokens = nn.Embedding(5, 3), nn.Linear(5, 3, bias=False), torch.arange(9) % 5
+        _fill(layer.weight, inputs=0)
+        other.weight.data = layer.weight.data.T.clone()
+        return layer, tokens, other, F.one_hot(tokens, 5).double()
+    if kind == "ConvTranspose1d":
+        layer, other = nn.ConvTranspose1d(2, 3, 2, bias=False), nn.Conv1d(2, 3, 2, padding=1, bias=False)
+        _fill(layer.weight, inputs=0)
+        other.weight.data = layer.weight.data.transpose(0, 1).flip(2).clone()
+        return layer, x.view(9, 2, 2), other, x.view(9, 2, 2)
+    options: dict[str, Any] = {"kernel_size": 1, "groups": 2, "bias": False}
+    layer = (nn.Conv1d if kind == "groups" else nn.ConvTranspose1d)(4, 6, **options)
+    _fill(layer.weight, inputs=int(kind == "groups"))
+    other = Columns(*(nn.Linear(2, 3, bias=False) for _ in "12"))
+    for one, weight in zip(other.layers, layer.weight.data.chunk(2), strict=True):
+        one.weight.data = (weight if kind == "groups" else weight.transpose(0, 1)).squeeze(2).clone()
+    return layer, x.unsqueeze(2), other, x
+
+
+@pytest.mark.parametrize("kind", ["Conv1D", "Embedding", "ConvTranspose1d", "groups", "ConvTranspose1d in groups"])
+def test_one_map_has_one_number_however_its_weights_are_stored(kind: str) -> None:
+    def criterion(output: Tensor, target: Tensor) -> Tensor:
+        return (output.flatten(1).sum(1) - target).square().mean()
+
+    y = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    layer, x, other, same = stored_both_ways(kind)
+    loss, reference = (
+        Loss(each.double(), criterion, [(inputs, y)], parameters="*weight", dtype=torch.float64)
+        for each, inputs in ((layer, x), (other, same))
+    )
+    assert loss.value(loss.weights) == pytest.approx(reference.value(reference.weights), rel=1e-12)
+    exact = sum(by_definition(reference, to_dense(HessianOperator(reference))).values())
+    result = RelativeFlatness(num_hvps=320, rtol=1e-3)(loss)
+    (row,) = result.layers
+    assert abs(row["relative_flatness"] - exact) < 4 * row["standard_error"]
+    assert row["standard_error"] < 0.1 * abs(exact)
+
+
+def test_a_shared_weight_is_read_as_its_first_layer_reads_it() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Tanh(), nn.Linear(3, 5, bias=False))
+    model[2].weight = model[0].weight
+    loss = Loss(model, F.cross_entropy, [(torch.arange(5), torch.tensor([1, 2, 3, 4, 0]))], dtype=torch.float64)
+    w, dense = loss.layout.unflatten(loss.weights)["0.weight"], to_dense(HessianOperator(loss)).view(5, 3, 5, 3)
+    exact = float(torch.einsum("is,it,jsjt->", w, w, dense))
+    (row,) = RelativeFlatness(num_hvps=320, rtol=1e-3)(loss).layers
+    assert abs(row["relative_flatness"] - exact) < 4 * row["standard_error"] < 0.4 * abs(exact)
 
 
 def test_it_does_not_see_a_rescaling_that_keeps_the_function() -> None:
