@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -330,6 +331,34 @@ def test_brackets_contain_the_mass_below_zero_and_nest(shift: float) -> None:
         assert outer[1] - outer[0] < (0.6 if shift == 0 else 0.2)  # half of the eigenvalues are within 0.03 of 0
 
 
+@pytest.mark.parametrize("reorthogonalise", [True, False])
+@pytest.mark.parametrize("lowest", [0.0, -0.5])
+def test_the_rules_of_radau_and_gauss_enclose_the_mean_of_a_logarithm(lowest: float, reorthogonalise: bool) -> None:
+    """The truth is the sum over the squared components of the start; the spectrum spans six decades."""
+    values = torch.logspace(-3, 3, N, dtype=torch.float64) + lowest
+    gaps, floors = list[float](), list[float]()
+    for seed, steps in itertools.product(range(4), (1, 2, 5, 12, 30)):
+        v = start_vector(N, seed)
+        exact = float((v**2) @ torch.log1p(values))
+        rule = lanczos_quadrature(diagonal_operator(values), v, steps, reorthogonalise=reorthogonalise)
+        nodes, weights = rule.from_below(lowest)
+        low, high = float(weights @ np.log1p(nodes)), float(rule.weights @ np.log1p(rule.nodes))
+        assert low <= exact + 1e-9 and high >= exact - 1e-9
+        assert nodes[0] == pytest.approx(lowest, abs=1e-8) and weights @ nodes == pytest.approx(
+            rule.weights @ rule.nodes
+        )
+        gaps.append(high - low)
+        floors.append(rule.floor)
+    assert gaps[4] < 0.1 * gaps[1] and max(floors) <= float(values[0])
+
+
+def test_a_whole_distribution_has_one_rule_and_its_floor_is_the_smallest_eigenvalue() -> None:
+    values = torch.tensor([2.0, 3.0, 3.0, 5.0], dtype=torch.float64)
+    rule = lanczos_quadrature(diagonal_operator(values), start_vector(4, 0), 4)
+    assert rule.couplings[-1] == 0 and rule.floor == pytest.approx(2.0)
+    assert all(np.array_equal(*pair) for pair in zip(rule.from_below(0.0), (rule.nodes, rule.weights), strict=True))
+
+
 def test_brackets_in_closed_form() -> None:
     assert mass_below_zero([1.0, 1.0], [0.5, 0.0], 1e-12) == (0.0, 0.0)  # T is everything: eigenvalues 0.5 and 1.5
     assert mass_below_zero([0.0], [1.0], 1e-12) == (0.0, 1.0)
@@ -416,7 +445,8 @@ def test_nodes_approach_the_spectrum_with_and_without_orthogonality(name: str) -
     full, plain = (
         spectral_density(diagonal_operator(values), steps=80, starts=4, reorthogonalise=r) for r in (True, False)
     )
-    truth = SpectralDensity(**{**vars(full), "nodes": [values.sort().values.numpy()], "weights": [np.full(1000, 1e-3)]})
+    rule = replace(full.rules[0], nodes=values.sort().values.numpy(), weights=np.full(1000, 1e-3))
+    truth = replace(full, rules=[rule])
     assert distance(full, truth) < 0.02
     assert distance(plain, full) < 1e-3
     single = spectral_density(diagonal_operator(values.float()), steps=80, starts=4)

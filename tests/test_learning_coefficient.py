@@ -59,6 +59,7 @@ def test_the_probe_agrees_with_its_own_gaussian_check() -> None:
     result = probe(quadratic(H.repeat(4), W.repeat(4), offset=2.0))
     exact = 4 * float(Tempered(50.0, 5.0).gaussian(H.numpy()).sum())
     assert result.gaussian is not None and result.gaussian_at_step is not None and result.value is not None
+    assert result.gaussian.lower is not None
     assert result.gaussian.lower - 1e-9 <= exact <= result.gaussian.upper + 1e-9
     assert result.largest_eigenvalue == pytest.approx(4.0) and result.step == pytest.approx(0.2 / 205)
     assert result.value == pytest.approx(exact, rel=0.25)
@@ -127,6 +128,6 @@ def test_spectral_sums_are_exact_for_full_quadratures_and_cover_otherwise() -> N
     operator = FunctionOperator(lambda v: eigenvalues * v, 300, torch.float64)
     exact, held = float(eigenvalues.log().sum()), 0
     for seed in range(40):
-        total = spectral_sum(spectral_density(operator, steps=25, starts=3, seed=seed), np.log, 0.9)
-        held += total.lower <= exact <= total.upper
+        total = spectral_sum(spectral_density(operator, steps=25, starts=3, seed=seed), np.log, 0.9, 0.1)
+        held += total.lower is not None and total.lower <= exact <= total.upper
     assert held >= 0.9 * 40 - 3 * math.sqrt(40 * 0.09)

@@ -47,8 +47,7 @@ class SpectralDensity:
     """
 
     size: int
-    nodes: list[np.ndarray] = field(repr=False)  # for each start (k,), ascending
-    weights: list[np.ndarray] = field(repr=False)  # for each start (k,), sum 1
+    rules: list[Quadrature] = field(repr=False)  # one for each start
     steps: int  # products asked for per start; fewer nodes where the Krylov space was invariant or time was up
     num_products: int
     stopped_by: str  # "steps" or "seconds"
@@ -70,9 +69,24 @@ class SpectralDensity:
     reasons: list[str]
 
     @property
+    def nodes(self) -> list[np.ndarray]:
+        """The nodes of each start, shape (k,), ascending."""
+        return [rule.nodes for rule in self.rules]
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """The weights of each start, shape (k,), sum 1."""
+        return [rule.weights for rule in self.rules]
+
+    @property
     def smallest_node(self) -> float:
         """The smallest node: never below the smallest eigenvalue, rounding aside."""
         return min(float(nodes[0]) for nodes in self.nodes)
+
+    @property
+    def floor(self) -> float:
+        """The smallest node less its residual, of all starts: below the smallest eigenvalue as a rule, unproven."""
+        return min(rule.floor for rule in self.rules)
 
     @property
     def largest_node(self) -> float:
@@ -116,7 +130,7 @@ class SpectralDensity:
     def details(self) -> dict[str, Any]:
         """Return the quadratures, the curve on its default grid and every number above as plain types."""
         curve = self.curve()
-        plain = {name: value for name, value in vars(self).items() if name not in ("nodes", "weights")}
+        plain = {name: value for name, value in vars(self).items() if name != "rules"}
         return plain | {
             "num_starts": len(self.nodes),
             "kernel_width": KERNEL_WIDTH,  # standard deviation of the Gaussian kernel in s
@@ -230,8 +244,7 @@ def _summary(
         reasons.append("no effective rank: every product was zero")
     return SpectralDensity(
         size=size,
-        nodes=[rule.nodes for rule in rules],
-        weights=[rule.weights for rule in rules],
+        rules=rules,
         steps=steps,
         num_products=made,
         stopped_by="seconds" if cut else "steps",

@@ -1,10 +1,10 @@
-"""Gauss quadrature of the spectrum as one start vector weighs it, by Lanczos, and bounds of the mass below 0."""
+"""Quadrature of the spectrum as one start vector weighs it, by Lanczos: Gauss's, Radau's, and the mass below 0."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,6 +31,36 @@ class Quadrature:
     moment_error: float  # mismatch with the measured v^T A v and ||A v||^2, relative to ||A v|| and its square
     defect: float  # || Q^T A Q - T ||, as far as measured, relative to the largest node: 0 for a symmetric product
     complete: bool  # False where it was stopped before the steps asked for
+    alphas: list[float] = field(repr=False)  # (k,) the diagonal of T
+    couplings: list[float] = field(repr=False)  # (k,) beside it, the last one the norm of the next residual
+
+    @property
+    def floor(self) -> float:
+        """The smallest node less its residual: an eigenvalue lies between them, as a rule the smallest one.
+
+        It is that eigenvalue itself where the last coupling is 0.
+        """
+        _, vectors = eigh_tridiagonal(np.array(self.alphas), np.array(self.couplings[:-1]))
+        return float(self.nodes[0] - self.couplings[-1] * abs(vectors[-1, 0]))
+
+    def from_below(self, end: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return nodes and weights of the Gauss-Radau rule with a node at ``end``, which no eigenvalue lies below.
+
+        For a function whose odd derivatives are positive from ``end`` on its sum is too small, where that of the Gauss
+        rule is too large if the even ones are negative (Golub and Meurant 2010, theorems 6.4 and 6.5). Where a node
+        lies below ``end``, by rounding or because ``end`` was a guess, the rule begins just below that node. Where T is
+        the whole distribution, it is Gauss's.
+
+        >>> A = FunctionOperator(lambda v: torch.tensor([0.0, 1.0, 3.0]).double() * v, 3, torch.float64)
+        >>> rule = lanczos_quadrature(A, torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64) / 3, 1)
+        >>> nodes, weights = rule.from_below(0.0)                   # mean 7/9 and mean square 13/9, as of the whole
+        >>> rule.nodes.round(3).tolist(), (abs(nodes).round(3) + 0).tolist(), weights.round(3).tolist()
+        ([0.778], [0.0, 1.857], [0.581, 0.419])
+        """
+        if self.couplings[-1] == 0:
+            return self.nodes, self.weights
+        node = min(end, float(self.nodes[0]) - ZERO * float(np.abs(self.nodes).max()))
+        return _rule(*_with_node(self.alphas, self.couplings, node))
 
 
 def lanczos_quadrature(
@@ -83,6 +113,8 @@ def lanczos_quadrature(
         moment_error=_moment_error(nodes, weights, measured[0], measured[1]),
         defect=max(defect - operator.error, 0.0) / largest if largest else 0.0,
         complete=len(alphas) == steps or couplings[-1] == 0,
+        alphas=alphas,
+        couplings=couplings,
     )
 
 
@@ -99,22 +131,23 @@ def mass_below_zero(alphas: list[float], couplings: list[float], smallest: float
     >>> mass_below_zero([0.0], [1.0], 1e-12)          # of the masses with mean 0 and variance 1 some have none there
     (0.0, 1.0)
     """
-    if couplings[-1] != 0:
-        pivots = [alphas[0]]
-        for alpha, coupling in zip(alphas[1:], couplings, strict=False):
-            pivots.append(alpha - coupling**2 / _away_from_zero(pivots[-1]))
-        last = couplings[-1] ** 2 / _away_from_zero(pivots[-1])
-        if abs(last) <= 1e3 * max(map(abs, [*alphas, *couplings])):
-            alphas, inner = [*alphas, last], couplings
-        else:
-            last = couplings[-2] ** 2 / _away_from_zero(pivots[-2]) if len(alphas) > 1 else 0.0
-            alphas, inner = [*alphas[:-1], last], couplings[:-1]
-    else:
-        inner = couplings[:-1]
-    nodes, weights = _rule(alphas, inner)
-    if couplings[-1] != 0:
+    whole = couplings[-1] == 0
+    nodes, weights = _rule(alphas, couplings[:-1]) if whole else _rule(*_with_node(alphas, couplings, 0.0))
+    if not whole:
         nodes[np.abs(nodes).argmin()] = 0.0  # it is, but for rounding
     return float(weights[nodes < -smallest].sum()), float(weights[nodes <= smallest].sum())
+
+
+def _with_node(alphas: list[float], couplings: list[float], node: float) -> tuple[list[float], list[float]]:
+    """Return the diagonal and the couplings of T with an eigenvalue at ``node``, as :func:`mass_below_zero` tells."""
+    pivots = [alphas[0] - node]
+    for alpha, coupling in zip(alphas[1:], couplings, strict=False):
+        pivots.append(alpha - node - coupling**2 / _away_from_zero(pivots[-1]))
+    last = node + couplings[-1] ** 2 / _away_from_zero(pivots[-1])
+    if abs(last) <= 1e3 * max(map(abs, [*alphas, *couplings])):
+        return [*alphas, last], couplings
+    last = node + (couplings[-2] ** 2 / _away_from_zero(pivots[-2]) if len(alphas) > 1 else 0.0)
+    return [*alphas[:-1], last], couplings[:-1]
 
 
 def _away_from_zero(pivot: float) -> float:

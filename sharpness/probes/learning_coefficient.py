@@ -232,4 +232,4 @@ def _gaussian(spectrum: SpectralDensity, target: Tempered, step: float, confiden
     lowest, highest = (target.nbeta * h + target.localization for h in nodes)
     if lowest <= 0 or step * highest >= 4:
         return None
-    return spectral_sum(spectrum, lambda h: target.gaussian(h, step), confidence)
+    return spectral_sum(spectrum, lambda h: target.gaussian(h, step), confidence, spectrum.floor)

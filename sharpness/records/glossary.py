@@ -289,7 +289,7 @@ DETAILS: dict[str, dict[str, str]] = {
         "chains": "the coefficient by each chain",
         "r_hat": "the agreement of the chains; 1 is perfect",
         "distances": "how far each chain ended from the weights",
-        "gaussian": "the coefficient of the quadratic approximation, from the spectrum",
+        "gaussian": "the coefficient of the quadratic approximation, from the spectrum, with its interval as for occam",
         "gaussian_at_step": "the same with the bias of the finite step",
         "largest_eigenvalue": "of the Hessian, which bounds the step",
         "trace_of_losses": "the losses along the chains",
@@ -311,6 +311,7 @@ DETAILS: dict[str, dict[str, str]] = {
     "occam": OF_MATRIX
     | {
         "standard_error": "that of the sum over the starts",
+        "gap": "by how much the two quadratures of the same starts differ; null where there is no lower end",
         "cost": "`N L(w) + lambda/2 \\|w\\|^2`",
         "log_evidence": "minus the cost and the value",
         "num_nodes_outside": "nodes of the spectrum below minus the prior's precision, where there is no value",

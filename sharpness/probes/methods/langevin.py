@@ -28,10 +28,12 @@ class Tempered:
         """Return what each eigenvalue h contributes to the learning coefficient where the loss is quadratic.
 
         ``1/2 nbeta h v`` with v the variance of w along it: ``1 / (a (1 - step a / 4))``, a = nbeta h + localization;
-        ``step = 0`` is the density itself.
+        ``step = 0`` is the density itself. NaN where there is no such variance.
         """
         a = self.nbeta * h + self.localization
-        return 0.5 * self.nbeta * h / (a * (1 - step * a / 4))
+        inverse = a * (1 - step * a / 4)
+        variance = np.divide(1.0, inverse, where=(a > 0) & (step * a < 4), out=np.full(a.shape, np.nan))
+        return 0.5 * self.nbeta * h * variance
 
 
 def langevin_losses(
