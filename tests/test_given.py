@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -255,6 +256,29 @@ def test_compare_puts_two_checkpoints_side_by_side(small: list[str], tmp_path: P
     assert (tmp_path / "out" / "interpolation.pdf").exists()
     again = sharpness("compare", *both, *options)
     assert again.returncode == 0 and again.stdout.count("in probes.jsonl already") == 3
+
+
+def test_a_record_is_found_again_only_for_the_same_file_of_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = classifier(tmp_path, "tests.given_cases:mlp", seeded(mlp), 1, 8).arguments
+    file, found = tmp_path / "my_loss_of_a_test.py", []
+    monkeypatch.syspath_prepend(tmp_path)
+    for written in (
+        "outputs * 1.0",
+        "outputs.detach() * 0 + outputs",
+    ):
+        file.write_text(
+            f"from torch.nn.functional import cross_entropy\n\ndef mine(outputs, targets):\n"
+            f"    return cross_entropy({written}, targets)\n"
+        )
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
+        importlib.invalidate_caches()
+        request, path = as_request(small, loss=f"{file.stem}:mine")
+        found.append(load_user_checkpoint(request, path, CPU).subject.identity)
+    one, other = found
+    assert one["loss_at_checkpoint"] == other["loss_at_checkpoint"] and one["code"]["model"] == other["code"]["model"]
+    assert one["code"]["loss"] != other["code"]["loss"]
 
 
 def test_compare_refuses_other_shapes_with_a_table(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import os
 import sys
@@ -39,6 +40,18 @@ def import_object(path: str, what: str) -> Any:
         hidden = _hidden_file(module_name, module)
         raise InputError(f"{path}: {unknown_name('object', name, names)}{hidden}")
     return getattr(module, name)
+
+
+def source_sha256(spec: str) -> str | None:
+    """Return the SHA-256 of the file that ``package.module:object,option=...`` was imported from, ``None`` without one.
+
+    >>> source_sha256("hf:folder"), source_sha256("sharpness.errors:InputError,a=1") is not None
+    (None, True)
+    """
+    path = spec.partition(",")[0]
+    module = sys.modules.get(path.partition(":")[0]) if IMPORTABLE.fullmatch(path) else None
+    file = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None
 
 
 def _hidden_file(module_name: str, module: ModuleType) -> str:

@@ -21,7 +21,7 @@ from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.criteria import Criterion, load_loss
 from sharpness.loss.eval_mode import batch_norms
-from sharpness.machine.users_code import import_object
+from sharpness.machine.users_code import import_object, source_sha256
 from sharpness.measure.adapter_folder import base_of, with_adapter
 from sharpness.measure.guards import Checked, check_before_probing, describe
 from sharpness.measure.preconditioner import preconditioner_at
@@ -113,9 +113,14 @@ def _details(request: Request, checked: Checked) -> dict[str, Any]:
 
 
 def _identity(request: Request, checked: Checked) -> dict[str, Any]:
-    """Return the loss at the checkpoint, as code can change under its name, and how the loss is taken."""
+    """Return the loss at the checkpoint, and the hashes of the user's files: code can change under its name.
+
+    A detach that is taken out changes derivatives and not the loss. With them goes how the loss is taken.
+    """
     how = {name: True for name in ("coupled", "freeze", "training", "fused") if getattr(request, name)}
-    return {"loss_at_checkpoint": f"{checked.evaluation.loss:.6g}"} | how
+    named = {name: getattr(request, name) for name in ("model", "loss", "count")}
+    code = {name: sha for name, spec in named.items() if spec is not None and (sha := source_sha256(spec))}
+    return {"loss_at_checkpoint": f"{checked.evaluation.loss:.6g}"} | how | ({"code": code} if code else {})
 
 
 def _kept_state(run: RunFolder, file: Path, loss: Loss) -> Callable[[], Preconditioner] | None:

@@ -450,7 +450,7 @@ OF_ADVICE: dict[str, dict[str, str]] = {
 """The records of ``sharpness advise`` that no probe makes."""
 EVERYWHERE = {
     "warnings": "where there are any: what to bear in mind, in sentences",
-    "identity": "the network, the criterion and the loss at the checkpoint, by which a record is found again",
+    "identity": "network, criterion, your own files and the loss at the checkpoint, by which a record is found again",
     "checkpoint": "the file: its path, what was read in it, the names used, missing and left over, types and casts",
     "model": "the network: its specification and size",
     "data": "the data: their specification, how many of how many examples",
