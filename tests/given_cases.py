@@ -208,8 +208,7 @@ def gpt2_classifier(folder: Path) -> Prepared:
     """Save a classifier that reads the last token that is not the one for filling up, which is not 0."""
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    classes: dict[str, Any] = {"num_labels": 3}
-    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=16, pad_token_id=19, **classes)
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=16, pad_token_id=19, num_labels=3)
     return of_sentences(folder, seeded(lambda: GPT2ForSequenceClassification(config)))
 
 
