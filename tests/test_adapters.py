@@ -18,7 +18,7 @@ from sharpness.checkpoints.adapters import PREFIX, LoraConfig, add_adapter, read
 from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError
 from sharpness.linalg.operators import to_dense
-from sharpness.measure.points import point_of, with_far_end, with_points
+from sharpness.measure.points import point_of
 from sharpness.measure.user_checkpoint import load_user_checkpoint
 from tests.given_cases import mlp, seeded
 from tests.test_given import CPU, as_request
@@ -89,33 +89,6 @@ def test_the_hessian_is_that_of_the_adapter_s_parameters_alone(given: Any) -> No
     assert "an adapter, beside 4 frozen tensors" in found.lines()[0]
     another = save_adapter(path.parent / "other", {name: 2 * t for name, t in tensors.items()})
     torch.testing.assert_close(point_of(request, another, loss).weights.double(), 2 * w)
-
-
-def test_a_line_leads_to_the_second_checkpoint_or_there_is_none(given: Any) -> None:
-    options, _, tensors, _, _ = given
-    request, path = as_request(options, dtype="float64")
-    first = load_user_checkpoint(request, path, CPU)
-    twice = save_adapter(path.parent / "twice", {name: 2 * t for name, t in tensors.items()})
-    larger = save_adapter(path.parent / "larger", tensors, lora_alpha=12)
-    for other, count in ((twice, 1), (larger, 0)):
-        second = load_user_checkpoint(request, other, CPU)
-        line = with_far_end(request, first, second, "")
-        assert len(line.points) == count
-        reached = first.subject.loss.value(second.subject.loss.weights)
-        assert (reached == pytest.approx(second.checked.evaluation.loss)) is bool(count)
-    with pytest.raises(InputError, match="one lora_alpha"):
-        with_points(request, first, "", [("larger", larger)])
-
-
-def test_the_line_of_some_layers_needs_the_others_to_be_the_same(given: Any, tmp_path: Path) -> None:
-    options, base, _, _, _ = given
-    request, _ = as_request(options, dtype="float64", parameters="3.*")
-    states = [base.state_dict() | change for change in ({}, {"3.bias": torch.ones(4)}, {"1.bias": torch.ones(6)})]
-    found = []
-    for number, state in enumerate(states):
-        torch.save(state, tmp_path / f"{number}.pt")
-        found.append(load_user_checkpoint(request, tmp_path / f"{number}.pt", CPU))
-    assert [len(with_far_end(request, found[0], other, "").points) for other in found[1:]] == [1, 0]
 
 
 def test_settings_choose_the_factor_and_what_else_is_trainable(tmp_path: Path) -> None:

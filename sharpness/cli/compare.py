@@ -12,7 +12,7 @@ from torch import nn
 from sharpness.checkpoints import MatchReport, MismatchError
 from sharpness.cli.knobs import Knobs
 from sharpness.cli.options import Compare
-from sharpness.cli.output import make_console, print_json, say, warn, warn_of
+from sharpness.cli.output import make_console, print_json, say, warn_of
 from sharpness.cli.probe import (
     announced,
     asked_probes,
@@ -53,8 +53,6 @@ def run_compare(command: Compare, knobs: Knobs) -> None:
         show_checkpoint(console, checkpoint)
     _check_alike(first, second)
     subjects = (with_far_end(command, first, second, titles[1]), second.subject)
-    if not subjects[0].points:
-        warn("there is no line between these: they differ in more than the parameters that are measured")
     probes = applicable(asked, subjects[0], named=named)
     folder.path.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[ProbeRecord]] = {title: [] for title in titles}

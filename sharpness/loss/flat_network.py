@@ -119,17 +119,6 @@ class FlatNetwork:
         with self.measuring(twice=True), needing_second_derivatives(), closed_form_norms(self._norms):
             yield
 
-    def holds_as(self, other: FlatNetwork) -> bool:
-        """Say whether the parameters that are not part of ``w`` are those of another function.
-
-        >>> model = nn.Linear(2, 1)
-        >>> weights, biases = (FlatNetwork(model, [name], "frozen", torch.float32) for name in ("weight", "bias"))
-        >>> weights.holds_as(weights), weights.holds_as(biases)
-        (True, False)
-        """
-        ours, theirs = self._fixed, other._fixed
-        return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
-
     def fixed_tensors(self) -> Iterator[Tensor]:
         """Yield the parameters and buffers that are not part of ``w``."""
         yield from self._fixed.values()

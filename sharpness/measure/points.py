@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.checkpoints import load_into, read_checkpoint
-from sharpness.checkpoints.adapters import MERGE, has_adapter, read_lora_config
 from sharpness.checkpoints.formats import recognise
 from sharpness.data import random_subset
 from sharpness.data.batches import Batch
@@ -30,10 +28,9 @@ from sharpness.vectors import flatten
 
 
 def with_far_end(request: Request, first: UserCheckpoint, second: UserCheckpoint, name: str) -> Subject:
-    """Return the first subject with the second checkpoint at the far end of the line between them, if there is one.
+    """Return the first subject with the second checkpoint at the far end of the line between them.
 
-    There is none where they differ in more than the parameters on it: in others, or in what an adapter's matrices count
-    for. Raises :class:`InputError` where the two have other parameters.
+    Raises :class:`InputError` where the two have other parameters.
     """
     ours, theirs = first.subject.loss, second.subject.loss
     if ours.layout != theirs.layout:
@@ -45,8 +42,6 @@ def with_far_end(request: Request, first: UserCheckpoint, second: UserCheckpoint
             f"expected one loss for both checkpoints, got a weight_decay of {ours.weight_decay:g} and of "
             f"{theirs.weight_decay:g}: give --weight-decay as a number"
         )
-    if not ours.holds_as(theirs) or (has_adapter(ours.model) and not _is_reached(ours, theirs)):
-        return first.subject
     point = Point(
         weights=theirs.weights,
         name=name,
@@ -56,33 +51,16 @@ def with_far_end(request: Request, first: UserCheckpoint, second: UserCheckpoint
     return replace(first.subject, points=(lambda: point,), split_losses=lambda: split_losses_of(request, first))
 
 
-def _is_reached(ours: Loss, theirs: Loss) -> bool:
-    """Say whether one network is the other at the other's weights, by the loss there."""
-    return math.isclose(ours.value(theirs.weights), theirs.value(theirs.weights), rel_tol=1e-4)
-
-
 def with_points(request: Request, first: UserCheckpoint, name: str, files: Sequence[tuple[str, Path]]) -> Subject:
     """Return the first subject under its name, with further checkpoints of its network by name and file, read at once.
 
     Raises what reading and matching a checkpoint raises.
     """
     loss = first.subject.loss
-    for _, path in files:
-        _check_adapter(first.path, path)
     points = [point_of(request, path, loss, other) for other, path in files]
     loads: list[Callable[[], Point]] = [lambda p=point: p for point in points]
     losses = partial(split_losses_of, request, first)
     return replace(first.subject, name=name, points=tuple(loads), split_losses=losses)
-
-
-def _check_adapter(first: Path, other: Path) -> None:
-    """Raise :class:`InputError` where two adapter folders add other functions or name other bases."""
-    folders = [path for path in (first, other) if path.is_dir() and recognise(path) == "adapter folder"]
-    if len(folders) == 2 and read_lora_config(first) != read_lora_config(other):
-        raise InputError(
-            f"expected adapters of one base with one lora_alpha and one kind of scaling, got others in {other}: "
-            f"{MERGE} for each"
-        )
 
 
 def point_of(request: Request, path: Path, loss: Loss, name: str = "", *, same_key: bool = True) -> Point:
