@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.checkpoints import load_into, read_checkpoint, recognise
-from sharpness.checkpoints.adapters import PREFIX, LoraConfig, add_adapter, read_lora_config
+from sharpness.checkpoints.adapters import LoraConfig, add_adapter, read_lora_config
 from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError
 from sharpness.linalg.operators import to_dense
@@ -208,26 +208,6 @@ def test_what_cannot_be_measured_is_one_line_with_its_cure(
     with pytest.raises(InputError) as caught:
         load_user_checkpoint(*as_request(options), CPU)
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words), caught.value
-
-
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens, self.inner, self.head = nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False)
-        self.head.weight = self.tokens.weight
-
-
-@pytest.mark.parametrize("keeps_ties", [False, True])
-def test_a_module_that_was_trained_whole_leaves_what_was_tied_to_it(keeps_ties: bool) -> None:
-    model = Tied()
-    before = model.head.weight.detach().clone()
-    inner = {name.removeprefix(PREFIX): tensor for name, tensor in adapter_of(model, ["inner"]).items()}
-    tensors = {**inner, "tokens.weight": before + 1}
-    add_adapter(model, tensors, LoraConfig(None, 4.0, {}, False, ("tokens",), keeps_ties))
-    model.load_state_dict(tensors, strict=False)
-    assert torch.equal(model.tokens.weight, before + 1) and model.tokens.weight.requires_grad
-    assert torch.equal(model.head.weight, before + 1 if keeps_ties else before)
-    assert model.head.weight.requires_grad is keeps_ties
 
 
 def test_matrices_of_other_layers_and_shapes_are_refused(given: Any) -> None:

@@ -6,7 +6,6 @@ The functions are our own: a folder's settings choose numbers here, never code.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +52,6 @@ class LoraConfig:
     alphas: Mapping[str, float]
     by_root: bool  # the factor is alpha over the root of the rank
     saved: tuple[str, ...]  # modules that were trained whole
-    keeps_ties: bool = False  # and stay tied to others that have the same weights
 
     def factor(self, module: str, rank: int) -> float:
         """Return what the product of a module's two matrices counts for."""
@@ -84,7 +82,6 @@ def read_lora_config(folder: Path) -> LoraConfig:
             alphas=alphas,
             by_root=content.get("use_rslora") is True,
             saved=tuple(str(name) for name in saved),
-            keeps_ties=content.get("ensure_weight_tying") is True,
         )
 
 
@@ -140,8 +137,7 @@ def add_adapter(model: nn.Module, tensors: Mapping[str, Tensor], config: LoraCon
 
     Each layer then returns ``W x + s B A x``, s being ``lora_alpha`` over the rank. ``tensors`` have the shapes; their
     values are loaded as those of any checkpoint. Modules that were trained whole, and biases that the adapter has, are
-    trainable too; such a module has weights of its own, as PEFT trains a copy and leaves what was tied to it. Raises
-    :class:`InputError` for matrices of layers that the network has not, or of another shape.
+    trainable too. Raises :class:`InputError` for matrices of layers that the network has not, or of another shape.
 
     >>> model, matrices = nn.Sequential(nn.Linear(3, 2)), {"0.lora_A.weight": torch.ones(1, 3)}
     >>> add_adapter(model, matrices | {"0.lora_B.weight": torch.ones(2, 1)}, LoraConfig(None, 4.0, {}, False, ()))
@@ -149,8 +145,6 @@ def add_adapter(model: nn.Module, tensors: Mapping[str, Tensor], config: LoraCon
     ['0.lora_A.weight', '0.lora_B.weight']
     """
     layers = dict(model.named_modules())
-    if not config.keeps_ties:
-        _untie(model, config.saved)
     model.requires_grad_(False)
     for name in [name for name in tensors if "lora_" in name]:
         module, _, rest = name.partition(".lora_")
@@ -165,16 +159,6 @@ def add_adapter(model: nn.Module, tensors: Mapping[str, Tensor], config: LoraCon
         trained = name.endswith("bias") or any(part in whole for part in name.split("."))
         if ".lora_" in f".{name}" or (name in tensors and trained):
             parameter.requires_grad_()
-
-
-def _untie(model: nn.Module, saved: tuple[str, ...]) -> None:
-    """Give modules of these names copies of the weights that they share with others."""
-    users = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] in saved:
-            for key, parameter in list(module.named_parameters(recurse=False)):
-                if users[id(parameter)] > 1:
-                    module.register_parameter(key, nn.Parameter(parameter.detach().clone()))
 
 
 def _extend(layer: nn.Module, name: str, tensors: Mapping[str, Tensor], config: LoraConfig, *, embedding: bool) -> None:
