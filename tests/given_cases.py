@@ -190,7 +190,8 @@ def gpt2(folder: Path) -> Prepared:
 
 
 def bert(folder: Path) -> Prepared:
-    """Save a BERT classifier."""
+    """Save a BERT classifier; its data are token numbers of several lengths, saved as a Hugging Face dataset."""
+    from datasets import Dataset
     from transformers import BertConfig, BertForSequenceClassification
 
     sizes: dict[str, Any] = {
@@ -201,24 +202,10 @@ def bert(folder: Path) -> Prepared:
         "intermediate_size": 12,
     }
     config = BertConfig(vocab_size=20, max_position_embeddings=16, pad_token_id=0, **sizes)
-    return of_sentences(folder, seeded(lambda: BertForSequenceClassification(config)))
-
-
-def gpt2_classifier(folder: Path) -> Prepared:
-    """Save a classifier that reads the last token that is not the one for filling up, which is not 0."""
-    from transformers import GPT2Config, GPT2ForSequenceClassification
-
-    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=16, pad_token_id=19, num_labels=3)
-    return of_sentences(folder, seeded(lambda: GPT2ForSequenceClassification(config)))
-
-
-def of_sentences(folder: Path, model: Any) -> Prepared:
-    """Save a classifier; its data are token numbers of several lengths, saved as a Hugging Face dataset."""
-    from datasets import Dataset
-
+    model = seeded(lambda: BertForSequenceClassification(config))
     model.save_pretrained(folder / "model")
     generator = np.random.default_rng(1)
-    rows = [generator.integers(1, 19, length).tolist() for length in (5, 9, 7, 4, 9)]
+    rows = [generator.integers(1, 20, length).tolist() for length in (5, 9, 7, 4, 9)]
     labels = [0, 1, 2, 1, 0]
     masks = [[1] * len(row) for row in rows]
     Dataset.from_dict({"input_ids": rows, "attention_mask": masks, "label": labels}).save_to_disk(folder / "data")
@@ -243,7 +230,6 @@ CASES: dict[str, Callable[[Path], Prepared]] = {
     "DDP and compile": ddp_and_compile,
     "GPT-2": gpt2,
     "BERT": bert,
-    "GPT-2 classifier": gpt2_classifier,
 }
 
 

@@ -44,7 +44,7 @@ def test_tokens_become_dicts_filled_up_to_the_longest(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
     assert (data.num_classes, data.input_shape, len(data.batches)) == (3, None, 2)
     assert data.notes == (
-        "filled up to 4 tokens with the token 0, labels there with -100",
+        "filled up to 4 tokens, labels there with -100",
         "labels taken from the column label",
         "columns left out: text",
     )

@@ -278,19 +278,6 @@ def test_a_loader_may_fill_the_memory_of_its_batches_anew(freeze: bool) -> None:
             assert torch.equal(matmat(ours_again, V), matmat(theirs, V))
 
 
-@pytest.mark.parametrize("filled", [False, True])
-def test_a_model_that_could_copy_its_labels_is_refused(filled: bool) -> None:
-    model, _ = CASES["own loss over tokens"].build()
-    tokens = torch.randint(1, 7, (4, 5), generator=torch.Generator().manual_seed(0))
-    seen = torch.ones_like(tokens)
-    seen[1:, 3:] = 0 if filled else 1
-    labels = torch.where(seen.bool(), tokens, -100)
-    with pytest.raises(InputError, match="hide tokens"):
-        Loss(model, None, [{"input_ids": tokens, "labels": labels, "attention_mask": seen}])
-    hidden = torch.where(torch.arange(5) == 2, 0, tokens)
-    assert Loss(model, None, [{"input_ids": hidden, "labels": labels, "attention_mask": seen}]).num_examples == 4
-
-
 def test_a_generator_is_refused_at_its_second_pass() -> None:
     with pytest.raises(InputError, match="pass a list"):
         Loss(mlp(), F.cross_entropy, ((x, y) for x, y in [(torch.randn(4, 4), torch.arange(4) % 3)]))

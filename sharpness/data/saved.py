@@ -21,7 +21,7 @@ from sharpness.data.options import channels_of, folder_of, whole_number
 from sharpness.data.user_data import DataRequest, Loaded, count_classes, require_memory
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.extras import extra, offline
-from sharpness.parsing import parse_object, read_bounded, read_object, shown_value
+from sharpness.parsing import parse_object, read_bounded, shown_value
 
 COLUMN_OPTIONS = ("split", "inputs", "targets")
 TOKEN_OPTIONS = (*COLUMN_OPTIONS, "pad")
@@ -144,26 +144,14 @@ def _tokens(spec: Spec, request: DataRequest, table: Any) -> Loaded:
     filled = min(lengths) < max(lengths)
     if filled:
         columns.setdefault("attention_mask", [np.ones(length, np.int64) for length in lengths])
-    pad = whole_number(spec, "pad", 0)
-    fill = {"input_ids": _pad_token(request.tokenizer) if pad is None else pad}
+    fill = {"input_ids": whole_number(spec, "pad", 0) or 0}
     batch = {name: _filled(spec, name, column, lengths, fill.get(name, 0)) for name, column in columns.items()}
     batch["labels"], num_classes = _labels(spec, table, target, rows, lengths)
     unused = [name for name in names if name not in (*SEQUENCES, target)]
-    note = f"filled up to {max(lengths)} tokens with the token {fill['input_ids']}, labels there with {IGNORED}"
-    notes = [note] if filled else []
+    notes = [f"filled up to {max(lengths)} tokens, labels there with {IGNORED}"] if filled else []
     notes += [f"labels taken from the column {target}"] if target != "labels" else []
     notes += [f"columns left out: {', '.join(unused)}"] if unused else []
     return Loaded(split(batch, request.batch_size), len(table), num_classes, tuple(notes))
-
-
-def _pad_token(folder: Path | None) -> int:
-    """Return the token that a model's folder names for filling up, else 0.
-
-    Classifiers of Transformers made from causal models read the last token that is not this one.
-    """
-    path = None if folder is None else folder / "config.json"
-    token = read_object(path, "the settings of a model").get("pad_token_id") if path and path.is_file() else None
-    return token if isinstance(token, int) and not isinstance(token, bool) and token >= 0 else 0
 
 
 def _labels(

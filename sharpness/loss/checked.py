@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sharpness.data.batches import Batch, batch_length, cast, taken
 from sharpness.data.still import cannot_move
 from sharpness.loss.counts import SHIFTED, candidates, examples, reduction_of
-from sharpness.loss.criteria import cast_criterion, first_label_counts, refuse_copies
+from sharpness.loss.criteria import cast_criterion, first_label_counts
 from sharpness.loss.criterion_network import CriterionNetwork
 from sharpness.loss.double import few, takes_parts
 from sharpness.loss.mean import DECLARED, verdict_on_mean
@@ -81,10 +81,7 @@ class CheckedLoss(CriterionNetwork):
                 return float(self.criterion_value(forward(batch), batch).detach())
 
         with users_own("measuring", "data that fit this network and its loss", "check model, data and loss"):
-            shifts = self.own_loss and len(batches) > 0 and not first_label_counts(own_loss, batches[0])
-            if self.own_loss and not shifts:
-                refuse_copies(batches)
-            return shifts
+            return self.own_loss and len(batches) > 0 and not first_label_counts(own_loss, batches[0])
 
     def over(self, batches: Sequence[Batch]) -> Self:
         """Return the same criterion of the same network over other batches, such as a random one of the same data.

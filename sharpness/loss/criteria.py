@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -90,27 +90,6 @@ def first_label_counts(value: Callable[[Batch], float], batch: Batch) -> bool:
         one = {k: v[:1] if isinstance(v, Tensor) and v.ndim and len(v) == len(labels) else v for k, v in batch.items()}
         values.append(value({**one, "labels": changed}))
     return values[0] != values[1]
-
-
-def refuse_copies(batches: Sequence[Batch]) -> None:
-    """Raise :class:`InputError` where every token is its own label and the model does not shift them: it could copy.
-
-    >>> refuse_copies([{"input_ids": torch.tensor([[5, 0]]), "labels": torch.tensor([[-100, 7]])}])
-    """
-    if batches and all(_is_copied(batch) for batch in batches):
-        raise InputError(
-            "expected labels that the network cannot read off its inputs, got the input_ids themselves for a model "
-            "that does not shift them, which could copy: hide tokens, as text:FILE,mask=0.15 does, or give labels"
-        )
-
-
-def _is_copied(batch: Batch) -> bool:
-    tokens, labels = (batch.get("input_ids"), targets_of(batch)) if isinstance(batch, Mapping) else (None, None)
-    if not isinstance(tokens, Tensor) or not isinstance(labels, Tensor) or tokens.shape != labels.shape:
-        return False
-    mask = batch.get("attention_mask")
-    seen = mask.bool() if isinstance(mask, Tensor) and mask.shape == tokens.shape else torch.ones_like(tokens).bool()
-    return bool(seen.any()) and torch.equal(tokens[seen], labels[seen])
 
 
 def cast_criterion(criterion: Any, device: torch.device, dtype: torch.dtype) -> Any:
