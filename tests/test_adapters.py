@@ -191,6 +191,7 @@ def wrapped() -> nn.Module:
         ({"peft_type": "IA3"}, ["LORA", "merge_and_unload"]),
         ({"use_dora": True}, ["use_dora", "merge_and_unload"]),
         ({"init_lora_weights": "pissa_niter_4"}, ["pissa", "merge_and_unload"]),
+        ({"init_lora_weights": "lora_ga"}, ["lora_ga, which moves it", "merge_and_unload"]),
         ({"lora_alpha": "many"}, ["lora_alpha"]),
         ({"alpha_pattern": {"(a+)+$": 1}}, ["alpha_pattern"]),
         ({"alpha_pattern": [1]}, ["settings of an adapter"]),

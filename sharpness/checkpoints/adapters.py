@@ -37,7 +37,7 @@ OTHER_FUNCTIONS = (
     "use_bdlora",
 )
 """Settings with which an adapter is another function than ``W x + s B A x``."""
-MOVED_BASES = ("pissa", "olora", "loftq", "corda")
+MOVED_BASES = ("pissa", "olora", "loftq", "corda", "lora_ga")
 """Ways to draw the first adapter that change the weights of the base too."""
 MERGE = "save merge_and_unload() with save_pretrained, and measure that folder"
 WHOLE = "or torch.save the whole state_dict and give --model package.module:factory with the adapter in it"
