@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sharpness.checkpoints import load_into, read_checkpoint, recognise
 from sharpness.checkpoints.adapters import LoraConfig, add_adapter, read_lora_config
+from sharpness.checkpoints.views import plain_name
 from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError
 from sharpness.linalg.operators import to_dense
@@ -102,6 +103,51 @@ def test_settings_choose_the_factor_and_what_else_is_trainable(tmp_path: Path) -
     assert trainable == {n.removeprefix("base_model.model.") for n in tensors}
     report = load_into(model, read_checkpoint(tmp_path))
     assert report.fits and torch.equal(model.state_dict()["2.weight"], torch.ones(2, 2))
+
+
+class _Tied(nn.Module):
+    """A language model of one layer, whose head has the weight of the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_tokens, self.middle, self.lm_head = nn.Embedding(5, 3), nn.Linear(3, 3), nn.Linear(3, 5, bias=False)
+        self.lm_head.weight = self.embed_tokens.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lm_head(self.middle(self.embed_tokens(x)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "whole"),
+    [
+        ({"modules_to_save": ["embed_tokens"]}, ["embed_tokens"]),
+        ({"modules_to_save": ["head"]}, ["lm_head"]),
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, ["embed_tokens", "lm_head"]),
+        ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, ["embed_tokens"]),  # tied in name only
+        ({"modules_to_save": ["inner.embed_tokens"], "ensure_weight_tying": True}, ["embed_tokens", "lm_head"]),
+    ],
+)
+def test_a_module_that_was_trained_whole_leaves_those_it_was_tied_to(
+    tmp_path: Path, settings: dict[str, Any], whole: list[str]
+) -> None:
+    model, tied = nn.Sequential(), settings.get("ensure_weight_tying") is True and len(whole) == 2
+    model.add_module("inner", seeded(_Tied))
+    inner: Any = model.get_submodule("inner")
+    matrices = adapter_of(model, ["inner.middle"])
+    weights = {"lm_head": inner.lm_head.weight.detach().clone(), "embed_tokens": inner.lm_head.weight.detach().clone()}
+    weights |= {name: torch.full((5, 3), 2.0 + (0 if tied else i)) for i, name in enumerate(whole)}
+    a, b = (matrices[f"base_model.model.inner.middle.lora_{letter}.weight"] for letter in "AB")
+    x = torch.arange(5)
+    hidden = F.linear(weights["embed_tokens"], inner.middle.weight + 3 * b @ a, inner.middle.bias)
+    expected = F.linear(hidden, weights["lm_head"])
+    tensors = matrices | {f"base_model.model.inner.{name}.weight": weights[name] for name in whole}
+    config = read_lora_config(save_adapter(tmp_path, tensors, **settings))
+    add_adapter(model, {name.removeprefix("base_model.model."): t for name, t in tensors.items()}, config)
+    assert load_into(model, read_checkpoint(tmp_path)).fits
+    torch.testing.assert_close(model(x), expected)
+    assert (inner.lm_head.weight is inner.embed_tokens.weight) == tied
+    trainable = {n for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    assert trainable == {name.removeprefix("base_model.model.") for name in tensors}
 
 
 def test_every_kind_of_layer_returns_what_its_merged_weight_would() -> None:
@@ -232,7 +278,9 @@ def sentences() -> list[dict[str, Tensor]]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of the two libraries about each other
-def test_a_folder_of_peft_itself_is_the_network_that_it_loads(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("whole", [None, ["wte"], ["lm_head"], ["wte", "lm_head"]])
+def test_a_folder_of_peft_itself_is_the_network_that_it_loads(tmp_path: Path, whole: list[str] | None) -> None:
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=19, n_positions=16)
     model = transformers.GPT2LMHeadModel(config).eval()
@@ -244,10 +292,11 @@ def test_a_folder_of_peft_itself_is_the_network_that_it_loads(tmp_path: Path) ->
         task_type="CAUSAL_LM",
         fan_in_fan_out=True,
         alpha_pattern={"c_fc": 3},
+        modules_to_save=whole,
     )
     adapted = peft.get_peft_model(transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "base"), settings).eval()
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
             nn.init.normal_(parameter, std=0.2)
     adapted.peft_config["default"].base_model_name_or_path = "base"
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
@@ -257,5 +306,5 @@ def test_a_folder_of_peft_itself_is_the_network_that_it_loads(tmp_path: Path) ->
     with torch.no_grad():
         expected = float(adapted(**sentences()[0]).loss)
     assert found.checked.evaluation.loss == pytest.approx(expected, rel=1e-5)
-    names = [name.replace(".default", "") for name, p in adapted.named_parameters() if p.requires_grad]
-    assert [f"base_model.model.{name}" for name in found.subject.loss.layout.names] == names
+    names = {plain_name(name) for name, p in adapted.named_parameters() if p.requires_grad}
+    assert {f"base_model.model.{name}" for name in found.subject.loss.layout.names} == names

@@ -5,10 +5,12 @@ The functions are our own: a folder's settings choose numbers here, never code.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,17 @@ class LoraConfig:
     alpha: float
     alphas: Mapping[str, float]
     by_root: bool  # the factor is alpha over the root of the rank
-    saved: tuple[str, ...]  # modules that were trained whole
+    saved: tuple[str, ...]  # the ends of the names of modules that were trained whole
+    tied: bool = False  # what was tied to these stayed so
 
     def factor(self, module: str, rank: int) -> float:
         """Return what the product of a module's two matrices counts for."""
         own = [alpha for name, alpha in self.alphas.items() if module == name or module.endswith(f".{name}")]
         return (own[0] if own else self.alpha) / (math.sqrt(rank) if self.by_root else rank)
+
+    def is_saved(self, module: str) -> bool:
+        """Return whether a module, or one around it, was trained whole."""
+        return any(outer.endswith(self.saved) for outer in accumulate(module.split("."), "{}.{}".format))
 
 
 def read_lora_config(folder: Path) -> LoraConfig:
@@ -81,7 +88,8 @@ def read_lora_config(folder: Path) -> LoraConfig:
             alpha=_numbers({"lora_alpha": content.get("lora_alpha", DEFAULT_ALPHA)})["lora_alpha"],
             alphas=alphas,
             by_root=content.get("use_rslora") is True,
-            saved=tuple(str(name) for name in saved),
+            saved=tuple(str(name) for name in saved if name),
+            tied=content.get("ensure_weight_tying") is True,
         )
 
 
@@ -137,13 +145,15 @@ def add_adapter(model: nn.Module, tensors: Mapping[str, Tensor], config: LoraCon
 
     Each layer then returns ``W x + s B A x``, s being ``lora_alpha`` over the rank. ``tensors`` have the shapes; their
     values are loaded as those of any checkpoint. Modules that were trained whole, and biases that the adapter has, are
-    trainable too. Raises :class:`InputError` for matrices of layers that the network has not, or of another shape.
+    trainable too; what was tied to such a module keeps the base's weight. Raises :class:`InputError` for matrices of
+    layers that the network has not, or of another shape.
 
     >>> model, matrices = nn.Sequential(nn.Linear(3, 2)), {"0.lora_A.weight": torch.ones(1, 3)}
     >>> add_adapter(model, matrices | {"0.lora_B.weight": torch.ones(2, 1)}, LoraConfig(None, 4.0, {}, False, ()))
     >>> [name for name, p in model.named_parameters() if p.requires_grad]
     ['0.lora_A.weight', '0.lora_B.weight']
     """
+    _untie(model, tensors, config)
     layers = dict(model.named_modules())
     model.requires_grad_(False)
     for name in [name for name in tensors if "lora_" in name]:
@@ -154,11 +164,25 @@ def add_adapter(model: nn.Module, tensors: Mapping[str, Tensor], config: LoraCon
             raise InputError(f"expected an adapter of this network, got one of {shown([module])}, which it has not")
         if rest in ("A.weight", "embedding_A"):
             _extend(layers[module], module, tensors, config, embedding=rest == "embedding_A")
-    whole = tuple(config.saved)
     for name, parameter in model.named_parameters():
-        trained = name.endswith("bias") or any(part in whole for part in name.split("."))
+        trained = name.endswith("bias") or config.is_saved(name.rpartition(".")[0])
         if ".lora_" in f".{name}" or (name in tensors and trained):
             parameter.requires_grad_()
+
+
+def _untie(model: nn.Module, tensors: Mapping[str, Tensor], config: LoraConfig) -> None:
+    """Give modules that were trained whole weights of their own where others share them, as PEFT does.
+
+    Where it keeps them tied, its file has the weights under all of their names.
+    """
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if not name.endswith(config.saved):
+            continue
+        own = set(map(id, module.parameters()))
+        names = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in own]
+        shared = any(not n.startswith(f"{name}.") for n in names)
+        if shared and not (config.tied and all(n in tensors for n in names)):
+            model.set_submodule(name, copy.deepcopy(module))
 
 
 def _extend(layer: nn.Module, name: str, tensors: Mapping[str, Tensor], config: LoraConfig, *, embedding: bool) -> None:
