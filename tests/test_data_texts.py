@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sharpness.data import user_data
 from sharpness.data.texts import mask_tokens
+from sharpness.errors import InputError
+from sharpness.loss import Loss
+from sharpness.measure.guards import check_before_probing
 from tests.data_cases import joined, load, refused, save_text, save_tokenizer
+from tests.given_cases import seeded
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,47 @@ def test_special_tokens_are_never_masked_but_every_piece_has_a_mask() -> None:
     inputs, labels = mask_tokens(pieces, special, 99, 50, 1e-9, generator)
     assert (labels != -100).sum(1).tolist() == [1] * 4 and bool((labels[special] == -100).all())
     assert torch.equal(inputs[special], pieces[special])
+
+
+def language_model(kind: str) -> nn.Module:
+    """Return a small network of transformers over 53 tokens, with a dropout that evaluation switches off."""
+    transformers, sizes = pytest.importorskip("transformers"), dict[str, Any](vocab_size=53, num_hidden_layers=1)
+    if kind == "GPT2LMHeadModel":
+        config = transformers.GPT2Config(vocab_size=53, n_layer=1, n_head=2, n_embd=8, n_positions=16)
+    elif kind == "T5ForConditionalGeneration":
+        sizes = {"vocab_size": 53, "num_layers": 1, "num_heads": 2, "d_model": 8, "d_kv": 4, "d_ff": 8}
+        config = transformers.T5Config(**sizes, decoder_start_token_id=0)
+    else:
+        sizes |= {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 16}
+        config = transformers.BertConfig(**sizes)
+    return seeded(lambda: getattr(transformers, kind)(config))
+
+
+class Begun(nn.Module):
+    """A causal model that puts a token of its own first, so that each label has a place and none is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(54, 53)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:
+        logits = self.table(F.pad(input_ids[:, :-1], (1, 0), value=53))
+        return SimpleNamespace(loss=F.cross_entropy(logits.flatten(0, 1), labels.flatten()), logits=logits)
+
+
+def test_a_network_that_would_copy_the_labels_it_sees_is_refused(tokenizer: Path, tmp_path: Path) -> None:
+    text = f"{save_text(tmp_path / 'a.txt', 60)},length=12"
+    plain, masked = (load(f"{text}{mask}", 2, tokenizer=tokenizer).batches for mask in ("", ",mask=0.3"))
+    some: list[dict[str, Tensor]] = [dict(batch) for batch in plain]
+    some[-1]["labels"] = some[-1]["labels"].flip(1)
+    for kind in ("BertForMaskedLM", "T5ForConditionalGeneration"):
+        model = language_model(kind)
+        with pytest.raises(InputError, match=r"labels equal to the input_ids.*text:FILE,mask=0\.15.*encoder-decoder"):
+            check_before_probing(lambda model=model: Loss(model, None, plain))
+        for batches in (masked, some):
+            check_before_probing(lambda model=model, batches=batches: Loss(model, None, batches))
+    for model in (language_model("GPT2LMHeadModel"), seeded(Begun)):
+        check_before_probing(lambda model=model: Loss(model, None, plain))
 
 
 @pytest.mark.parametrize(

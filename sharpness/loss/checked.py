@@ -74,14 +74,14 @@ class CheckedLoss(CriterionNetwork):
 
     def _shifts_labels(self, batches: Sequence[Batch]) -> bool:
         """Return whether a model's own loss predicts each label from those before it, asked of the model."""
-
-        def own_loss(batch: Batch) -> float:
-            with self.evaluating(self.weights) as forward:
-                batch = cast(batch, self.device, self.dtype)
-                return float(self.criterion_value(forward(batch), batch).detach())
-
         with users_own("measuring", "data that fit this network and its loss", "check model, data and loss"):
-            return self.own_loss and len(batches) > 0 and not first_label_counts(own_loss, batches[0])
+            return self.own_loss and len(batches) > 0 and not first_label_counts(self.value_of_batch, batches[0])
+
+    def value_of_batch(self, batch: Batch) -> float:
+        """Return the criterion's mean over one batch at the network's own weights, without a penalty."""
+        with self.evaluating(self.weights) as forward:
+            batch = cast(batch, self.device, self.dtype)
+            return float(self.criterion_value(forward(batch), batch).detach())
 
     def over(self, batches: Sequence[Batch]) -> Self:
         """Return the same criterion of the same network over other batches, such as a random one of the same data.

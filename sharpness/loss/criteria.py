@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.config.spec import parse_spec
-from sharpness.data.batches import IGNORED, Batch, cast, targets_of
+from sharpness.data.batches import IGNORED, Batch, cast, taken, targets_of
 from sharpness.errors import InputError, unknown_name
 from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import ignored_label
@@ -90,6 +90,24 @@ def first_label_counts(value: Callable[[Batch], float], batch: Batch) -> bool:
         one = {k: v[:1] if isinstance(v, Tensor) and v.ndim and len(v) == len(labels) else v for k, v in batch.items()}
         values.append(value({**one, "labels": changed}))
     return values[0] != values[1]
+
+
+def copies_labels(value: Callable[[Batch], float], batch: Batch) -> bool:
+    """Return whether a model's own loss asks for tokens that the model sees, where a batch's labels are its inputs.
+
+    ``value`` is that loss of a batch. Asked of the model itself, with another token in the place of a label: a model
+    that predicts it from others gives the same loss.
+    """
+    places = (batch["labels"][:, 1:] != IGNORED).nonzero()
+    if not len(places) or not first_label_counts(value, batch):
+        return False
+    row, place = int(places[0, 0]), int(places[0, 1]) + 1
+    one = taken(batch, [row])
+    labels = torch.full_like(one["labels"], IGNORED)
+    labels[0, place] = one["labels"][0, place]
+    tokens = one["input_ids"].clone()
+    tokens[0, place] = int(tokens[0, place] == 0)
+    return value({**one, "labels": labels}) != value({**one, "labels": labels, "input_ids": tokens})
 
 
 def cast_criterion(criterion: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from sharpness.data.batches import Batch, cast, named_tensors, split, targets_of
+from sharpness.data.batches import IGNORED, Batch, cast, named_tensors, split, targets_of
 from sharpness.errors import InputError
 from sharpness.loss import Evaluation, Loss
 from sharpness.loss.calls import tensor_in
 from sharpness.loss.counts import ignored_label
+from sharpness.loss.criteria import copies_labels
 from sharpness.loss.eval_mode import RUNNING_STATISTICS
+from sharpness.machine.distributed import on_all_ranks
 from sharpness.machine.users_code import users_own
 from sharpness.vectors import refuse_non_finite
 
@@ -37,12 +39,14 @@ def check_before_probing(build: Callable[[], Loss]) -> tuple[Loss, Checked]:
     """Return the loss that ``build`` makes and what it says of the checkpoint.
 
     Raises :class:`InputError` where the network does not take the data, labels or token numbers are out of range,
-    weights or loss are not finite, two passes differ, or a model's own loss is not the mean over its labels.
+    weights or loss are not finite, two passes differ, a model's own loss is not the mean over its labels, or it asks
+    for tokens that the model sees.
     """
     loss = _fitting(build, "data that fit this network")
     first = cast(next(iter(loss.batches)), loss.device, loss.dtype)
     outputs = _fitting(lambda: _logits(loss, split(first, 2)[0] if loss.divisible else first), "data that fit it")
     check_weights(loss)
+    _fitting(lambda: on_all_ranks(lambda: _refuse_copying(loss)), "data that fit it")
     evaluation = _fitting(lambda: loss.evaluate(loss.weights), "a loss that fits outputs and targets")
     if not math.isfinite(evaluation.loss):
         raise InputError(
@@ -70,6 +74,27 @@ def check_weights(loss: Loss) -> None:
     statistics = [(n, b) for n, b in loss.model.named_buffers() if n.rpartition(".")[2] in RUNNING_STATISTICS]
     named = [*loss.model.named_parameters(), *statistics]
     refuse_non_finite("weights", named, "the training diverged or the file is damaged")
+
+
+def _refuse_copying(loss: Loss) -> None:
+    """Raise :class:`InputError` where a model's own loss asks for the very tokens that the model sees."""
+    first = next(iter(loss.batches))
+    if not loss.own_loss or not _repeats(first) or not copies_labels(loss.value_of_batch, first):
+        return
+    if all(map(_repeats, loss.batches)):
+        raise InputError(
+            "expected labels to be predicted from other tokens, got labels equal to the input_ids that the network "
+            "sees: hide some of them from a masked language model (text:FILE,mask=0.15), or give an encoder-decoder "
+            "the pairs of its task"
+        )
+
+
+def _repeats(batch: Batch) -> bool:
+    """Return whether the labels of a batch are its tokens, but for those that are left out."""
+    tokens, labels = (batch.get("input_ids"), batch.get("labels")) if isinstance(batch, Mapping) else (None, None)
+    if not isinstance(tokens, Tensor) or not isinstance(labels, Tensor) or tokens.ndim != 2:
+        return False
+    return tokens.shape == labels.shape and bool((tokens == labels)[labels != IGNORED].all())
 
 
 def _class_labels(loss: Loss) -> Iterator[Tensor]:
