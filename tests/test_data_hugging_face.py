@@ -16,8 +16,14 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from sharpness.data import user_data
+from sharpness.measure.points import with_trained
+from sharpness.measure.request import ProbeRequest
+from sharpness.measure.user_checkpoint import load_user_checkpoint
 from tests.conftest import run_python
 from tests.data_cases import joined, load, random_array, refused, save_table, save_text, save_tokenizer
+from tests.given_cases import seeded
+from tests.test_adapters import save_adapter
+from tests.test_given import as_request
 
 TOKENS = [[1, 2, 3, 4], [5], [6, 7]]
 
@@ -28,6 +34,11 @@ def encoded(array: np.ndarray[Any, Any]) -> bytes:
     return buffer.getvalue()
 
 
+def with_config(folder: Path, **config: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 # --- tables of tokens ------------------------------------------------------------------------------------------------
 
 
@@ -36,19 +47,55 @@ def test_tokens_become_dicts_filled_up_to_the_longest(tmp_path: Path) -> None:
         {"input_ids": List(Value("int32")), "label": ClassLabel(names=["a", "b", "c"]), "text": Value("string")}
     )
     text = save_table(tmp_path / "t", {"input_ids": TOKENS, "label": [1, 0, 1], "text": ["a", "b", "c"]}, labels)
-    data = load(text, 2)
+    data = load(text, 2, model=with_config(tmp_path, pad_token_id=8))
     batch = joined(data)
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4], [5, 0, 0, 0], [6, 7, 0, 0]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4], [5, 8, 8, 8], [6, 7, 8, 8]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
     assert batch["labels"].tolist() == [1, 0, 1] and set(batch) == {"input_ids", "attention_mask", "labels"}
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
     assert (data.num_classes, data.input_shape, len(data.batches)) == (3, None, 2)
     assert data.notes == (
-        "filled up to 4 tokens, labels there with -100",
+        "filled up to 4 tokens with token 8, labels there with -100",
         "labels taken from the column label",
         "columns left out: text",
     )
     assert joined(load(f"{text},pad=9"))["input_ids"][1].tolist() == [5, 9, 9, 9]
+
+
+def test_a_classifier_of_the_last_token_finds_it_in_rows_that_are_filled_up(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    sizes: dict[str, Any] = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 11, "num_labels": 3}
+    model = seeded(lambda: GPT2ForSequenceClassification(GPT2Config(**sizes, pad_token_id=10)))
+    model.save_pretrained(tmp_path / "base")
+    matrices = {"score.lora_A.weight": torch.ones(2, 8), "score.lora_B.weight": torch.zeros(3, 2)}
+    named = {f"base_model.model.{name}": tensor for name, tensor in matrices.items()}
+    adapter = save_adapter(tmp_path / "adapter", named, base_model_name_or_path="base")
+    (adapter / "tokenizer_config.json").write_text("{}")
+    data = save_table(tmp_path / "t", {"input_ids": TOKENS, "label": [1, 0, 2]})
+    alone = torch.cat([model(input_ids=torch.tensor([row])).logits.detach() for row in TOKENS])
+    for folder in ("base", "adapter"):
+        request, path = as_request([str(tmp_path / folder), "--data", data], trained_on=data)
+        given = load_user_checkpoint(request, path, torch.device("cpu"))
+        assert isinstance(request, ProbeRequest)
+        trained = with_trained(request, given).subject.trained
+        assert trained is not None
+        for loss in (given.subject.loss, trained()):
+            torch.testing.assert_close(loss.outputs(loss.weights), alone)
+        assert "filled up to 4 tokens with token 10, labels there with -100" in given.data.notes
+
+
+def test_rows_are_filled_with_the_model_s_pad_token_or_not_at_all(tmp_path: Path) -> None:
+    text = save_table(tmp_path / "t", {"input_ids": TOKENS, "label": [1, 0, 1], "labels": TOKENS})
+    rows = f"{text},targets=label"
+    refused(rows, "expected a pad token to fill rows of several lengths with, got none", "add ,pad=N")
+    for config, got in (({}, None), ({"pad_token_id": -1}, -1), ({"pad_token_id": 3, "text_config": {}}, None)):
+        folder = with_config(tmp_path, **config)
+        refused(rows, f"got {got} in {tmp_path / 'config.json'}", "set pad_token_id there", model=folder)
+        assert joined(load(text, model=folder))["input_ids"][1].tolist() == [5, 0, 0, 0]
+    folder = with_config(tmp_path, pad_token_id=3, text_config={"pad_token_id": 9})
+    assert joined(load(rows, model=folder))["input_ids"][1].tolist() == [5, 9, 9, 9]
+    assert joined(load(f"{rows},pad=2", model=folder))["input_ids"][1].tolist() == [5, 2, 2, 2]
 
 
 def test_labels_of_tokens_are_filled_up_with_what_losses_leave_out(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from sharpness.data.options import channels_of, folder_of, whole_number
 from sharpness.data.user_data import DataRequest, Loaded, count_classes, require_memory
 from sharpness.errors import InputError, unknown_name
 from sharpness.machine.extras import extra, offline
-from sharpness.parsing import parse_object, read_bounded, shown_value
+from sharpness.parsing import parse_object, read_bounded, read_object, shown_value
 
 COLUMN_OPTIONS = ("split", "inputs", "targets")
 TOKEN_OPTIONS = (*COLUMN_OPTIONS, "pad")
@@ -144,14 +144,37 @@ def _tokens(spec: Spec, request: DataRequest, table: Any) -> Loaded:
     filled = min(lengths) < max(lengths)
     if filled:
         columns.setdefault("attention_mask", [np.ones(length, np.int64) for length in lengths])
-    fill = {"input_ids": whole_number(spec, "pad", 0) or 0}
+    labels, num_classes = _labels(spec, table, target, rows, lengths)
+    pad = whole_number(spec, "pad", 0)
+    if filled and pad is None:
+        pad = _pad_token(spec, request.model, for_each=labels.ndim > 1 and not labels.is_floating_point())
+    fill = {"input_ids": pad or 0}
     batch = {name: _filled(spec, name, column, lengths, fill.get(name, 0)) for name, column in columns.items()}
-    batch["labels"], num_classes = _labels(spec, table, target, rows, lengths)
+    batch["labels"] = labels
     unused = [name for name in names if name not in (*SEQUENCES, target)]
-    notes = [f"filled up to {max(lengths)} tokens, labels there with {IGNORED}"] if filled else []
+    notes = [f"filled up to {max(lengths)} tokens with token {pad}, labels there with {IGNORED}"] if filled else []
     notes += [f"labels taken from the column {target}"] if target != "labels" else []
     notes += [f"columns left out: {', '.join(unused)}"] if unused else []
     return Loaded(split(batch, request.batch_size), len(table), num_classes, tuple(notes))
+
+
+def _pad_token(spec: Spec, model: Path | None, *, for_each: bool) -> int:
+    """Return the token that rows are filled up with: the pad token of the model in a folder, by its ``config.json``.
+
+    Without one it is 0 where there are labels ``for_each`` token, since masks and labels leave out what is filled.
+    Raises :class:`InputError` elsewhere: classifiers of the last token find it by the pad token.
+    """
+    got, cure = "none", "add ,pad=N with the one of the training"
+    if model is not None and (file := model / "config.json").is_file():
+        config = read_object(file, "a config")
+        text = config.get("text_config", config)
+        pad = text.get("pad_token_id") if isinstance(text, dict) else None
+        if type(pad) is int and pad >= 0:
+            return pad
+        got, cure = f"{shown_value(pad)} in {file}", "set pad_token_id there, in its text_config if any"
+    if for_each:
+        return 0
+    raise InputError(f"{spec.text}: expected a pad token to fill rows of several lengths with, got {got}: {cure}")
 
 
 def _labels(

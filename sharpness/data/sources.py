@@ -71,13 +71,15 @@ def load_data(
     data_dir: Path | None = None,
     tokenizer: Path | None = None,
     freeze: bool = False,
+    model: Path | None = None,
 ) -> UserData:
     """Return the data of a spec in batches of ``batch_size``, or a subset of ``examples`` drawn with ``seed``.
 
     A subset keeps the order of the data. ``data_dir`` is where a built-in dataset is looked for first; ``tokenizer`` is
-    the folder used for ``text:`` where the spec names none. With ``freeze`` data that change are read once. Raises
-    :class:`InputError` for unknown names and options, for files that are missing, damaged or hostile, for more examples
-    than there are, and for numbers that are not finite.
+    the folder used for ``text:`` where the spec names none, ``model`` that of the network whose pad token fills rows of
+    tokens. With ``freeze`` data that change are read once. Raises :class:`InputError` for unknown names and options,
+    for files that are missing, damaged or hostile, for more examples than there are, and for numbers that are not
+    finite.
 
     >>> data = load_data("fashion_mnist_10k", batch_size=100, examples=250)
     >>> [len(targets) for _, targets in data.batches], data.num_classes, data.input_shape
@@ -85,7 +87,7 @@ def load_data(
     >>> data.notes
     ('250 of 10000 examples drawn with seed 0', 'bytes divided by 255')
     """
-    request = DataRequest(text, batch_size, examples, seed, data_dir, tokenizer, freeze)
+    request = DataRequest(text, batch_size, examples, seed, data_dir, tokenizer, freeze, model)
     if parse_spec(text, SOURCES).importable:  # what a user's own function takes is up to the user
         return _load(text, request)
     try:

@@ -49,6 +49,7 @@ class DataRequest:
     data_dir: Path | None = None
     tokenizer: Path | None = None
     freeze: bool = False
+    model: Path | None = None
 
     def rows(self, total: int) -> Tensor:
         """Return the numbers of the examples to use out of ``total``, ascending; :class:`InputError` without enough.

@@ -18,15 +18,24 @@ from sharpness.models.user_model import UserModel
 FOLDER_OF_BASE = "hf:"
 
 
+def folder_of_model(text: str | None) -> Path | None:
+    """Return the folder of a model's spec ``hf:FOLDER``, ``None`` for other specs.
+
+    >>> str(folder_of_model("hf:bert,architecture=BertForMaskedLM")), folder_of_model("f1")
+    ('bert', None)
+    """
+    if text is None or not text.startswith(FOLDER_OF_BASE):
+        return None
+    return Path(text.removeprefix(FOLDER_OF_BASE).partition(",")[0])
+
+
 def base_of(request: Request, folder: Path) -> Path:
     """Return where an adapter folder's base lies: the folder of ``--model hf:FOLDER``, else where the adapter says.
 
     Raises :class:`InputError` where there is none here.
     """
     config = read_lora_config(folder)
-    if request.model is not None and request.model.startswith(FOLDER_OF_BASE):
-        return Path(request.model.removeprefix(FOLDER_OF_BASE).partition(",")[0])
-    return find_base(folder, config)
+    return folder_of_model(request.model) or find_base(folder, config)
 
 
 def with_adapter(request: Request, folder: Path, model: UserModel, checkpoint: Checkpoint) -> UserModel:

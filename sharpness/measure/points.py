@@ -18,6 +18,7 @@ from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.environment import derived_seed
+from sharpness.measure.adapter_folder import folder_of_model
 from sharpness.measure.guards import check_before_probing
 from sharpness.measure.request import ProbeRequest, Request
 from sharpness.measure.subject import Point, SplitLosses, Subject
@@ -108,6 +109,7 @@ def with_trained(request: ProbeRequest, checkpoint: UserCheckpoint) -> UserCheck
         examples=request.examples,
         seed=request.seed or 0,
         data_dir=request.data_dir,
+        model=folder_of_model(checkpoint.model.spec),
     )
     trained, _ = check_before_probing(lambda: ours.with_data(named_inputs(ours.model, data.batches)))
     return replace(checkpoint, subject=replace(checkpoint.subject, trained=lambda: trained))

@@ -22,7 +22,7 @@ from sharpness.loss import Loss
 from sharpness.loss.criteria import Criterion, load_loss
 from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.users_code import import_object, source_sha256
-from sharpness.measure.adapter_folder import base_of, with_adapter
+from sharpness.measure.adapter_folder import FOLDER_OF_BASE, base_of, folder_of_model, with_adapter
 from sharpness.measure.guards import Checked, check_before_probing, describe
 from sharpness.measure.preconditioner import preconditioner_at
 from sharpness.measure.request import Request
@@ -152,6 +152,7 @@ def _data(request: Request, path: Path, run: RunFolder | None) -> UserData:
             data_dir=request.data_dir,
             tokenizer=_tokenizer(request, path),
             freeze=request.freeze,
+            model=folder_of_model(_model_spec(request, path, run)),
         )
     if run is None:
         raise InputError(f"expected --data SPEC to measure {path} on, got none: `sharpness datasets` shows the kinds")
@@ -178,24 +179,31 @@ def run_seed(request: Request, run: RunFolder) -> int:
 
 def _tokenizer(request: Request, path: Path) -> Path | None:
     """Return the folder of a Hugging Face model, where its tokenizer usually lies too."""
-    if request.model is not None and request.model.startswith("hf:"):
-        return Path(request.model.removeprefix("hf:").partition(",")[0])
+    if (folder := folder_of_model(request.model)) is not None:
+        return folder
     if path.is_dir() and recognise(path) == "adapter folder" and not (path / "tokenizer_config.json").is_file():
         path = base_of(request, path)
     return path if path.is_dir() else None
+
+
+def _model_spec(request: Request, path: Path, run: RunFolder | None) -> str | None:
+    """Return the spec of the network: the one of the request, of a run folder's config or of a folder with a model."""
+    if request.model is not None:
+        return request.model
+    if run is not None:
+        config = run.config().model
+        return f"{config.name},norm={config.norm}"
+    if not path.is_dir():
+        return None
+    base = base_of(request, path) if recognise(path) == "adapter folder" else path
+    return f"{FOLDER_OF_BASE}{base}" if base.is_dir() else None
 
 
 def _model(
     request: Request, path: Path, run: RunFolder | None, data: UserData, fits: Callable[[nn.Module], None] | None
 ) -> UserModel:
     """Return the network of the request or the folder; its shapes are held against the file before it is built."""
-    text = request.model
-    if text is None and run is not None:
-        config = run.config().model
-        text = f"{config.name},norm={config.norm}"
-    if text is None and path.is_dir():
-        base = base_of(request, path) if recognise(path) == "adapter folder" else path
-        text = f"hf:{base}" if base.is_dir() else None
+    text = _model_spec(request, path, run)
     if text is None:
         raise InputError(
             f"expected --model SPEC for the weights in {path}, got none: `sharpness models` shows the kinds"
