@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sharpness.checkpoints.views import plain_name
 from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError
 from sharpness.linalg.operators import to_dense
-from sharpness.measure.points import point_of
+from sharpness.measure.points import point_of, with_far_end, with_points
 from sharpness.measure.user_checkpoint import load_user_checkpoint
 from tests.given_cases import mlp, seeded
 from tests.test_given import CPU, as_request
@@ -254,6 +255,40 @@ def test_what_cannot_be_measured_is_one_line_with_its_cure(
     with pytest.raises(InputError) as caught:
         load_user_checkpoint(*as_request(options), CPU)
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, None),
+        ({"lora_alpha": 12}, "lora_alpha"),
+        ({"use_rslora": True}, "use_rslora"),
+        ({"alpha_pattern": {"1": 5}}, "alpha_pattern"),
+        ({"base_model_name_or_path": "copy"}, None),
+        ({"base_model_name_or_path": "moved"}, "base"),
+    ],
+)
+def test_a_line_ends_at_an_adapter_of_the_same_scaling_and_base_alone(
+    given: Any, settings: dict[str, Any], name: str | None
+) -> None:
+    options, base, tensors, *_ = given
+    request, path = as_request(options)
+    shutil.copy(path.parent / "base", path.parent / "copy")
+    torch.save({name: 1.1 * tensor.float() for name, tensor in base.state_dict().items()}, path.parent / "moved")
+    other = save_adapter(path.parent / "other", {name: 2 * t for name, t in tensors.items()}, **settings)
+    first, second = (load_user_checkpoint(request, folder, CPU) for folder in (path, other))
+    line = with_far_end(request, first, second, "other")
+    if name is None:
+        (end,) = line.points_for("interpolation")
+        assert first.subject.loss.value(end.weights) == second.checked.evaluation.loss
+        (same,) = with_points(request, first, "first", [("other", other)]).points_for("interpolation")
+        assert torch.equal(same.weights, end.weights)
+        return
+    words = f"one scaling and base, got another {name} in"
+    with pytest.raises(InputError, match=words):
+        line.points_for("interpolation")
+    with pytest.raises(InputError, match=words):
+        with_points(request, first, "first", [("other", other)])
 
 
 def test_matrices_of_other_layers_and_shapes_are_refused(given: Any) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sharpness.cli import main
+from sharpness.cli.compare import run_compare
+from sharpness.cli.options import Compare
 from sharpness.errors import InputError
 from sharpness.files import read_jsonl
 from sharpness.loss import Loss
 from sharpness.loss.counts import averaged_count, shifted_labels
+from sharpness.measure.points import with_far_end, with_points, with_start
 from sharpness.measure.request import ProbeRequest, Request
 from sharpness.measure.user_checkpoint import load_user_checkpoint
 from sharpness.models.user_model import load_model
@@ -264,12 +268,9 @@ def test_a_record_is_found_again_only_for_the_same_file_of_code(
     small = classifier(tmp_path, "tests.given_cases:mlp", seeded(mlp), 1, 8).arguments
     file, found = tmp_path / "my_loss_of_a_test.py", []
     monkeypatch.syspath_prepend(tmp_path)
-    for written in (
-        "outputs * 1.0",
-        "outputs.detach() * 0 + outputs",
-    ):
+    for written in ("outputs", "outputs * 1.0"):
         file.write_text(
-            f"from torch.nn.functional import cross_entropy\n\ndef mine(outputs, targets):\n"
+            "from torch.nn.functional import cross_entropy\n\ndef mine(outputs, targets):\n"
             f"    return cross_entropy({written}, targets)\n"
         )
         monkeypatch.delitem(sys.modules, file.stem, raising=False)
@@ -279,6 +280,72 @@ def test_a_record_is_found_again_only_for_the_same_file_of_code(
     one, other = found
     assert one["loss_at_checkpoint"] == other["loss_at_checkpoint"] and one["code"]["model"] == other["code"]["model"]
     assert one["code"]["loss"] != other["code"]["loss"]
+
+
+def moved_checkpoint(moved: str, folder: Path) -> Path:
+    """Save the small network with another tensor of one name, or of all names that begin with it."""
+    state = seeded(mlp).state_dict()
+    torch.save({n: t * (1.5 if n.startswith(moved) else 1) for n, t in state.items()}, folder / "moved.pt")
+    return folder / "moved.pt"
+
+
+@pytest.mark.parametrize(("moved", "ends_there"), [("1.", True), ("", False), ("3.bias", False)])
+def test_a_line_in_some_parameters_ends_where_the_others_are_the_same(
+    small: list[str], tmp_path: Path, moved: str, ends_there: bool
+) -> None:
+    request, path = as_request(small, parameters="1.*")
+    other = moved_checkpoint(moved, tmp_path)
+    first, second = (load_user_checkpoint(request, each, CPU) for each in (path, other))
+    lines: list[Any] = [
+        lambda: with_far_end(request, first, second, "moved"),
+        lambda: with_points(request, first, "first", [("moved", other)]),
+    ]
+    for line in lines:
+        if ends_there:
+            (end,) = line().points_for("interpolation")
+            assert first.subject.loss.value(end.weights) == second.checked.evaluation.loss
+        else:
+            with pytest.raises(InputError, match=r"measured parameters alone, got another 3\..*moved.pt"):
+                line().points_for("interpolation")
+    from_there: Any = as_request(small, parameters="1.*", start=other)[0]
+    started = with_start(from_there, first).subject.start  # a distance is taken to it, and no line
+    assert started is not None and torch.equal(started().weights, second.subject.loss.weights)
+
+
+def test_a_line_ends_where_both_checkpoints_have_one_loss(tmp_path: Path) -> None:
+    data, *_ = images(tmp_path, 1, 8)
+    ends = []
+    for seed, loss in enumerate(("cross_entropy", "square", "cross_entropy")):
+        model = seeded(normed)
+        state = {n: t + seed / 4 if t.is_floating_point() else t + seed for n, t in model.state_dict().items()}
+        torch.save(state, tmp_path / f"{seed}.pt")
+        options = [str(tmp_path / f"{seed}.pt"), "--model", "tests.test_given:normed", "--data", data, "--loss", loss]
+        ends.append(load_user_checkpoint(*as_request(options), CPU))
+    first, squares, other = ends
+    request = as_request(["", "--data", data])[0]
+    (end,) = with_far_end(request, first, other, "other").points_for("interpolation")  # BatchNorm's statistics may move
+    assert torch.equal(end.weights, other.subject.loss.weights)
+    with pytest.raises(InputError, match=r"one loss for both.*differ in --loss \(cross_entropy and square\)"):
+        with_far_end(request, first, squares, "squares").points_for("interpolation")
+
+
+def normed() -> nn.Module:
+    """Return a network with running statistics."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4))
+
+
+def test_compare_measures_both_and_leaves_out_a_line_that_does_not_end_at_the_second(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, (request, path) = moved_checkpoint("", tmp_path), as_request(small, probes=None, parameters="1.*")
+    command = Compare(first=path, second=other, out=tmp_path / "out", **vars(request))
+    run_compare(command, {})
+    left_out = "interpolation, weights.pt: does not apply: expected checkpoints that differ"
+    assert left_out in capsys.readouterr().err
+    records = [record["probe"] for record in read_jsonl(tmp_path / "out" / "probes.jsonl")]
+    assert records.count("eigenvalues") == 2 and "interpolation" not in records
+    with pytest.raises(InputError, match="measured parameters alone"):
+        run_compare(replace(command, probes="interpolation"), {})
 
 
 def test_compare_refuses_other_shapes_with_a_table(tmp_path: Path) -> None:

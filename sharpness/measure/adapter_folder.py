@@ -16,6 +16,8 @@ from sharpness.measure.request import Request
 from sharpness.models.user_model import UserModel
 
 FOLDER_OF_BASE = "hf:"
+SCALING = {"lora_alpha": "alpha", "alpha_pattern": "alphas", "use_rslora": "by_root"}
+"""What says how much an adapter counts for, by PEFT's names: the fields of :class:`LoraConfig`."""
 
 
 def folder_of_model(text: str | None) -> Path | None:
@@ -48,6 +50,26 @@ def with_adapter(request: Request, folder: Path, model: UserModel, checkpoint: C
     config, base = read_lora_config(folder), base_of(request, folder)
     facts = {"base": str(base), "base_sha256": _load_base(request, base, folder, model.model, checkpoint, config)}
     return replace(model, facts={**model.facts, **facts})
+
+
+def check_same_adapter(request: Request, first: Path, model: UserModel, other: Path) -> None:
+    """Raise :class:`InputError` where another adapter folder goes with another scaling or base than the first.
+
+    ``model`` is the network of the first. Where that has the adapter already, it decides both, and no folder does.
+    """
+    if "base" not in model.facts or recognise(other) != "adapter folder":
+        return
+    ours, theirs = read_lora_config(first), read_lora_config(other)
+    differing = [name for name, field in SCALING.items() if getattr(ours, field) != getattr(theirs, field)]
+    base = base_of(request, other)
+    if str(base) != model.facts["base"]:
+        hashed = read_checkpoint(base, request.allow_global).sha256
+        differing += ["base"] * (hashed != model.facts["base_sha256"])
+    if differing:
+        raise InputError(
+            f"expected adapters of one scaling and base, got another {' and '.join(differing)} in {other} than in "
+            f"{first}: merge each into its base (merge_and_unload) for a line between them"
+        )
 
 
 def _load_base(

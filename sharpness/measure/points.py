@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from sharpness.checkpoints import load_into, read_checkpoint
 from sharpness.checkpoints.formats import recognise
+from sharpness.checkpoints.wording import shown
 from sharpness.data import random_subset
-from sharpness.data.batches import Batch
+from sharpness.data.batches import Batch, cast
 from sharpness.data.sources import load_data, load_test_data
 from sharpness.errors import InputError
 from sharpness.loss import Loss
 from sharpness.loss.eval_mode import batch_norms
 from sharpness.machine.environment import derived_seed
-from sharpness.measure.adapter_folder import folder_of_model
+from sharpness.measure.adapter_folder import check_same_adapter, folder_of_model
 from sharpness.measure.guards import check_before_probing
 from sharpness.measure.request import ProbeRequest, Request
 from sharpness.measure.subject import Point, SplitLosses, Subject
@@ -27,11 +33,15 @@ from sharpness.runs import RunFolder
 from sharpness.runs.networks import evaluation_batches, load_run_data
 from sharpness.vectors import flatten
 
+SAME_LOSS = 1e-4
+"""The relative difference that rounding may make between two evaluations of one loss in batches of other sizes."""
+
 
 def with_far_end(request: Request, first: UserCheckpoint, second: UserCheckpoint, name: str) -> Subject:
     """Return the first subject with the second checkpoint at the far end of the line between them.
 
-    Raises :class:`InputError` where the two have other parameters.
+    Raises :class:`InputError` where the two have other parameters, and as soon as the far end is asked for where more
+    than these differs: no line in these parameters then ends at the second checkpoint.
     """
     ours, theirs = first.subject.loss, second.subject.loss
     if ours.layout != theirs.layout:
@@ -49,31 +59,91 @@ def with_far_end(request: Request, first: UserCheckpoint, second: UserCheckpoint
         checkpoint_sha256=second.subject.checkpoint_sha256,
         details={"other_checkpoint": str(second.path)},
     )
-    return replace(first.subject, points=(lambda: point,), split_losses=lambda: split_losses_of(request, first))
+
+    def far_end() -> Point:
+        check_same_adapter(request, first.path, first.model, second.path)
+        _check_held(ours, theirs.tensors(theirs.weights), second.path)
+        _check_same_loss(first, second)
+        return point
+
+    return replace(first.subject, points=(far_end,), split_losses=lambda: split_losses_of(request, first))
+
+
+def _check_held(loss: Loss, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise :class:`InputError` where a checkpoint has other tensors than those that the loss holds fixed.
+
+    BatchNorm's own have a rule of theirs (:func:`split_losses_of`), and integers that stand alone count updates.
+    """
+    norms = {name: module for name, module in loss.model.named_modules() if isinstance(module, _BatchNorm)}
+    free = {f"{name}.{own}".lstrip(".") for name, module in norms.items() for own, _ in module.named_buffers()}
+    ours = loss.tensors(loss.weights)
+
+    def same(name: str) -> bool:
+        held, there = ours.get(name), tensors.get(name)
+        if held is None or there is None:
+            return False
+        counts = held.ndim == 0 and not held.is_floating_point()
+        return counts or torch.equal(cast(there.detach(), loss.device, loss.dtype), held)
+
+    other = [name for name in {**ours, **tensors} if name not in {*loss.layout.names, *free} and not same(name)]
+    if other:
+        raise InputError(
+            f"expected checkpoints that differ in the measured parameters alone, got another {shown(other)} in {path}: "
+            "measure all parameters that differ, or each checkpoint by itself"
+        )
+
+
+def _check_same_loss(first: UserCheckpoint, second: UserCheckpoint) -> None:
+    """Raise :class:`InputError` where the first checkpoint's network and criterion give the second another loss.
+
+    Both are evaluated with the second's own statistics of BatchNorm.
+    """
+    ours, theirs = first.subject.loss, second.subject.loss
+    there = ours.with_tensors(theirs.tensors(theirs.weights)).value(theirs.weights)
+    own = second.checked.evaluation.loss
+    if math.isclose(there, own, rel_tol=SAME_LOSS):
+        return
+    options = {
+        "--model": (first.model.spec, second.model.spec),
+        "--loss": (first.loss_name, second.loss_name),
+        "--norm": (ours.norm, theirs.norm),
+        "--batch-size": (ours.data.batch_sizes[0], theirs.data.batch_sizes[0]),
+    }
+    differing = [f"{name} ({a} and {b})" for name, (a, b) in options.items() if a != b] or ["what their networks do"]
+    raise InputError(
+        f"expected one loss for both checkpoints, got {there:.6g} for {second.path} by that of the first and {own:.6g} "
+        f"by its own: they differ in {', '.join(differing)}, so give what is right for both, or measure each by itself"
+    )
 
 
 def with_points(request: Request, first: UserCheckpoint, name: str, files: Sequence[tuple[str, Path]]) -> Subject:
     """Return the first subject under its name, with further checkpoints of its network by name and file, read at once.
 
-    Raises what reading and matching a checkpoint raises.
+    Raises what reading and matching a checkpoint raises, and :class:`InputError` where more differs than the parameters
+    of its loss.
     """
     loss = first.subject.loss
+    for _, path in files:
+        check_same_adapter(request, first.path, first.model, path)
     points = [point_of(request, path, loss, other) for other, path in files]
     loads: list[Callable[[], Point]] = [lambda p=point: p for point in points]
     losses = partial(split_losses_of, request, first)
     return replace(first.subject, name=name, points=tuple(loads), split_losses=losses)
 
 
-def point_of(request: Request, path: Path, loss: Loss, name: str = "", *, same_key: bool = True) -> Point:
+def point_of(request: Request, path: Path, loss: Loss, name: str = "", *, start: bool = False) -> Point:
     """Return the parameters of a loss as another file of weights for the same network has them, shape ``(n,)``.
 
-    With ``same_key`` the request's choice between several sets of weights in a file holds for this file too.
+    The request's choice between several sets of weights in a file holds for this file too, and what the loss holds
+    fixed must be the same in it. Neither is so of the ``start`` of training, to which only distances are taken.
     """
     model = copy.deepcopy(loss.model)
     file = weights_file(path, RunFolder.open(path) if recognise(path) == "run folder" else None)
     checkpoint = read_checkpoint(file, request.allow_global)
-    choice: dict[str, Any] = {"key": request.key, "ema": request.ema} if same_key else {}
+    choice: dict[str, Any] = {} if start else {"key": request.key, "ema": request.ema}
     load_into(model, checkpoint, strict=request.strict, **choice)
+    if not start:
+        _check_held(loss, dict([*model.named_parameters(), *model.named_buffers()]), path)
     return Point(
         weights=flatten(model, loss.layout),
         name=name,
@@ -89,12 +159,12 @@ def with_start(request: ProbeRequest, checkpoint: UserCheckpoint) -> UserCheckpo
     """
     loss, run = checkpoint.subject.loss, checkpoint.run
     if request.start is not None:
-        start = _renamed(point_of(request, request.start, loss, same_key=False))
+        start = _renamed(point_of(request, request.start, loss, start=True))
         return replace(checkpoint, subject=replace(checkpoint.subject, start=lambda: start))
     if run is None:
         return checkpoint
     file = run.path / "x0.safetensors"
-    subject = replace(checkpoint.subject, start=lambda: _renamed(point_of(request, file, loss, same_key=False)))
+    subject = replace(checkpoint.subject, start=lambda: _renamed(point_of(request, file, loss, start=True)))
     return replace(checkpoint, subject=subject)
 
 
