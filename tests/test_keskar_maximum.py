@@ -92,7 +92,8 @@ def test_the_maximum_over_a_convex_quadratic_is_the_best_corner(subspace: int | 
     assert result.value == pytest.approx(100 * (expected - result.loss) / (1 + result.loss), rel=1e-12)
     assert result.converged and result.boxes[0].details()["share_at_bound"] == 1.0
     published = KeskarSharpness(epsilon=epsilon, subspace=subspace, seed=3, num_iterations=30)(loss)
-    assert published.value is not None and published.value <= result.value * (1 + 1e-12)
+    assert published.value is not None and result.value is not None
+    assert published.value <= result.value * (1 + 1e-12)
     assert published.value == pytest.approx(result.value, rel=0.2)
 
 
@@ -130,6 +131,20 @@ def test_phi_is_never_negative(probe: KeskarSharpness | KeskarMaximum, subspace:
     result = type(probe)(epsilon=0.1, subspace=subspace)(loss)
     assert result.value == 0.0 and result.lower == 0.0 and result.upper is None
     assert "from below only" in result.reasons["upper"]
+
+
+@pytest.mark.parametrize("at", [-1.0, -3.0])
+@pytest.mark.parametrize("probe", [KeskarSharpness(second_epsilon=5e-4), KeskarMaximum()])
+def test_a_loss_of_minus_1_or_less_has_no_phi_but_a_reason(probe: KeskarSharpness | KeskarMaximum, at: float) -> None:
+    loss = quadratic(H, W, offset=at - 0.5 * float(H @ W**2))  # as the likelihood of a narrow Gaussian has it
+    result = probe(loss)
+    row = json.loads(json.dumps(result.to_record().to_dict(), allow_nan=False))
+    details = row["details"]
+    phis = [box["phi"] for box in details.get("boxes", [details.get("second")])]
+    assert row["value"] is None and row["lower"] is None and set(phis) == {None} and "unknown" in str(result)
+    assert (
+        details["loss"] == pytest.approx(at) and sum("relative to 1 + loss" in r for r in row["reasons"].values()) == 3
+    )
 
 
 def test_a_climb_ends_at_the_interior_maximum_of_a_concave_function() -> None:
@@ -181,7 +196,8 @@ def test_the_box_moves_under_a_rescaling_that_keeps_the_function() -> None:
     loss, other = relu_network(), rescaled(relu_network(), 10.0)
     assert other.value(other.weights) == pytest.approx(loss.value(loss.weights), rel=1e-12)
     for probe in (KeskarSharpness(epsilon=1e-2), KeskarMaximum(epsilon=1e-2)):
-        assert probe(other).value > 1.5 * probe(loss).value
+        moved, still = probe(other).value, probe(loss).value
+        assert moved is not None and still is not None and moved > 1.5 * still
 
 
 def test_both_half_widths_are_in_the_record() -> None:

@@ -161,8 +161,9 @@ def keskar(_: Job, problem: Problem, __: Path) -> Row:
     found = KeskarMaximum(second_epsilon=None)(loss)
     (box,) = found.boxes
     best = [found.loss, *(value for climbed in box.climbs for value in climbed.best)]  # the first is at the weights
-    trace = [phi(found.loss, value) for value in itertools.accumulate(best, max)]
-    reached = next((i for i, value in enumerate(trace, 1) if value >= published.value), None)
+    largest = list(itertools.accumulate(best, max))
+    trace = [phi(found.loss, value) for value in largest]
+    reached = next((i for i, value in enumerate(largest, 1) if value >= published.max_loss), None)
     return {
         "value": found.value,
         "num_gradients": found.num_gradients,

@@ -14,7 +14,7 @@ from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.keskar_ascent import Climb, Objective, climb
-from sharpness.probes.methods.keskar_box import Box, check_epsilons, phi
+from sharpness.probes.methods.keskar_box import Box, check_epsilons, percent, phi, why_no_phi
 from sharpness.results import Probe, ProbeResult
 
 
@@ -38,8 +38,8 @@ class BoxMaximum:
         return max(self.loss, self.best.best[-1])
 
     @property
-    def phi(self) -> float:
-        """The metric in percent."""
+    def phi(self) -> float | None:
+        """The metric in percent, if the loss has one."""
         return phi(self.loss, self.max_loss)
 
     @property
@@ -67,12 +67,11 @@ class BoxMaximum:
 class KeskarMaximumResult(ProbeResult):
     """phi in percent of the first box, and the climbs in each box."""
 
-    value: float
     loss: float
     boxes: tuple[BoxMaximum, ...]
 
     def __str__(self) -> str:
-        found = ", ".join(f"{box.phi:.4g} % at epsilon {box.epsilon:g}" for box in self.boxes)
+        found = ", ".join(f"{percent(box.phi)} at epsilon {box.epsilon:g}" for box in self.boxes)
         state = "" if self.converged else ", still growing"
         return f"phi >= {found}{state}, {self.num_gradients} gradients, {self.seconds:.1f} s"
 
@@ -89,7 +88,7 @@ class KeskarMaximum(Probe[KeskarMaximumResult]):
     of the loss, until the last tenth of its gradients, and 5 at least, raised the rise by no more than ``rtol`` of it.
     The first start is the corner in the direction of the gradient, the other ``num_starts - 1`` are uniform in the box.
     ``num_gradients`` is the ceiling in each box, over all starts. A local maximum: phi is a lower bound of the metric
-    still, and never negative.
+    still, and never negative. It is null where ``1 + f(x) <= 0``, because the paper's loss is never negative.
 
     >>> batch = (torch.eye(2), torch.zeros(2, 1))
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)
@@ -129,7 +128,8 @@ class KeskarMaximum(Probe[KeskarMaximumResult]):
                 "upper": "the climbs end at local maxima, which bound the metric from below only",
                 "confidence": "the lower bound holds without a probability",
             }
-            | ({} if complete else {"converged": unfinished}),
+            | ({} if complete else {"converged": unfinished})
+            | why_no_phi(value, "details.boxes[].phi"),
             converged=complete,
             num_gradients=box.num_gradients,
             seed=self.seed,

@@ -13,7 +13,7 @@ from sharpness.errors import InputError, unknown_name
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
-from sharpness.probes.methods.keskar_box import Box, check_epsilons, phi
+from sharpness.probes.methods.keskar_box import Box, check_epsilons, percent, phi, why_no_phi
 from sharpness.probes.methods.lbfgsb import Objective, maximise
 from sharpness.results import Probe, ProbeResult
 
@@ -26,7 +26,7 @@ class BoxSearch:
     """The find of one run of L-BFGS-B in the box of half width ``epsilon``: phi in percent and the largest loss."""
 
     epsilon: float
-    phi: float
+    phi: float | None
     max_loss: float
     share_at_bound: float
     num_iterations: int
@@ -37,7 +37,6 @@ class BoxSearch:
 class KeskarResult(ProbeResult):
     """phi in percent, and how the maximum was looked for; ``second`` is the search in the second box, if any."""
 
-    value: float
     epsilon: float
     start: str
     loss: float
@@ -52,10 +51,10 @@ class KeskarResult(ProbeResult):
         return {name: item for name, item in super().details().items() if name != "second" or item is not None}
 
     def __str__(self) -> str:
-        second = "" if self.second is None else f", {self.second.phi:.4g} % at {self.second.epsilon:g}"
+        second = "" if self.second is None else f", {percent(self.second.phi)} at {self.second.epsilon:g}"
         return (
-            f"phi >= {self.value:.4g} % at epsilon {self.epsilon:g}{second} (start {self.start}, {self.num_iterations} "
-            f"iterations of L-BFGS-B), {self.num_gradients} gradients, {self.seconds:.1f} s"
+            f"phi >= {percent(self.value)} at epsilon {self.epsilon:g}{second} (start {self.start}, "
+            f"{self.num_iterations} iterations of L-BFGS-B), {self.num_gradients} gradients, {self.seconds:.1f} s"
         )
 
 
@@ -71,8 +70,9 @@ class KeskarSharpness(Probe[KeskarResult]):
     iteration starts, which the paper does not say: ``gradient_sign`` is the corner of the box in the direction of the
     gradient, ``random`` is uniform in the box, ``zero`` is x itself (nearly stationary at a minimum). Tolerances are 0,
     so that it ends by the iteration limit, a failed line search, or a corner or flat spot with nothing left to gain.
-    phi is never negative: f(x) counts as a value found. ``second_epsilon`` (the paper also has 5e-4) is measured too,
-    into the details; the value belongs to ``epsilon``.
+    phi is never negative: f(x) counts as a value found. It is null where ``1 + f(x) <= 0``, because the paper's loss is
+    never negative. ``second_epsilon`` (the paper also has 5e-4) is measured too, into the details; the value belongs to
+    ``epsilon``.
 
     >>> batch = (torch.eye(2), torch.zeros(2, 1))
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)
@@ -109,6 +109,7 @@ class KeskarSharpness(Probe[KeskarResult]):
             value=first.phi,
             lower=first.phi,
             reasons=reasons
+            | why_no_phi(value, *["details.second.phi"] * (len(found) > 1))
             | {
                 "upper": "the maximisation is inexact: what it found bounds the metric from below only",
                 "confidence": "the lower bound holds without a probability",

@@ -100,13 +100,30 @@ class Box:
         return value, gradient if self.columns is None else self.columns.transposed(gradient)
 
 
-def phi(value: float, best: float) -> float:
+def phi(value: float, best: float) -> float | None:
     """Return ``100 (best - value) / (1 + value)``: equation (3) of Keskar et al. 2017, in percent.
 
-    >>> phi(1.0, 2.0)
-    50.0
+    The paper's loss is never negative; where ``1 + value`` is not positive there is none.
+
+    >>> phi(1.0, 2.0), phi(-1.5, 2.0)
+    (50.0, None)
     """
-    return 100 * (best - value) / (1 + value)
+    return 100 * (best - value) / (1 + value) if value > -1 else None
+
+
+def why_no_phi(value: float, *places: str) -> dict[str, str]:
+    """Return why there is no phi at a loss, under each place in the record; nothing where there is one."""
+    reason = f"the metric is relative to 1 + loss, here {1 + value:.4g}, and made for losses that are never negative"
+    return {} if value > -1 else dict.fromkeys(("value", "lower", *places), reason)
+
+
+def percent(value: float | None) -> str:
+    """Return phi as text.
+
+    >>> percent(12.0), percent(None)
+    ('12 %', 'unknown')
+    """
+    return "unknown" if value is None else f"{value:.4g} %"
 
 
 def check_epsilons(*epsilons: float | None) -> tuple[float, ...]:
