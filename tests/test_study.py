@@ -105,6 +105,9 @@ def test_rows_measured_on_other_weights_do_not_count(folder: Any) -> None:
     content["checkpoints"] = {one.config.run_id: "of other weights"}
     path.write_text(json.dumps(content))
     assert tidy.load([(one.labels, folder.place(one))], [path]).rows("squares").empty
+    do(folder.probing_jobs([task]))  # they are measured anew
+    assert not tidy.load([(one.labels, folder.place(one))], [path]).rows("squares").empty
+    assert folder.probing_jobs([task]) == []
 
 
 def test_labels_that_would_hide_a_column_are_refused(folder: Any) -> None:

@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from sharpness.config import AverageConfig, DataConfig, MeasureConfig, ModelConfig, RunConfig, TrainingConfig, to_toml
+from sharpness.config import (
+    AverageConfig,
+    BudgetConfig,
+    DataConfig,
+    MeasureConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+    to_toml,
+)
 from sharpness.runs import RunFolder
 from sharpness.runs.networks import load_run_data
 from sharpness.training import train
@@ -28,6 +37,7 @@ CONFIG = RunConfig(
 )
 
 
+PATIENT = replace(CONFIG, training=replace(CONFIG.training, epochs=3), budget=BudgetConfig(patience=1))
 TEXT = replace(
     CONFIG,
     data=DataConfig("kjv", num_train=21, num_test=9, context=12, evaluation_batch_size=5),
@@ -91,6 +101,7 @@ def assert_same(one: RunFolder, several: RunFolder, rtol: float) -> None:
     ("config", "dtype", "processes", "rtol", "torchrun"),
     [
         (CONFIG, "float64", 2, 1e-10, False),
+        (PATIENT, "float64", 2, 1e-10, False),  # all end at the same epoch, or would wait for each other
         (TEXT, "float64", 2, 1e-8, False),  # Adam's step is about the sign of a gradient that may be rounding
         pytest.param(CONFIG, "float64", 2, 1e-10, True, marks=pytest.mark.slow),
         pytest.param(CONFIG, "float32", 2, 1e-5, True, marks=pytest.mark.slow),

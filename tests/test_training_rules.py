@@ -305,6 +305,15 @@ def test_a_cycle_falls_from_near_its_top_to_its_bottom_and_one_of_one_update_is_
     cycle = [0.4 * (1 - t + 0.25 * t) for t in (0.2, 0.4, 0.6, 0.8, 1.0)]
     assert rates(config, [i / 10 for i in range(10)]) == pytest.approx(cycle + cycle)
     assert rates(scheduled(kind="cyclic", cycle=0.1, final=0.25), [0.0, 0.1, 3.7]) == pytest.approx([0.1] * 3)
+    last = [epoch + 156 * 64 / 10_000 for epoch in range(300)]  # the 157th update of each epoch ends a cycle
+    assert rates(scheduled(kind="cyclic", final=0.01), last, 10_000 / 64) == pytest.approx([0.004] * 300)
+
+
+def test_a_cycle_may_end_at_a_rate_of_0(tmp_path: Path, dataset: Dataset) -> None:
+    config = replace(small(batch_size=65), schedule=ScheduleConfig(kind="cyclic"))
+    run, manifest = trained(tmp_path, dataset, config)
+    assert manifest["status"] == "finished"
+    assert [(row["learning_rate"], row["g"]) for row in run.log()[1:]] == [(0.0, 0.0)] * 2
 
 
 def test_warm_up_grows_at_each_update_and_ends_at_the_whole_rate() -> None:
@@ -353,6 +362,8 @@ def test_decays_are_stretched_over_the_budget_that_ends_first() -> None:
     assert schedules.total_epochs(config, 100) == 2.5
     growing = replace(config, batch=BatchConfig(kind="steps", milestones=(1.0,), factor=2.0))
     assert schedules.total_epochs(growing, 100) == 4.0  # 10 updates of 10, then 15 of 20
+    measured = replace(config, batch=BatchConfig(kind="noise_scale"))
+    assert schedules.total_epochs(measured, 100) == 10.0  # how long 25 updates take is not known
     examples = replace(scheduled(), budget=BudgetConfig(examples=50))
     assert schedules.total_epochs(examples, 100) == 0.5
 

@@ -122,7 +122,15 @@ class StudyFolder:
         folders, path = [self.place(cell) for cell in task.cells], self._task_file(task)
         label = ", ".join([task.name.replace("_", " "), Cell(task.labels, task.cells[0].config).name])
         arguments = (task, folders, path, self._device, self._data_dir)
-        return path, None if path.exists() else Job(label, do_task, arguments)
+        return path, None if self._is_done(task) else Job(label, do_task, arguments)
+
+    def _is_done(self, task: Task) -> bool:
+        """Say whether a task was done on the weights that its runs have now: the tables leave out what others gave."""
+        path = self._task_file(task)
+        if not path.exists():
+            return False
+        runs = [RunFolder.open(self.place(cell)) for cell in task.cells]
+        return json.loads(path.read_text("utf-8"))["checkpoints"] == {run.path.name: run.final_sha256() for run in runs}
 
     def _task_file(self, task: Task) -> Path:
         runs = [cell.config.run_id for cell in task.cells]

@@ -59,7 +59,7 @@ def log_epoch(session: Session, before: Position, at: Position) -> tuple[Positio
         reason = f"the loss was not finite at step {at.update}"
         row |= dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"))
         row |= {"step": at.update, "reason": reason}
-    noise = sgd_noise_scale(rate, min(batch, total), total, schedules.momentum_of(config))
+    noise = sgd_noise_scale(rate, min(batch, total), total, schedules.momentum_of(config)) if rate else 0.0
     row |= {"learning_rate": rate, "batch_size": batch, "g": noise, "seconds": at.seconds}
     session.write(lambda: session.run.append_log(row))
     sums.clear()

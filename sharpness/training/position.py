@@ -70,14 +70,20 @@ class EpochSums:
         self.losses, self.right, self.sizes = [], [], []
 
     def gather(self) -> None:
-        """Put the shares of all processes together, on every one; call it on all at once."""
+        """Put the shares of all processes together, on every one, which then decide alike; call it on all at once.
+
+        Whoever goes on adding to the epoch after it calls :meth:`count_once` first.
+        """
         if is_distributed() and self.losses:
             losses, right = torch.stack(self.losses), torch.stack(self.right)
             self.losses = list(sum_over_ranks(losses))
             self.right = list(sum_over_ranks(right))
-            if rank():  # so that a second call does not count what is together already
-                self.losses = [torch.zeros_like(loss) for loss in self.losses]
-                self.right = [torch.zeros_like(each) for each in self.right]
+
+    def count_once(self) -> None:
+        """Leave what is together to the first process, so that it is not added again."""
+        if rank():
+            self.losses = [torch.zeros_like(loss) for loss in self.losses]
+            self.right = [torch.zeros_like(each) for each in self.right]
 
     def first_non_finite(self) -> int | None:
         """Return the number, from 1, of the first update of the epoch whose loss is not finite."""

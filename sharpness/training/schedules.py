@@ -65,11 +65,16 @@ def learning_rate(config: RunConfig, epoch: float, total: float, updates_per_epo
         left = max(total - epoch, 0.0) / (schedule.decay * total)
         return rate * (s + (1 - s) * min(1.0, left))
     if schedule.kind == "cyclic":
-        updates = max(1, round(schedule.cycle * updates_per_epoch))
-        done = round((epoch - schedule.warmup) * updates_per_epoch)
-        t = (done % updates + 1) / updates
+        updates = max(1, round(schedule.cycle * math.ceil(updates_per_epoch)))
+        t = (_updates_at(epoch - schedule.warmup, updates_per_epoch) % updates + 1) / updates
         return rate * ((1 - t) + t * s)
     return rate
+
+
+def _updates_at(epoch: float, updates_per_epoch: float) -> int:
+    """Return the updates done at an epoch, of which each ends with a last batch, whole or not."""
+    whole, part = divmod(round(epoch, 9), 1)
+    return round(whole * math.ceil(updates_per_epoch) + part * updates_per_epoch)
 
 
 def batch_size(config: RunConfig, epoch: float, measured: int | None = None) -> int:
@@ -120,13 +125,15 @@ def momentum_of(config: RunConfig) -> float:
 def total_epochs(config: RunConfig, examples: int) -> float:
     """Return how many passes over the examples the budgets allow at most, which is what decays are stretched over.
 
+    A budget of updates says nothing of that where the batch follows a measured noise scale: ``epochs`` then does.
+
     >>> total_epochs(RunConfig(), 1000)
     30.0
     """
     bounds = [float(config.training.epochs)] if config.training.epochs else []
     if config.budget.examples is not None:
         bounds.append(config.budget.examples / examples)
-    if config.budget.updates is not None:
+    if config.budget.updates is not None and config.batch.kind != "noise_scale":
         bounds.append(_epochs_of_updates(config, config.budget.updates, examples))
     return min(bounds)
 

@@ -194,6 +194,7 @@ class Session:
             "sums": self.sums.state_dict(),
             "at": asdict(at),
         }
+        self.sums.count_once()
         self.write(lambda: self.run.save_resume_state(state))
 
 
