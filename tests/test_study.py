@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from analysis import runs as tidy
 from analysis.report.report import Drawing, Report, TextTable, write_report, write_study
 from analysis.report.verdicts import Least, judge
 from analysis.statistics.intervals import Interval
 from sharpness.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
-from sharpness.errors import InputError
+from sharpness.errors import InputError, RunError, Terminated
 from sharpness.probes import DistanceFromStart
 from sharpness.runs import RunFolder
+from sharpness.training.signals import terminating
 from tests.study_cases import do, script
 
 study: Any = script("runner.study")
@@ -108,6 +111,30 @@ def test_rows_measured_on_other_weights_do_not_count(folder: Any) -> None:
     do(folder.probing_jobs([task]))  # they are measured anew
     assert not tidy.load([(one.labels, folder.place(one))], [path]).rows("squares").empty
     assert folder.probing_jobs([task]) == []
+
+
+def failing_or_ended(folder: Path, number: int, progress: Any) -> None:
+    """Fail at once as job 0, and go on until it is ended as any other; a file says that it began."""
+    (folder / str(number)).touch()
+    if number == 0:
+        raise RunError("the first one failed")
+    with terminating() as asked_to_stop:
+        while not asked_to_stop():
+            time.sleep(0.02)
+    raise Terminated("asked to stop")
+
+
+@pytest.mark.slow
+def test_after_a_failure_no_worker_begins_another_job(tmp_path: Path) -> None:
+    runner = script("runner.workers")
+    jobs = [runner.Job(str(number), failing_or_ended, (tmp_path, number)) for number in range(8)]
+    with (
+        pytest.raises(RunError, match="the first one failed"),
+        runner.Workers(2, "cpu", Console(quiet=True)) as workers,
+    ):
+        workers.run("jobs", jobs)
+    begun = {int(path.name) for path in tmp_path.iterdir()}
+    assert 0 in begun and begun <= {0, 1, 2}  # 2 may begin before the failure is known
 
 
 def test_labels_that_would_hide_a_column_are_refused(folder: Any) -> None:

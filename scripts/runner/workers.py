@@ -37,12 +37,12 @@ class Workers:
         if num_workers == 1:
             return
         context = multiprocessing.get_context("spawn")
-        self._reports = context.Queue()
+        self._reports, self._stopped = context.Queue(), context.Event()
         self._pool = ProcessPoolExecutor(
             num_workers,
             mp_context=context,
             initializer=_start_worker,
-            initargs=(os.getpid(), self._threads, self._reports),
+            initargs=(os.getpid(), self._threads, self._reports, self._stopped),
         )
 
     def __enter__(self) -> Workers:
@@ -52,6 +52,7 @@ class Workers:
         if self._pool is None:
             return
         if kind is not None:
+            self._stopped.set()  # a worker whose job was ended takes the next one that it was sent already
             for child in multiprocessing.active_children():
                 child.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -104,11 +105,12 @@ def available_cores() -> int:
 
 
 _reports: Any = None
+_stopped: Any = None
 
 
-def _start_worker(parent: int, threads: int, reports: Any) -> None:
-    global _reports
-    _reports = reports
+def _start_worker(parent: int, threads: int, reports: Any, stopped: Any) -> None:
+    global _reports, _stopped
+    _reports, _stopped = reports, stopped
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends its workers
     leave_with(parent)
     _set_threads(threads)
@@ -132,4 +134,5 @@ def leave_with(parent: int) -> None:
 
 
 def _call(job: Job) -> None:
-    call(job, lambda *report: _reports.put(report))
+    if not _stopped.is_set():
+        call(job, lambda *report: _reports.put(report))
