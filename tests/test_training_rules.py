@@ -564,6 +564,13 @@ def test_a_compiled_network_trains_to_the_same_weights(tmp_path: Path, dataset: 
     [
         ({"training": TrainingConfig(optimizer="sdg")}, "unknown optimizer"),
         ({"training": TrainingConfig(accumulate=2)}, "accumulate = 1 with norm = 'batch'"),
+        (
+            {
+                "model": ModelConfig("f1_small", "running", ghost_batch=24),
+                "training": TrainingConfig(batch_size=64, accumulate=2),
+            },
+            "pieces of whole ghost batches of 24, got 32 of 64 examples",
+        ),
         ({"training": TrainingConfig(learning_rate=0.0)}, "positive learning_rate"),
         ({"training": TrainingConfig(momentum=1.0)}, "momentum from 0 to below 1"),
         ({"training": TrainingConfig(sam_rho=0.1, proximal=0.1)}, "got both"),

@@ -198,6 +198,7 @@ def _check_sizes(config: RunConfig) -> None:
         )
     if config.model.norm not in BATCH_NORMS:
         return
+    _check_pieces(config, examples)
     if config.batch.kind == "constant":
         _check_last_batch("batch_size", config.training.batch_size, examples)
     if config.model.norm == "batch":
@@ -219,6 +220,18 @@ def check_processes(config: RunConfig, examples: int, device: torch.device) -> N
             f"expected at least one example of every batch for each of {num_ranks()} processes, got a batch of "
             f"{smallest}: choose another batch_size, or fewer processes"
         )
+
+
+def _check_pieces(config: RunConfig, examples: int) -> None:
+    """Refuse accumulated pieces that would cut ghost batches otherwise than the whole batch does."""
+    batch, count, ghost = config.training.batch_size, config.training.accumulate, config.model.ghost_batch
+    for size in (batch, examples % batch or batch):
+        piece = -(-size // count)
+        if ghost is not None and piece < size and (piece % ghost or size % piece == 1):
+            raise InputError(
+                f"expected pieces of whole ghost batches of {ghost}, got {piece} of {size} examples (accumulate = "
+                f"{count}): choose another accumulate, ghost_batch or batch_size, or a num_train without a rest"
+            )
 
 
 def _check_last_batch(name: str, size: int, examples: int) -> None:
