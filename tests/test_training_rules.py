@@ -577,6 +577,13 @@ def test_a_compiled_network_trains_to_the_same_weights(tmp_path: Path, dataset: 
         ({"training": TrainingConfig(epochs=0)}, "got no bound"),
         ({"training": TrainingConfig(batch_size=200)}, "at most the 130"),
         ({"training": TrainingConfig(batch_size=43)}, "batch of 1"),
+        (
+            {
+                "training": TrainingConfig(batch_size=10),
+                "batch": BatchConfig(kind="steps", milestones=(1.0,), factor=4.3),
+            },
+            "batch of 1",
+        ),
         ({"training": TrainingConfig(seed=-1)}, "seed from 0"),
         ({"training": TrainingConfig(clip_norm=0.0)}, "positive clip_norm"),
         ({"schedule": ScheduleConfig(milestones=(1.0,))}, "kind = 'steps' with milestones"),

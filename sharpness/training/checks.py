@@ -13,6 +13,7 @@ from sharpness.errors import InputError, unknown_name
 from sharpness.machine.distributed import num_ranks
 from sharpness.models import BATCH_NORMS, check_model
 from sharpness.runs.networks import CRITERIA
+from sharpness.training import schedules
 from sharpness.training.measures import MEASURES
 from sharpness.training.optimizers import OPTIMIZERS, WITH_SECOND_MOMENT
 from sharpness.training.tracker import QUANTITIES
@@ -199,8 +200,8 @@ def _check_sizes(config: RunConfig) -> None:
     if config.model.norm not in BATCH_NORMS:
         return
     _check_pieces(config, examples)
-    if config.batch.kind == "constant":
-        _check_last_batch("batch_size", config.training.batch_size, examples)
+    for size in _planned_sizes(config):
+        _check_last_batch("batch_size", size, examples)
     if config.model.norm == "batch":
         for count in (examples, held_out, tests):
             if count:
@@ -214,12 +215,17 @@ def check_processes(config: RunConfig, examples: int, device: torch.device) -> N
             f"expected a CUDA device with model.synchronised, got {device}: PyTorch's synchronised norm has no other; "
             "use ghost_batch, or leave it out"
         )
-    smallest = examples % config.training.batch_size or config.training.batch_size
+    smallest = min(examples % size or size for size in _planned_sizes(config))
     if smallest < num_ranks():
         raise InputError(
             f"expected at least one example of every batch for each of {num_ranks()} processes, got a batch of "
             f"{smallest}: choose another batch_size, or fewer processes"
         )
+
+
+def _planned_sizes(config: RunConfig) -> set[int]:
+    """Return the batch sizes that are known beforehand: those of a measured noise scale are not, but for the first."""
+    return {schedules.batch_size(config, epoch) for epoch in (0.0, *config.batch.milestones)}
 
 
 def _check_pieces(config: RunConfig, examples: int) -> None:
