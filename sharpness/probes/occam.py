@@ -181,4 +181,4 @@ class OccamFactor(CurvatureProbe[OccamResult]):
         if half <= max(NARROW * abs(total.value), NATS):
             return {}
         knob = "steps" if total.gap > half else "starts"
-        return {"converged": f"half the interval is {half:.3g} nats, {total.gap / 2:.3g} by few steps: raise {knob}"}
+        return {"converged": f"half the interval is {half:.3g} nats, most of it by few {knob}: raise them"}
