@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,19 +56,65 @@ def test_a_degenerate_minimum_counts_less_than_a_regular_one() -> None:
 
 def test_the_probe_agrees_with_its_own_gaussian_check() -> None:
     # Four independent copies of each direction: a draw tells as much as four of one copy.
-    probe = LearningCoefficient(nbeta=50.0, localization=5.0, burn_in=50, num_draws=200)
+    probe = LearningCoefficient(nbeta=50.0, localization=50.0, burn_in=100, num_draws=200)
     result = probe(quadratic(H.repeat(4), W.repeat(4), offset=2.0))
-    exact = 4 * float(Tempered(50.0, 5.0).gaussian(H.numpy()).sum())
+    exact = 4 * float(Tempered(50.0, 50.0).gaussian(H.numpy()).sum())
     assert result.gaussian is not None and result.gaussian_at_step is not None and result.value is not None
     assert result.gaussian.lower is not None
     assert result.gaussian.lower - 1e-9 <= exact <= result.gaussian.upper + 1e-9
-    assert result.largest_eigenvalue == pytest.approx(4.0) and result.step == pytest.approx(0.2 / 205)
+    assert result.largest_eigenvalue == pytest.approx(4.0) and result.step == pytest.approx(0.2 / 250)
     assert result.value == pytest.approx(exact, rel=0.25)
     assert result.lower is not None and result.upper is not None and result.lower < result.value < result.upper
     assert result.r_hat is not None and result.converged == (result.r_hat < 1.1)
-    assert result.num_gradients == 4 * 250 and len(result.chains) == 4
+    assert result.num_gradients == 4 * 300 and len(result.chains) == 4
     assert result.value == pytest.approx(np.mean(result.chains))
-    assert 50.0 * (result.trace_of_losses[50:].mean() - 2.0) == pytest.approx(result.value)
+    assert 50.0 * (result.trace_of_losses[100:].mean() - 2.0) == pytest.approx(result.value)
+
+
+def test_chains_that_have_not_left_the_minimum_have_no_interval() -> None:
+    # Forty directions are 900 times as flat as ten: the chains agree, each short of the coefficient by as much.
+    h, w = torch.tensor([900.0, 1.0, 1.0, 1.0, 1.0]).double().repeat(10), torch.zeros(50, dtype=torch.float64)
+    exact = float(Tempered(263.0, 100.0).gaussian(h.numpy()).sum())
+    result = LearningCoefficient(nbeta=263.0)(quadratic(h, w))
+    assert result.r_hat is not None and result.r_hat < 1.1
+    assert result.value is not None and max(result.chains) < 0.5 * exact
+    assert result.converged is False and result.lower is result.upper is result.confidence is None
+    assert result.relaxed == pytest.approx(1 - math.exp(-200 * result.step * 363), abs=1e-3)
+    assert result.reasons["lower"] == result.reasons["converged"] and "in [" not in str(result)
+    assert result.to_record().to_dict()["reasons"]["upper"] == result.reasons["upper"]
+
+
+def test_the_burn_in_that_a_reason_names_is_enough() -> None:
+    h, w = torch.tensor([20.0, 1.0, 1.0, 1.0, 1.0]).double().repeat(10), torch.zeros(50, dtype=torch.float64)
+    probe = LearningCoefficient(nbeta=100.0, localization=10.0, burn_in=100)
+    short = probe(quadratic(h, w))
+    needed = int(short.reasons["upper"].rpartition(" ")[2])
+    assert needed == pytest.approx(3 / (short.step * 110), rel=0.01)
+    result = replace(probe, burn_in=needed)(quadratic(h, w))
+    assert short.lower is None and result.relaxed >= 0.95 and result.lower is not None and result.upper is not None
+    assert result.lower <= float(Tempered(100.0, 10.0).gaussian(h.numpy()).sum()) <= result.upper
+
+
+@pytest.mark.parametrize("burn_in", [15, 40])
+def test_the_interval_holds_the_bias_of_the_step_and_of_the_start(burn_in: int) -> None:
+    # Of 4000 equal directions the mean is sharp: the step makes it 1 / 0.95 of what it is, the start a little less.
+    loss = quadratic(torch.ones(4000, dtype=torch.float64), torch.zeros(4000, dtype=torch.float64))
+    exact = 2000 * 100 / 101
+    result = LearningCoefficient(nbeta=100.0, localization=1.0, burn_in=burn_in, num_draws=8)(loss)
+    assert result.lower is not None and result.upper is not None and min(result.chains) > exact
+    assert result.lower <= exact <= result.upper and result.upper - result.lower < 0.2 * exact
+
+
+@pytest.mark.parametrize(
+    ("knobs", "why"),
+    [({"step": 0.5}, "steps of 0.5 are too large for a curvature of 10"),
+     ({"localization": 0.0, "step": 0.1}, "nothing holds chains along a curvature of 0: raise localization above 0")],
+)  # fmt: skip
+def test_knobs_with_which_no_burn_in_is_enough_are_named(knobs: dict[str, float], why: str) -> None:
+    h = torch.tensor([10.0, 0.0], dtype=torch.float64)
+    probe = LearningCoefficient(nbeta=1.0, **{"localization": 1.0, "burn_in": 10, "num_draws": 4, **knobs})  # type: ignore[arg-type]
+    result = probe(quadratic(h, torch.zeros(2, dtype=torch.float64)))
+    assert result.lower is None and result.reasons["converged"].startswith(why)
 
 
 def test_random_batches_are_compared_with_the_same_batch_at_the_centre() -> None:
@@ -84,6 +131,8 @@ def test_random_batches_are_compared_with_the_same_batch_at_the_centre() -> None
 def test_a_point_that_is_no_minimum_has_a_negative_coefficient() -> None:
     result = LearningCoefficient(nbeta=1.0, localization=0.1, burn_in=50, num_draws=50, step=0.1)(quadratic(-H, W + 3))
     assert result.value is not None and result.value < 0
+    assert result.converged is False and result.lower is None and result.relaxed == 0
+    assert result.reasons["lower"] == "nothing holds chains along a curvature of -4: raise localization above 4"
     assert result.gaussian is None  # exp(nbeta h w^2 / 2) has no finite integral
 
 

@@ -25,17 +25,19 @@ from sharpness.results import MERGED, Probe, ProbeResult
 from sharpness.vectors import normal_vector
 
 AGREEING = 1.1  # R-hat up to which chains count as agreed
+UNRELAXED = 0.05  # share of the stationary variance that may be missing after the burn-in, as after three times 1 / a
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCoefficientResult(ProbeResult):
-    """The coefficient as ``value``, with a t interval over the chains and the answer of the quadratic approximation."""
+    """The coefficient as ``value``, with an interval over the chains and the answer of the quadratic approximation."""
 
     loss: float
     target: Tempered = field(repr=False, metadata=MERGED)
     step: float
     chains: list[float]
     r_hat: float | None
+    relaxed: float
     distances: list[float]
     gaussian: SpectralSum | None
     gaussian_at_step: SpectralSum | None
@@ -47,8 +49,9 @@ class LearningCoefficientResult(ProbeResult):
             return f"none: {self.reasons['value']}, {self.num_gradients} gradients, {self.seconds:.1f} s"
         check = "none" if self.gaussian_at_step is None else f"{self.gaussian_at_step.value:.4g}"
         agree = "?" if self.r_hat is None else f"{self.r_hat:.3f}"
+        ends = "" if self.lower is None else f" in [{self.lower:.4g}, {self.upper:.4g}]"
         return (
-            f"{self.value:.4g} in [{self.lower:.4g}, {self.upper:.4g}] over {len(self.chains)} chains (R-hat {agree}), "
+            f"{self.value:.4g}{ends} over {len(self.chains)} chains (R-hat {agree}), "
             f"quadratic approximation {check}, {self.num_gradients} gradients, {self.seconds:.1f} s"
             f"{'' if self.converged else ', NOT converged'}"
         )
@@ -68,7 +71,14 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
     largest eigenvalue allows unless given. Gradients are of all the data; with ``batch_size`` of random batches, whose
     noise adds a bias of about ``step nbeta / 4`` times the gradient's variance over the curvature, and losses are then
     compared with the loss of the same batch at w*. A negative value means that w* is no minimum, and is reported as it
-    is. ``converged`` asks for an R-hat below 1.1. Where a chain diverges there is no value but a reason.
+    is. Where a chain diverges there is no value but a reason.
+
+    Chains that start at one point agree before they have left it, which no R-hat shows. So ``converged`` asks, beside
+    an R-hat below 1.1, for a burn-in that brings the slowest direction to 95 % of its stationary variance: some
+    ``3 / (step (nbeta h + localization))`` steps with h the smallest eigenvalue where 30 steps of Lanczos resolve it,
+    and 0 or the smallest node below 0 where they do not. After fewer there is no interval, and the reason says how many
+    it takes. Else the interval is Student's t over the chains, widened by what may be missing and by the most that the
+    step adds; both are known for a quadratic loss alone.
 
     >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False); _ = torch.nn.init.zeros_(model.weight)
@@ -102,9 +112,10 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
         step = target.stable_step(spectrum.largest_node) if self.step is None else self.step
         chains = _Chains(self, loss, w, base, target, step, progress)
         rises, reason = chains.run()
+        law = _Law(target, step, max(spectrum.floor, min(spectrum.smallest_node, 0.0)), spectrum.largest_node)
         return LearningCoefficientResult(
             quantity="local_learning_coefficient",
-            **self._judged(target, rises, reason),
+            **self._judged(law, rises, reason),
             num_hvps=spectrum.num_products,
             num_gradients=chains.num_gradients,
             num_forwards=chains.num_forwards,
@@ -113,6 +124,7 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
             loss=base,
             target=target,
             step=step,
+            relaxed=law.relaxed(self.burn_in),
             distances=chains.distances,
             largest_eigenvalue=spectrum.largest_node,
             trace_of_losses=base + rises.mean(axis=0) if rises.size else rises,
@@ -142,7 +154,7 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
             raise InputError(f"expected a positive nbeta, got {nbeta}: leave it out for n / ln n")
         return Tempered(nbeta, self.localization)
 
-    def _judged(self, target: Tempered, rises: np.ndarray, reason: str) -> dict[str, Any]:
+    def _judged(self, law: _Law, rises: np.ndarray, reason: str) -> dict[str, Any]:
         """Return value, interval and what the chains say about it; ``rises`` (chains, steps) is empty if one failed."""
         reasons = {"residual": "a mean over random draws has none"}
         if reason:
@@ -154,23 +166,74 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
                 "r_hat": None,
                 "reasons": reasons | dict.fromkeys(missing, reason),
             }
-        drawn = target.nbeta * rises[:, self.burn_in :]
+        drawn = law.target.nbeta * rises[:, self.burn_in :]
         means, r_hat = drawn.mean(axis=1), split_r_hat(drawn)
         error = float(means.std(ddof=1)) / math.sqrt(len(means))
         value, half = float(means.mean()), float(stdtrit(len(means) - 1, (1 + self.confidence) / 2)) * error
-        agree = r_hat < AGREEING
-        if not agree:
-            reasons["converged"] = f"R-hat {r_hat:.3g} is not below {AGREEING}: raise burn_in and num_draws"
+        found = {"lower": None, "upper": None, "confidence": None}
+        if why := law.too_few(self.burn_in):
+            reasons |= dict.fromkeys((*found, "converged"), why)
+        else:
+            ends = law.widened(value - half, value + half, self.burn_in)
+            found = {"lower": ends[0], "upper": ends[1], "confidence": self.confidence}
+            if not r_hat < AGREEING:
+                reasons["converged"] = f"R-hat {r_hat:.3g} is not below {AGREEING}: raise burn_in and num_draws"
         return {
             "value": value,
-            "lower": value - half,
-            "upper": value + half,
-            "confidence": self.confidence,
-            "converged": agree,
+            **found,
+            "converged": "converged" not in reasons,
             "reasons": reasons,
             "chains": means.tolist(),
             "r_hat": r_hat if math.isfinite(r_hat) else None,
         }
+
+
+@dataclass(frozen=True)
+class _Law:
+    """The law that chains of a step tend to from the centre, for a quadratic loss between two eigenvalues."""
+
+    target: Tempered
+    step: float
+    smallest: float
+    largest: float
+
+    @property
+    def stiffest(self) -> float:
+        """The largest curvature of minus the log of the density."""
+        return self.target.nbeta * self.largest + self.target.localization
+
+    @property
+    def memory(self) -> float:
+        """What a step leaves of the distance to the stationary variance, at most."""
+        return self.target.memory(self.smallest, self.largest, self.step)
+
+    def relaxed(self, num_steps: int) -> float:
+        """Return the share of its stationary variance that every direction has after so many steps."""
+        return 1 - self.memory**num_steps
+
+    def too_few(self, num_steps: int) -> str:
+        """Return why so many steps do not do for a burn-in, with the cure; nothing where they do."""
+        if self.relaxed(num_steps) >= 1 - UNRELAXED:
+            return ""
+        if self.step * self.stiffest >= 4:
+            return f"steps of {self.step:.3g} are too large for a curvature of {self.largest:.3g}: use smaller ones"
+        if self.memory == 1:
+            least = self.target.nbeta * abs(self.smallest)
+            return (
+                f"nothing holds chains along a curvature of {self.smallest:.3g}: raise localization above {least:.3g}"
+            )
+        needed = math.ceil(math.log(UNRELAXED) / math.log(self.memory)) if self.memory else 1
+        share = f"{self.relaxed(num_steps):.0%} of their variance along the flattest direction"
+        return f"chains that start at the weights have {share} after {num_steps} steps: raise burn_in to {needed}"
+
+    def widened(self, lower: float, upper: float, num_steps: int) -> tuple[float, float]:
+        """Return the ends that hold the coefficient where these hold what the chains tend to sample.
+
+        That is at least ``relaxed`` times it, and at most ``1 / (1 - step a / 4)`` times it, a of the stiffest
+        direction.
+        """
+        least, most = 1 - self.step * self.stiffest / 4, 1 / self.relaxed(num_steps)
+        return min(least * lower, most * lower), max(least * upper, most * upper)
 
 
 @dataclass

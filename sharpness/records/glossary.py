@@ -288,6 +288,7 @@ DETAILS: dict[str, dict[str, str]] = {
         "step": "the step of the chains",
         "chains": "the coefficient by each chain",
         "r_hat": "the agreement of the chains; 1 is perfect",
+        "relaxed": "the share of its stationary variance that each direction has after the burn-in, if quadratic",
         "distances": "how far each chain ended from the weights",
         "gaussian": "the coefficient of the quadratic approximation, from the spectrum, with its interval as for occam",
         "gaussian_at_step": "the same with the bias of the finite step",
