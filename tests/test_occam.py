@@ -45,7 +45,7 @@ def test_it_is_half_the_log_determinant_of_the_dense_gauss_newton_matrix(name: s
     assert result.lower <= exact <= result.upper and result.value == pytest.approx(exact, rel=0.1)
 
 
-def linear_regression(num_examples: int, scales: torch.Tensor) -> tuple[Loss, torch.Tensor]:
+def linear_regression(num_examples: int, scales: torch.Tensor, weight_decay: float = 0.0) -> tuple[Loss, torch.Tensor]:
     """Half the mean squared error of a linear layer on features of these scales, and its Hessian."""
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(num_examples, len(scales), generator=generator, dtype=torch.float64) * scales
@@ -55,7 +55,7 @@ def linear_regression(num_examples: int, scales: torch.Tensor) -> tuple[Loss, to
         return 0.5 * F.mse_loss(output, target)
 
     batches = [(features, torch.zeros(num_examples, 1, dtype=torch.float64))]
-    loss = Loss(model, half_squared_error, batches, dtype=torch.float64)
+    loss = Loss(model, half_squared_error, batches, dtype=torch.float64, weight_decay=weight_decay)
     return loss, features.T @ features / len(features)
 
 
@@ -90,6 +90,19 @@ def test_an_upper_end_alone_where_the_hessian_may_reach_below_minus_the_prior() 
     assert result.converged is False and "in [?, " in str(result)
     record = result.to_record().to_dict()
     assert record["lower"] is None and record["details"]["gap"] is None and record["details"]["standard_error"] > 0
+
+
+@pytest.mark.parametrize("matrix", ["gauss_newton", "hessian"])
+def test_the_prior_takes_the_place_of_a_penalty(matrix: str) -> None:
+    loss, hessian = linear_regression(9, torch.full((300,), 1e-3, dtype=torch.float64), weight_decay=1e6)
+    result = OccamFactor(prior=2.0, matrix=matrix, starts=20)(loss)
+    assert result.lower is not None and result.upper is not None
+    assert result.lower <= half_logdet(hessian, 9, 2.0) <= result.upper < 1e-2
+    w = loss.weights
+    cost = 9 * 0.5 * float(w @ hessian @ w) + 0.5 * 2.0 * float(w @ w)
+    assert result.cost == pytest.approx(cost) and result.log_evidence == pytest.approx(-(cost + (result.value or 0.0)))
+    record = result.to_record()
+    assert record.weight_decay == 1e6 and f"{matrix} products" in record.self_check
 
 
 def test_negative_curvature_has_no_factor_unless_the_prior_outweighs_it() -> None:

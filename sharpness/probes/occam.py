@@ -60,11 +60,14 @@ class OccamFactor(CurvatureProbe[OccamResult]):
 
     Smith and Le 2018 (arXiv 1710.06451), Laplace's approximation. The cost is ``C = N L(w) + lambda/2 |w|^2`` with N
     examples, so ``lambda_i = N h_i + lambda`` for the eigenvalues h_i of the mean loss; ``prior`` is lambda, the
-    precision of a Gaussian prior. ``-(C + value)`` is the log evidence, in the details. The sum is by stochastic
-    Lanczos quadrature with ``steps`` and ``starts`` as for the spectral density. Of a logarithm Gauss's rule makes too
-    much and Radau's with a node at the smallest eigenvalue too little: the value is halfway between, and the interval
-    holds both, widened by Student's t over the starts. ``converged`` asks that it reach from the value no further than
-    a tenth of it, or one nat.
+    precision of a Gaussian prior. L is without the loss's own penalty, whose place the prior takes: weights at a
+    minimum under ``weight_decay`` are at one of C for N times that. ``-(C + value)`` is the log evidence, in the
+    details.
+
+    The sum is by stochastic Lanczos quadrature with ``steps`` and ``starts`` as for the spectral density. Of a
+    logarithm Gauss's rule makes too much and Radau's with a node at the smallest eigenvalue too little: the value is
+    halfway between, and the interval holds both, widened by Student's t over the starts. ``converged`` asks that it
+    reach from the value no further than a tenth of it, or one nat.
 
     By default h_i are eigenvalues of the Gauss-Newton matrix, where the paper takes the Hessian at a minimum: networks
     stop at points where that has negative eigenvalues, and the approximation then does not exist. For
@@ -92,6 +95,7 @@ class OccamFactor(CurvatureProbe[OccamResult]):
     ) -> OccamResult:
         """Measure at ``w``; :class:`InputError` for a prior that is not positive."""
         self._check(loss)
+        loss = loss.with_weight_decay(0.0)  # the prior stands for it
         operator = self.operator(loss, w)
         density = self._density(operator, resume, progress)
         largest = max(abs(density.smallest_node), abs(density.largest_node))

@@ -313,7 +313,7 @@ DETAILS: dict[str, dict[str, str]] = {
     | {
         "standard_error": "that of the sum over the starts",
         "gap": "by how much the two quadratures of the same starts differ; null where there is no lower end",
-        "cost": "`N L(w) + lambda/2 \\|w\\|^2`",
+        "cost": "`N L(w) + lambda/2 \\|w\\|^2`, L without the loss's own penalty",
         "log_evidence": "minus the cost and the value",
         "num_nodes_outside": "nodes of the spectrum below minus the prior's precision, where there is no value",
         "stopped_by": "steps or seconds",
