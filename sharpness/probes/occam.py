@@ -185,4 +185,4 @@ class OccamFactor(CurvatureProbe[OccamResult]):
         if half <= max(NARROW * abs(total.value), NATS):
             return {}
         knob = "steps" if total.gap > half else "starts"
-        return {"converged": f"half the interval is {half:.3g} nats, most of it by few {knob}: raise them"}
+        return {"converged": f"half the interval is {half:.3g} nats: raise {knob}"}
