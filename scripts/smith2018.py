@@ -8,7 +8,7 @@ the start, and a larger momentum, and, as controls, with neither decay nor growt
 
 What to expect, on two CPU cores:
 
-- cpu: about 7 minutes. all 8 claims are reproduced. That a rate and a batch five times as large from the start keep
+- cpu: about 7 minutes. All 8 claims are reproduced. That a rate and a batch five times as large from the start keep
   test accuracy was inconclusive in the same runs on another processor: there it lay 0.1 to 0.8 pp below, here 0.1 to
   0.5, and 0.5 are allowed. With a batch that grows by 2 the loss lies first above the curve and then below it, so that
   the mean over all epochs, which judged it once, hides that it leaves the curve.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,17 @@ def do_task(task: Task, folders: list[Path], path: Path, device: str, data_dir: 
         "labels": dict(task.labels),
         "knobs": dict(task.knobs),
         "rows": task.function(Site(runs, choose_device(device), data_dir, progress), **task.knobs),
-        "checkpoints": {run.path.name: run.final_sha256() for run in runs},
+        "checkpoints": _final_weights(runs),
         "seconds": time.perf_counter() - started,
         "git_commit": git_commit(),
         "versions": versions(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(content, allow_nan=False, sort_keys=True) + "\n").encode())
+
+
+def _final_weights(runs: Sequence[RunFolder]) -> dict[str, str]:
+    return {run.path.name: run.final_sha256() for run in runs}
 
 
 class StudyFolder:
@@ -130,7 +134,7 @@ class StudyFolder:
         if not path.exists():
             return False
         runs = [RunFolder.open(self.place(cell)) for cell in task.cells]
-        return json.loads(path.read_text("utf-8"))["checkpoints"] == {run.path.name: run.final_sha256() for run in runs}
+        return json.loads(path.read_text("utf-8"))["checkpoints"] == _final_weights(runs)
 
     def _task_file(self, task: Task) -> Path:
         runs = [cell.config.run_id for cell in task.cells]

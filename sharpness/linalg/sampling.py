@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.errors import RunError
@@ -224,6 +225,15 @@ class HutchPlusPlusSamples(Sketch):
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     """Return the mean and its standard error."""
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def student(freedom: int, confidence: float) -> float:
+    """Return Student's two-sided quantile.
+
+    >>> round(student(11, 0.95), 3)
+    2.201
+    """
+    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
 def dots(left: Tensor, right: Tensor) -> np.ndarray:

@@ -14,11 +14,11 @@ import torch
 
 from sharpness.data import random_subset
 from sharpness.errors import InputError
+from sharpness.linalg.sampling import student
 from sharpness.machine.environment import derived_seed, peak_memory, versions
 from sharpness.machine.progress import Progress
 from sharpness.measure.batch_rules import Settings, rate_rule
 from sharpness.measure.recorded import find_record, wanted_record
-from sharpness.probes.methods.noise_statistics import quantile
 from sharpness.records import ProbeRecord
 from sharpness.runs import RecordFolder, RunFolder
 from sharpness.runs.folder import sha256_file
@@ -128,7 +128,7 @@ def _difference(
     found = np.array([float(a) - b for a, b in pairs if a is not None])
     half = 0.0
     if len(found) > 1:
-        half = quantile(confidence, len(found)) * float(found.std(ddof=1)) / math.sqrt(len(found))
+        half = student(len(found) - 1, confidence) * float(found.std(ddof=1)) / math.sqrt(len(found))
     return float(found.mean()), float(found.mean()) - half, float(found.mean()) + half
 
 

@@ -46,7 +46,7 @@ def check_before_probing(build: Callable[[], Loss]) -> tuple[Loss, Checked]:
     first = cast(next(iter(loss.batches)), loss.device, loss.dtype)
     outputs = _fitting(lambda: _logits(loss, split(first, 2)[0] if loss.divisible else first), "data that fit it")
     check_weights(loss)
-    _fitting(lambda: on_all_ranks(lambda: _refuse_copying(loss)), "data that fit it")
+    _fitting(lambda: on_all_ranks(lambda: _refuse_copying(loss, first)), "data that fit it")
     evaluation = _fitting(lambda: loss.evaluate(loss.weights), "a loss that fits outputs and targets")
     if not math.isfinite(evaluation.loss):
         raise InputError(
@@ -76,9 +76,8 @@ def check_weights(loss: Loss) -> None:
     refuse_non_finite("weights", named, "the training diverged or the file is damaged")
 
 
-def _refuse_copying(loss: Loss) -> None:
+def _refuse_copying(loss: Loss, first: Batch) -> None:
     """Raise :class:`InputError` where a model's own loss asks for the very tokens that the model sees."""
-    first = next(iter(loss.batches))
     if not loss.own_loss or not _repeats(first) or not copies_labels(loss.value_of_batch, first):
         return
     if all(map(_repeats, loss.batches)):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.linalg.knobs import check_confidence
-from sharpness.linalg.sampling import mean_and_error
+from sharpness.linalg.sampling import mean_and_error, student
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
@@ -81,7 +80,7 @@ class AverageCaseSharpness(Probe[AverageCaseResult]):
             if progress is not None:
                 progress(number + 1, self.num_pairs)
         value, error = mean_and_error(pairs)
-        half_width = float(stdtrit(self.num_pairs - 1, (1 + self.confidence) / 2)) * error
+        half_width = student(self.num_pairs - 1, self.confidence) * error
         return AverageCaseResult(
             quantity="average_case_sharpness",
             value=value,

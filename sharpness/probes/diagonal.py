@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, remembering
 from sharpness.errors import InputError
 from sharpness.linalg.diagonal import DiagonalEstimate, exact_diagonal, sampled_diagonal
 from sharpness.linalg.knobs import check_confidence
-from sharpness.linalg.sampling import mean_and_error
+from sharpness.linalg.sampling import mean_and_error, student
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.spectra import CurvatureProbe, curvature_details
@@ -112,7 +111,7 @@ class Diagonal(CurvatureProbe[DiagonalResult]):
     def _sampled(self, found: DiagonalEstimate) -> dict[str, Any]:
         """Return the sum with the interval of its samples."""
         value, error = mean_and_error(found.sums.sum(1))
-        half = float(stdtrit(len(found.sums) - 1, (1 + self.confidence) / 2)) * error
+        half = student(len(found.sums) - 1, self.confidence) * error
         ends = {"value": value, "lower": value - half, "upper": value + half, "confidence": self.confidence}
         return ends | {"reasons": {"converged": "as many samples as were asked for, with their standard errors"}}
 

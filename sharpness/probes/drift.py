@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.linalg.knobs import check_confidence
 from sharpness.linalg.lanczos import extreme_eigenpairs
-from sharpness.linalg.sampling import Products, mean_and_error
+from sharpness.linalg.sampling import Products, mean_and_error, student
 from sharpness.loss import Loss
 from sharpness.machine.progress import Progress
 from sharpness.probes.methods.quadratic_rise import judged, rounding_noise
@@ -120,7 +119,7 @@ class Drift(CurvatureProbe[DriftResult]):
                 rises[number] = (loss.value(w + r * u) + loss.value(w - r * u)) / 2 - base
         (mean, error), (measured, of_measured) = mean_and_error(forms), mean_and_error(rises)
         there = float(forms[: self.num_measured].mean())
-        half = float(stdtrit(len(forms) - 1, (1 + self.confidence) / 2)) * error
+        half = student(len(forms) - 1, self.confidence) * error
         return {
             "direction": "random",
             "quadratic": mean,

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.curvature import HessianOperator
 from sharpness.errors import InputError
 from sharpness.linalg.density import SpectralDensity, spectral_density
 from sharpness.linalg.knobs import check_confidence
+from sharpness.linalg.sampling import student
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.environment import derived_seed
@@ -169,7 +169,7 @@ class LearningCoefficient(Probe[LearningCoefficientResult]):
         drawn = law.target.nbeta * rises[:, self.burn_in :]
         means, r_hat = drawn.mean(axis=1), split_r_hat(drawn)
         error = float(means.std(ddof=1)) / math.sqrt(len(means))
-        value, half = float(means.mean()), float(stdtrit(len(means) - 1, (1 + self.confidence) / 2)) * error
+        value, half = float(means.mean()), student(len(means) - 1, self.confidence) * error
         found = {"lower": None, "upper": None, "confidence": None}
         if why := law.too_few(self.burn_in):
             reasons |= dict.fromkeys((*found, "converged"), why)

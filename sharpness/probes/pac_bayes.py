@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.errors import InputError, unknown_name
 from sharpness.linalg.knobs import check_confidence
+from sharpness.linalg.sampling import student
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
@@ -133,7 +133,7 @@ class _Rises:
 
     def __post_init__(self) -> None:
         self.base = check_finite(self.loss.value(self.w), "at the weights", "check the data and the weights")
-        self._quantile = float(stdtrit(self.probe.num_pairs - 1, (1 + self.probe.confidence) / 2))
+        self._quantile = student(self.probe.num_pairs - 1, self.probe.confidence)
 
     def __call__(self, sigma: float) -> tuple[float, float]:
         if sigma not in self.known:

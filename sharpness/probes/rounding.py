@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.errors import InputError
 from sharpness.linalg.knobs import check_confidence
-from sharpness.linalg.sampling import Products, mean_and_error
+from sharpness.linalg.sampling import Products, mean_and_error, student
 from sharpness.loss import Loss
 from sharpness.machine.environment import derived_seed
 from sharpness.machine.progress import Progress
@@ -115,7 +114,7 @@ class Rounding(CurvatureProbe[RoundingResult]):
     def _expected(self, bits: int, forms: np.ndarray, slopes: np.ndarray) -> dict[str, float]:
         """Return what draws in units of the largest values say of a number of bits."""
         factor, count = 1 / levels(bits), len(forms)
-        quantile = float(stdtrit(count - 1, (1 + self.confidence) / 2))
+        quantile = student(count - 1, self.confidence)
         mean, error = mean_and_error(factor**2 * forms)
         of_one = mean_and_error(factor**2 * forms + factor * slopes)[1] * (count + 1) ** 0.5
         return {

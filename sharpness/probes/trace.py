@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, FisherOperator, remembering
 from sharpness.errors import InputError
+from sharpness.linalg.sampling import student
 from sharpness.linalg.shared_products import SharedProducts
 from sharpness.linalg.trace import Method, TraceEstimate, estimate_trace
 from sharpness.loss import Loss
@@ -20,7 +21,6 @@ from sharpness.probes.methods.random_parts import (
     added,
     error_of_trace,
     single_draws,
-    student,
     trace_over_examples,
 )
 from sharpness.probes.methods.spectra import CurvatureProbe, basis_limit, curvature_details

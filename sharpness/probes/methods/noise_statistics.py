@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+
+from sharpness.linalg.sampling import student
 
 Array = np.ndarray
 FEWEST = 5  # units for an interval: two even ones deviate by the same length, and the jackknife would see no error
@@ -44,7 +45,7 @@ class Jackknifed:
         """Return the estimate with Student's t times its jackknife standard error on both sides."""
         if self.samples < FEWEST:
             return Measured(self.value, None, None, too_few(self.samples))
-        half_width = quantile(confidence, self.samples) * self.covariance(self) ** 0.5
+        half_width = student(self.samples - 1, confidence) * self.covariance(self) ** 0.5
         return Measured(self.value, self.value - half_width, self.value + half_width)
 
 
@@ -58,11 +59,6 @@ def combined(function: Callable[..., Any], *parts: Jackknifed) -> Jackknifed:
 def too_few(samples: int) -> str:
     """Return why so few samples give no interval."""
     return f"expected at least {FEWEST} samples for an interval, got {samples}"
-
-
-def quantile(confidence: float, samples: int) -> float:
-    """Return Student's two-sided quantile for an estimate from that many samples."""
-    return float(stdtrit(samples - 1, (1 + confidence) / 2))
 
 
 def gradient_and_noise(weights: Array, squares: Array, along: Array, square: float) -> tuple[Jackknifed, Jackknifed]:
@@ -147,7 +143,7 @@ def ratio(over: Jackknifed, under: Jackknifed, confidence: float, what: str) -> 
     value = over.value / under.value if under.value > 0 else None
     if (samples := min(over.samples, under.samples)) < FEWEST:
         return Measured(value, None, None, too_few(samples))
-    t = quantile(confidence, samples)
+    t = student(samples - 1, confidence)
     a = under.value**2 - t**2 * under.covariance(under)
     b = over.value * under.value - t**2 * over.covariance(under)
     c = over.value**2 - t**2 * over.covariance(over)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 from torch import Tensor
 
 from sharpness.curvature import CurvatureOperator, FisherOperator, curvature_operator
 from sharpness.linalg.density import unit_signs
 from sharpness.linalg.lanczos import extreme_eigenpairs
 from sharpness.linalg.operators import SymmetricOperator
+from sharpness.linalg.sampling import student
 from sharpness.loss import Loss
 from sharpness.loss.minibatches import Minibatches
 from sharpness.machine.environment import derived_seed
@@ -72,9 +72,8 @@ def spread_over(
         held_out, residuals = held_out + mean / 2, [*residuals, around]
     held_out_error = _error(np.concatenate(residuals), 2)
     error = _error(_forms(parts, weights, whole)[1], 1)
-    level = 1 - (1 - confidence) / 2
-    inner = sign * held_out - float(stdtrit(len(parts) - 2, level)) * held_out_error
-    outer = sign * bound + float(stdtrit(len(parts) - 1, level)) * error
+    inner = sign * held_out - student(len(parts) - 2, confidence) * held_out_error
+    outer = sign * bound + student(len(parts) - 1, confidence) * error
     lower, upper = sorted((sign * min(inner, outer), sign * outer))
     return Spread(
         lower=lower,
@@ -216,11 +215,6 @@ def error_of_trace(
         difference = one.size * np.mean([_form(one, v) - _form(other, v) for v in units])
         squares[pair] = weights[2 * pair] * weights[2 * pair + 1] * difference**2 / 2
     return math.sqrt(float(squares.mean()) / len(parts)), pairs, 2 * pairs * number
-
-
-def student(freedom: int, confidence: float) -> float:
-    """Return Student's two-sided quantile."""
-    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
 def added(fields: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from sharpness.linalg.density import SpectralDensity
+from sharpness.linalg.sampling import student
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def spectral_sum(
     >>> spectral_sum(density, np.sqrt, 0.95, 0.0).value == 5 * math.sqrt(2)
     True
     """
-    t = float(stdtrit(len(density.rules) - 1, (1 + confidence) / 2))
+    t = student(len(density.rules) - 1, confidence)
     above, error = _mean(density.size, [(rule.nodes, rule.weights) for rule in density.rules], f)
     below, other_error = _mean(density.size, [rule.from_below(floor) for rule in density.rules], f)
     if not math.isfinite(below):
